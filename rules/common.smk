@@ -1,0 +1,172 @@
+"""Configuration, paths and input functions that several stages share."""
+
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
+
+from uad import config as uad_config
+from uad.datasets.layouts import missing_data
+from uad.errors import ConfigError
+from uad.files import read_tsv
+from uad.paths import MODALITY, SUFFIX, Tree
+
+try:
+    cfg = uad_config.load(config)
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+tree = Tree(cfg.results)
+SCRIPTS = "../workflow_scripts"
+TABLE_ENDINGS = ["csv", "md", "tex", "html"]
+GPU_WANTED = 0 if cfg.train.accelerator == "cpu" else 1
+
+
+wildcard_constraints:
+    dataset="|".join(cfg.datasets),
+    test="|".join(cfg.datasets),
+    subject="[A-Za-z0-9]+",
+    suffix="|".join(MODALITY),
+    modality="|".join(SUFFIX),
+    experiment="|".join(cfg.experiments),
+    method="|".join(cfg.methods),
+    fold="[0-9]+",
+    table="|".join(cfg.tables),
+    figure="|".join(cfg.figures) or "none",
+
+
+@lru_cache
+def _participants(path, modified):
+    """A participants table, read once for all jobs of a run."""
+    table = read_tsv(path).fillna("")
+    return {(row.subject, row.modality): row for row in table.itertuples()}
+
+
+def participants(dataset):
+    """Rows of a data set's participants table by (subject, modality); waits for its index."""
+    path = checkpoints.index_dataset.get(dataset=dataset).output[0]
+    return _participants(path, Path(path).stat().st_mtime_ns)
+
+
+def participant(wildcards):
+    """The row of one scan."""
+    key = (wildcards.subject, MODALITY[wildcards.suffix])
+    return participants(wildcards.dataset)[key]
+
+
+def raw_image(wildcards):
+    """Raw image of a scan."""
+    return participant(wildcards).image
+
+
+def raw_lesion(wildcards):
+    """Raw lesion mask of a scan, if the data set has one."""
+    return participant(wildcards).lesion or []
+
+
+def part_of_config(*names):
+    """Sections of the validated config, as plain data, for params and provenance."""
+    content = cfg.model_dump(mode="json")
+    return {name: content[name] for name in names}
+
+
+def method_params(wildcards):
+    """All that defines how a method is trained and scored."""
+    method = cfg.methods[wildcards.method]
+    return {
+        "method": method.model_dump(mode="json"),
+        "model": cfg.models[method.model].model_dump(mode="json"),
+        "train": cfg.train_of(wildcards.method).model_dump(mode="json"),
+    }
+
+
+def experiment_of(wildcards):
+    """The config entry of an experiment."""
+    return cfg.experiments[wildcards.experiment]
+
+
+def store_of(dataset, wildcards):
+    """Slice store of a data set in the modality of an experiment."""
+    return tree.slices(dataset, experiment_of(wildcards).modality)
+
+
+def training_store(wildcards):
+    """Slice store that an experiment trains on."""
+    return store_of(experiment_of(wildcards).train, wildcards)
+
+
+def test_store(wildcards):
+    """Slice store of one test set."""
+    return store_of(wildcards.test, wildcards)
+
+
+def air_if_used(wildcards):
+    """The AIR decision, for methods that consume it."""
+    used = cfg.methods[wildcards.method].air
+    return tree.air(wildcards.experiment, wildcards.fold) if used else []
+
+
+def cells(tables):
+    """Metrics files behind some tables."""
+    return list(
+        dict.fromkeys(
+            tree.per_test("metrics", "tsv", column.experiment, row, fold, column.test)
+            for table in tables
+            for row in cfg.tables[table].rows
+            for column in cfg.tables[table].columns
+            for fold in cfg.folds_of(column.experiment)
+        )
+    )
+
+
+def raw_tree(wildcards):
+    """What the index of a data set waits for; a missing raw tree is explained at once."""
+    dataset = cfg.datasets[wildcards.dataset]
+    if dataset.source == "phantom":
+        return tree.manifest(wildcards.dataset)
+    problem = missing_data(cfg.datasets)
+    if problem:
+        # not an exception that Snakemake would wrap: the message is for a person
+        sys.exit(f"\n{problem}\n")
+    return rules.check_disk_space.output
+
+
+def scans(wildcards):
+    """All registered scans of one data set and modality."""
+    subjects = [s for s, m in participants(wildcards.dataset) if m == wildcards.modality]
+    scan = dict(dataset=wildcards.dataset, suffix=SUFFIX[wildcards.modality], space="SRI24")
+    return {
+        "images": [tree.scan("nii.gz", subject=s, desc="preproc", **scan) for s in subjects],
+        "masks": [
+            tree.scan("nii.gz", subject=s, label="brain", desc="mask", **scan) for s in subjects
+        ],
+        "lesions": [
+            tree.scan("nii.gz", subject=s, label="lesion", desc="mask", **scan) for s in subjects
+        ],
+    }
+
+
+def kept(path):
+    """Large intermediate files go when they have been used, unless the config keeps them."""
+    return path if cfg.run.keep_reconstructions else temp(path)
+
+
+def figure_input(stage, ending):
+    """Input function: a file of the cell that a figure shows, in its first fold."""
+
+    def path(wildcards):
+        spec = cfg.figures[wildcards.figure]
+        fold = cfg.folds_of(spec.experiment)[0]
+        return tree.per_test(stage, ending, spec.experiment, spec.method, fold, spec.test)
+
+    return path
+
+
+def figure_air(wildcards):
+    """The AIR decision that the figure's method used."""
+    spec = cfg.figures[wildcards.figure]
+    fold = cfg.folds_of(spec.experiment)[0]
+    return tree.air(spec.experiment, fold) if cfg.methods[spec.method].air else []

@@ -1,0 +1,92 @@
+"""Reconstruction, anomaly maps, threshold and metrics of one fold on one test set."""
+
+
+rule reconstruct_volumes:
+    input:
+        weights=tree.model("model.safetensors"),
+        store=test_store,
+        split=tree.split(),
+        air=air_if_used,
+    output:
+        kept(tree.per_test("reconstructions", "safetensors")),
+    log:
+        tree.log("reconstruct_volumes", "{experiment}", "{method}", "fold-{fold}", "{test}"),
+    benchmark:
+        tree.benchmark("reconstruct_volumes", "{experiment}", "{method}", "fold-{fold}", "{test}")
+    conda:
+        "../envs/train.yaml"
+    threads: cfg.run.train_threads
+    resources:
+        gpu=GPU_WANTED,
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        spec=method_params,
+        t_test=lambda wildcards: cfg.protocol.t_test_of(wildcards.experiment, wildcards.test),
+        noise_field=cfg.protocol.noise_field,
+        shape=cfg.preprocessing.shape,
+        seed=cfg.seed,
+    script:
+        f"{SCRIPTS}/reconstruct_volumes.py"
+
+
+rule score_volumes:
+    input:
+        reconstructions=rules.reconstruct_volumes.output,
+        store=test_store,
+        air=air_if_used,
+    output:
+        kept(tree.per_test("maps", "safetensors")),
+    log:
+        tree.log("score_volumes", "{experiment}", "{method}", "fold-{fold}", "{test}"),
+    benchmark:
+        tree.benchmark("score_volumes", "{experiment}", "{method}", "fold-{fold}", "{test}")
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        score=lambda wildcards: cfg.methods[wildcards.method].score,
+        protocol=part_of_config("protocol")["protocol"],
+    script:
+        f"{SCRIPTS}/score_volumes.py"
+
+
+rule search_threshold:
+    input:
+        maps=rules.score_volumes.output,
+        store=test_store,
+    output:
+        tree.per_test("thresholds", "json"),
+    log:
+        tree.log("search_threshold", "{experiment}", "{method}", "fold-{fold}", "{test}"),
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        search=cfg.protocol.threshold_search,
+    script:
+        f"{SCRIPTS}/search_threshold.py"
+
+
+rule evaluate_volumes:
+    input:
+        maps=rules.score_volumes.output,
+        store=test_store,
+        threshold=rules.search_threshold.output,
+    output:
+        tree.per_test("metrics", "tsv"),
+    log:
+        tree.log("evaluate_volumes", "{experiment}", "{method}", "fold-{fold}", "{test}"),
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        component_max_size=cfg.protocol.component_max_size,
+    script:
+        f"{SCRIPTS}/evaluate_volumes.py"

@@ -1,0 +1,83 @@
+"""Skull stripping, registration and packing: a scan per job, then one file per data set."""
+
+
+rule skullstrip_scan:
+    input:
+        image=raw_image,
+        atlas=rules.prepare_atlas.output,
+    output:
+        mask=tree.scan("nii.gz", space="orig", label="brain", desc="mask"),
+        sidecar=tree.scan("json", space="orig", label="brain", desc="mask"),
+        picture=tree.scan("png", folder="figures", desc="skullstrip"),
+    log:
+        tree.log("skullstrip_scan", "{dataset}", "{subject}_{suffix}"),
+    benchmark:
+        tree.benchmark("skullstrip_scan", "{dataset}", "{subject}_{suffix}")
+    conda:
+        "../envs/preprocess.yaml"
+    threads: cfg.run.scan_threads
+    resources:
+        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        backend=lambda wildcards: cfg.backend_of(wildcards.dataset),
+        skullstrip=cfg.preprocessing.skullstrip.model_dump(mode="json"),
+        seed=cfg.seed,
+    script:
+        f"{SCRIPTS}/skullstrip_scan.py"
+
+
+rule register_scan:
+    input:
+        image=raw_image,
+        lesion=raw_lesion,
+        brain_mask=rules.skullstrip_scan.output.mask,
+        atlas=rules.prepare_atlas.output,
+    output:
+        image=tree.scan("nii.gz", space="SRI24", desc="preproc"),
+        mask=tree.scan("nii.gz", space="SRI24", label="brain", desc="mask"),
+        lesion=tree.scan("nii.gz", space="SRI24", label="lesion", desc="mask"),
+        transform=tree.scan(
+            "mat", **{"from": "orig", "to": "SRI24", "mode": "image", "desc": "xfm"}
+        ),
+        sidecar=tree.scan("json", space="SRI24", desc="preproc"),
+        picture=tree.scan("png", folder="figures", desc="register"),
+    log:
+        tree.log("register_scan", "{dataset}", "{subject}_{suffix}"),
+    benchmark:
+        tree.benchmark("register_scan", "{dataset}", "{subject}_{suffix}")
+    conda:
+        "../envs/preprocess.yaml"
+    threads: cfg.run.scan_threads
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        spacing=cfg.preprocessing.spacing,
+        n4=cfg.preprocessing.n4.model_dump(mode="json"),
+        lesion_interpolation=cfg.protocol.lesion_interpolation,
+        seed=cfg.seed,
+    script:
+        f"{SCRIPTS}/register_scan.py"
+
+
+rule pack_slices:
+    input:
+        unpack(scans),
+        participants=tree.participants(),
+    output:
+        tree.slices(),
+    log:
+        tree.log("pack_slices", "{dataset}_{modality}"),
+    benchmark:
+        tree.benchmark("pack_slices", "{dataset}_{modality}")
+    conda:
+        "../envs/preprocess.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        preprocessing=part_of_config("preprocessing")["preprocessing"],
+        curvature_flow=cfg.protocol.curvature_flow,
+    script:
+        f"{SCRIPTS}/pack_slices.py"

@@ -1,0 +1,137 @@
+"""Tables, figures, notebooks and the report."""
+
+
+rule make_table:
+    input:
+        metrics=lambda wildcards: cells([wildcards.table]),
+        published=f"{workflow.basedir}/resources/published/tables.csv",
+    output:
+        csv=tree.table("csv"),
+        md=tree.table("md"),
+        tex=tree.table("tex"),
+        html=report(
+            tree.table("html"),
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
+    log:
+        tree.log("make_table", "{table}"),
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    params:
+        table=lambda wildcards: cfg.tables[wildcards.table].model_dump(mode="json"),
+        labels={name: method.label or name for name, method in cfg.methods.items()},
+        phantom=cfg.phantom,
+        protocol=cfg.protocol.preset,
+        seed=cfg.seed,
+    script:
+        f"{SCRIPTS}/make_table.py"
+
+
+rule tables:
+    input:
+        expand(tree.table("{ending}"), table=cfg.tables_of_run(), ending=TABLE_ENDINGS),
+
+
+rule make_maps_figure:
+    input:
+        reconstructions=figure_input("reconstructions", "safetensors"),
+        store=lambda wildcards: tree.slices(
+            cfg.figures[wildcards.figure].test,
+            cfg.experiments[cfg.figures[wildcards.figure].experiment].modality,
+        ),
+        air=figure_air,
+    output:
+        report(
+            tree.figure("png"),
+            caption="../report/maps.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+    log:
+        tree.log("make_maps_figure", "{figure}"),
+    conda:
+        "../envs/report.yaml"
+    params:
+        figure=lambda wildcards: cfg.figures[wildcards.figure].model_dump(mode="json"),
+        protocol=part_of_config("protocol")["protocol"],
+        phantom=cfg.phantom,
+    script:
+        f"{SCRIPTS}/make_maps_figure.py"
+
+
+rule figures:
+    input:
+        expand(tree.figure("png"), figure=cfg.figures_of_run()),
+
+
+rule run_notebook:
+    input:
+        notebook=f"{workflow.basedir}/notebooks/{{notebook}}.ipynb",
+        air=rules.make_air_table.input,
+        stores=sorted(
+            {
+                tree.slices(test, cfg.experiments[experiment].modality)
+                for experiment in cfg.air_experiments_of_run()
+                for test in cfg.experiments[experiment].test
+            }
+        ),
+    output:
+        ipynb=tree.notebook("ipynb"),
+        html=report(
+            tree.notebook("html"),
+            caption="../report/notebook.rst",
+            category="Notebooks",
+            labels={"notebook": "{notebook}"},
+        ),
+    log:
+        tree.log("run_notebook", "{notebook}"),
+    conda:
+        "../envs/report.yaml"
+    params:
+        phantom=cfg.phantom,
+    script:
+        f"{SCRIPTS}/run_notebook.py"
+
+
+rule notebooks:
+    input:
+        tree.notebook("html", "air_statistics"),
+
+
+rule save_config:
+    output:
+        f"{cfg.results}/config.resolved.yaml",
+    log:
+        tree.log("save_config"),
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    params:
+        config=config,
+    script:
+        f"{SCRIPTS}/save_config.py"
+
+
+rule report:
+    input:
+        rules.tables.input,
+        rules.air.input,
+        rules.figures.input,
+        rules.notebooks.input,
+        config=rules.save_config.output[0],
+    output:
+        f"{cfg.results}/report.html",
+    log:
+        tree.log("report"),
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    params:
+        snakefile=workflow.snakefile,
+        targets="tables figures air notebooks",
+    shell:
+        "snakemake --snakefile {params.snakefile:q} --configfile {input.config:q} --nolock"
+        " --report {output:q} --cores 1 {params.targets} > {log:q} 2>&1"

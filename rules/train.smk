@@ -1,0 +1,38 @@
+"""Training: a fold of a method per job, one GPU each."""
+
+
+rule train_model:
+    input:
+        store=training_store,
+        split=tree.split(),
+        air=air_if_used,
+    output:
+        weights=tree.model("model.safetensors"),
+        config=tree.model("config.json"),
+        history=tree.model("history.csv"),
+        picture=report(
+            tree.model("loss.png"),
+            caption="../report/loss.rst",
+            category="Training",
+            subcategory="{experiment}",
+            labels={"method": "{method}", "fold": "{fold}"},
+        ),
+    log:
+        tree.log("train_model", "{experiment}", "{method}", "fold-{fold}"),
+    benchmark:
+        tree.benchmark("train_model", "{experiment}", "{method}", "fold-{fold}")
+    conda:
+        "../envs/train.yaml"
+    threads: cfg.run.train_threads
+    resources:
+        gpu=GPU_WANTED,
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 24 * 60 * attempt,
+    params:
+        spec=method_params,
+        experiment=lambda wildcards: experiment_of(wildcards).model_dump(mode="json"),
+        protocol=part_of_config("protocol")["protocol"],
+        shape=cfg.preprocessing.shape,
+        seed=cfg.seed,
+    script:
+        f"{SCRIPTS}/train_model.py"

@@ -1,0 +1,113 @@
+"""The configuration: the paper as data, refused where it points to nothing."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import yaml
+from uad import config as uad_config
+from uad.config import load
+from uad.errors import ConfigError
+
+
+def merged(base, overlay):
+    """Deep merge, as Snakemake does it for several config files."""
+    result = copy.deepcopy(base)
+    for key, value in overlay.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else copy.deepcopy(value)
+    return result
+
+
+@pytest.fixture(params=["config.demo.yaml", "config.phantom.yaml", "tests/e2e/config.yaml"])
+def overlay(request, root):
+    return yaml.safe_load((root / request.param).read_text(encoding="utf-8"))
+
+
+def test_the_committed_config_is_valid_and_is_the_paper(content):
+    cfg = load(content)
+    assert not cfg.phantom
+    assert cfg.preprocessing.shape == (96, 96, 50)
+    assert (cfg.train.epochs, cfg.train.batch_size, cfg.train.learning_rate) == (1600, 32, 1e-4)
+    assert cfg.protocol.t_test_of("cross_T2", "brats21") == 500
+    assert cfg.protocol.t_test_of("cross_T2", "mslub") == 750
+    assert cfg.backend_of("ixi") == "hdbet" and cfg.backend_of("brats21") == "foreground"
+
+
+def test_overlays_are_valid_and_are_phantoms(content, overlay):
+    assert load(merged(content, overlay)).phantom
+
+
+def test_the_committed_schema_is_generated_from_the_model(root):
+    committed = (root / "resources" / "config.schema.json").read_text(encoding="utf-8")
+    assert committed == uad_config.schema(), "run 'make schema'"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("protcol",), {}, r"unknown key 'protcol'; did you mean 'protocol'\?"),
+        (("train", "epohcs"), 3, r"train: unknown key 'epohcs'; did you mean 'epochs'\?"),
+        (("methods", "pddpm", "model"), "pdpm", r"methods\.pddpm\.model: unknown model 'pdpm'; did you mean 'pddpm'"),
+        (("methods", "pddpm", "loss"), "l3", r"methods\.pddpm\.loss: Input should be 'l1'"),
+        (("models", "pddpm", "family"), "difusion", r"unknown family 'difusion'; did you mean 'diffusion'"),
+        (("models", "pddpm", "options", "path_grid"), [2, 2], r"models\.pddpm.*path_grid"),
+        (("models", "pddpm", "train"), {"epochz": 1}, r"models\.pddpm\.train: unknown key 'epochz'; did you mean 'epochs'"),
+        (("tables", "table3", "rows"), ["pddpm", "pddpm-iqu"], r"tables\.table3: unknown method 'pddpm-iqu'; did you mean 'pddpm-iqa'"),
+        (("tables", "table3", "columns"), [{"experiment": "intra_FLARE", "test": "brats21"}], r"unknown experiment 'intra_FLARE'; did you mean 'intra_FLAIR'"),
+        (("tables", "table3", "columns"), [{"experiment": "intra_FLAIR", "test": "mslub"}], r"unknown test set 'mslub'"),
+        (("experiments", "cross_T2", "train"), "ixo", r"experiments\.cross_T2\.train: unknown data set 'ixo'; did you mean 'ixi'"),
+        (("experiments", "cross_T2", "modality"), "FLAIR", r"data set 'ixi' has no FLAIR"),
+        (("experiments", "intra_FLAIR", "test"), ["mslub"], r"'intra' tests on the data set it trains on"),
+        (("datasets", "ixi", "path"), None, r"source 'folder' needs 'path'"),
+        (("protocol", "t_test"), {"cross_T2": 500}, r"t_test needs an entry 'default'"),
+        (("protocol", "alpha"), 1.5, r"protocol\.alpha: Input should be less than or equal to 1"),
+        (("run", "tables"), ["table9"], r"run\.tables: unknown table 'table9'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_refused_with_its_place_and_the_near_match(content, path, value, message):
+    place = content
+    for key in path[:-1]:
+        place = place.setdefault(key, {})
+    place[path[-1]] = value
+    with pytest.raises(ConfigError, match=message):
+        load(content)
+
+
+def test_protocol_paper_is_what_the_paper_wrote_and_single_choices_still_win(content):
+    content["protocol"] = "paper"
+    paper = load(content).protocol
+    assert (paper.postprocessing_order, paper.ssim_window, paper.component_max_size) == (
+        "median_first",
+        "uniform",
+        0,
+    )
+    content["protocol"] = {"preset": "paper", "median": 3}
+    assert load(content).protocol.median == 3
+    assert load(content).protocol.postprocessing_order == "median_first"
+
+
+def test_checking_a_config_does_not_import_torch(root):
+    code = (
+        "import sys, yaml; from uad.config import load;"
+        "load(yaml.safe_load(open('config.yaml')));"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'ants', 'monai', 'matplotlib')))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+def test_conda_environments_carry_the_same_pins(root):
+    from tools.conda_envs import CLASSES, environment
+
+    for name in CLASSES:
+        text = (root / "envs" / f"{name}.yaml").read_text(encoding="utf-8")
+        assert text == environment(name), "run 'make envs'"
+
+
+def test_direct_pins_agree_with_the_constraints(root):
+    from tools.conda_envs import pins
+
+    constraints = (root / "envs" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    wanted = {r.lower() for r in pins(root / "envs" / "requirements.txt")}
+    assert wanted <= set(constraints)

@@ -1,0 +1,225 @@
+"""Raw layouts, splits and the slice store."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from uad.datasets.layouts import index_dataset, missing_data
+from uad.datasets.slices import (
+    eligible_slices,
+    read_store,
+    read_volumes,
+    subjects_in,
+    write_store,
+    write_volumes,
+)
+from uad.datasets.splits import check, cross_dataset, intra_dataset, subjects_of
+from uad.errors import DataError
+from uad.files import read_tsv, write_tsv
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def brats(root, n, suffixes=("flair", "t1", "t1ce", "t2", "seg")):
+    for i in range(n):
+        name = f"BraTS2021_{i:05d}"
+        touch(root, *(f"{name}/{name}_{s}.nii.gz" for s in suffixes))
+    return root
+
+
+# --- index
+
+
+def test_ixi_is_indexed_by_the_subjects_that_have_all_modalities(tmp_path):
+    touch(
+        tmp_path,
+        "IXI-T1/IXI002-Guys-0828-T1.nii.gz",
+        "IXI-T1/IXI012-HH-1211-T1.nii.gz",
+        "IXI-T2/IXI012-HH-1211-T2.nii.gz",
+        "IXI-T2/IXI035-IOP-0873-T2.nii.gz",
+        "IXI-T2/readme.txt",
+    )
+    table = index_dataset("ixi", tmp_path, ["T1", "T2"])
+    assert table["name"].unique().tolist() == ["IXI012-HH-1211"]
+    assert table["subject"].unique().tolist() == ["IXI012HH1211"]
+    assert table["site"].unique().tolist() == ["HH"]
+    assert table["lesion"].unique().tolist() == [""]
+    assert len(index_dataset("ixi", tmp_path, ["T2"])) == 2
+
+
+def test_brats_and_mslub_are_indexed_with_their_lesion_masks(tmp_path):
+    table = index_dataset("brats21", brats(tmp_path / "b", 2), ["T1CE", "FLAIR"])
+    assert len(table) == 4
+    assert table.iloc[0]["image"].endswith("BraTS2021_00000/BraTS2021_00000_t1ce.nii.gz")
+    assert table.iloc[0]["lesion"].endswith("BraTS2021_00000_seg.nii.gz")
+    for stem in ("patient07/patient07_T2W", "patient07/patient07_consensus_gt"):
+        touch(tmp_path / "m", f"{stem}.nii.gz")
+    touch(tmp_path / "m", "patient08/T2W.nii.gz", "patient08/consensus_gt.nii.gz")
+    table = index_dataset("mslub", tmp_path / "m", ["T2"])
+    assert table["subject"].tolist() == ["patient07", "patient08"]
+    assert all(table["lesion"].str.endswith("consensus_gt.nii.gz"))
+
+
+def test_a_missing_image_is_named_and_can_be_excluded_by_config(tmp_path):
+    brats(tmp_path, 3)
+    (tmp_path / "BraTS2021_00001/BraTS2021_00001_t2.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"BraTS2021_00001 \(T2\).*exclude"):
+        index_dataset("brats21", tmp_path, ["T2"])
+    table = index_dataset("brats21", tmp_path, ["T2"], exclude={"BraTS2021_00001": "no T2"})
+    assert len(table) == 2
+
+
+def test_a_missing_lesion_mask_an_unknown_exclusion_and_an_empty_tree_are_refused(tmp_path):
+    brats(tmp_path, 2)
+    (tmp_path / "BraTS2021_00001/BraTS2021_00001_seg.nii.gz").unlink()
+    with pytest.raises(DataError, match="no lesion mask for BraTS2021_00001"):
+        index_dataset("brats21", tmp_path, ["T2"])
+    with pytest.raises(DataError, match="'BraTS2021_9' is not there"):
+        index_dataset("brats21", tmp_path, ["T2"], exclude={"BraTS2021_9": "typo"})
+    with pytest.raises(DataError, match="no subject in the ixi layout.*brain-development"):
+        index_dataset("ixi", tmp_path, ["T2"])
+
+
+def test_missing_raw_trees_are_explained_together(content):
+    from uad.config import load
+
+    message = missing_data(load(content).datasets)
+    for part in ("data/ixi", "brain-development.org", "syn25829067", "lit.fe.uni-lj.si", "make demo"):
+        assert part in message
+    assert len(message.splitlines()) < 24
+
+
+# --- splits
+
+
+def people(n, stem="s"):
+    names = [f"{stem}{i:04d}" for i in range(n)]
+    return pd.DataFrame({"subject": names, "name": names})
+
+
+def cross(n_train, n_test, fold=0, folds=5, **sizes):
+    options = {
+        "healthy_validation": 0.1,
+        "healthy_test": 0.2,
+        "unhealthy_validation": {"brats21": 0.1},
+        "seed": 42,
+    } | sizes
+    train, tests = ("ixi", people(n_train)), {"brats21": people(n_test, "b")}
+    return cross_dataset(train, tests, fold, folds, **options)
+
+
+def sizes(split):
+    return split.groupby(["dataset", "role"]).size().to_dict()
+
+
+def test_cross_dataset_sizes_of_the_paper_come_out():
+    options = {"healthy_validation": 44, "healthy_test": 158, "unhealthy_validation": {"brats21": 100}}
+    assert sizes(cross(560, 1251, **options)) == {
+        ("ixi", "train"): 358,
+        ("ixi", "val_healthy"): 44,
+        ("ixi", "test_healthy"): 158,
+        ("brats21", "val_unhealthy"): 100,
+        ("brats21", "test"): 1151,
+    }
+
+
+def test_cross_dataset_folds_validate_on_different_people_and_test_on_the_same():
+    folds = [cross(60, 30, fold) for fold in range(5)]
+    validation = [set(subjects_of(f, "ixi", "val_healthy")) for f in folds]
+    assert len(set.union(*validation)) == sum(map(len, validation))
+    for role in ("test", "val_unhealthy"):
+        assert len({tuple(subjects_of(f, "brats21", role)) for f in folds}) == 1
+
+
+def test_intra_dataset_is_60_10_10_20_and_the_test_sets_partition_the_patients():
+    splits = [intra_dataset("brats21", people(1251), k, 5, seed=42) for k in range(5)]
+    for split in splits:
+        counts = split["role"].value_counts()
+        assert counts["train"] == 750 and counts["val_healthy"] == 125
+        assert counts["val_unhealthy"] in (125, 126) and counts["test"] in (250, 251)
+    tests = [s for split in splits for s in subjects_of(split, "brats21", "test")]
+    assert len(tests) == len(set(tests)) == 1251
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(12, 80), fold=st.integers(0, 4), seed=st.integers(0, 99))
+def test_no_split_has_a_patient_in_two_sets(n, fold, seed):
+    for split in (cross(n, n, fold, seed=seed), intra_dataset("b", people(n), fold, 5, seed=seed)):
+        assert not split.duplicated(["dataset", "subject"]).any()
+
+
+def test_a_subject_in_two_sets_is_refused_by_name():
+    split = cross(60, 30)
+    leaked = pd.concat([split, split.iloc[[0]].assign(role="test_healthy")])
+    with pytest.raises(DataError, match=r"subject 's\d+' of ixi is in 2 sets \(train, test_healthy\)"):
+        check(leaked)
+
+
+def test_too_few_subjects_are_refused():
+    with pytest.raises(DataError, match="too few for 5 folds"):
+        cross(5, 30)
+    with pytest.raises(DataError, match="leave none to test on"):
+        cross(60, 5, unhealthy_validation={"brats21": 5})
+    with pytest.raises(DataError, match="too few for an intra-dataset split"):
+        intra_dataset("b", people(7), 0, 5, seed=1)
+
+
+def test_splits_do_not_depend_on_the_order_of_the_table():
+    shuffled = people(60).sample(frac=1, random_state=0)
+    options = {"healthy_validation": 4, "healthy_test": 0, "unhealthy_validation": {}, "seed": 1}
+    one, two = (
+        cross_dataset(("ixi", table), {"b": people(30, "b")}, 0, 5, **options)
+        for table in (people(60), shuffled)
+    )
+    pd.testing.assert_frame_equal(one, two)
+
+
+# --- tables and stores on disk
+
+
+def test_tsv_round_trip_keeps_names_and_gaps(tmp_path):
+    write_tsv(tmp_path / "t.tsv", pd.DataFrame({"subject": ["001", "NA"], "x": [1.5, None]}))
+    table = read_tsv(tmp_path / "t.tsv")
+    assert table["subject"].tolist() == ["001", "NA"] and table["x"].isna().tolist() == [False, True]
+
+
+def test_store_round_trip_reads_only_what_is_asked(tmp_path):
+    rng = np.random.default_rng(0)
+    volumes = rng.random((3, 4, 5, 6)).astype(np.float16)
+    lesions = (volumes > 0.9).astype(np.uint8)
+    path = tmp_path / "s.safetensors"
+    write_store(path, ["a", "b", "c"], zip(volumes, volumes > 0.1, lesions, strict=True))
+    assert subjects_in(path) == ["a", "b", "c"]
+    part = read_store(path, ["c", "a"])
+    np.testing.assert_array_equal(part.volumes, volumes[[2, 0]].astype(np.float32))
+    assert part.masks.dtype == part.lesions.dtype == bool
+    with pytest.raises(DataError, match="no subject 'd'"):
+        read_store(path, ["d"])
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"s\.safetensors: not a readable safetensors file"):
+        read_store(path, ["a"])
+
+
+def test_volumes_are_written_the_same_bytes_and_read_by_role(tmp_path):
+    volumes = {"test/b": np.ones((2, 2, 2), np.float16), "val_unhealthy/a": np.zeros((2, 2, 2))}
+    write_volumes(tmp_path / "1.safetensors", volumes)
+    write_volumes(tmp_path / "2.safetensors", dict(reversed(volumes.items())))
+    assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
+    assert list(read_volumes(tmp_path / "1.safetensors", "test/")) == ["test/b"]
+
+
+def test_intra_dataset_training_sees_tumour_free_slices_only():
+    lesions = np.zeros((1, 2, 2, 10), bool)
+    lesions[0, 0, 0, 3:6] = True
+    assert eligible_slices(lesions, tumour_free=False)[0].tolist() == list(range(10))
+    assert eligible_slices(lesions, tumour_free=True)[0].tolist() == [0, 1, 2, 6, 7, 8, 9]
+    # the authors' central stack: half of the depth, across the removed slab
+    assert eligible_slices(lesions, tumour_free=True, central=True)[0].tolist() == [1, 2, 6, 7, 8]
+    with pytest.raises(DataError, match="no tumour-free slice"):
+        eligible_slices(np.ones((1, 2, 2, 4), bool), tumour_free=True)

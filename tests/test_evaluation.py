@@ -1,0 +1,517 @@
+"""From anomaly maps to numbers: post-processing, threshold, metrics, significance."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
+from skimage.measure import label as skimage_label
+from skimage.measure import regionprops
+from sklearn.metrics import average_precision_score
+from uad.errors import DataError
+from uad.evaluation import (
+    average_precision,
+    bootstrap_interval,
+    dice,
+    paired_permutation,
+    postprocess,
+    remove_small_components,
+    search_threshold,
+)
+from uad.evaluation.postprocessing import median_filter
+
+examples = settings(deadline=None, max_examples=60)
+
+shapes = st.tuples(st.integers(1, 9), st.integers(1, 8), st.integers(1, 6))
+masks = shapes.flatmap(lambda shape: arrays(np.bool_, shape))
+# few distinct scores, so that ties occur
+coarse_scores = st.integers(0, 8).map(lambda value: value / 8)
+scored = st.integers(1, 60).flatmap(
+    lambda n: st.tuples(
+        arrays(np.float32, n, elements=st.one_of(coarse_scores, st.floats(0, 1, width=32))),
+        arrays(np.bool_, n),
+    )
+)
+scored_with_lesion = scored.filter(lambda pair: pair[1].any())
+
+
+def ball(shape=(20, 22, 12), radius=8):
+    """A round brain mask and a map that is positive inside it."""
+    grid = np.indices(shape)
+    centre = np.array(shape).reshape(3, 1, 1, 1) / 2
+    mask = ((grid - centre) ** 2).sum(0) < radius**2
+    scores = np.random.default_rng(0).random(shape).astype(np.float32)
+    return scores, mask
+
+
+class TestControls:
+    """Answers that are known beforehand: the oracle, chance, and no opinion at all."""
+
+    label = np.random.default_rng(1).random((30, 30, 10)) < 0.05
+
+    def test_oracle(self):
+        scores = self.label.astype(np.float32)
+        assert average_precision(scores, self.label) == 1
+        for method in ("halving", "exact"):
+            found = search_threshold(scores, self.label, method=method)
+            assert found.dice == 1
+            assert dice(scores > found.threshold, self.label) == 1
+
+    def test_chance_has_the_precision_of_the_prevalence(self):
+        scores = np.random.default_rng(2).random(self.label.shape)
+        prevalence = self.label.mean()
+        assert average_precision(scores, self.label) == pytest.approx(prevalence, rel=0.15)
+        found = search_threshold(scores, self.label, method="exact")
+        assert found.dice == pytest.approx(2 * prevalence / (1 + prevalence), rel=0.15)
+
+    def test_a_constant_score_has_exactly_the_prevalence(self):
+        scores = np.full(self.label.shape, 0.3)
+        assert average_precision(scores, self.label) == pytest.approx(self.label.mean(), abs=1e-12)
+
+    def test_the_inverted_oracle_is_worse_than_chance(self):
+        assert average_precision(~self.label * 1.0, self.label) <= self.label.mean()
+
+
+class TestDice:
+    def test_by_hand(self):
+        assert dice(np.array([1, 1, 0, 0]), np.array([1, 0, 1, 0])) == 0.5
+        assert dice(np.array([1, 1, 0]), np.array([1, 1, 0])) == 1
+        assert dice(np.array([1, 0]), np.array([0, 1])) == 0
+
+    def test_nothing_found_where_there_is_something(self):
+        assert dice(np.zeros(4), np.array([0, 1, 0, 0])) == 0
+
+    def test_nothing_to_find_and_nothing_found_is_undefined(self):
+        assert np.isnan(dice(np.zeros((2, 2, 2)), np.zeros((2, 2, 2))))
+
+    @examples
+    @given(scored)
+    def test_range_symmetry_and_identity(self, pair):
+        a, b = pair[0] > 0.5, pair[1]
+        value = dice(a, b)
+        assert isinstance(value, float)
+        assert np.isnan(value) or 0 <= value <= 1
+        np.testing.assert_equal(value, dice(b, a))
+        if b.any():
+            assert dice(b, b) == 1
+
+    def test_other_grids_are_refused(self):
+        with pytest.raises(DataError, match=r"\(2, 3\).*\(3, 2\)"):
+            dice(np.zeros((2, 3)), np.zeros((3, 2)))
+
+
+class TestAveragePrecision:
+    @examples
+    @given(scored_with_lesion)
+    def test_equals_scikit_learn(self, pair):
+        scores, labels = pair
+        expected = average_precision_score(labels, scores)
+        assert average_precision(scores, labels) == pytest.approx(expected, abs=1e-9)
+
+    def test_equals_scikit_learn_on_a_sparse_volume_with_background(self):
+        rng = np.random.default_rng(3)
+        labels = rng.random((24, 24, 12)) < 0.02
+        scores = (rng.random(labels.shape) + labels) * (rng.random(labels.shape) < 0.4)
+        expected = average_precision_score(labels.ravel(), scores.ravel())
+        assert average_precision(scores, labels) == pytest.approx(expected, abs=1e-9)
+
+    @examples
+    @given(scored_with_lesion)
+    def test_only_the_order_of_the_scores_counts(self, pair):
+        scores, labels = pair
+        distinct = np.unique(scores, return_inverse=True)[1]
+        assert average_precision(distinct, labels) == average_precision(scores, labels)
+
+    def test_no_lesion_is_undefined(self):
+        assert np.isnan(average_precision(np.ones(5), np.zeros(5)))
+
+    def test_the_input_keeps_its_order(self):
+        scores = np.array([3.0, 1.0, 2.0])
+        average_precision(scores, np.array([0, 1, 0]))
+        assert scores.tolist() == [3, 1, 2]
+
+    def test_nan_is_refused(self):
+        with pytest.raises(DataError, match="NaN"):
+            average_precision(np.array([0.1, np.nan]), np.array([0, 1]))
+
+    def test_other_grids_are_refused(self):
+        with pytest.raises(DataError, match="shape"):
+            average_precision(np.zeros(3), np.zeros(4))
+
+
+def naive_halving(scores, labels, bottom, top, steps):
+    """The greedy search, written as the recursion that defines it."""
+    if steps == 0:
+        return []
+    low, high = bottom + (top - bottom) / 4, bottom + (top - bottom) * 3 / 4
+    middle = (bottom + top) / 2
+    dice_low, dice_high = dice(scores > low, labels), dice(scores > high, labels)
+    if dice_low >= dice_high:
+        return [(dice_low, low), *naive_halving(scores, labels, bottom, middle, steps - 1)]
+    return [(dice_high, high), *naive_halving(scores, labels, middle, top, steps - 1)]
+
+
+class TestThreshold:
+    @examples
+    @given(scored_with_lesion, st.integers(1, 12))
+    def test_halving_is_the_greedy_search(self, pair, steps):
+        scores, labels = pair
+        top = float(scores.max()) or 1.0
+        visited = naive_halving(scores, labels, 0.0, top, steps)
+        best = max(value for value, _ in visited)
+        found = search_threshold(scores, labels, steps=steps)
+        assert found.dice == best
+        assert found.threshold == [point for value, point in visited if value == best][-1]
+        assert found.method == "halving"
+        assert found.evaluations == 2 * steps
+
+    @examples
+    @given(scored_with_lesion, st.sampled_from(["halving", "exact"]))
+    def test_the_reported_dice_is_the_dice_above_the_threshold(self, pair, method):
+        scores, labels = pair
+        found = search_threshold(scores, labels, method=method)
+        assert found.dice == dice(scores > found.threshold, labels)
+
+    @examples
+    @given(scored_with_lesion)
+    def test_no_threshold_beats_the_exact_one(self, pair):
+        scores, labels = pair
+        best = search_threshold(scores, labels, method="exact").dice
+        candidates = np.concatenate([np.linspace(-0.1, 1.1, 49), scores.astype(float)])
+        assert best >= max(dice(scores > t, labels) for t in candidates)
+        assert best >= search_threshold(scores, labels).dice
+
+    def test_halving_can_miss_the_best(self):
+        # two lesion voxels on top, healthy ones in the middle, most of the lesion below: the
+        # first comparison leads into the upper half and never back
+        scores = np.array([1.0] * 2 + [0.5] * 40 + [0.1] * 60 + [0.0] * 900)
+        labels = np.array([1] * 2 + [0] * 40 + [1] * 60 + [0] * 900)
+        assert search_threshold(scores, labels).dice == pytest.approx(2 * 2 / (2 + 62))
+        best = search_threshold(scores, labels, method="exact")
+        assert best.dice == pytest.approx(2 * 62 / (102 + 62))
+        assert best.threshold == 0
+
+    @examples
+    @given(st.lists(scored, min_size=1, max_size=4), st.sampled_from(["halving", "exact"]))
+    def test_a_list_of_volumes_is_pooled(self, pairs, method):
+        scores, labels = [p[0] for p in pairs], [p[1] for p in pairs]
+        pooled = np.concatenate(scores), np.concatenate(labels)
+        if pooled[1].any():
+            together = search_threshold(*pooled, method=method)
+            assert search_threshold(scores, labels, method=method) == together
+
+    def test_the_shape_does_not_matter(self):
+        scores, labels = ball()[0], ball()[1]
+        assert search_threshold(scores, labels) == search_threshold(scores.ravel(), labels.ravel())
+
+    def test_half_precision_scores(self):
+        scores, labels = ball()[0].astype(np.float16), ball()[1]
+        for method in ("halving", "exact"):
+            found = search_threshold(scores, labels, method=method)
+            assert found.dice == dice(scores > found.threshold, labels)
+
+    def test_every_voxel_a_lesion(self):
+        found = search_threshold(np.array([0.2, 0.4]), np.array([1, 1]), method="exact")
+        assert found.dice == 1
+        assert found.threshold < 0.2
+
+    def test_a_map_of_zeros_finds_nothing(self):
+        found = search_threshold(np.zeros(4), np.array([0, 1, 0, 0]))
+        assert found.dice == 0
+        assert 0 < found.threshold < 1
+
+    def test_without_a_lesion_the_message_says_what_to_do(self):
+        for labels in (np.zeros(3), [np.zeros(3)]):
+            scores = np.ones(3) if isinstance(labels, np.ndarray) else [np.ones(3)]
+            with pytest.raises(DataError, match=r"no lesion voxel.*unhealthy validation set"):
+                search_threshold(scores, labels)
+        with pytest.raises(DataError, match="no lesion voxel"):
+            search_threshold([], [])
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_scores_that_are_not_finite_are_refused(self, bad):
+        with pytest.raises(DataError, match="diverged"):
+            search_threshold(np.array([0.5, bad]), np.array([1, 0]))
+
+    def test_shapes_must_match(self):
+        with pytest.raises(DataError, match="shape"):
+            search_threshold(np.zeros((2, 2)), np.zeros((2, 3)))
+        with pytest.raises(DataError, match="2 anomaly maps, but 1 labels"):
+            search_threshold([np.zeros(2)] * 2, [np.zeros(2)])
+
+    def test_wrong_arguments(self):
+        with pytest.raises(ValueError, match="method"):
+            search_threshold(np.ones(2), np.ones(2), method="grid")
+        with pytest.raises(ValueError, match="steps"):
+            search_threshold(np.ones(2), np.ones(2), steps=0)
+
+
+def naive_erosion(mask, iterations):
+    """Slice by slice, a voxel stays if it and its four neighbours are set."""
+    mask = mask.copy()
+    for _ in range(iterations):
+        padded = np.pad(mask, ((1, 1), (1, 1), (0, 0)))
+        mask = (
+            padded[1:-1, 1:-1]
+            & padded[:-2, 1:-1]
+            & padded[2:, 1:-1]
+            & padded[1:-1, :-2]
+            & padded[1:-1, 2:]
+        )
+    return mask
+
+
+def naive_median(volume, size):
+    padded = np.pad(volume, size // 2, mode="symmetric")
+    result = np.empty_like(volume)
+    for index in np.ndindex(volume.shape):
+        result[index] = np.median(padded[tuple(slice(i, i + size) for i in index)])
+    return result
+
+
+class TestPostprocess:
+    def test_defaults_are_the_authors_code(self):
+        scores, mask = ball()
+        expected = naive_median(np.where(naive_erosion(mask, 3), scores, 0), 5)
+        assert expected.any()
+        np.testing.assert_array_equal(postprocess(scores, mask), expected)
+
+    def test_the_papers_text_has_the_other_order(self):
+        scores, mask = ball()
+        expected = np.where(naive_erosion(mask, 3), naive_median(scores, 5), 0)
+        found = postprocess(scores, mask, order="median_first")
+        np.testing.assert_array_equal(found, expected)
+        assert (found != postprocess(scores, mask)).any()
+
+    @examples
+    @given(masks, st.integers(1, 3))
+    def test_erosion_works_in_the_axial_plane_and_from_the_image_border(self, mask, erosion):
+        found = postprocess(np.ones(mask.shape), mask, erosion=erosion, median=0)
+        np.testing.assert_array_equal(found > 0, naive_erosion(mask, erosion))
+
+    def test_a_full_mask_loses_its_rim_but_no_slice(self):
+        found = postprocess(np.ones((9, 8, 3)), np.ones((9, 8, 3)), erosion=2, median=0)
+        assert found.sum() == 5 * 4 * 3
+
+    @examples
+    @given(
+        shapes.flatmap(
+            lambda shape: arrays(
+                np.float32, shape, elements=st.one_of(st.just(0), st.floats(-1, 1, width=32))
+            )
+        ),
+        st.sampled_from([3, 5]),
+    )
+    def test_median_equals_scipy(self, volume, size):
+        expected = ndimage.median_filter(volume, size)
+        np.testing.assert_array_equal(median_filter(volume, size), expected)
+
+    def test_median_of_a_dense_volume_larger_than_one_chunk(self):
+        volume = np.random.default_rng(4).random((40, 40, 24))
+        expected = ndimage.median_filter(volume, 3)
+        np.testing.assert_array_equal(median_filter(volume, 3), expected)
+
+    @examples
+    @given(masks, st.integers(1, 2), st.sampled_from([0, 3]))
+    def test_nothing_outside_the_mask_with_the_median_first(self, mask, erosion, median):
+        scores = 1 + np.random.default_rng(0).random(mask.shape)
+        found = postprocess(scores, mask, erosion=erosion, median=median, order="median_first")
+        assert not found[~mask].any()
+
+    @examples
+    @given(masks, st.integers(1, 2))
+    def test_outside_the_mask_only_where_most_of_the_window_is_inside(self, mask, erosion):
+        scores = 1 + np.random.default_rng(0).random(mask.shape)
+        found = postprocess(scores, mask, erosion=erosion, median=3)
+        inside = naive_erosion(mask, erosion).astype(float)
+        most = naive_median(inside, 3) > 0
+        np.testing.assert_array_equal(found > 0, most)
+
+    def test_both_steps_can_be_switched_off(self):
+        scores, mask = ball()
+        for median in (0, 1):
+            found = postprocess(scores, mask, erosion=0, median=median)
+            np.testing.assert_array_equal(found, scores)
+            assert not np.shares_memory(found, scores)
+
+    def test_the_input_is_not_changed(self):
+        scores, mask = ball()
+        before = scores.copy()
+        postprocess(scores, mask)
+        np.testing.assert_array_equal(scores, before)
+
+    @pytest.mark.parametrize(
+        ("given_dtype", "dtype"), [("float16", "float32"), ("float32",) * 2, ("float64",) * 2]
+    )
+    def test_precision(self, given_dtype, dtype):
+        scores, mask = ball()
+        assert postprocess(scores.astype(given_dtype), mask).dtype == dtype
+
+    def test_an_empty_mask_gives_an_empty_map(self):
+        scores, mask = ball()
+        assert not postprocess(scores, np.zeros_like(mask)).any()
+
+    def test_other_grids_are_refused(self):
+        with pytest.raises(DataError, match=r"\(4, 4, 2\).*\(4, 4, 3\)"):
+            postprocess(np.zeros((4, 4, 2)), np.zeros((4, 4, 3)))
+        with pytest.raises(DataError, match="3D"):
+            postprocess(np.zeros((4, 4)), np.zeros((4, 4)))
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_scores_that_are_not_finite_are_refused(self, bad):
+        with pytest.raises(DataError, match="diverged"):
+            postprocess(np.full((3, 3, 3), bad), np.ones((3, 3, 3)))
+
+    @pytest.mark.parametrize("options", [{"erosion": -1}, {"median": 4}, {"order": "mask_first"}])
+    def test_wrong_arguments(self, options):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            postprocess(np.zeros((3, 3, 3)), np.ones((3, 3, 3)), **options)
+
+
+def skimage_filter(prediction, max_size):
+    """The authors' filter: scikit-image's components and their filled area."""
+    prediction = prediction.copy()
+    labels = skimage_label(prediction, connectivity=prediction.ndim)
+    for region in regionprops(labels):
+        if region.area_filled <= max_size:
+            prediction[labels == region.label] = False
+    return prediction
+
+
+class TestSmallComponents:
+    @examples
+    @given(masks, st.integers(0, 40))
+    def test_equals_scikit_image(self, prediction, max_size):
+        expected = skimage_filter(prediction, max_size)
+        np.testing.assert_array_equal(remove_small_components(prediction, max_size), expected)
+
+    def test_seven_voxels_go_and_eight_stay(self):
+        prediction = np.zeros((10, 10, 4), dtype=bool)
+        prediction[0, :7, 0] = True
+        prediction[5, :8, 0] = True
+        found = remove_small_components(prediction)
+        assert not found[0].any()
+        assert found[5].sum() == 8
+
+    def test_corners_connect(self):
+        diagonal = np.zeros((9, 9, 9), dtype=bool)
+        diagonal[np.arange(8), np.arange(8), np.arange(8)] = True
+        assert remove_small_components(diagonal).sum() == 8
+
+    @pytest.mark.parametrize(("max_size", "kept"), [(25, 26), (26, 26), (27, 0)])
+    def test_a_hole_counts_as_filled(self, max_size, kept):
+        shell = np.zeros((5, 5, 5), dtype=bool)
+        shell[1:4, 1:4, 1:4] = True
+        shell[2, 2, 2] = False  # 26 voxels around a hole of one
+        assert remove_small_components(shell, max_size).sum() == kept
+        assert skimage_filter(shell, max_size).sum() == kept
+
+    @examples
+    @given(arrays(np.bool_, (9, 9)), st.integers(0, 20))
+    def test_single_slices_too(self, prediction, max_size):
+        expected = skimage_filter(prediction, max_size)
+        np.testing.assert_array_equal(remove_small_components(prediction, max_size), expected)
+
+    def test_zero_switches_it_off_and_the_input_is_not_changed(self):
+        prediction = np.zeros((3, 3, 3), dtype=bool)
+        prediction[1, 1, 1] = True
+        assert remove_small_components(prediction, 0).sum() == 1
+        assert remove_small_components(prediction).sum() == 0
+        assert prediction.sum() == 1
+
+    def test_an_empty_prediction_stays_empty(self):
+        assert not remove_small_components(np.zeros((3, 3, 3))).any()
+
+    def test_negative_sizes_are_refused(self):
+        with pytest.raises(ValueError, match="max_size"):
+            remove_small_components(np.ones((3, 3, 3)), -1)
+
+
+class TestSignificance:
+    rng = np.random.default_rng(5)
+    base = rng.random(40)
+    better = base + 0.1 + 0.05 * rng.standard_normal(40)
+
+    def test_a_clear_difference_is_significant(self):
+        found = paired_permutation(self.better, self.base, 2000)
+        assert found.p_value < 0.01
+        assert found.effect == pytest.approx((self.better - self.base).mean())
+        assert found.pairs == 40
+
+    def test_the_sign_flips_with_the_order_and_the_p_value_stays(self):
+        forth, back = (
+            paired_permutation(a, b, 2000)
+            for a, b in ((self.better, self.base), (self.base, self.better))
+        )
+        assert back.effect == -forth.effect
+        assert back.p_value == pytest.approx(forth.p_value, abs=0.01)
+
+    def test_few_pairs_are_enumerated(self):
+        # all four differences positive: 2 of the 16 sign patterns are as extreme
+        found = paired_permutation(np.arange(1.0, 5), np.zeros(4))
+        assert found.p_value == pytest.approx(2 / 16)
+
+    def test_chance_is_not_significant_more_often_than_it_should_be(self):
+        rng = np.random.default_rng(6)
+        p = [paired_permutation(*rng.random((2, 15)), 300, seed).p_value for seed in range(100)]
+        assert np.mean(np.array(p) < 0.05) < 0.12
+
+    @pytest.mark.filterwarnings("error")
+    def test_as_many_volumes_as_brats_has(self):
+        a = np.random.default_rng(7).random(1251)
+        assert paired_permutation(a + 0.01, a, 50).p_value < 0.05
+
+    def test_equal_methods(self):
+        assert paired_permutation(self.base, self.base, 500).p_value == 1
+
+    def test_the_seed_decides(self):
+        a, b = self.base + 0.02 * self.rng.standard_normal(40), self.base
+        assert paired_permutation(a, b, 500, seed=1) == paired_permutation(a, b, 500, seed=1)
+        found = {paired_permutation(a, b, 500, seed=s).p_value for s in range(5)}
+        assert len(found) > 1
+        assert bootstrap_interval(a, 1) == bootstrap_interval(a, 1)
+        assert bootstrap_interval(a, 1) != bootstrap_interval(a, 2)
+
+    def test_volumes_without_a_value_are_left_out(self):
+        found = paired_permutation(
+            np.array([0.5, np.nan, 0.7, 0.6]), np.array([0.4, 0.1, np.nan, 0.4])
+        )
+        assert found.pairs == 2
+        assert found.effect == pytest.approx(0.15)
+        assert bootstrap_interval(np.array([1.0, np.nan, 2.0, 4.0])).count == 3
+
+    def test_one_pair_proves_nothing(self):
+        assert paired_permutation(np.array([0.9]), np.array([0.1])).p_value == 1
+
+    def test_the_interval_holds_the_mean_and_widens_with_the_level(self):
+        narrow, wide = (bootstrap_interval(self.base, level=level) for level in (0.8, 0.95))
+        assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
+        half_width = 1.96 * self.base.std(ddof=1) / np.sqrt(40)
+        assert wide.high - wide.low == pytest.approx(2 * half_width, rel=0.15)
+
+    def test_degenerate_samples(self):
+        equal = bootstrap_interval(np.full(5, 0.25))
+        assert (equal.low, equal.mean, equal.high) == (0.25, 0.25, 0.25)
+        single = bootstrap_interval(np.array([0.25]))
+        assert single.mean == 0.25
+        assert np.isnan(single.low)
+        assert np.isnan(single.high)
+
+    def test_wrong_arguments(self):
+        with pytest.raises(DataError, match="same test set"):
+            paired_permutation(np.zeros(3), np.zeros(4))
+        with pytest.raises(DataError, match="at least one"):
+            paired_permutation(np.full(3, np.nan), np.zeros(3))
+        with pytest.raises(DataError, match="at least one"):
+            bootstrap_interval(np.array([np.nan]))
+        with pytest.raises(ValueError, match="level"):
+            bootstrap_interval(np.ones(3), level=95)
+
+
+def test_evaluation_imports_neither_torch_nor_scipy_stats():
+    code = "import sys, uad.evaluation; sys.exit(bool({'torch', 'scipy.stats'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

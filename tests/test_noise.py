@@ -1,0 +1,249 @@
+"""Noise: the reference implementation, reproducibility, and statistics."""
+
+import math
+
+import numpy as np
+import opensimplex
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from uad import noise
+from uad.errors import ConfigError
+
+torch.set_num_threads(1)
+
+KINDS = ("simplex", "coarse", "gaussian")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def reference(source, height, width, octaves, persistence, frequency):
+    """AnoDDPM's octave sum over the PyPI package, one pixel after the other."""
+    field = np.zeros((height, width))
+    for i in range(octaves):
+        scale = frequency / 2**i
+        field += persistence**i * source.noise2array(
+            np.arange(width) / scale, np.arange(height) / scale
+        )
+    return field
+
+
+def own(permutation, height, width, octaves, persistence, frequency):
+    geometry = noise._geometry(height, width, octaves, persistence, float(frequency), "cpu")
+    return noise._evaluate(permutation, *geometry).reshape(-1, height, width)
+
+
+class TestSimplexIsOpenSimplex:
+    @pytest.mark.parametrize(
+        ("height", "width", "octaves", "persistence", "frequency"),
+        [
+            (48, 48, 6, 0.8, 64),  # the paper's
+            (20, 33, 1, 0.8, 5.3),
+            (17, 9, 3, 0.5, 2),
+            (5, 40, 2, 0.9, 0.05),  # past 256 lattice units: the table repeats
+        ],
+    )
+    def test_same_values_as_the_package_for_the_same_permutation(
+        self, height, width, octaves, persistence, frequency
+    ):
+        sources = [opensimplex.OpenSimplex(seed) for seed in (3, 1234)]
+        tables = torch.from_numpy(np.stack([source._perm for source in sources]))
+        found = own(tables, height, width, octaves, persistence, frequency)
+        for field, source in zip(found, sources, strict=True):
+            expected = reference(source, height, width, octaves, persistence, frequency)
+            np.testing.assert_allclose(field, expected, atol=5e-6)
+
+    @settings(deadline=None, max_examples=15)
+    @given(st.integers(0, 2**31), st.floats(0.3, 80), st.integers(1, 4))
+    def test_for_any_seed_and_scale(self, seed, frequency, octaves):
+        source = opensimplex.OpenSimplex(seed)
+        found = own(torch.from_numpy(source._perm)[None], 6, 7, octaves, 0.8, frequency)
+        expected = reference(source, 6, 7, octaves, 0.8, frequency)
+        np.testing.assert_allclose(found[0], expected, atol=5e-6)
+
+    def test_no_point_of_the_plane_has_more_than_four_lattice_points_in_reach(self):
+        step = torch.linspace(0, 1, 201, dtype=torch.float64)
+        u, v = torch.meshgrid(step, step, indexing="ij")  # one cell, in lattice coordinates
+        position = torch.stack((u, v), -1) + ((u + v) * noise._SQUISH)[..., None]
+        reach = range(-3, 5)
+        lattice = torch.tensor([(i, j) for i in reach for j in reach], dtype=torch.float64)
+        points = lattice + lattice.sum(-1, keepdim=True) * noise._SQUISH
+        near = torch.cdist(position.reshape(-1, 2), points) < math.sqrt(2) - 1e-9
+        assert near.sum(1).max() == 4
+        touched = {tuple(int(v) for v in lattice[k]) for k in near.any(0).nonzero()[:, 0]}
+        assert touched == set(noise._NEIGHBOURS)
+
+
+class TestSimplex:
+    def test_statistics_of_the_papers_setting(self):
+        fields = noise.simplex((600, 96, 96), generator=seeded())
+        assert fields.mean() == pytest.approx(0, abs=0.03)
+        assert fields.std((1, 2)).mean() == pytest.approx(0.55, abs=0.03)
+        assert fields.mean((1, 2)).std() == pytest.approx(0.21, abs=0.03)
+        assert fields.abs().max() < sum(0.8**i for i in range(6))
+
+    def test_permutations_are_as_random_as_those_of_the_package(self):
+        expected = np.stack(
+            [reference(opensimplex.OpenSimplex(s), 12, 12, 3, 0.8, 8) for s in range(150)]
+        )
+        found = noise.simplex((2000, 12, 12), 3, 0.8, 8, seeded()).numpy()
+        assert found.std() == pytest.approx(expected.std(), rel=0.07)
+        # correlation of pixels at a distance of 1, 2, ... 6 along a row
+        for distance in range(1, 7):
+            a, b = (
+                np.corrcoef(z[:, :, :-distance].ravel(), z[:, :, distance:].ravel())[0, 1]
+                for z in (found, expected)
+            )
+            assert a == pytest.approx(b, abs=0.08)
+
+    def test_every_leading_index_has_its_own_field(self):
+        fields = noise.simplex((3, 2, 24, 24), generator=seeded()).flatten(0, 1).flatten(1)
+        correlation = torch.corrcoef(fields)
+        assert (correlation - torch.eye(6)).abs().max() < 0.9
+        assert len({tuple(field.tolist()) for field in fields}) == 6
+
+    def test_the_first_pixel_sits_on_a_lattice_point(self):
+        # all octaves start there, in the authors' code too
+        assert (noise.simplex((5, 8, 8), generator=seeded())[:, 0, 0] == 0).all()
+
+    def test_octaves_add_up(self):
+        one, two = (noise.simplex((4, 16, 16), n, 0.5, 16, seeded()) for n in (1, 2))
+        second = noise.simplex((4, 16, 16), 1, 0.5, 8, seeded())
+        torch.testing.assert_close(two, one + 0.5 * second)
+
+    def test_a_cache_filled_under_inference_mode_serves_training(self):
+        noise._geometry.cache_clear()
+        with torch.inference_mode():
+            noise.simplex((1, 1, 10, 10), generator=seeded())
+        assert not any(part.is_inference() for part in noise._geometry(10, 10, 6, 0.8, 64.0, "cpu"))
+        weight = torch.ones(1, requires_grad=True)
+        (weight * noise.simplex((1, 1, 10, 10), generator=seeded())).sum().backward()
+        assert weight.grad is not None
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"octaves": 0},
+            {"octaves": 1.5},
+            {"persistence": 0},
+            {"frequency": -1},
+            {"frequency": math.inf},
+        ],
+    )
+    def test_wrong_arguments(self, options):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            noise.simplex((4, 4), **options)
+
+
+class TestCoarse:
+    def test_is_smooth_and_smaller_than_its_grid_values(self):
+        field = noise.coarse((400, 1, 96, 96), generator=seeded())
+        assert field.mean() == pytest.approx(0, abs=0.01)
+        assert field.std() == pytest.approx(0.2 * 2 / 3, rel=0.05)
+        step = (field[..., 1:] - field[..., :-1]).abs()
+        assert step.median() < 0.03
+
+    def test_scales_with_std(self):
+        small, large = (noise.coarse((2, 1, 20, 20), 5, std, seeded()) for std in (0.1, 0.3))
+        torch.testing.assert_close(3 * small, large)
+        assert noise.coarse((2, 1, 20, 20), 5, 0.0, seeded()).abs().max() == 0
+
+    def test_is_an_enlarged_grid_rolled_by_one_offset(self):
+        offsets = []
+        for seed in range(6):
+            field = noise.coarse((2, 3, 24, 18), 4, 1.0, seeded(seed))
+            grid = torch.randn(6, 1, 4, 4, generator=seeded(seed))
+            large = torch.nn.functional.interpolate(
+                grid, size=(24, 18), mode="bilinear", align_corners=True
+            ).reshape(2, 3, 24, 18)
+            matches = [
+                (i, j)
+                for i in range(24)
+                for j in range(18)
+                if torch.equal(torch.roll(large, (i, j), (-2, -1)), field)
+            ]
+            assert len(matches) == 1
+            offsets += matches
+        assert len({i for i, _ in offsets}) > 2
+        assert len({j for _, j in offsets}) > 2
+        assert len({round(i / 24 - j / 18, 1) for i, j in offsets}) > 2  # not one for both axes
+
+    def test_every_offset_occurs(self):
+        # without a roll the corner would be a grid value and have the full variance
+        generator = seeded()
+        corner = torch.stack(
+            [noise.coarse((1, 1, 32, 32), 4, 1.0, generator)[0, 0, 0, 0] for _ in range(600)]
+        )
+        assert corner.std() == pytest.approx(2 / 3, rel=0.12)
+
+    @pytest.mark.parametrize("options", [{"resolution": 0}, {"std": -1}, {"std": math.nan}])
+    def test_wrong_arguments(self, options):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            noise.coarse((1, 1, 8, 8), **options)
+
+
+class TestAllKinds:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_the_generator_alone_decides(self, kind):
+        shape = (2, 1, 16, 12)
+        first = noise.make_noise(kind, shape, seeded(1))
+        torch.manual_seed(99)
+        torch.rand(7)
+        assert torch.equal(noise.make_noise(kind, shape, seeded(1)), first)
+        assert not torch.equal(noise.make_noise(kind, shape, seeded(2)), first)
+        generator = seeded(1)
+        noise.make_noise(kind, shape, generator)
+        assert not torch.equal(noise.make_noise(kind, shape, generator), first)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_without_a_generator_the_global_seed_decides(self, kind):
+        fields = []
+        for _ in range(2):
+            torch.manual_seed(4)
+            fields.append(noise.make_noise(kind, (1, 1, 8, 8)))
+        assert torch.equal(*fields)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("shape", [(9, 7), (3, 9, 7), (2, 1, 9, 7), (2, 1, 3, 9, 7), (1, 1)])
+    def test_shape_device_and_dtype(self, kind, shape):
+        field = noise.make_noise(kind, shape, seeded(), "cpu", dtype=torch.float16)
+        assert field.shape == shape
+        assert field.device.type == "cpu"
+        assert field.dtype == torch.float16
+        assert field.isfinite().all()
+        assert noise.make_noise(kind, torch.Size(shape)).dtype == torch.float32
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("shape", [(5,), (), (0, 1, 4, 4), (1, 1, 4, -4)])
+    def test_impossible_shapes(self, kind, shape):
+        with pytest.raises(ValueError, match="shape"):
+            noise.make_noise(kind, shape)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_integer_noise_is_refused(self, kind):
+        with pytest.raises(ValueError, match="floating"):
+            noise.make_noise(kind, (4, 4), dtype=torch.int32)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_cpu_generator_gives_the_same_noise_on_a_gpu(self, kind):
+        on_cpu = noise.make_noise(kind, (2, 1, 32, 32), seeded())
+        on_gpu = noise.make_noise(kind, (2, 1, 32, 32), seeded(), "cuda")
+        assert on_gpu.is_cuda
+        torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-5, rtol=0)
+
+    def test_gaussian_is_standard_normal(self):
+        field = noise.gaussian((4, 1, 100, 100), seeded())
+        assert field.mean() == pytest.approx(0, abs=0.03)
+        assert field.std() == pytest.approx(1, abs=0.03)
+
+    def test_an_unknown_kind_suggests_the_near_one(self):
+        with pytest.raises(ConfigError, match=r"'simplx'.*'simplex'"):
+            noise.make_noise("simplx", (4, 4))
+
+    def test_an_unknown_option_suggests_the_near_one(self):
+        with pytest.raises(ConfigError, match=r"'octave'.*'octaves'"):
+            noise.make_noise("simplex", (4, 4), octave=3)

@@ -1,0 +1,184 @@
+"""The published values in the repository are those of the paper."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from uad.reporting.tables import published_value, read_published
+
+PATH = Path(__file__).parents[1] / "resources" / "published" / "tables.csv"
+
+T2 = [("cross_T2", "brats21"), ("cross_T2", "mslub")]
+FLAIR, T1CE = [("intra_FLAIR", "brats21")], [("intra_T1CE", "brats21")]
+
+# Typed from the paper's text, independently of the file under test:
+# columns of a table, then for each row Dice and AUPRC of every column.
+TABLES = {
+    "table1": (
+        T2,
+        """
+        thresh     19.69       20.27       6.21        4.23
+        ae         32.87±1.25  31.07±1.75  7.10±0.68   5.58±0.26
+        vae        31.11±1.50  28.80±1.92  6.89±0.09   5.00±0.40
+        svae       33.32±0.14  33.14±0.20  5.76±0.44   5.04±0.13
+        dae        37.05±1.42  44.99±1.72  3.56±0.91   5.35±0.45
+        f-anogan   24.16±2.94  22.05±3.05  4.18±1.18   4.01±0.90
+        ddpm       40.67±1.21  49.78±1.02  6.42±1.60   7.44±0.52
+        mddpm      51.31±0.66  57.09±0.94  8.08±0.70   9.06±0.62
+        pddpm      49.41±0.66  54.76±0.83  10.65±1.05  10.37±0.51
+        pddpm-iqa  59.45±0.37  62.99±0.37  12.93±0.67  11.51±0.50
+        """,
+    ),
+    "table2": (
+        FLAIR + T1CE,
+        """
+        dae        29.12±2.78  28.52±2.91  36.52±0.77  42.10±0.82
+        ddpm       21.13±2.35  19.89±4.06  30.98±2.57  34.69±2.77
+        pddpm      42.63±2.51  46.00±2.75  43.85±2.11  49.06±2.69
+        pddpm-iqa  55.77±1.78  58.27±2.07  46.16±2.09  47.55±2.66
+        """,
+    ),
+    "table3": (
+        FLAIR,
+        """
+        pddpm       42.63±2.51  46.00±2.75
+        pddpm-ssim  47.89±1.51  46.14±1.56
+        pddpm-fq    50.15±1.08  49.34±1.04
+        pddpm-iqa   55.77±1.78  58.27±2.07
+        """,
+    ),
+    "table4": (
+        T2 + FLAIR + T1CE,
+        """
+        ddpm      40.67 49.78  6.42  7.44   21.13 19.89  30.98 34.69
+        ddpm-iqa  62.02 65.53  11.93 11.17  44.98 48.34  45.40 47.36
+        """,
+    ),
+}
+ROMAN = {"table1": "I", "table2": "II", "table3": "III", "table4": "IV"}
+
+
+def number(text: str) -> tuple[float, float]:
+    mean, _, std = text.partition("±")
+    return float(mean), float(std or "nan")
+
+
+def expand(table: str, rows: list[list[str]]) -> dict[tuple[str, ...], tuple[float, float]]:
+    """One entry per value, keyed as the file is."""
+    columns = TABLES[table][0]
+    values = {}
+    for method, *cells in rows:
+        assert len(cells) == 2 * len(columns)
+        for i, cell in enumerate(cells):
+            metric = ("dice", "auprc")[i % 2]
+            values[table, method, *columns[i // 2], metric] = number(cell)
+    return values
+
+
+def typed() -> dict[tuple[str, ...], tuple[float, float]]:
+    values = {}
+    for table, (_, text) in TABLES.items():
+        values |= expand(table, [line.split() for line in text.strip().splitlines()])
+    return values
+
+
+def as_values(frame: pd.DataFrame) -> dict[tuple[str, ...], tuple[float, float]]:
+    return {
+        (r.table, r.row, r.experiment, r.test_dataset, r.metric): (r.mean, r.std)
+        for r in frame.itertuples(index=False)
+    }
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert set(found) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(found[key], value, err_msg=str(key))
+
+
+@pytest.fixture(scope="module")
+def published() -> pd.DataFrame:
+    return read_published(PATH)
+
+
+def test_header_and_line_ends() -> None:
+    content = PATH.read_bytes()
+    assert content.startswith(b"table,row,experiment,test_dataset,metric,mean,std,source\n")
+    assert b"\r" not in content
+    assert content.endswith(b"\n")
+
+
+def test_every_value(published: pd.DataFrame) -> None:
+    assert len(published) == 80
+    assert_same(as_values(published), typed())
+
+
+def test_sources_name_the_table(published: pd.DataFrame) -> None:
+    for row in published.itertuples():
+        assert row.source == f"arXiv 2408.08228v1, Table {ROMAN[row.table]}"
+
+
+def test_against_the_text_of_the_paper(published: pd.DataFrame) -> None:
+    path = os.environ.get("UAD_PAPER_TEXT")
+    if not path:
+        pytest.skip("UAD_PAPER_TEXT does not name a text of the paper")
+    special = {
+        "pddpm + l_{ssim}": "pddpm-ssim",
+        "pddpm + l_{fq}": "pddpm-fq",
+        "pddpm + l_{fq} + air \\uparrow (pddpm-iqa)": "pddpm-iqa",
+    }
+    tables = {roman: table for table, roman in ROMAN.items()}
+    values, table = {}, ""
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        heading = re.fullmatch(r"TABLE ([IV]+)", line.strip())
+        if heading:
+            table = tables[heading[1]]
+        cells = [re.sub(r"</?u>", "", cell).strip() for cell in line.split("\t")]
+        if not table or not re.match(r"\d+\.\d\d", cells[-1]):
+            continue
+        name = re.sub(r" (\[\d+\]|\(ours\))$", "", cells[0]).lower()
+        values |= expand(table, [[special.get(name, name), *cells[1:]]])
+    assert_same(as_values(published), values)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "dataset", "baseline", "gain"),
+    [
+        ("cross_T2", "brats21", "mddpm", 15.86),
+        ("cross_T2", "mslub", "pddpm", 21.41),
+        ("intra_FLAIR", "brats21", "pddpm", 30.82),
+        ("intra_T1CE", "brats21", "pddpm", 5.27),
+    ],
+)
+def test_headline_gains(
+    published: pd.DataFrame, experiment: str, dataset: str, baseline: str, gain: float
+) -> None:
+    ours, _, _ = published_value(published, "table1", "pddpm-iqa", experiment, dataset, "dice")
+    theirs, _, _ = published_value(published, "table1", baseline, experiment, dataset, "dice")
+    assert round(100 * (ours - theirs) / theirs, 2) == gain
+
+
+def test_lookup_prefers_the_same_table(published: pd.DataFrame) -> None:
+    key = ("ddpm", "cross_T2", "brats21", "dice")
+    assert published_value(published, "table1", *key)[1:] == (1.21, "arXiv 2408.08228v1, Table I")
+    mean, std, source = published_value(published, "table4", *key)
+    assert (mean, source) == (40.67, "arXiv 2408.08228v1, Table IV")
+    assert np.isnan(std)
+
+
+def test_lookup_elsewhere_names_its_source(published: pd.DataFrame) -> None:
+    found = published_value(published, "table3", "dae", "intra_FLAIR", "brats21", "dice")
+    assert found == (29.12, 2.78, "arXiv 2408.08228v1, Table II")
+
+
+def test_lookup_of_nothing(published: pd.DataFrame) -> None:
+    mean, std, source = published_value(
+        published, "table3", "vae", "intra_FLAIR", "brats21", "dice"
+    )
+    assert np.isnan(mean)
+    assert np.isnan(std)
+    assert source == "none"

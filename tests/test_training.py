@@ -1,0 +1,256 @@
+"""Training: every method learns, seeds decide everything, a killed job loses nothing."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from uad.checkpoints import SafetensorsCheckpointIO
+from uad.errors import DataError
+from uad.methods import load
+from uad.methods.base import Setup
+from uad.training import (
+    SliceBatches,
+    TrainingSet,
+    load_network,
+    reconstruct_volume,
+    train,
+)
+
+torch.set_num_threads(1)
+SIZE = 24
+UNET = {"channels": [8, 16], "num_res_blocks": 1, "num_head_channels": 8, "norm_num_groups": 4}
+METHODS = {
+    "ddpm": ("diffusion", {"network": UNET}, "l1"),
+    "pddpm": ("diffusion", {"network": {**UNET, "scale_shift": True}, "patch_grid": [2, 2]}, "l1"),
+    "pddpm-iqa": (
+        "diffusion",
+        {"network": {**UNET, "scale_shift": True}, "patch_grid": [2, 2]},
+        "fusion",
+    ),
+    "dae": ("denoising", {"channels": [8, 16], "norm_num_groups": 4, "noise_resolution": 6}, "l2"),
+}
+LOOP = {
+    "epochs": 8,
+    "batch_size": 4,
+    "samples_per_volume": 4,
+    "validation_samples_per_volume": 4,
+    "learning_rate": 3e-3,
+    "validate_every": 2,
+    "checkpoint_every": 2,
+    "precision": "32-true",
+    "accelerator": "cpu",
+    "keep": "best",
+    "fixed_validation": True,
+    "seed": 5,
+    "identity": {"test": 1},
+}
+
+
+def phantom_slices(n, seed):
+    """Discs of constant brightness with a bright centre: something that can be learnt."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2
+    radius = np.hypot(x, y)
+    volumes = np.zeros((n, SIZE, SIZE, 6), np.float32)
+    for i in range(n):
+        size = rng.uniform(7, 10)
+        disc = (radius < size) * rng.uniform(0.5, 0.7) + (radius < size / 2) * 0.2
+        volumes[i] = disc[:, :, None]
+    return TrainingSet.from_volumes(volumes, volumes > 0, [np.arange(6)] * n)
+
+
+def make(name):
+    family, options, loss = METHODS[name]
+    return load(family)(options, Setup((SIZE, SIZE), loss=loss, quality={"clamp": True} if loss == "fusion" else {}))
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_learns_and_restores_a_healthy_volume_better_than_before(name, tmp_path):
+    data = phantom_slices(4, 0)
+    method = make(name)
+    facts = train(method, data, phantom_slices(2, 1), tmp_path, **{**LOOP, "epochs": 40})
+    assert facts["val_loss_best"] < 0.7 * facts["val_loss_before"]
+    volume = np.swapaxes(phantom_slices(1, 9).images[0].numpy(), 0, 2)
+
+    def error(network):
+        restored = reconstruct_volume(
+            method, network, volume, volume > 0, t_test=500, batch=6, seed=1
+        )
+        assert restored.shape == volume.shape
+        return np.abs(restored - volume).mean()
+
+    torch.manual_seed(0)
+    assert error(load_network(method, tmp_path / "model.safetensors")) < error(method.build().eval())
+
+
+def test_outputs_are_whole_and_readable(tmp_path):
+    train(make("pddpm"), phantom_slices(4, 0), phantom_slices(2, 1), tmp_path, **LOOP)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "config.json",
+        "history.csv",
+        "model.safetensors",
+    ]
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert list(history.columns) == ["epoch", "step", "train_loss", "val_loss"]
+    assert history["epoch"].tolist() == list(range(9))
+    assert history["step"].tolist() == [4 * e for e in range(9)]
+    assert history.set_index("epoch")["val_loss"].notna().tolist() == [e % 2 == 0 for e in range(9)]
+    assert json.loads((tmp_path / "config.json").read_text()) == {"test": 1}
+
+
+def test_same_seed_same_bytes_and_other_seed_other_bytes(tmp_path):
+    data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
+    for folder, seed in (("a", 5), ("b", 5), ("c", 6)):
+        train(make("pddpm-iqa"), data, held_out, tmp_path / folder, **{**LOOP, "seed": seed})
+    a, b, c = (tmp_path / f / "model.safetensors" for f in "abc")
+    assert digest(a) == digest(b) != digest(c)
+    assert digest(a.with_name("history.csv")) == digest(b.with_name("history.csv"))
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+import test_training as t
+from pytorch_lightning.callbacks import ModelCheckpoint
+from uad import training
+
+after = {epochs}
+original = training.ReconstructionModule.training_step
+def dying(self, batch, index):
+    if self.current_epoch >= after and index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(self, batch, index)
+training.ReconstructionModule.training_step = dying
+t.train(t.make({name!r}), t.phantom_slices(4, 0), t.phantom_slices(2, 1), {out!r}, **t.LOOP)
+"""
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 7])
+def test_a_killed_training_resumes_and_ends_with_the_same_weights(tmp_path, root, epochs):
+    data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
+    train(make("pddpm"), data, held_out, tmp_path / "whole", **LOOP)
+    script = KILLED.format(
+        tests=str(root / "tests"), epochs=epochs, name="pddpm", out=str(tmp_path / "killed")
+    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    facts = train(make("pddpm"), data, held_out, tmp_path / "killed", **LOOP)
+    assert facts["resumed"] == (epochs >= LOOP["checkpoint_every"])
+    for name in ("model.safetensors", "history.csv"):
+        assert digest(tmp_path / "killed" / name) == digest(tmp_path / "whole" / name)
+
+
+def test_a_checkpoint_of_another_configuration_is_not_continued(tmp_path):
+    data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
+    foreign = tmp_path / "checkpoint"
+    foreign.mkdir()
+    (foreign / "identity.json").write_text('{"identity": "other"}')
+    (foreign / "last.safetensors").write_bytes(b"not even a checkpoint")
+    assert not train(make("pddpm"), data, held_out, tmp_path, **LOOP)["resumed"]
+
+
+def test_the_last_weights_can_be_kept_instead_of_the_best(tmp_path):
+    data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
+    loop = {**LOOP, "epochs": 7, "keep": "last"}
+    train(make("pddpm"), data, held_out, tmp_path, **loop)
+    load_network(make("pddpm"), tmp_path / "model.safetensors")
+
+
+def test_too_few_slices_for_a_batch_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"do not fill one batch of 32.*samples_per_volume"):
+        train(
+            make("pddpm"),
+            phantom_slices(2, 0),
+            phantom_slices(2, 1),
+            tmp_path,
+            **{**LOOP, "batch_size": 32},
+        )
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    train(make("dae"), phantom_slices(4, 0), phantom_slices(2, 1), tmp_path, **LOOP)
+    with pytest.raises(DataError, match=r"model\.safetensors: not the weights"):
+        load_network(make("pddpm"), tmp_path / "model.safetensors")
+
+
+def test_each_epoch_draws_the_same_number_of_eligible_slices_from_every_volume():
+    data = TrainingSet(torch.zeros(3, 6, 4, 4), torch.ones(3, 6, 4, 4) > 0, [np.array([1, 2])] * 3)
+    data.images[:] = torch.arange(3)[:, None, None, None] * 10 + torch.arange(6)[None, :, None, None]
+    batches = SliceBatches(data, 2, 2, seed=1, drop_last=True)
+    drawn = torch.cat([b["images"][:, 0, 0, 0] for b in batches])
+    assert sorted(int(v) // 10 for v in drawn) == [0, 0, 1, 1, 2, 2]
+    assert {int(v) % 10 for v in drawn} <= {1, 2}
+    again = torch.cat([b["images"][:, 0, 0, 0] for b in batches])
+    batches.set_epoch(1)
+    other = torch.cat([b["images"][:, 0, 0, 0] for b in batches])
+    assert torch.equal(drawn, again) and not torch.equal(drawn, other)
+
+
+def test_checkpoints_survive_a_round_trip_without_pickle(tmp_path):
+    state = {
+        "a": torch.arange(3),
+        "nested": {0: (1, 2.5, None), "x": [True, "text", {"y": torch.ones(2, 2)}]},
+    }
+    path = tmp_path / "c.safetensors"
+    SafetensorsCheckpointIO().save_checkpoint(state, path)
+    loaded = SafetensorsCheckpointIO().load_checkpoint(path)
+    assert torch.equal(loaded["a"], state["a"])
+    assert loaded["nested"][0] == (1, 2.5, None)
+    assert torch.equal(loaded["nested"]["x"][2]["y"], torch.ones(2, 2))
+    assert set(load_file(path)) == {"0", "1"}
+    with pytest.raises(TypeError, match="without pickle"):
+        SafetensorsCheckpointIO().save_checkpoint({"f": print}, path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "last.safetensors"
+    path.write_bytes(os.urandom(64))
+    with pytest.raises(DataError, match=r"last\.safetensors: not a readable checkpoint"):
+        SafetensorsCheckpointIO().load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("scale_shift", "millions"), [(False, 34.49), (True, 37.51)], ids=["DDPM", "pDDPM"]
+)
+def test_networks_at_paper_size_have_the_authors_number_of_parameters(scale_shift, millions):
+    from uad.networks.unet import diffusion_unet
+
+    with torch.device("meta"):
+        network = diffusion_unet(scale_shift=scale_shift)
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == millions
+
+
+def test_pddpm_keeps_the_input_outside_the_patch_and_tiles_all_patches():
+    method = make("pddpm")
+    calls = []
+
+    class Probe(torch.nn.Module):
+        def forward(self, x, t):
+            calls.append((x.clone(), t.clone()))
+            return torch.full_like(x, 0.5)
+
+    images = torch.rand(3, 1, SIZE, SIZE)
+    generator = torch.Generator().manual_seed(0)
+    restored = method.reconstruct(Probe(), images, images > 0, 750, generator)
+    assert torch.allclose(restored, torch.full_like(images, 0.75))
+    assert len(calls) == 4
+    for x, t in calls:
+        changed = x != images * 2 - 1
+        assert (t == 749).all()
+        assert 0 < changed.float().mean() <= 0.25

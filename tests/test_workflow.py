@@ -1,0 +1,158 @@
+"""The workflow's graph, on zero-byte stand-ins: no image is opened, seconds each."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import pandas as pd
+import pytest
+import yaml
+
+
+def snakemake(root, workdir, *arguments, check=True):
+    """Run Snakemake of this environment in ``workdir``; returns its whole output."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
+    command += ["--directory", str(workdir), "--cores", "2", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    output = done.stdout + done.stderr
+    assert not check or done.returncode == 0, output
+    return output
+
+
+def job_counts(output):
+    """Jobs per rule, from the table of a dry run."""
+    counts = Counter()
+    for line in output.split("Job stats:")[-1].splitlines():
+        if match := re.fullmatch(r"(\w+)\s+(\d+)", line.strip()):
+            counts[match[1]] = int(match[2])
+    return counts
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+@pytest.fixture
+def stand_ins(tmp_path):
+    """Zero-byte raw trees in the public layouts: 12 IXI, 10 BraTS21 and 4 MSLUB subjects."""
+    for i in range(12):
+        for modality in ("T1", "T2"):
+            touch(tmp_path, f"data/ixi/IXI-{modality}/IXI{i:03d}-Guys-{i:04d}-{modality}.nii.gz")
+    for i in range(10):
+        name = f"BraTS2021_{i:05d}"
+        for suffix in ("flair", "t1", "t1ce", "t2", "seg"):
+            touch(tmp_path, f"data/brats21/{name}/{name}_{suffix}.nii.gz")
+    for i in range(4):
+        name = f"patient{i:02d}"
+        for suffix in ("T1W", "T2W", "FLAIR", "consensus_gt"):
+            touch(tmp_path, f"data/mslub/{name}/{name}_{suffix}.nii.gz")
+    return tmp_path
+
+
+@pytest.fixture
+def small_splits(stand_ins):
+    overlay = {
+        "splits": {
+            "healthy_validation": 1,
+            "healthy_test": 2,
+            "unhealthy_validation": {"brats21": 2, "mslub": 1},
+        }
+    }
+    path = stand_ins / "small.yaml"
+    path.write_text(yaml.safe_dump(overlay))
+    return path
+
+
+def test_the_whole_paper_is_planned_from_stand_ins(root, stand_ins, small_splits):
+    arguments = ("--configfile", small_splits)
+    snakemake(root, stand_ins, "index", *arguments)
+    assert len(pd.read_csv(stand_ins / "results/participants/ixi.tsv", sep="\t")) == 24
+    counts = job_counts(snakemake(root, stand_ins, "-n", "paper", *arguments))
+    # scans of the experiments' modalities: T2 of all, FLAIR and T1-CE of BraTS21
+    scans = 12 + 10 * 3 + 4
+    assert counts["skullstrip_scan"] == counts["register_scan"] == scans
+    assert counts["pack_slices"] == 5
+    assert counts["make_splits"] == counts["compute_air"] == 3 * 5
+    # cross_T2: dae ddpm pddpm pddpm-iqa ddpm-iqa; intra_FLAIR: those and pddpm-ssim pddpm-fq;
+    # intra_T1CE: as cross_T2. No method is trained twice for two tables.
+    trainings = (5 + 7 + 5) * 5
+    assert counts["train_model"] == trainings
+    assert counts["evaluate_volumes"] == counts["search_threshold"] == (2 * 5 + 7 + 5) * 5
+    assert counts["make_table"] == 4
+
+
+def test_the_demo_is_planned_before_the_phantom_exists(root, tmp_path):
+    overlay = root / "config.demo.yaml"
+    counts = job_counts(snakemake(root, tmp_path, "-n", "paper", "--configfile", overlay))
+    assert counts["make_phantom"] == counts["index_dataset"] == 3
+    # table3: six methods, table1: two, two folds each
+    assert counts["train_model"] == (6 + 2) * 2
+    assert counts["make_table"] == 2
+
+
+def test_each_table_is_a_target_and_needs_its_own_trainings_only(root, stand_ins, small_splits):
+    arguments = ("--configfile", small_splits)
+    snakemake(root, stand_ins, "index", *arguments)
+    counts = job_counts(snakemake(root, stand_ins, "-n", "table3", *arguments))
+    assert counts["train_model"] == 6 * 5 and counts["make_table"] == 1
+
+
+def test_absent_data_are_explained_on_one_screen_without_a_traceback(root, tmp_path):
+    output = snakemake(root, tmp_path, "-n", "paper", check=False)
+    message = output[output.index("Raw data are missing") :]
+    assert "Traceback" not in output and len(message.splitlines()) <= 24
+    for part in ("data/ixi", "data/brats21", "data/mslub", "syn25829067", "make demo"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ({"train": {"epohcs": 3}}, "unknown key 'epohcs'; did you mean 'epochs'?"),
+        ({"methods": {"mine": {"model": "pdpm"}}}, "unknown model 'pdpm'; did you mean 'pddpm'?"),
+        ({"tables": {"table3": {"rows": ["pdpm"]}}}, "unknown method 'pdpm'; did you mean"),
+    ],
+    ids=["typo in a key", "unknown model", "table row that no method has"],
+)
+def test_a_config_mistake_is_refused_before_any_job(root, tmp_path, overlay, message):
+    path = tmp_path / "overlay.yaml"
+    path.write_text(yaml.safe_dump(overlay))
+    output = snakemake(root, tmp_path, "-n", "paper", "--configfile", path, check=False)
+    assert message in output and "Traceback" not in output
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_lost_image_is_named_by_the_index(root, stand_ins, small_splits):
+    (stand_ins / "data/brats21/BraTS2021_00003/BraTS2021_00003_t1ce.nii.gz").unlink()
+    arguments = ("--keep-going", "--configfile", small_splits)
+    output = snakemake(root, stand_ins, "index", *arguments, check=False)
+    assert "1 missing image(s): BraTS2021_00003 (T1CE)" in output
+    assert (stand_ins / "results/participants/ixi.tsv").exists()
+
+
+def test_no_rule_script_or_table_code_names_a_method(root, content):
+    names = [n for n in content["methods"] if n not in content["models"]] + ["pddpm", "mddpm"]
+    files = [root / "Snakefile", *root.glob("rules/*.smk"), *root.glob("workflow_scripts/*.py")]
+    files += [*root.glob("workflow_scripts/uad/reporting/*.py")]
+    for path in files:
+        code = path.read_text(encoding="utf-8")
+        for name in names:
+            assert f'"{name}"' not in code and f"'{name}'" not in code, f"{path} names {name}"
+
+
+def test_the_library_never_imports_snakemake(root):
+    for path in root.glob("workflow_scripts/uad/**/*.py"):
+        assert not re.search(r"^\s*(import|from) snakemake", path.read_text(), re.M), path
+
+
+def test_every_rule_with_a_script_has_one_of_its_own_name(root):
+    for path in root.glob("rules/*.smk"):
+        for rule, body in re.findall(
+            r"^(?:rule|checkpoint) (\w+):\n(.*?)(?=^\S|\Z)", path.read_text(), re.M | re.S
+        ):
+            if "script:" in body:
+                assert f"{{SCRIPTS}}/{rule}.py" in body
+                assert (root / "workflow_scripts" / f"{rule}.py").exists()

@@ -1,0 +1,27 @@
+"""Rule make_phantom: write the raw tree of one synthetic data set, and its manifest."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from uad.files import sha256, write_tsv
+from uad.phantom import write_dataset
+from uad.provenance import job
+
+with job(snakemake) as context:
+    spec, root = snakemake.params.dataset, Path(snakemake.params.root)
+    seed = snakemake.params.seed
+    paths = write_dataset(
+        root,
+        spec["layout"],
+        spec["phantom"]["subjects"],
+        spec["modalities"],
+        spec["phantom"]["spacing"],
+        seed,
+    )
+    rows = [
+        {"path": str(p.relative_to(root)), "bytes": p.stat().st_size, "sha256": sha256(p)}
+        for p in sorted(map(Path, paths))
+    ]
+    context.facts |= {"seed": seed, "files": len(rows)}
+    write_tsv(snakemake.output[0], pd.DataFrame(rows))

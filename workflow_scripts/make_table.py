@@ -1,0 +1,40 @@
+"""Rule make_table: one table of the paper, measured beside published."""
+
+import pandas as pd
+
+from uad.provenance import job
+from uad.reporting.tables import collect_metrics, summarise, write_table
+
+with job(snakemake) as context:
+    params, files = snakemake.params, snakemake.input
+    table = params.table
+    spec = {
+        "name": snakemake.wildcards.table,
+        "title": table["title"],
+        "rows": table["rows"],
+        "labels": params.labels,
+        "columns": [
+            {
+                "experiment": column["experiment"],
+                "test_dataset": column["test"],
+                "label": column["label"] or f"{column['test']} ({column['experiment']})",
+            }
+            for column in table["columns"]
+        ],
+    }
+    published = pd.read_csv(files.published)
+    summary = summarise(
+        collect_metrics(files.metrics), spec, published, phantom=params.phantom
+    )
+    source = "synthetic phantom" if params.phantom else "the data sets named in the config"
+    write_table(
+        summary,
+        spec,
+        list(snakemake.output),
+        phantom=params.phantom,
+        caption_facts={
+            "data_source": source,
+            "seed": params.seed,
+            "notes": [f"protocol preset: {params.protocol}"],
+        },
+    )

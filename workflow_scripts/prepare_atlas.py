@@ -1,0 +1,9 @@
+"""Rule prepare_atlas: the SRI24 atlas at the working voxel size."""
+
+from pathlib import Path
+
+from uad.preprocessing.atlas import prepare_atlas
+from uad.provenance import job
+
+with job(snakemake):
+    prepare_atlas(Path(snakemake.output[0]).parent, snakemake.params.spacing)

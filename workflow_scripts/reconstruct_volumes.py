@@ -1,0 +1,42 @@
+"""Rule reconstruct_volumes: healthy-looking versions of validation and test volumes."""
+
+import numpy as np
+import torch
+
+from uad.air import invert_foreground
+from uad.datasets.slices import read_store, write_volumes
+from uad.datasets.splits import subjects_of
+from uad.files import read_json, read_tsv
+from uad.methods import load
+from uad.methods.base import Setup
+from uad.provenance import job
+from uad.seeds import derive_seed
+from uad.training import device_of, load_network, reconstruct_volume
+
+with job(snakemake) as context:
+    torch.set_num_threads(snakemake.threads)
+    files, params, names = snakemake.input, snakemake.params, snakemake.wildcards
+    spec = params.spec
+    split, invert = read_tsv(files.split), bool(files.air) and read_json(files.air)["invert"]
+    setup = Setup((params.shape[1], params.shape[0]), noise_field=params.noise_field)
+    method = load(spec["model"]["family"])(spec["model"]["options"], setup)
+    device = device_of(spec["train"]["accelerator"])
+    network = load_network(method, files.weights).to(device)
+    results = {}
+    for role in ("val_unhealthy", "test"):
+        part = read_store(files.store, subjects_of(split, names.test, role))
+        images = invert_foreground(part.volumes, part.masks) if invert else part.volumes
+        for subject, volume, mask in zip(part.subjects, images, part.masks, strict=True):
+            restored = reconstruct_volume(
+                method,
+                network,
+                volume,
+                mask,
+                t_test=params.t_test,
+                batch=spec["train"]["inference_batch"],
+                seed=derive_seed(params.seed, *names, subject),
+                device=device,
+            )
+            results[f"{role}/{subject}"] = restored.astype(np.float16)
+    context.facts |= {"volumes": len(results), "device": device, "t_test": params.t_test}
+    write_volumes(snakemake.output[0], results)

@@ -1,0 +1,43 @@
+"""Rule register_scan: resample, register to SRI24, crop and bias-correct one scan."""
+
+from pathlib import Path
+
+from uad.preprocessing.qc import qc_picture
+from uad.preprocessing.register import RegisterOutputs, register_scan
+from uad.provenance import job
+from uad.seeds import derive_seed
+from uad.volumes import write_empty_like
+
+with job(snakemake) as context:
+    files, params, names = snakemake.input, snakemake.params, snakemake.wildcards
+    output, lesion = snakemake.output, files.get("lesion") or None
+    atlas, n4 = Path(files.atlas[0]).parent, params.n4
+    seed = derive_seed(params.seed, "register", *names)
+    register_scan(
+        files.image,
+        files.brain_mask,
+        lesion,
+        atlas,
+        RegisterOutputs(
+            image=Path(output.image),
+            brain_mask=Path(output.mask),
+            transform=Path(output.transform),
+            sidecar=Path(output.sidecar),
+            lesion=Path(output.lesion),
+        ),
+        spacing=params.spacing,
+        seed=seed,
+        threads=snakemake.threads,
+        lesion_interpolation=params.lesion_interpolation,
+        n4=n4["enabled"],
+        n4_iterations=n4["iterations"],
+        n4_tolerance=n4["tolerance"],
+        n4_shrink=n4["shrink"],
+        sources=[path for path in (files.image, files.brain_mask, lesion) if path],
+    )
+    if lesion is None:
+        write_empty_like(output.lesion, output.mask)
+    context.facts |= {"seed": seed}
+    title = f"{names.dataset} {names.subject} {names.suffix}: registered to SRI24"
+    shown = output.lesion if lesion else None
+    qc_picture(output.picture, output.image, output.mask, shown, atlas, title)

@@ -1,0 +1,34 @@
+"""Rule score_volumes: post-processed anomaly maps from stored reconstructions."""
+
+import numpy as np
+
+from uad.air import invert_foreground
+from uad.datasets.slices import read_store, read_volumes, write_volumes
+from uad.evaluation import postprocess
+from uad.files import read_json
+from uad.provenance import job
+from uad.scoring import score_volume
+
+with job(snakemake) as context:
+    files, protocol = snakemake.input, snakemake.params.protocol
+    invert = bool(files.air) and read_json(files.air)["invert"]
+    quality = {
+        "alpha": protocol["alpha"],
+        "window": protocol["ssim_window"],
+        "clamp": protocol["ssim_clamp"],
+    }
+    maps = {}
+    for key, reconstruction in read_volumes(files.reconstructions[0]).items():
+        part = read_store(files.store, [key.split("/")[1]])
+        volume, mask = part.volumes[0], part.masks[0]
+        reference = invert_foreground(volume, mask) if invert else volume
+        residual = score_volume(snakemake.params.score, reference, reconstruction, **quality)
+        maps[key] = postprocess(
+            residual,
+            mask,
+            erosion=protocol["erosion"],
+            median=protocol["median"],
+            order=protocol["postprocessing_order"],
+        ).astype(np.float32)
+    write_volumes(snakemake.output[0], maps)
+    context.facts |= {"volumes": len(maps)}

@@ -1,0 +1,45 @@
+"""End of a run: print the tables and where to look. Usage: show_results.py CONFIG."""
+
+import sys
+
+import yaml
+from uad import config as uad_config
+from uad.files import read_json
+from uad.paths import Tree
+
+import pandas as pd
+from uad.reporting.tables import terminal_table
+
+with open(sys.argv[1], encoding="utf-8") as handle:
+    cfg = uad_config.load(yaml.safe_load(handle))
+tree = Tree(cfg.results)
+labels = {name: method.label or name for name, method in cfg.methods.items()}
+for name in cfg.tables_of_run():
+    table = cfg.tables[name]
+    columns = [
+        {"experiment": c.experiment, "test_dataset": c.test, "label": c.label or c.test}
+        for c in table.columns
+    ]
+    spec = {
+        "name": name,
+        "title": table.title,
+        "rows": table.rows,
+        "columns": columns,
+        "labels": labels,
+    }
+    print(f"\n{terminal_table(pd.read_csv(tree.table('csv', name)), spec)}")
+print("\nAIR decisions:")
+for experiment in cfg.air_experiments_of_run():
+    for fold in cfg.folds_of(experiment):
+        record = read_json(tree.air(experiment, fold))
+        print(
+            f"  {experiment:12} fold {fold}: healthy mean {record['mean_normal']:.3f}, "
+            f"AIR {record['air_before']:.2f} -> {record['air_after']:.2f}, "
+            f"{'inverted' if record['invert'] else 'kept'}"
+        )
+print(
+    f"\nReport:   {tree.root}/report.html\nTables:   {tree.root}/tables/\n"
+    f"Figures:  {tree.root}/figures/\nThe tree: results/README.md"
+)
+if cfg.phantom:
+    print("\nThese are phantom results: they show that the workflow runs; they cannot rank methods.")

@@ -1,0 +1,194 @@
+"""Average intensity ratio (AIR) between lesion and healthy tissue, Eqs. 12 to 19 of the paper.
+
+Everything here is arithmetic on region means and masks. It runs on Python floats,
+NumPy arrays and torch tensors, and never imports torch itself, so that rules that
+only look at statistics start quickly. Intensities are scaled to [0, 1].
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+#: A mean above this value is inverted (Eq. 13, and the second and third prior).
+MIDDLE = 0.5
+
+#: Modalities whose healthy mean the paper expects above 0.5 (second prior; T1 since the
+#: later version of the paper).
+BRIGHT_MODALITIES = ("T1", "FLAIR", "T1CE")
+
+#: Modalities whose lesion mean the paper expects below 0.5 (third prior).
+DARK_MODALITIES = ("T2",)
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def average_intensity_ratio(mean_anomalous: Any, mean_normal: Any) -> Any:
+    """AIR of Eq. 12: the larger of the two region means divided by the smaller.
+
+    Args:
+        mean_anomalous: mean intensity of the lesions, in (0, 1]; a number, array or tensor.
+        mean_normal: mean intensity of the healthy brain, of a shape that broadcasts with it.
+
+    Returns:
+        The ratio, at least 1: a float for two numbers, else an array or tensor.
+
+    Raises:
+        ValueError: a mean is zero, negative or NaN (the ratio would have no meaning).
+    """
+    if _is_tensor(mean_anomalous) or _is_tensor(mean_normal):
+        torch = sys.modules["torch"]
+        like = mean_anomalous if _is_tensor(mean_anomalous) else mean_normal
+        low, high = (
+            operation(
+                torch.as_tensor(mean_anomalous, device=like.device),
+                torch.as_tensor(mean_normal, device=like.device),
+            )
+            for operation in (torch.minimum, torch.maximum)
+        )
+    else:
+        low = np.minimum(mean_anomalous, mean_normal)
+        high = np.maximum(mean_anomalous, mean_normal)
+    if not bool((low > 0).all()):  # this form refuses NaN too
+        raise ValueError(
+            "the average intensity ratio needs positive means, got "
+            f"mean_anomalous={mean_anomalous}, mean_normal={mean_normal}"
+        )
+    ratio = high / low
+    return float(ratio) if isinstance(ratio, np.generic) else ratio
+
+
+def paper_rule(mean_normal: float) -> bool:
+    """Whether Eq. 13 inverts: the healthy mean of the unhealthy validation set is above 0.5.
+
+    Raises:
+        ValueError: the mean is NaN or outside [0, 1].
+    """
+    mean_normal = float(mean_normal)
+    if not 0.0 <= mean_normal <= 1.0:
+        raise ValueError(
+            f"mean_normal must be the mean of intensities in [0, 1], got {mean_normal}"
+        )
+    return mean_normal > MIDDLE
+
+
+def maximising_rule(mean_anomalous: float, mean_normal: float) -> bool:
+    """Whether inverting the foreground raises the AIR; a tie keeps the image as it is.
+
+    It agrees with :func:`paper_rule` wherever the paper's priors hold (Eq. 16), and
+    never lowers the AIR where they do not.
+
+    Args:
+        mean_anomalous: mean lesion intensity, in (0, 1).
+        mean_normal: mean healthy intensity, in (0, 1).
+
+    Raises:
+        ValueError: a mean is NaN or not strictly between 0 and 1.
+    """
+    anomalous, normal = float(mean_anomalous), float(mean_normal)
+    if not (0.0 < anomalous < 1.0 and 0.0 < normal < 1.0):
+        raise ValueError(
+            "the means must lie strictly between 0 and 1 for the ratio to exist before and "
+            f"after inversion, got mean_anomalous={anomalous}, mean_normal={normal}"
+        )
+    inverted = average_intensity_ratio(1.0 - anomalous, 1.0 - normal)
+    return inverted > average_intensity_ratio(anomalous, normal)
+
+
+def invert_foreground(x: Any, mask: Any) -> Any:
+    """``1 - x`` where ``mask`` is non-zero, ``x`` elsewhere.
+
+    Applying it twice gives ``x`` back, up to the rounding of ``1 - x``.
+
+    Args:
+        x: floating-point array or tensor of any shape, intensities in [0, 1].
+        mask: foreground, of a shape that broadcasts to that of ``x``; the same kind
+            (array or tensor) as ``x``.
+
+    Returns:
+        A new array or tensor like ``x``.
+
+    Raises:
+        ValueError: ``x`` is not floating point, or the mask does not fit.
+    """
+    if _is_tensor(x):
+        torch = sys.modules["torch"]
+        if not x.is_floating_point():
+            raise ValueError(f"intensities must be floating point in [0, 1], got {x.dtype}")
+        _check_mask(tuple(x.shape), tuple(mask.shape))
+        return torch.where(mask != 0, 1 - x, x)
+    x, mask = np.asarray(x), np.asarray(mask)
+    if not np.issubdtype(x.dtype, np.floating):
+        raise ValueError(f"intensities must be floating point in [0, 1], got {x.dtype}")
+    _check_mask(x.shape, mask.shape)
+    return np.where(mask != 0, 1 - x, x)
+
+
+def air_transform(x: Any, mask: Any, mean_normal: float) -> Any:
+    """The transform of Eq. 13, on the foreground only (as the paper adds below it).
+
+    Args:
+        x: floating-point array or tensor of any shape, intensities in [0, 1].
+        mask: brain mask, of a shape that broadcasts to that of ``x``.
+        mean_normal: mean healthy intensity of the unhealthy validation set, in [0, 1];
+            one number for a whole data set, never one per image.
+
+    Returns:
+        A new array or tensor: :func:`invert_foreground` where ``mean_normal`` is above
+        0.5, else a copy. The background is the same in both cases.
+
+    Raises:
+        ValueError: as :func:`paper_rule` and :func:`invert_foreground`.
+    """
+    inverted = invert_foreground(x, mask)
+    if paper_rule(mean_normal):
+        return inverted
+    return x.clone() if _is_tensor(x) else np.array(x)
+
+
+def violated_priors(modality: str, mean_anomalous: float, mean_normal: float) -> list[str]:
+    """Which of the paper's priors (Section III-C) the measured means do not obey.
+
+    The proof that the transform cannot lower the AIR (Eq. 16) holds only under them.
+
+    Args:
+        modality: for example ``T2``, ``FLAIR``, ``T1``, ``T1CE``; upper or lower case,
+            with or without a hyphen or the ``w`` of ``T2w``. For any other name only
+            the first prior is checked.
+        mean_anomalous: mean lesion intensity of the unhealthy validation set.
+        mean_normal: mean healthy intensity of it.
+
+    Returns:
+        One sentence for each violated prior; empty when all hold.
+    """
+    anomalous, normal = float(mean_anomalous), float(mean_normal)
+    name = modality.upper().replace("-", "").replace("_", "").removesuffix("W")
+    violated = []
+    if not 0.0 < normal < anomalous < 1.0:
+        violated.append(
+            f"{modality}: the healthy mean should be above 0 and below the lesion mean, which "
+            f"should be below 1; measured are {normal:.3f} (healthy) and {anomalous:.3f} (lesion)."
+        )
+    if name in BRIGHT_MODALITIES and not normal > MIDDLE:
+        violated.append(
+            f"{modality}: the healthy mean should be above {MIDDLE}; measured is {normal:.3f}."
+        )
+    if name in DARK_MODALITIES and not anomalous < MIDDLE:
+        violated.append(
+            f"{modality}: the lesion mean should be below {MIDDLE}; measured is {anomalous:.3f}."
+        )
+    return violated
+
+
+def _check_mask(shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> None:
+    try:
+        fits = np.broadcast_shapes(shape, mask_shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"a mask of shape {mask_shape} does not fit an image of shape {shape}")

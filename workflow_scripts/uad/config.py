@@ -1,0 +1,442 @@
+"""The typed model of ``config.yaml``: the paper as data.
+
+Everything that the workflow may be told stands here once, with its type, range
+and default. ``resources/config.schema.json`` is generated from these models
+(``python -m uad.config``) and a test holds the two together. Importing this
+module must stay cheap: it runs in every Snakemake process, so no torch here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from uad import methods as method_registry
+from uad.errors import ConfigError
+
+Modality = Literal["T1", "T1CE", "T2", "FLAIR"]
+Size = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)]
+Quality = Literal["l1", "l2", "ssim", "fusion"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
+ExperimentName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name: the nearest known one, and all of them."""
+    known = sorted(known)
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean '{match[0]}'?" if match else ""
+    return f"{hint} Known: {', '.join(known) or 'none'}."
+
+
+class Strict(BaseModel):
+    """A model that refuses unknown keys and names the nearest known one."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unknown_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key '{key}'{near(str(key), cls.model_fields)}")
+        return data
+
+
+class PhantomSource(Strict):
+    """How many synthetic subjects, at which voxel size (mm, isotropic)."""
+
+    subjects: int = Field(12, ge=1, le=5000)
+    spacing: float = Field(3.0, ge=1.0, le=4.0)
+
+
+class Dataset(Strict):
+    """One data set: where its raw tree comes from and what is in it."""
+
+    layout: Literal["ixi", "brats21", "mslub"]
+    source: Literal["folder", "phantom"] = "folder"
+    path: str | None = Field(None, description="Root of the raw tree (source: folder).")
+    phantom: PhantomSource = PhantomSource()
+    modalities: list[Modality] = Field(min_length=1)
+    skullstrip: str | None = Field(
+        None, description="Back end for this data set; default: preprocessing.skullstrip.backend."
+    )
+    exclude: dict[str, str] = Field(
+        default_factory=dict, description="Subjects left out, by public name, with the reason."
+    )
+    limit: int | None = Field(None, ge=1, description="Use only the first N subjects by name.")
+
+    @model_validator(mode="after")
+    def _path_given(self) -> Dataset:
+        if self.source == "folder" and not self.path:
+            raise ValueError("source 'folder' needs 'path': the root of the raw tree")
+        return self
+
+
+class SkullStrip(Strict):
+    """Skull stripping: HD-BET (the paper's choice) or atlas-based ANTs."""
+
+    backend: str = "hdbet"
+    mode: Literal["fast", "accurate"] = "accurate"
+    tta: bool = True
+    device: str = "auto"
+
+
+class N4(Strict):
+    """N4 bias-field correction as in the preprocessing scripts of pDDPM."""
+
+    enabled: bool = True
+    iterations: list[int] = [200, 200, 200, 200]
+    tolerance: float = Field(5e-4, gt=0)
+    shrink: int = Field(4, ge=1)
+
+
+class Preprocessing(Strict):
+    """From raw scan to the packed 2 mm volume (millimetres and voxels)."""
+
+    spacing: float = Field(1.0, ge=0.5, le=4.0)
+    skullstrip: SkullStrip = SkullStrip()
+    n4: N4 = N4()
+    field_of_view: tuple[float, float, float] = (192.0, 192.0, 100.0)
+    shape: tuple[int, int, int] = (96, 96, 50)
+    percentiles: tuple[float, float] = (1.0, 99.0)
+
+
+class Protocol(Strict):
+    """Every choice in which the paper and the authors' code differ, or that both leave open.
+
+    ``preset`` fills what is not given: ``reference`` is what the authors ran,
+    ``paper`` what they wrote. ``docs/deviations.md`` has a row for each field.
+    """
+
+    preset: Literal["reference", "paper"] = "reference"
+    postprocessing_order: Literal["erosion_first", "median_first"] = "erosion_first"
+    erosion: int = Field(3, ge=0)
+    median: int = Field(5, ge=1)
+    component_max_size: int = Field(7, ge=0, description="Smaller or equal components go; 0: off.")
+    checkpoint: Literal["best", "last"] = "best"
+    t_test: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(
+        default_factory=lambda: {"default": 750},
+        description="Noise level at test time: 'default', '<experiment>' or '<experiment>/<data>'.",
+    )
+    ssim_window: Literal["gaussian", "uniform"] = "gaussian"
+    ssim_clamp: bool = True
+    alpha: float = Field(0.84, ge=0, le=1)
+    lesion_interpolation: Literal["nearest", "linear"] = "nearest"
+    curvature_flow: bool = True
+    noise_field: Literal["per_batch", "per_sample"] = "per_batch"
+    threshold_search: Literal["halving", "exact"] = "halving"
+    intra_slices: Literal["central_stack", "all"] = "central_stack"
+    validation_draw: Literal["per_epoch", "fixed"] = "per_epoch"
+    air_rule: Literal["paper", "maximising"] = "paper"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            data = {"preset": data}
+        if isinstance(data, dict) and data.get("preset") == "paper":
+            return {**PAPER_PROTOCOL, **data}
+        return data
+
+    def t_test_of(self, experiment: str, dataset: str) -> int:
+        """Noise level for one test set: the most specific entry wins."""
+        keys = (f"{experiment}/{dataset}", experiment, "default")
+        return next(self.t_test[key] for key in keys if key in self.t_test)
+
+    @model_validator(mode="after")
+    def _default_level(self) -> Protocol:
+        if "default" not in self.t_test:
+            raise ValueError("t_test needs an entry 'default'")
+        return self
+
+
+#: What the text of the paper (v1) says, where it differs from the authors' code.
+PAPER_PROTOCOL: dict[str, Any] = {
+    "postprocessing_order": "median_first",
+    "component_max_size": 0,
+    "t_test": {"default": 750, "cross_T2/brats21": 500},
+    "ssim_window": "uniform",
+    "ssim_clamp": False,
+    "curvature_flow": False,
+    "noise_field": "per_sample",
+    "intra_slices": "all",
+}
+
+
+class Train(Strict):
+    """The training loop, for all methods alike; a model may override single values."""
+
+    epochs: int = Field(1600, ge=1)
+    batch_size: int = Field(32, ge=1)
+    samples_per_volume: int = Field(1, ge=1, description="Random slices per volume and epoch.")
+    validation_samples_per_volume: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    validate_every: int = Field(1, ge=1, description="Epochs between validations.")
+    checkpoint_every: int = Field(10, ge=1, description="Epochs between resumable checkpoints.")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    inference_batch: int = Field(50, ge=1, description="Slices per forward pass at test time.")
+
+
+class Model(Strict):
+    """A family of ``uad/methods/`` with its sizes."""
+
+    family: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict, description="Overrides of 'train'.")
+
+    @model_validator(mode="after")
+    def _family(self) -> Model:
+        if self.family not in method_registry.families():
+            raise ValueError(
+                f"unknown family '{self.family}'{near(self.family, method_registry.families())}"
+            )
+        options = method_registry.load(self.family).Options
+        self.options = options.model_validate(self.options).model_dump()
+        return self
+
+
+class Method(Strict):
+    """A point of the paper's method space: one row of a table."""
+
+    model: str
+    loss: Quality = "l1"
+    score: Quality = "l1"
+    air: bool = False
+    label: str | None = None
+
+
+class Experiment(Strict):
+    """Where a method is trained and tested."""
+
+    setting: Literal["cross", "intra"]
+    modality: Modality
+    train: str
+    test: list[str] = Field(min_length=1)
+    folds: int = Field(5, ge=2)
+    air_reference: str | None = Field(
+        None, description="Whose unhealthy validation set decides the inversion; default: test[0]."
+    )
+
+
+class Splits(Strict):
+    """Sizes of the subject sets: counts (integers) or fractions (below 1)."""
+
+    healthy_validation: Size = 44
+    healthy_test: Size = 158
+    unhealthy_validation: dict[str, Size] = Field(default_factory=dict)
+    seed: int = 42
+
+
+class Column(Strict):
+    """One test set of a table; Dice and AUPRC are shown for each."""
+
+    experiment: str
+    test: str
+    label: str | None = None
+
+
+class Table(Strict):
+    """A table of the paper: methods down, test sets across."""
+
+    title: str
+    rows: list[str] = Field(min_length=1)
+    columns: list[Column] = Field(min_length=1)
+
+
+class MapsFigure(Strict):
+    """Figure 1: one reconstruction, several quality maps."""
+
+    experiment: str
+    test: str
+    method: str
+
+
+class Run(Strict):
+    """How much of the paper this run covers (null: all of it)."""
+
+    tables: list[str] | None = None
+    folds: list[Annotated[int, Field(ge=0)]] | None = None
+    air_experiments: list[str] | None = None
+    figures: list[str] | None = None
+    keep_reconstructions: bool = False
+    train_threads: int = Field(1, ge=1)
+    scan_threads: int = Field(1, ge=1)
+
+
+class Config(Strict):
+    """The whole of ``config.yaml``."""
+
+    results: str = "results"
+    seed: int = Field(3141, ge=0)
+    datasets: dict[Name, Dataset]
+    preprocessing: Preprocessing = Preprocessing()
+    protocol: Protocol = Protocol()
+    splits: Splits = Splits()
+    train: Train = Train()
+    models: dict[Name, Model]
+    methods: dict[Name, Method]
+    experiments: dict[ExperimentName, Experiment]
+    tables: dict[ExperimentName, Table]
+    figures: dict[ExperimentName, MapsFigure] = Field(default_factory=dict)
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _references(self) -> Config:
+        problems = list(_dangling(self))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def phantom(self) -> bool:
+        """Whether any data set of this run is synthetic."""
+        return any(dataset.source == "phantom" for dataset in self.datasets.values())
+
+    def datasets_of_run(self) -> list[str]:
+        """Data sets that the tables, figures and AIR reports of this run need."""
+        used = [self.experiments[name] for name in sorted(_experiments_in_use(self))]
+        needed = {dataset for e in used for dataset in (e.train, *e.test)}
+        return [name for name in self.datasets if name in needed]
+
+    def folds_of(self, experiment: str) -> list[int]:
+        """The folds of an experiment that this run covers."""
+        wanted = self.run.folds
+        return [k for k in range(self.experiments[experiment].folds) if not wanted or k in wanted]
+
+    def air_reference_of(self, experiment: str) -> str:
+        """The data set whose unhealthy validation set decides on inversion."""
+        spec = self.experiments[experiment]
+        return spec.air_reference or spec.test[0]
+
+    def train_of(self, method: str) -> Train:
+        """Training parameters of a method: the common ones and its model's overrides."""
+        overrides = self.models[self.methods[method].model].train
+        return Train.model_validate({**self.train.model_dump(), **overrides})
+
+    def backend_of(self, dataset: str) -> str:
+        """Skull-stripping back end of a data set."""
+        return self.datasets[dataset].skullstrip or self.preprocessing.skullstrip.backend
+
+    def tables_of_run(self) -> list[str]:
+        """Tables that this run builds."""
+        return list(self.tables) if self.run.tables is None else self.run.tables
+
+    def figures_of_run(self) -> list[str]:
+        """Figures that this run builds."""
+        return list(self.figures) if self.run.figures is None else self.run.figures
+
+    def air_experiments_of_run(self) -> list[str]:
+        """Experiments whose AIR is reported: those asked for, else those of the tables."""
+        if self.run.air_experiments is not None:
+            return self.run.air_experiments
+        used = [c.experiment for t in self.tables_of_run() for c in self.tables[t].columns]
+        return list(dict.fromkeys(used))
+
+
+def _dangling(config: Config) -> Iterable[str]:
+    """Every name in the config that points to nothing."""
+
+    def check(where: str, name: str, kind: str, known: Iterable[str]) -> Iterable[str]:
+        if name not in known:
+            yield f"{where}: unknown {kind} '{name}'{near(name, known)}"
+
+    for key, method in config.methods.items():
+        yield from check(f"methods.{key}.model", method.model, "model", config.models)
+    for key, model in config.models.items():
+        for name in model.train:
+            yield from check(f"models.{key}.train", name, "key", Train.model_fields)
+    for key, experiment in config.experiments.items():
+        where = f"experiments.{key}"
+        yield from check(f"{where}.train", experiment.train, "data set", config.datasets)
+        for test in experiment.test:
+            yield from check(f"{where}.test", test, "data set", config.datasets)
+        if experiment.air_reference:
+            yield from check(
+                f"{where}.air_reference", experiment.air_reference, "test set", experiment.test
+            )
+        if experiment.setting == "intra" and experiment.test != [experiment.train]:
+            yield f"{where}: setting 'intra' tests on the data set it trains on, and on no other"
+        if experiment.setting == "cross" and experiment.train in experiment.test:
+            yield f"{where}: setting 'cross' needs test sets other than the training set"
+    uses = [(f"tables.{k}", t.rows, t.columns) for k, t in config.tables.items()]
+    uses += [(f"figures.{k}", [f.method], [f]) for k, f in config.figures.items()]
+    for where, rows, columns in uses:
+        for row in rows:
+            yield from check(where, row, "method", config.methods)
+        for column in columns:
+            yield from check(where, column.experiment, "experiment", config.experiments)
+            if column.experiment in config.experiments:
+                tests = config.experiments[column.experiment].test
+                yield from check(where, column.test, "test set", tests)
+    for table in config.run.tables or []:
+        yield from check("run.tables", table, "table", config.tables)
+    for figure in config.run.figures or []:
+        yield from check("run.figures", figure, "figure", config.figures)
+    for name in config.run.air_experiments or []:
+        yield from check("run.air_experiments", name, "experiment", config.experiments)
+    for name in _experiments_in_use(config):
+        experiment = config.experiments[name]
+        for dataset in {experiment.train, *experiment.test} & set(config.datasets):
+            modalities = config.datasets[dataset].modalities
+            if experiment.modality not in modalities:
+                yield (
+                    f"experiments.{name}.modality: data set '{dataset}' has no "
+                    f"{experiment.modality} (it lists {', '.join(modalities)})"
+                )
+    for key in config.protocol.t_test:
+        experiment, _, test = key.partition("/")
+        if key != "default":
+            yield from check("protocol.t_test", experiment, "experiment", config.experiments)
+        if test and experiment in config.experiments:
+            yield from check("protocol.t_test", test, "test set", config.experiments[experiment].test)
+
+
+def _experiments_in_use(config: Config) -> set[str]:
+    """Experiments of the tables, figures and AIR reports of this run, as far as they exist."""
+    tables = [config.tables[t] for t in config.tables_of_run() if t in config.tables]
+    figures = [config.figures[f] for f in config.figures_of_run() if f in config.figures]
+    names = {column.experiment for table in tables for column in table.columns}
+    names |= {figure.experiment for figure in figures} | set(config.run.air_experiments or [])
+    return names & set(config.experiments)
+
+
+def load(content: dict[str, Any]) -> Config:
+    """Validate a configuration.
+
+    Args:
+        content: the merged content of ``config.yaml`` and its overlays.
+
+    Raises:
+        ConfigError: with one line per problem: where, what, and the near match.
+    """
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            place = ".".join(str(part) for part in problem["loc"]) or "config"
+            message = problem["msg"].removeprefix("Value error, ")
+            lines += [
+                line if problem["loc"] == () else f"{place}: {line}"
+                for line in message.splitlines()
+            ]
+        text = "\n".join(f"  - {line}" for line in lines)
+        raise ConfigError(f"The configuration is not valid:\n{text}") from None
+
+
+def schema() -> str:
+    """The JSON schema of ``config.yaml``, as committed in ``resources/``."""
+    return json.dumps(Config.model_json_schema(), indent=2, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(schema(), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Data sets: public raw layouts, participants tables, splits, packed slices."""

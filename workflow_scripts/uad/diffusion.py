@@ -1,0 +1,71 @@
+"""The forward diffusion process and the fixed grid of patches (Eqs. 3 and 5)."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+@cache
+def alphas_cumprod(timesteps: int = 1000, schedule: str = "cosine") -> Tensor:
+    """Cumulative signal fraction of each time step.
+
+    Args:
+        timesteps: number of steps T.
+        schedule: ``cosine`` (Nichol and Dhariwal 2021, s = 0.008, beta capped at 0.999; what
+            pDDPM runs) or ``linear`` (Ho et al. 2020, 1e-4 to 0.02 at T = 1000).
+
+    Returns:
+        ``(timesteps,)`` float32, strictly falling within (0, 1).
+
+    Raises:
+        ValueError: unknown schedule.
+    """
+    if schedule == "cosine":
+        steps = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
+        signal = torch.cos((steps + 0.008) / 1.008 * math.pi / 2) ** 2
+        betas = (1 - signal[1:] / signal[:-1]).clamp(max=0.999)
+    elif schedule == "linear":
+        scale = 1000 / timesteps
+        betas = torch.linspace(1e-4 * scale, 0.02 * scale, timesteps, dtype=torch.float64)
+    else:
+        raise ValueError(f"unknown noise schedule '{schedule}': cosine or linear")
+    return torch.cumprod(1 - betas, 0).float()
+
+
+def q_sample(x0: Tensor, levels: Tensor, noise: Tensor, schedule: Tensor) -> Tensor:
+    """The noised image x_t (Eq. 3).
+
+    Args:
+        x0: clean images ``(B, 1, H, W)`` in [-1, 1].
+        levels: time step of each image ``(B,)``, 0 to T - 1.
+        noise: noise of the images' shape.
+        schedule: result of :func:`alphas_cumprod`, on the same device.
+    """
+    signal = schedule[levels].view(-1, 1, 1, 1)
+    return (signal.sqrt() * x0 + (1 - signal).sqrt() * noise).to(x0.dtype)
+
+
+def patch_masks(image_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The patches of a fixed grid, as masks that tile the image without overlap.
+
+    Args:
+        image_size: rows and columns of the image.
+        grid: patches down and across.
+
+    Returns:
+        bool ``(grid[0] * grid[1], H, W)``; exactly one is true at each pixel.
+
+    Raises:
+        ValueError: the grid does not divide the image.
+    """
+    (height, width), (down, across) = image_size, grid
+    if height % down or width % across:
+        raise ValueError(f"a {down}x{across} patch grid does not divide a {height}x{width} slice")
+    rows = torch.arange(height) // (height // down)
+    columns = torch.arange(width) // (width // across)
+    index = rows[:, None] * across + columns[None, :]
+    return index[None] == torch.arange(down * across)[:, None, None]

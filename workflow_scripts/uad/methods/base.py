@@ -1,0 +1,108 @@
+"""What a method is: the interface between a row of a table and the workflow."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+class MethodOptions(BaseModel):
+    """Base of a family's options: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a method is told about the run.
+
+    Attributes:
+        image_size: rows and columns of an axial slice, in pixels.
+        loss: name of the per-pixel quality map that training minimises.
+        quality: options of that map (``alpha``, ``window``, ``clamp``).
+        noise_field: ``per_batch`` (one field for all slices, as the authors) or ``per_sample``.
+    """
+
+    image_size: tuple[int, int]
+    loss: str = "l1"
+    quality: dict[str, Any] = field(default_factory=dict)
+    noise_field: str = "per_batch"
+
+
+class Method(ABC):
+    """A reconstruction method: what it trains on a batch, how it restores a volume.
+
+    Images are float tensors ``(B, 1, H, W)`` with values in [0, 1] (after the
+    AIR transform, if the method uses it) and background 0; masks have the same
+    shape and mark the brain. The training loop, checkpoints, precision and
+    devices are not a method's business.
+    """
+
+    #: pydantic model of ``models.<name>.options`` in the config
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+
+    def __init__(self, options: dict[str, Any], setup: Setup) -> None:
+        self.options = self.Options.model_validate(options)
+        self.setup = setup
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network, freshly initialised from the global torch seed."""
+
+    @abstractmethod
+    def training_loss(
+        self, network: nn.Module, images: Tensor, masks: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The scalar to minimise for one batch; all randomness from ``generator``."""
+
+    @abstractmethod
+    def reconstruct(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        masks: Tensor,
+        t_test: int,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """The healthy-looking version of the slices of one volume.
+
+        Args:
+            network: the trained network, in evaluation mode.
+            images: all axial slices of one volume ``(D, 1, H, W)`` in [0, 1].
+            masks: their brain masks.
+            t_test: noise level, 1 to the number of time steps; ignored by methods without one.
+            generator: source of randomness.
+
+        Returns:
+            ``(D, 1, H, W)``, on the scale of ``images``, not clamped.
+        """
+
+    def optimizer(self, parameters: Iterable[Any], learning_rate: float) -> torch.optim.Optimizer:
+        """Adam, as all methods of the paper."""
+        import torch
+
+        return torch.optim.Adam(parameters, lr=learning_rate)
+
+    def quality_loss(self, images: Tensor, reconstruction: Tensor) -> Tensor:
+        """Mean of the training quality map (Eq. 1 with the method's loss)."""
+        from uad.iqa import quality_map
+
+        return quality_map(self.setup.loss, images, reconstruction, **self.setup.quality).mean()
+
+    def noise(self, images: Tensor, generator: torch.Generator, name: str, **options: Any) -> Tensor:
+        """A noise field of the images' shape, one per batch or one per sample."""
+        from uad.noise import make_noise
+
+        shape = tuple(images.shape)
+        if self.setup.noise_field == "per_batch":
+            shape = (1, *shape[1:])
+        field_ = make_noise(name, shape, generator=generator, device=images.device, **options)
+        return field_.to(images.dtype).expand_as(images)

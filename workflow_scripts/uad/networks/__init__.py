@@ -1,0 +1,1 @@
+"""Networks: MONAI's where it has them."""

@@ -1,0 +1,282 @@
+"""Noise for training and inference: simplex, coarse and Gaussian.
+
+Every function draws from a ``torch.Generator`` only, so that a seed gives the same
+field again; the random numbers are drawn on the generator's device, and a CPU
+generator therefore gives the same noise for a CPU as for a GPU.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from uad.errors import ConfigError
+
+# 2D OpenSimplex noise by Kurt Spencer (public domain, 2014), the variant that AnoDDPM and the
+# PyPI package ``opensimplex`` use. Stretching maps the plane onto a square lattice, squishing
+# maps that lattice onto the triangular one whose points carry the gradients.
+_STRETCH = (1 / math.sqrt(3) - 1) / 2
+_SQUISH = (math.sqrt(3) - 1) / 2
+_NORM = 47.0
+_GRADIENTS = ((5, 2), (2, 5), (-5, 2), (-2, 5), (5, -2), (2, -5), (-5, -2), (-2, -5))
+# Lattice points that can lie within reach (distance below sqrt(2)) of a point of the cell at
+# (0, 0). No more than four of them do at a time.
+_NEIGHBOURS = ((0, 0), (1, 0), (0, 1), (1, 1), (1, -1), (-1, 1), (2, 0), (0, 2))
+_IN_REACH = 4
+
+
+def simplex(
+    shape: Sequence[int],
+    octaves: int = 6,
+    persistence: float = 0.8,
+    frequency: float = 64,
+    generator: torch.Generator | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Sum of octaves of 2D OpenSimplex noise, as AnoDDPM and pDDPM draw it.
+
+    Octave ``i`` has amplitude ``persistence ** i`` and ``frequency / 2 ** i`` pixels per
+    unit of the lattice (the argument keeps the name that it has in AnoDDPM's
+    ``simplex.py``, though it is a length). The sum is not normalised: with the defaults
+    its standard deviation is about 0.56 at 96x96, and the mean of a field is not 0 but
+    scatters with a standard deviation of about 0.23. As in those codes all octaves share
+    one permutation and start at a lattice point, so the first pixel of a field is always 0.
+
+    Args:
+        shape: shape of the result; the last two axes are the image, and every index of
+            the axes before them gets an independent field. For one field for a whole
+            volume, as the authors use it, draw ``(1, 1, H, W)`` and expand it.
+        octaves: number of octaves, at least 1.
+        persistence: ratio of the amplitudes of an octave and the one before, positive.
+        frequency: pixels per lattice unit in the first octave, positive.
+        generator: source of the permutations; the global one of ``device`` if left out.
+        device: where the result shall be; that of the generator (or the CPU) if left out.
+        dtype: floating-point type of the result; it is computed in float32.
+
+    Returns:
+        Noise of the given shape, symmetric about 0.
+
+    Raises:
+        ValueError: the shape has fewer than two axes or an axis that is not positive, or an
+            argument is out of its range.
+    """
+    shape = _check_shape(shape)
+    if int(octaves) != octaves or octaves < 1:
+        raise ValueError(f"octaves must be a whole number of at least 1, got {octaves}")
+    for name, value in (("persistence", persistence), ("frequency", frequency)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+    source, device = _devices(generator, device)
+    _check_dtype(dtype)
+    fields = math.prod(shape[:-2])
+    # sorting random numbers shuffles all fields at once
+    order = torch.rand((fields, 256), generator=generator, device=source)
+    permutations = order.argsort(dim=1).to(device)
+    geometry = _geometry(
+        shape[-2], shape[-1], int(octaves), float(persistence), float(frequency), str(device)
+    )
+    return _evaluate(permutations, *geometry).reshape(shape).to(dtype)
+
+
+def coarse(
+    shape: Sequence[int],
+    resolution: int = 16,
+    std: float = 0.2,
+    generator: torch.Generator | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Gaussian noise of a low resolution, enlarged and shifted, for denoising autoencoders.
+
+    As in Kascenas et al. (``src/denoising.py`` of AntanasKascenas/DenoisingAE): values of
+    N(0, std) on a ``resolution`` x ``resolution`` grid, enlarged bilinearly with aligned
+    corners, then rolled by a random offset that the whole batch shares. Restricting it
+    to the foreground is left to the caller.
+
+    Args:
+        shape: shape of the result; the last two axes are the image.
+        resolution: side of the coarse grid, at least 1.
+        std: standard deviation on the coarse grid, in units of intensity, not negative.
+        generator: source of the values; the global one of ``device`` if left out.
+        device: where the result shall be; that of the generator (or the CPU) if left out.
+        dtype: floating-point type of the result.
+
+    Returns:
+        Noise of the given shape. Its standard deviation is about two thirds of ``std``,
+        since the interpolation averages.
+
+    Raises:
+        ValueError: as :func:`simplex`.
+    """
+    shape = _check_shape(shape)
+    if int(resolution) != resolution or resolution < 1:
+        raise ValueError(f"resolution must be a whole number of at least 1, got {resolution}")
+    if not 0 <= std < math.inf:
+        raise ValueError(f"std must be finite and not negative, got {std}")
+    source, device = _devices(generator, device)
+    _check_dtype(dtype)
+    height, width = shape[-2:]
+    grid = (math.prod(shape[:-2]), 1, int(resolution), int(resolution))
+    field = std * torch.randn(grid, generator=generator, device=source).to(device)
+    field = F.interpolate(field, size=(height, width), mode="bilinear", align_corners=True)
+    shifts = torch.rand(2, generator=generator, device=source).to(device)
+    # indices in place of torch.roll: reading the offsets back would wait for the GPU
+    rows = (torch.arange(height, device=device) + (shifts[0] * height).long()) % height
+    columns = (torch.arange(width, device=device) + (shifts[1] * width).long()) % width
+    return field[:, :, rows[:, None], columns].reshape(shape).to(dtype)
+
+
+def gaussian(
+    shape: Sequence[int],
+    generator: torch.Generator | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Independent standard normal values, N(0, 1), in every pixel.
+
+    Args:
+        shape: shape of the result.
+        generator: source of the values; the global one of ``device`` if left out.
+        device: where the result shall be; that of the generator (or the CPU) if left out.
+        dtype: floating-point type of the result.
+
+    Raises:
+        ValueError: as :func:`simplex`.
+    """
+    shape = _check_shape(shape)
+    source, device = _devices(generator, device)
+    _check_dtype(dtype)
+    return torch.randn(shape, generator=generator, device=source).to(device=device, dtype=dtype)
+
+
+#: Name of a kind of noise in the configuration -> function.
+NOISES: dict[str, Callable[..., Tensor]] = {
+    "simplex": simplex,
+    "coarse": coarse,
+    "gaussian": gaussian,
+}
+
+
+def make_noise(
+    name: str,
+    shape: Sequence[int],
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> Tensor:
+    """Noise of the kind ``name``: ``simplex``, ``coarse`` or ``gaussian``.
+
+    Args:
+        name: a key of :data:`NOISES`.
+        shape: shape of the result; the last two axes are the image.
+        generator: source of the values; the global one of ``device`` if left out.
+        device: where the result shall be; that of the generator (or the CPU) if left out.
+        **options: further arguments of that function.
+
+    Raises:
+        ConfigError: there is no such kind of noise, or it has no such option.
+        ValueError: as the function itself.
+    """
+    if name not in NOISES:
+        raise ConfigError(_unknown("noise", name, NOISES))
+    accepted = set(inspect.signature(NOISES[name]).parameters) - {"shape", "generator", "device"}
+    for option in options:
+        if option not in accepted:
+            raise ConfigError(_unknown(f"option of the {name} noise", option, accepted))
+    return NOISES[name](shape, generator=generator, device=device, **options)
+
+
+@functools.lru_cache(maxsize=8)
+def _geometry(
+    height: int, width: int, octaves: int, persistence: float, frequency: float, device: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What does not depend on the permutation, and so is the same for every field.
+
+    For a fixed grid of pixels the noise is linear in the gradients at the lattice points:
+    a sparse matrix of kernel values times a vector of gradients.
+
+    Returns:
+        points: ``(P, 2)`` int64, the lattice points that the image touches, modulo 256.
+        columns: ``(pixels, K)``, column of the gradient component for each non-zero entry of
+            the matrix; point ``p`` has columns ``2 p`` and ``2 p + 1``.
+        values: ``(pixels, K)`` float32, the entries, amplitudes included.
+    """
+    with torch.inference_mode(False), torch.no_grad():  # the cache outlives the caller's mode
+        scale = frequency / 2.0 ** torch.arange(octaves, dtype=torch.float64)
+        amplitude = persistence ** torch.arange(octaves, dtype=torch.float64)
+        y = torch.arange(height, dtype=torch.float64)[:, None, None] / scale
+        x = torch.arange(width, dtype=torch.float64)[:, None] / scale
+        x, y = torch.broadcast_tensors(x, y)  # (height, width, octaves)
+        stretch = (x + y) * _STRETCH
+        cell = torch.stack((x + stretch, y + stretch), dim=-1).floor()
+        lattice = cell[..., None, :] + torch.tensor(_NEIGHBOURS, dtype=torch.float64)
+        position = lattice + lattice.sum(-1, keepdim=True) * _SQUISH
+        offset = torch.stack((x, y), dim=-1)[..., None, :] - position
+        kernel = (2 - offset.square().sum(-1)).clamp(min=0) ** 4
+        kernel, nearest = kernel.topk(_IN_REACH, dim=-1)
+        nearest = nearest[..., None].expand(*nearest.shape, 2)
+        lattice, offset = lattice.gather(-2, nearest), offset.gather(-2, nearest)
+        weight = kernel * (amplitude / _NORM)[:, None]
+
+        lattice = lattice.long() & 255  # the permutation has a period of 256
+        keys, index = torch.unique(lattice[..., 0] * 256 + lattice[..., 1], return_inverse=True)
+        points = torch.stack((keys // 256, keys % 256), dim=-1)
+        columns = torch.stack((2 * index, 2 * index + 1), dim=-1)
+        values = weight[..., None] * offset
+        return (
+            points.to(device),
+            columns.reshape(height * width, -1).to(device=device, dtype=torch.int32),
+            values.reshape(height * width, -1).to(device=device, dtype=torch.float32),
+        )
+
+
+def _evaluate(permutations: Tensor, points: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    """Noise of every pixel, ``(fields, pixels)``, for permutation tables ``(fields, 256)``."""
+    hashed = permutations[:, points[:, 0]] + points[:, 1]
+    hashed = permutations.gather(1, hashed & 255)
+    table = torch.tensor(_GRADIENTS, dtype=torch.float32, device=permutations.device)
+    gradients = table[(hashed >> 1) & 7]  # (fields, points, 2)
+    # the product with the sparse matrix, without a copy of it for every field
+    return F.embedding_bag(
+        columns, gradients.flatten(1).T.contiguous(), per_sample_weights=values, mode="sum"
+    ).T
+
+
+def _devices(
+    generator: torch.Generator | None, device: torch.device | str | None
+) -> tuple[torch.device, torch.device]:
+    """Where to draw the random numbers, and where the result shall be."""
+    if generator is None:
+        target = torch.device("cpu" if device is None else device)
+        return target, target
+    return generator.device, torch.device(generator.device if device is None else device)
+
+
+def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(int(size) for size in shape)
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"a shape needs at least two axes, all of them positive, got {shape}")
+    return shape
+
+
+def _check_dtype(dtype: torch.dtype) -> None:
+    if not dtype.is_floating_point:
+        raise ValueError(f"noise needs a floating-point dtype, got {dtype}")
+
+
+def _unknown(kind: str, name: str, known: Any) -> str:
+    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r}.{hint} Known are: {', '.join(sorted(known))}."

@@ -1,0 +1,69 @@
+"""Room for the planned outputs, checked before hours of work."""
+
+from __future__ import annotations
+
+import shutil
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from uad.datasets.layouts import index_dataset
+from uad.errors import DataError
+
+#: Compressed bytes per voxel of one registered scan (image, masks) and of a raw phantom scan;
+#: measured on the phantom and on IXI, rounded up.
+DERIVATIVE_BYTES_PER_VOXEL = 4.0
+RAW_BYTES_PER_VOXEL = 2.0
+#: float16 volume, uint8 mask and lesion.
+STORE_BYTES_PER_VOXEL = 4
+ATLAS_MM3 = 240 * 240 * 155
+HEAD_MM3 = 260**3
+
+
+def planned_bytes(datasets: dict[str, Any], preprocessing: dict[str, Any]) -> dict[str, int]:
+    """Estimated size of what will be kept, per data set that is there.
+
+    Args:
+        datasets: ``datasets`` of the config, as plain data.
+        preprocessing: ``preprocessing`` of the config, as plain data.
+    """
+    planned = {}
+    for name, dataset in datasets.items():
+        phantom = dataset["source"] == "phantom"
+        if phantom:
+            scans = dataset["phantom"]["subjects"] * len(dataset["modalities"])
+        else:
+            try:
+                table = index_dataset(
+                    dataset["layout"],
+                    dataset["path"],
+                    dataset["modalities"],
+                    dataset["exclude"],
+                    dataset["limit"],
+                )
+            except DataError:
+                continue  # the index of this data set tells what is wrong with it
+            scans = len(table)
+        registered = ATLAS_MM3 / preprocessing["spacing"] ** 3 * DERIVATIVE_BYTES_PER_VOXEL
+        packed = prod(preprocessing["shape"]) * STORE_BYTES_PER_VOXEL
+        raw = HEAD_MM3 / dataset["phantom"]["spacing"] ** 3 * RAW_BYTES_PER_VOXEL if phantom else 0
+        planned[name] = round(scans * (registered + packed + raw))
+    return planned
+
+
+def check_room(folder: str | Path, planned: dict[str, int]) -> dict[str, Any]:
+    """Compare the planned bytes with the free ones of the file system of ``folder``.
+
+    Raises:
+        DataError: they do not fit.
+    """
+    needed = sum(planned.values())
+    usage = shutil.disk_usage(folder)
+    if needed > usage.free:
+        parts = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in planned.items())
+        raise DataError(
+            f"{Path(folder).resolve()}: the planned outputs need about {needed / 1e9:.1f} GB "
+            f"({parts}), but only {usage.free / 1e9:.1f} GB are free. Free some space, or set "
+            "'results' in the config to a folder on a larger disk."
+        )
+    return {"planned_bytes": planned}

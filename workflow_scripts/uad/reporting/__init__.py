@@ -1,0 +1,1 @@
+"""Tables and figures, and their comparison with the published values."""

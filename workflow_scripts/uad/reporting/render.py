@@ -1,0 +1,350 @@
+"""One table, laid out as in the paper, in Markdown, LaTeX and HTML.
+
+The renderers know nothing of metrics or methods: they get a finished
+:class:`Document` of plain text and decide only how it looks. All of them are pure
+functions of the document, so equal input gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from uad.errors import ConfigError
+from uad.files import write_text
+
+PathLike = str | os.PathLike[str]
+
+#: What the published line says where the paper has no value for a cell.
+NOT_PUBLISHED = "not published"
+PHANTOM_WARNING = (
+    "These numbers come from phantom data: minutes of training of shrunken networks on "
+    "phantom data cannot rank methods. They show that the workflow runs, nothing else."
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table as text.
+
+    Attributes:
+        text: the value, for example ``59.45±0.37``.
+        rank: 1 for the best of its column, 2 for the second best, 0 otherwise.
+        published: the paper's value as text; None where comparing makes no sense.
+        remark: how the value compares with the published one (HTML only).
+    """
+
+    text: str
+    rank: int = 0
+    published: str | None = None
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: its label, its cells, and whether it is set apart (a mean row)."""
+
+    label: str
+    cells: list[Cell]
+    apart: bool = False
+
+
+@dataclass(frozen=True)
+class Document:
+    """A table with everything around it, as plain unescaped text.
+
+    Attributes:
+        name: the key of the table, used as LaTeX label.
+        title: a line without a full stop.
+        caption: sentences.
+        corner: the heading of the row labels.
+        heads: for each column its group (empty for none) and its own heading.
+        rows: the rows.
+        footnotes: sentences below the table.
+        warning: the first sentences of the caption, set apart where the format can.
+    """
+
+    name: str
+    title: str
+    caption: list[str]
+    corner: str
+    heads: list[tuple[str, str]]
+    rows: list[Row]
+    footnotes: list[str] = field(default_factory=list)
+    warning: str = ""
+
+    @property
+    def full_caption(self) -> str:
+        """Warning and caption as one text."""
+        return " ".join([self.warning, *self.caption]).strip()
+
+    @property
+    def groups(self) -> list[tuple[str, list[str]]]:
+        """Neighbouring columns under one heading: ``[("BraTS21 (T2)", ["DICE [%]", ...])]``."""
+        return [
+            (group, [head for _, head in columns])
+            for group, columns in groupby(self.heads, key=lambda head: head[0])
+        ]
+
+
+def markdown(document: Document) -> str:
+    """Render as GitHub Markdown."""
+
+    def escape(text: str) -> str:
+        return "".join(f"\\{c}" if c in "\\|*_<>`[]" else c for c in text)
+
+    def cell(content: Cell) -> str:
+        text = escape(content.text)
+        text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(content.rank, text)
+        if content.published == NOT_PUBLISHED:
+            return f"{text} ({NOT_PUBLISHED})"
+        return f"{text} (published {content.published})" if content.published else text
+
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    heads = [escape(f"{group} {head}".strip()) for group, head in document.heads]
+    lines = [f"### {escape(document.title)}", "", escape(document.full_caption), ""]
+    lines.append(line([escape(document.corner), *heads]))
+    lines.append("|:---|" + ":---:|" * len(heads))
+    for row in document.rows:
+        label = f"**{escape(row.label)}**" if row.apart else escape(row.label)
+        lines.append(line([label, *(cell(content) for content in row.cells)]))
+    if document.footnotes:
+        lines += ["", *(f"- {escape(note)}" for note in document.footnotes)]
+    return "\n".join(lines) + "\n"
+
+
+_TEX_CHARACTERS = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "−": r"$-$",
+    "–": "--",
+    "—": "---",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "→": r"$\rightarrow$",
+    "↑": r"$\uparrow$",
+    "ℓ": r"$\ell$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "μ": r"$\mu$",
+    "µ": r"$\mu$",
+    "\n": " ",
+} | {c: f"\\{c}" for c in "&%$#_{}"}
+
+
+def tex_escape(text: str) -> str:
+    """Escape plain text so that pdflatex with booktabs alone can set it."""
+    out = []
+    for character in text:
+        if character in _TEX_CHARACTERS:
+            out.append(_TEX_CHARACTERS[character])
+        elif ord(character) < 0x180:
+            out.append(character)
+        else:
+            # A visible code point is better than a document that does not compile.
+            out.append(rf"\texttt{{U+{ord(character):04X}}}")
+    return "".join(out)
+
+
+def latex(document: Document) -> str:
+    """Render as a LaTeX table float that needs only the package booktabs.
+
+    Column groups are set in panels of at most two, so that a table with eight
+    numeric columns still fits the text width without scaling.
+    """
+
+    def cell(content: Cell) -> str:
+        text = tex_escape(content.text)
+        if content.rank == 1:
+            # \boldmath reaches the plus-minus sign, which \textbf alone leaves light.
+            return rf"\textbf{{\boldmath {text}}}"
+        return rf"\underline{{{text}}}" if content.rank == 2 else text
+
+    def row(cells: list[str], width: int) -> str:
+        return " & ".join(cells + [""] * (width - len(cells))) + r" \\"
+
+    groups = document.groups
+    panels = [groups[start : start + 2] for start in range(0, len(groups), 2)]
+    width = 1 + max(sum(len(heads) for _, heads in panel) for panel in panels)
+    lines = [
+        r"% Needs \usepackage{booktabs}.",
+        r"\begin{table}[tbp]",
+        r"\centering",
+        rf"\caption{{\textbf{{{tex_escape(document.title)}.}} "
+        rf"{tex_escape(document.full_caption)}}}",
+        rf"\label{{tab:{document.name}}}",
+        r"\smallskip\small",
+        r"\setlength{\tabcolsep}{4pt}",
+        rf"\begin{{tabular}}{{@{{}}l{'c' * (width - 1)}@{{}}}}",
+        r"\toprule",
+    ]
+    first = 0
+    for number, panel in enumerate(panels):
+        if number:
+            lines.append(r"\midrule")
+        count = sum(len(heads) for _, heads in panel)
+        top, rules, column = [""], [], 2
+        for group, heads in panel:
+            top.append(rf"\multicolumn{{{len(heads)}}}{{c}}{{{tex_escape(group)}}}")
+            rules.append(rf"\cmidrule(lr){{{column}-{column + len(heads) - 1}}}")
+            column += len(heads)
+        lines += [" & ".join(top) + r" \\", "".join(rules)]
+        heads = [tex_escape(head) for _, group_heads in panel for head in group_heads]
+        lines += [row([tex_escape(document.corner), *heads], width), r"\midrule"]
+        for content in document.rows:
+            cells = content.cells[first : first + count]
+            lines.append(row([tex_escape(content.label), *map(cell, cells)], width))
+            if any(c.published for c in cells):
+                published = [rf"{{\scriptsize {tex_escape(c.published or '')}}}" for c in cells]
+                lines.append(row([r"\quad{\scriptsize published}", *published], width))
+        first += count
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if document.footnotes:
+        lines += [r"\par\medskip", r"\begin{minipage}{\linewidth}", r"\footnotesize\raggedright"]
+        lines += [tex_escape(note) + r"\par" for note in document.footnotes]
+        lines.append(r"\end{minipage}")
+    lines.append(r"\end{table}")
+    return "\n".join(lines) + "\n"
+
+
+_STYLE = """\
+:root { color-scheme: light; }
+body { margin: 2rem auto; max-width: 68rem; padding: 0 1.25rem; background: #fff; color: #1c1e21;
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.2rem; line-height: 1.3; margin: 0 0 .5rem; }
+p.caption { margin: 0 0 1rem; color: #3a3f45; }
+div.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
+  border-top: 2px solid #1c1e21; border-bottom: 2px solid #1c1e21; }
+th, td { padding: .4rem .7rem; text-align: center; vertical-align: top; }
+thead th { font-weight: 600; vertical-align: bottom; border-bottom: 1px solid #1c1e21; }
+thead th.span { border-bottom: 1px solid #b4bac2; }
+th.corner, tbody th { text-align: left; }
+tbody th { font-weight: 500; white-space: nowrap; }
+tbody tr + tr th, tbody tr + tr td { border-top: 1px solid #eceef1; }
+tbody tr.apart { background: #f5f6f8; }
+tbody tr.apart th { font-weight: 600; }
+td { white-space: nowrap; }
+td small { display: block; color: #5d646d; font-size: .78em; line-height: 1.4; }
+td small.remark { white-space: normal; }
+td u { text-underline-offset: 3px; }
+table.plain { font-size: .85em; }
+table.plain th, table.plain td { padding: .35rem .4rem; }
+table.plain td:last-child { white-space: normal; min-width: 7.5rem; }
+p.warning { padding: .5rem .8rem; background: #fff4e0; border-left: 4px solid #c77700; }
+ul.notes { margin: 1rem 0 0; padding-left: 1.1rem; color: #3a3f45; font-size: .87em; }
+@media print { body { margin: 0; max-width: none; font-size: 10pt; } }
+"""
+
+
+def html_page(document: Document) -> str:
+    """Render as one self-contained page, without scripts or outside resources."""
+    escape = html.escape
+
+    def cell(content: Cell) -> str:
+        text = escape(content.text)
+        text = {1: f"<b>{text}</b>", 2: f"<u>{text}</u>"}.get(content.rank, text)
+        if content.published == NOT_PUBLISHED:
+            text += f"<small>{NOT_PUBLISHED}</small>"
+        elif content.published:
+            text += f"<small>published {escape(content.published)}</small>"
+        if content.remark:
+            text += f'<small class="remark">{escape(content.remark)}</small>'
+        return f"<td>{text}</td>"
+
+    title = escape(document.title)
+    lines = [
+        "<!DOCTYPE html>",
+        '<html lang="en">',
+        "<head>",
+        '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{title}</title>",
+        f"<style>\n{_STYLE}</style>",
+        "</head>",
+        "<body>",
+        f"<h1>{title}</h1>",
+    ]
+    if document.warning:
+        lines.append(f'<p class="caption warning">{escape(document.warning)}</p>')
+    lines.append(f'<p class="caption">{escape(" ".join(document.caption))}</p>')
+    corner = escape(document.corner)
+    grouped = any(group for group, _ in document.heads)
+    kind = "grouped" if grouped else "plain"
+    lines += ['<div class="scroll">', f'<table class="{kind}">', "<thead>"]
+    if grouped:
+        lines += ["<tr>", f'<th class="corner" rowspan="2" scope="col">{corner}</th>']
+        for group, heads in document.groups:
+            lines.append(
+                f'<th class="span" colspan="{len(heads)}" scope="colgroup">{escape(group)}</th>'
+            )
+        lines += ["</tr>", "<tr>"]
+    else:
+        lines += ["<tr>", f'<th class="corner" scope="col">{corner}</th>']
+    lines += [f'<th scope="col">{escape(head)}</th>' for _, head in document.heads]
+    lines += ["</tr>", "</thead>", "<tbody>"]
+    for row in document.rows:
+        start = '<tr class="apart">' if row.apart else "<tr>"
+        cells = "".join(cell(content) for content in row.cells)
+        lines.append(f'{start}<th scope="row">{escape(row.label)}</th>{cells}</tr>')
+    lines += ["</tbody>", "</table>", "</div>"]
+    footnotes = list(document.footnotes)
+    if any(content.remark for row in document.rows for content in row.cells):
+        footnotes.append(
+            "Third line of a cell: difference from the published mean in percentage points, "
+            "judged by the published standard deviation where there is one."
+        )
+    if footnotes:
+        notes = "".join(f"<li>{escape(note)}</li>\n" for note in footnotes)
+        lines.append(f'<ul class="notes">\n{notes}</ul>')
+    lines += ["</body>", "</html>"]
+    return "\n".join(lines) + "\n"
+
+
+def csv_text(frame: Any) -> str:
+    """A data frame as CSV: four decimals, and ``nan`` rather than an empty cell."""
+    return frame.to_csv(index=False, float_format="%.4f", na_rep="nan", lineterminator="\n")
+
+
+def write_all(
+    out_paths: Iterable[PathLike] | Mapping[str, PathLike],
+    renderers: Mapping[str, Callable[[], str]],
+) -> None:
+    """Write each path with the renderer of its suffix."""
+    listed = out_paths.values() if isinstance(out_paths, Mapping) else out_paths
+    paths = [Path(path) for path in listed]
+    for path in paths:
+        if path.suffix not in renderers:
+            raise ConfigError(
+                f"{path}: cannot write this format, only {', '.join(sorted(renderers))}."
+            )
+    for path in paths:
+        write_text(path, renderers[path.suffix]())
+
+
+def checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse facts that would be dropped, and captions that would lack one."""
+    known = {"data_source", "seed", "notes"}
+    missing = sorted({"data_source", "seed"} - set(facts))
+    unknown = sorted(set(facts) - known)
+    if missing or unknown:
+        raise ConfigError(
+            f"caption_facts: missing {missing}, not known {unknown}; known are {sorted(known)} "
+            "(volumes and folds are counted from the metrics)."
+        )
+    notes = facts.get("notes") or []
+    return {**facts, "notes": [notes] if isinstance(notes, str) else list(notes)}

@@ -1,0 +1,399 @@
+"""Training, once for all methods, by Lightning: seeded per step, resumable, whole or absent."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from uad.checkpoints import SafetensorsCheckpointIO
+from uad.errors import DataError
+from uad.files import atomic_path, text_digest, write_json
+from uad.methods.base import Method
+from uad.seeds import derive_seed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Volumes in memory, ready to be sliced.
+
+    Attributes:
+        images: ``(N, Z, Y, X)`` float32 in [0, 1].
+        masks: bool, same shape.
+        slices: for each volume the axial slices that may be drawn.
+    """
+
+    images: Tensor
+    masks: Tensor
+    slices: list[np.ndarray]
+
+    @classmethod
+    def from_volumes(
+        cls, volumes: np.ndarray, masks: np.ndarray, slices: Sequence[np.ndarray]
+    ) -> TrainingSet:
+        """From arrays in NIfTI order ``(N, X, Y, Z)``."""
+        return cls(to_slices(volumes), to_slices(masks), list(slices))
+
+
+def to_slices(volume: np.ndarray) -> Tensor:
+    """NIfTI order ``(..., X, Y, Z)`` to slices first ``(..., Z, Y, X)``."""
+    return torch.from_numpy(np.ascontiguousarray(np.swapaxes(volume, -1, -3)))
+
+
+def from_slices(slices: Tensor) -> np.ndarray:
+    """Slices first ``(..., Z, Y, X)`` to NIfTI order ``(..., X, Y, Z)``."""
+    return np.ascontiguousarray(np.swapaxes(slices.cpu().numpy(), -1, -3))
+
+
+class SliceBatches:
+    """Random slices in batches: the same number from each volume, new ones each epoch.
+
+    Epoch ``e`` is drawn from ``(seed, e)`` alone, so that a resumed run draws
+    what an uninterrupted one would have drawn.
+    """
+
+    def __init__(
+        self,
+        data: TrainingSet,
+        batch_size: int,
+        per_volume: int,
+        seed: int,
+        *,
+        drop_last: bool,
+        fixed: bool = False,
+    ) -> None:
+        self.data, self.batch_size, self.per_volume = data, batch_size, per_volume
+        self.seed, self.drop_last, self.fixed = seed, drop_last, fixed
+        self.epoch = 0
+        self.batch_sampler = SimpleNamespace(sampler=self)  # where Lightning looks for set_epoch
+        if drop_last and len(self) == 0:
+            raise DataError(
+                f"{len(data.images)} training volumes with {per_volume} slice(s) each do not fill "
+                f"one batch of {batch_size}: raise train.samples_per_volume or lower "
+                "train.batch_size."
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draw of the next pass."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        total = len(self.data.images) * self.per_volume
+        return total // self.batch_size if self.drop_last else -(-total // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        epoch = 0 if self.fixed else self.epoch
+        rng = np.random.default_rng(derive_seed(self.seed, "slices", epoch))
+        volume = np.repeat(np.arange(len(self.data.images)), self.per_volume)
+        number = np.concatenate(
+            [
+                rng.choice(slices, self.per_volume, replace=len(slices) < self.per_volume)
+                for slices in self.data.slices
+            ]
+        )
+        order = rng.permutation(len(volume)) if self.drop_last else np.arange(len(volume))
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            part = order[start : start + self.batch_size]
+            yield {
+                "images": self.data.images[volume[part], number[part]].unsqueeze(1),
+                "masks": self.data.masks[volume[part], number[part]].unsqueeze(1),
+            }
+
+
+class ReconstructionModule(pl.LightningModule):
+    """Joins a method to Lightning. All randomness of a step derives from (seed, step)."""
+
+    def __init__(
+        self, method: Method, network: nn.Module, learning_rate: float, seed: int, fixed: bool
+    ) -> None:
+        super().__init__()
+        self.method, self.network = method, network
+        self.learning_rate, self.seed, self.fixed = learning_rate, seed, fixed
+
+    def _generator(self, *parts: object) -> torch.Generator:
+        seed = derive_seed(self.seed, *parts)
+        torch.manual_seed(seed)  # layers such as dropout draw from the global generator
+        return torch.Generator(device=self.device).manual_seed(seed)
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        """Loss of one batch."""
+        generator = self._generator("train", self.global_step)
+        loss = self.method.training_loss(
+            self.network, batch["images"], batch["masks"], generator
+        )
+        self.log("train_loss", loss, on_epoch=True, on_step=False, batch_size=len(batch["images"]))
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+        """Healthy validation loss, with the same corruption as training."""
+        epoch = 0 if self.fixed else self.current_epoch
+        generator = self._generator("validation", epoch, index)
+        loss = self.method.training_loss(
+            self.network, batch["images"], batch["masks"], generator
+        )
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch["images"]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The method's optimiser."""
+        return self.method.optimizer(self.network.parameters(), self.learning_rate)
+
+
+class History(Callback):
+    """Epoch, step, training and validation loss; part of the checkpoint, so that it resumes."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, trainer: pl.Trainer, epoch: int) -> None:
+        """Append what Lightning has measured since the last row."""
+        metrics = trainer.callback_metrics
+        row: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step}
+        for key in ("train_loss", "val_loss"):
+            row[key] = float(metrics[key]) if key in metrics else None
+        self.rows.append(row)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """One row per epoch; the validation loss only where validation ran."""
+        self.add(trainer, trainer.current_epoch + 1)
+        every = trainer.check_val_every_n_epoch or 1
+        if (trainer.current_epoch + 1) % every:
+            self.rows[-1]["val_loss"] = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.rows = [dict(row) for row in state_dict["rows"]]
+
+
+def train(
+    method: Method,
+    training: TrainingSet,
+    validation: TrainingSet,
+    out_dir: str | os.PathLike[str],
+    *,
+    epochs: int,
+    batch_size: int,
+    samples_per_volume: int,
+    validation_samples_per_volume: int,
+    learning_rate: float,
+    validate_every: int,
+    checkpoint_every: int,
+    precision: str,
+    accelerator: str,
+    keep: str,
+    fixed_validation: bool,
+    seed: int,
+    identity: dict[str, Any],
+) -> dict[str, Any]:
+    """Train a method and write ``model.safetensors``, ``config.json`` and ``history.csv``.
+
+    A checkpoint directory in ``out_dir`` is written every ``checkpoint_every``
+    epochs. If the process dies, the next call continues from there and ends
+    with the same weights as an uninterrupted one (same device and threads).
+
+    Args:
+        method: the method, with its options.
+        training: healthy training slices.
+        validation: healthy validation slices.
+        out_dir: where the model goes.
+        epochs, batch_size, samples_per_volume, validation_samples_per_volume, learning_rate,
+            validate_every, checkpoint_every, precision, accelerator: as in the config.
+        keep: ``best`` (lowest healthy validation loss) or ``last``.
+        fixed_validation: the same slices, noise and levels in every validation.
+        seed: of this training; see :func:`uad.seeds.derive_seed`.
+        identity: what makes this training this one (options, data hashes); a checkpoint of
+            another identity is discarded.
+
+    Returns:
+        Facts for the provenance record.
+
+    Raises:
+        DataError: fewer slices than one batch, or a loss that is not finite.
+    """
+    out = Path(out_dir)
+    checkpoints = out / "checkpoint"
+    _discard_foreign(checkpoints, text_digest(identity))
+    torch.manual_seed(derive_seed(seed, "weights"))
+    module = ReconstructionModule(
+        method, method.build(), learning_rate, seed, fixed=fixed_validation
+    )
+    batches = SliceBatches(training, batch_size, samples_per_volume, seed, drop_last=True)
+    held_out = SliceBatches(
+        validation,
+        batch_size,
+        validation_samples_per_volume,
+        derive_seed(seed, "validation"),
+        drop_last=False,
+        fixed=fixed_validation,
+    )
+    history = History()
+    best = ModelCheckpoint(
+        checkpoints, "best", monitor="val_loss", save_weights_only=True, enable_version_counter=False
+    )
+    last = ModelCheckpoint(
+        checkpoints,
+        "last",
+        every_n_epochs=checkpoint_every,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    for callback in (best, last):
+        callback.FILE_EXTENSION = ".safetensors"
+    with warnings.catch_warnings():
+        # our loaders are index operations in memory: advice on worker processes does not apply
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
+        trainer = pl.Trainer(
+            max_epochs=epochs,
+            accelerator=accelerator,
+            devices=1,
+            precision=precision,
+            callbacks=[history, best, last, TQDMProgressBar(refresh_rate=50)],
+            plugins=[SafetensorsCheckpointIO()],
+            logger=False,
+            check_val_every_n_epoch=validate_every,
+            num_sanity_val_steps=0,
+            default_root_dir=out,
+            deterministic="warn",
+            enable_model_summary=False,
+        )
+        resume = checkpoints / "last.safetensors"
+        resumed = resume.exists()
+        if resumed:
+            log.info("continuing from %s", resume)
+        else:
+            trainer.validate(module, held_out, verbose=False)
+            history.add(trainer, 0)
+        trainer.fit(module, batches, held_out, ckpt_path=resume if resumed else None)
+    frame = pd.DataFrame(history.rows)
+    if not np.isfinite(frame["train_loss"].dropna()).all():
+        raise DataError(
+            f"{out}: the training loss is not finite; lower train.learning_rate or use "
+            "precision 32-true."
+        )
+    weights = best.best_model_path if keep == "best" else resume
+    if keep == "last":
+        trainer.save_checkpoint(resume)
+    state = SafetensorsCheckpointIO().load_checkpoint(weights)
+    prefix = "network."
+    export = {k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)}
+    with atomic_path(out / "history.csv") as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n", float_format="%.8g")
+    write_json(out / "config.json", identity)
+    with atomic_path(out / "model.safetensors") as temporary:
+        save_file({k: v.contiguous() for k, v in export.items()}, temporary)
+    shutil.rmtree(checkpoints)
+    return {
+        "seed": seed,
+        "resumed": resumed,
+        "steps": int(frame["step"].max()),
+        "best_epoch": int(frame.loc[frame["val_loss"].idxmin(), "epoch"]),
+        "val_loss_before": float(frame["val_loss"].iloc[0]),
+        "val_loss_best": float(frame["val_loss"].min()),
+        "parameters": sum(p.numel() for p in module.network.parameters()),
+        "device": str(trainer.strategy.root_device),
+    }
+
+
+def _discard_foreign(checkpoints: Path, identity: str) -> None:
+    """Keep a checkpoint directory only if it belongs to this very training."""
+    marker = checkpoints / "identity.json"
+    try:
+        known = json.loads(marker.read_text())["identity"]
+    except (OSError, ValueError, KeyError):
+        known = None
+    if checkpoints.exists() and known != identity:
+        log.warning("%s belongs to another configuration: starting anew", checkpoints)
+        shutil.rmtree(checkpoints)
+    write_json(marker, {"identity": identity})
+
+
+def device_of(accelerator: str) -> str:
+    """The torch device of an accelerator setting of the config.
+
+    Raises:
+        DataError: a GPU is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if accelerator == "gpu" and not available:
+        raise DataError(
+            "train.accelerator is 'gpu', but torch sees no CUDA device on this machine; "
+            "use 'auto' or 'cpu', or run where there is one."
+        )
+    return "cuda" if available and accelerator != "cpu" else "cpu"
+
+
+def load_network(method: Method, weights: str | os.PathLike[str]) -> nn.Module:
+    """The trained network of a method, in evaluation mode, on the CPU.
+
+    Raises:
+        DataError: the weights do not belong to this network.
+    """
+    network = method.build()
+    try:
+        network.load_state_dict(load_file(weights))
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"{weights}: not the weights of this network ({error}).") from error
+    return network.eval()
+
+
+@torch.inference_mode()
+def reconstruct_volume(
+    method: Method,
+    network: nn.Module,
+    volume: np.ndarray,
+    mask: np.ndarray,
+    *,
+    t_test: int,
+    batch: int,
+    seed: int,
+    device: str = "cpu",
+) -> np.ndarray:
+    """Restore one volume, slice batch by slice batch.
+
+    Args:
+        method: the method.
+        network: its trained network, on ``device``.
+        volume: ``(X, Y, Z)`` float32 in [0, 1].
+        mask: its brain mask.
+        t_test: noise level.
+        batch: slices per forward pass; with ``noise_field: per_batch`` all passes over a
+            volume share one field, because each starts from the same ``seed``.
+        seed: of the noise.
+        device: torch device.
+
+    Returns:
+        float32 of the volume's shape.
+    """
+    images = to_slices(volume).unsqueeze(1).to(device)
+    masks = to_slices(mask).unsqueeze(1).to(device)
+    shared = method.setup.noise_field == "per_batch"
+    parts = []
+    for start in range(0, len(images), batch):
+        part_seed = seed if shared else derive_seed(seed, start)
+        generator = torch.Generator(device=device).manual_seed(part_seed)
+        chosen = slice(start, start + batch)
+        parts.append(
+            method.reconstruct(network, images[chosen], masks[chosen], t_test, generator).float()
+        )
+    return from_slices(torch.cat(parts).squeeze(1))
