@@ -41,7 +41,7 @@ $(STAMP): envs/requirements.txt envs/requirements-nodeps.txt envs/constraints.tx
 	@touch $@
 
 demo: $(STAMP) ## the whole workflow on the phantom, minutes on 2 cores; prints the table
-	@$(RUN) --configfile config.demo.yaml --quiet progress -- paper report $(BUSY)
+	@$(RUN) --configfile config.demo.yaml --quiet rules reason host -- paper report $(BUSY)
 	@python workflow_scripts/show_results.py results/config.resolved.yaml
 
 paper: $(STAMP) ## all tables and figures on the data sets of config.yaml

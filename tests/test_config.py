@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import yaml
+
 from uad import config as uad_config
 from uad.config import load
 from uad.errors import ConfigError

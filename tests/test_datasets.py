@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from uad.datasets.layouts import index_dataset, missing_data
 from uad.datasets.slices import (
     eligible_slices,
@@ -90,7 +91,13 @@ def test_missing_raw_trees_are_explained_together(content):
     from uad.config import load
 
     message = missing_data(load(content).datasets)
-    for part in ("data/ixi", "brain-development.org", "syn25829067", "lit.fe.uni-lj.si", "make demo"):
+    for part in (
+        "data/ixi",
+        "brain-development.org",
+        "syn25829067",
+        "lit.fe.uni-lj.si",
+        "make demo",
+    ):
         assert part in message
     assert len(message.splitlines()) < 24
 
@@ -119,7 +126,11 @@ def sizes(split):
 
 
 def test_cross_dataset_sizes_of_the_paper_come_out():
-    options = {"healthy_validation": 44, "healthy_test": 158, "unhealthy_validation": {"brats21": 100}}
+    options = {
+        "healthy_validation": 44,
+        "healthy_test": 158,
+        "unhealthy_validation": {"brats21": 100},
+    }
     assert sizes(cross(560, 1251, **options)) == {
         ("ixi", "train"): 358,
         ("ixi", "val_healthy"): 44,
@@ -157,7 +168,9 @@ def test_no_split_has_a_patient_in_two_sets(n, fold, seed):
 def test_a_subject_in_two_sets_is_refused_by_name():
     split = cross(60, 30)
     leaked = pd.concat([split, split.iloc[[0]].assign(role="test_healthy")])
-    with pytest.raises(DataError, match=r"subject 's\d+' of ixi is in 2 sets \(train, test_healthy\)"):
+    with pytest.raises(
+        DataError, match=r"subject 's\d+' of ixi is in 2 sets \(train, test_healthy\)"
+    ):
         check(leaked)
 
 
@@ -186,7 +199,10 @@ def test_splits_do_not_depend_on_the_order_of_the_table():
 def test_tsv_round_trip_keeps_names_and_gaps(tmp_path):
     write_tsv(tmp_path / "t.tsv", pd.DataFrame({"subject": ["001", "NA"], "x": [1.5, None]}))
     table = read_tsv(tmp_path / "t.tsv")
-    assert table["subject"].tolist() == ["001", "NA"] and table["x"].isna().tolist() == [False, True]
+    assert table["subject"].tolist() == ["001", "NA"] and table["x"].isna().tolist() == [
+        False,
+        True,
+    ]
 
 
 def test_store_round_trip_reads_only_what_is_asked(tmp_path):

@@ -12,6 +12,7 @@ from scipy import ndimage
 from skimage.measure import label as skimage_label
 from skimage.measure import regionprops
 from sklearn.metrics import average_precision_score
+
 from uad.errors import DataError
 from uad.evaluation import (
     average_precision,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+
 from uad.reporting.tables import published_value, read_published
 
 PATH = Path(__file__).parents[1] / "resources" / "published" / "tables.csv"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+
 from uad.errors import ConfigError, DataError
 from uad.files import write_tsv
 from uad.reporting import figures

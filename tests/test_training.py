@@ -13,15 +13,16 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from uad.checkpoints import SafetensorsCheckpointIO
+from uad.config import Train
 from uad.errors import DataError
+from uad.inference import load_network, reconstruct_volume
 from uad.methods import load
 from uad.methods.base import Setup
 from uad.training import (
     SliceBatches,
     TrainingSet,
-    load_network,
-    reconstruct_volume,
     train,
 )
 
@@ -48,11 +49,22 @@ LOOP = {
     "checkpoint_every": 2,
     "precision": "32-true",
     "accelerator": "cpu",
-    "keep": "best",
-    "fixed_validation": True,
-    "seed": 5,
-    "identity": {"test": 1},
 }
+
+
+def fit(method, data, held_out, out, keep="best", seed=5, **loop):
+    """Train with the small loop above."""
+    return train(
+        method,
+        data,
+        held_out,
+        out,
+        Train.model_validate({**LOOP, **loop}),
+        keep=keep,
+        fixed_validation=True,
+        seed=seed,
+        identity={"test": 1},
+    )
 
 
 def phantom_slices(n, seed):
@@ -70,7 +82,9 @@ def phantom_slices(n, seed):
 
 def make(name):
     family, options, loss = METHODS[name]
-    return load(family)(options, Setup((SIZE, SIZE), loss=loss, quality={"clamp": True} if loss == "fusion" else {}))
+    return load(family)(
+        options, Setup((SIZE, SIZE), loss=loss, quality={"clamp": True} if loss == "fusion" else {})
+    )
 
 
 def digest(path):
@@ -81,7 +95,7 @@ def digest(path):
 def test_a_method_learns_and_restores_a_healthy_volume_better_than_before(name, tmp_path):
     data = phantom_slices(4, 0)
     method = make(name)
-    facts = train(method, data, phantom_slices(2, 1), tmp_path, **{**LOOP, "epochs": 40})
+    facts = fit(method, data, phantom_slices(2, 1), tmp_path, epochs=40)
     assert facts["val_loss_best"] < 0.7 * facts["val_loss_before"]
     volume = np.swapaxes(phantom_slices(1, 9).images[0].numpy(), 0, 2)
 
@@ -93,11 +107,13 @@ def test_a_method_learns_and_restores_a_healthy_volume_better_than_before(name, 
         return np.abs(restored - volume).mean()
 
     torch.manual_seed(0)
-    assert error(load_network(method, tmp_path / "model.safetensors")) < error(method.build().eval())
+    assert error(load_network(method, tmp_path / "model.safetensors")) < error(
+        method.build().eval()
+    )
 
 
 def test_outputs_are_whole_and_readable(tmp_path):
-    train(make("pddpm"), phantom_slices(4, 0), phantom_slices(2, 1), tmp_path, **LOOP)
+    fit(make("pddpm"), phantom_slices(4, 0), phantom_slices(2, 1), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "config.json",
         "history.csv",
@@ -114,7 +130,7 @@ def test_outputs_are_whole_and_readable(tmp_path):
 def test_same_seed_same_bytes_and_other_seed_other_bytes(tmp_path):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
     for folder, seed in (("a", 5), ("b", 5), ("c", 6)):
-        train(make("pddpm-iqa"), data, held_out, tmp_path / folder, **{**LOOP, "seed": seed})
+        fit(make("pddpm-iqa"), data, held_out, tmp_path / folder, seed=seed)
     a, b, c = (tmp_path / f / "model.safetensors" for f in "abc")
     assert digest(a) == digest(b) != digest(c)
     assert digest(a.with_name("history.csv")) == digest(b.with_name("history.csv"))
@@ -136,21 +152,21 @@ def dying(self, batch, index):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(self, batch, index)
 training.ReconstructionModule.training_step = dying
-t.train(t.make({name!r}), t.phantom_slices(4, 0), t.phantom_slices(2, 1), {out!r}, **t.LOOP)
+t.fit(t.make({name!r}), t.phantom_slices(4, 0), t.phantom_slices(2, 1), {out!r})
 """
 
 
 @pytest.mark.parametrize("epochs", [1, 3, 7])
 def test_a_killed_training_resumes_and_ends_with_the_same_weights(tmp_path, root, epochs):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
-    train(make("pddpm"), data, held_out, tmp_path / "whole", **LOOP)
+    fit(make("pddpm"), data, held_out, tmp_path / "whole")
     script = KILLED.format(
         tests=str(root / "tests"), epochs=epochs, name="pddpm", out=str(tmp_path / "killed")
     )
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "model.safetensors").exists()
-    facts = train(make("pddpm"), data, held_out, tmp_path / "killed", **LOOP)
+    facts = fit(make("pddpm"), data, held_out, tmp_path / "killed")
     assert facts["resumed"] == (epochs >= LOOP["checkpoint_every"])
     for name in ("model.safetensors", "history.csv"):
         assert digest(tmp_path / "killed" / name) == digest(tmp_path / "whole" / name)
@@ -162,36 +178,37 @@ def test_a_checkpoint_of_another_configuration_is_not_continued(tmp_path):
     foreign.mkdir()
     (foreign / "identity.json").write_text('{"identity": "other"}')
     (foreign / "last.safetensors").write_bytes(b"not even a checkpoint")
-    assert not train(make("pddpm"), data, held_out, tmp_path, **LOOP)["resumed"]
+    assert not fit(make("pddpm"), data, held_out, tmp_path)["resumed"]
 
 
 def test_the_last_weights_can_be_kept_instead_of_the_best(tmp_path):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
-    loop = {**LOOP, "epochs": 7, "keep": "last"}
-    train(make("pddpm"), data, held_out, tmp_path, **loop)
+    fit(make("pddpm"), data, held_out, tmp_path, epochs=7, keep="last")
     load_network(make("pddpm"), tmp_path / "model.safetensors")
 
 
 def test_too_few_slices_for_a_batch_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"do not fill one batch of 32.*samples_per_volume"):
-        train(
+        fit(
             make("pddpm"),
             phantom_slices(2, 0),
             phantom_slices(2, 1),
             tmp_path,
-            **{**LOOP, "batch_size": 32},
+            batch_size=32,
         )
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
-    train(make("dae"), phantom_slices(4, 0), phantom_slices(2, 1), tmp_path, **LOOP)
+    fit(make("dae"), phantom_slices(4, 0), phantom_slices(2, 1), tmp_path)
     with pytest.raises(DataError, match=r"model\.safetensors: not the weights"):
         load_network(make("pddpm"), tmp_path / "model.safetensors")
 
 
 def test_each_epoch_draws_the_same_number_of_eligible_slices_from_every_volume():
     data = TrainingSet(torch.zeros(3, 6, 4, 4), torch.ones(3, 6, 4, 4) > 0, [np.array([1, 2])] * 3)
-    data.images[:] = torch.arange(3)[:, None, None, None] * 10 + torch.arange(6)[None, :, None, None]
+    data.images[:] = (
+        torch.arange(3)[:, None, None, None] * 10 + torch.arange(6)[None, :, None, None]
+    )
     batches = SliceBatches(data, 2, 2, seed=1, drop_last=True)
     drawn = torch.cat([b["images"][:, 0, 0, 0] for b in batches])
     assert sorted(int(v) // 10 for v in drawn) == [0, 0, 1, 1, 2, 2]

@@ -2,11 +2,11 @@
 
 import logging
 
-from uad.statistics import air_statistics
 from uad.datasets.slices import read_store
 from uad.datasets.splits import subjects_of
 from uad.files import read_tsv, write_json
 from uad.provenance import job
+from uad.statistics import air_statistics
 
 with job(snakemake) as context:
     split = read_tsv(snakemake.input.split)

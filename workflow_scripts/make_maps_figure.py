@@ -41,7 +41,8 @@ with job(snakemake) as context:
         }
         # the atlas is stored left to right, back to front: turn it for display
         sample = {name: np.rot90(layer[:, :, z]) for name, layer in layers.items()}
-        samples.append({"subject": subject, "slice": z, **sample})
+        size = int(part.lesions[index].sum())
+        samples.append({"subject": subject, "slice": z, "lesion_voxels": size, **sample})
     title = f"{figure['method']}, {figure['experiment']}, {figure['test']}"
     figure_maps(snakemake.output[0], samples, phantom=snakemake.params.phantom, title=title)
     context.facts |= {"slices": [[s["subject"], int(s["slice"])] for s in samples]}

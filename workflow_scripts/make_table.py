@@ -23,9 +23,7 @@ with job(snakemake) as context:
         ],
     }
     published = pd.read_csv(files.published)
-    summary = summarise(
-        collect_metrics(files.metrics), spec, published, phantom=params.phantom
-    )
+    summary = summarise(collect_metrics(files.metrics), spec, published, phantom=params.phantom)
     source = "synthetic phantom" if params.phantom else "the data sets named in the config"
     write_table(
         summary,

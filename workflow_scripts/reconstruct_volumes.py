@@ -7,11 +7,11 @@ from uad.air import invert_foreground
 from uad.datasets.slices import read_store, write_volumes
 from uad.datasets.splits import subjects_of
 from uad.files import read_json, read_tsv
+from uad.inference import device_of, load_network, reconstruct_volume
 from uad.methods import load
 from uad.methods.base import Setup
 from uad.provenance import job
 from uad.seeds import derive_seed
-from uad.training import device_of, load_network, reconstruct_volume
 
 with job(snakemake) as context:
     torch.set_num_threads(snakemake.threads)

@@ -2,12 +2,12 @@
 
 import sys
 
+import pandas as pd
 import yaml
+
 from uad import config as uad_config
 from uad.files import read_json
 from uad.paths import Tree
-
-import pandas as pd
 from uad.reporting.tables import terminal_table
 
 with open(sys.argv[1], encoding="utf-8") as handle:
@@ -42,4 +42,6 @@ print(
     f"Figures:  {tree.root}/figures/\nThe tree: results/README.md"
 )
 if cfg.phantom:
-    print("\nThese are phantom results: they show that the workflow runs; they cannot rank methods.")
+    print(
+        "\nThese are phantom results: they show that the workflow runs; they cannot rank methods."
+    )

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from uad.files import write_json
 from uad.preprocessing.qc import qc_picture
+
+from uad.files import write_json
 from uad.preprocessing.skullstrip import skull_strip
 from uad.provenance import job
 from uad.seeds import derive_seed

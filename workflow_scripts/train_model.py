@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 
 from uad.air import invert_foreground
+from uad.config import Train
 from uad.datasets.slices import eligible_slices, read_store
 from uad.datasets.splits import subjects_of
 from uad.files import read_json, read_tsv, sha256
@@ -50,7 +51,6 @@ with job(snakemake) as context:
         noise_field=protocol["noise_field"],
     )
     method = load(spec["model"]["family"])(spec["model"]["options"], setup)
-    loop = {k: v for k, v in spec["train"].items() if k != "inference_batch"}
     identity = {
         "spec": spec,
         "protocol": protocol,
@@ -64,7 +64,7 @@ with job(snakemake) as context:
         data("train"),
         data("val_healthy"),
         Path(snakemake.output.weights).parent,
-        **loop,
+        Train.model_validate(spec["train"]),
         keep=protocol["checkpoint"],
         fixed_validation=protocol["validation_draw"] == "fixed",
         seed=seed,

@@ -397,7 +397,9 @@ def _dangling(config: Config) -> Iterable[str]:
         if key != "default":
             yield from check("protocol.t_test", experiment, "experiment", config.experiments)
         if test and experiment in config.experiments:
-            yield from check("protocol.t_test", test, "test set", config.experiments[experiment].test)
+            yield from check(
+                "protocol.t_test", test, "test set", config.experiments[experiment].test
+            )
 
 
 def _experiments_in_use(config: Config) -> set[str]:

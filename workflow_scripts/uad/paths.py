@@ -51,7 +51,9 @@ class Tree:
 
         Args:
             ending: file name extension without the first dot.
-            dataset, subject, suffix: the scan (``suffix`` is T1w, T1ce, T2w or FLAIR).
+            dataset: name of the data set.
+            subject: BIDS label.
+            suffix: T1w, T1ce, T2w or FLAIR.
             folder: BIDS data type folder.
             entities: BIDS entities; the name has them in the order of BIDS.
         """
@@ -74,9 +76,7 @@ class Tree:
         """AIR statistics and the inversion that they imply."""
         return f"{self.root}/air/{experiment}/fold-{fold}.json"
 
-    def _cell(
-        self, stage: str, experiment: str, method: str, fold: int | str, rest: str
-    ) -> str:
+    def _cell(self, stage: str, experiment: str, method: str, fold: int | str, rest: str) -> str:
         return f"{self.root}/{stage}/{experiment}/{method}/fold-{fold}/{rest}"
 
     def model(

@@ -25,7 +25,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -44,30 +44,43 @@ _TEMPLATE_SCALE = 0.92
 _TEMPLATE_CENTRE = np.array([0.0, -17.0, 5.0])
 """Middle of the template brain's bounding box, template mm."""
 
-# Signals relative to the brightest brain tissue of the sequence. "wm" white matter,
-# "gm" grey matter, "iron" lentiform nucleus, "rim" enhancing tumour, "core" necrosis.
-_HEAD_SIGNAL = {
-    "T1": {"fat": 1.15, "muscle": 0.50, "bone": 0.06, "marrow": 0.75, "eye": 0.16, "vessel": 0.40},
-    "T1CE": {"fat": 1.15, "muscle": 0.55, "bone": 0.06, "marrow": 0.75, "eye": 0.16, "vessel": 1.15},
-    "T2": {"fat": 0.62, "muscle": 0.17, "bone": 0.04, "marrow": 0.30, "eye": 1.00, "vessel": 0.10},
-    "FLAIR": {"fat": 0.60, "muscle": 0.32, "bone": 0.04, "marrow": 0.30, "eye": 0.12, "vessel": 0.30},
-}
-_GLIOMA_SIGNAL = {
-    "T1": {"csf": 0.12, "gm": 0.56, "wm": 0.82, "iron": 0.72,
-           "oedema": 0.56, "core": 0.36, "rim": 0.58},
-    "T1CE": {"csf": 0.14, "gm": 0.52, "wm": 0.70, "iron": 0.62,
-             "oedema": 0.46, "core": 0.28, "rim": 1.05},
-    "T2": {"csf": 1.00, "gm": 0.42, "wm": 0.27, "iron": 0.27,
-           "oedema": 0.52, "core": 0.72, "rim": 0.46},
-    "FLAIR": {"csf": 0.08, "gm": 0.62, "wm": 0.54, "iron": 0.52,
-              "oedema": 0.95, "core": 0.80, "rim": 0.90},
-}
-_SCLEROSIS_SIGNAL = {
-    "T1": {"csf": 0.10, "gm": 0.63, "wm": 0.88, "iron": 0.77, "plaque": 0.58},
-    "T1CE": {"csf": 0.12, "gm": 0.60, "wm": 0.82, "iron": 0.72, "plaque": 0.58},
-    "T2": {"csf": 1.00, "gm": 0.33, "wm": 0.22, "iron": 0.22, "plaque": 0.52},
-    "FLAIR": {"csf": 0.10, "gm": 0.80, "wm": 0.68, "iron": 0.66, "plaque": 1.08},
-}
+
+def _signals(tissues: str, **rows: tuple[float, ...]) -> dict[str, dict[str, float]]:
+    """A table of signals: one row per modality, one column per tissue."""
+    return {name: dict(zip(tissues.split(), row, strict=True)) for name, row in rows.items()}
+
+
+# Signals are relative to about the brightest brain tissue of a sequence.
+_HEAD_SIGNAL = _signals(
+    "fat   muscle bone marrow eye vessel dura",
+    T1=(1.15, 0.50, 0.06, 0.75, 0.16, 0.40, 0.60),
+    T1CE=(1.15, 0.55, 0.06, 0.75, 0.16, 1.20, 1.08),
+    T2=(0.62, 0.17, 0.04, 0.30, 1.00, 0.10, 0.08),
+    FLAIR=(0.60, 0.32, 0.04, 0.30, 0.12, 0.30, 1.08),
+)
+# "iron" is grey matter rich in iron, "core" necrosis, "rim" enhancing tumour.
+_GLIOMA_SIGNAL = _signals(
+    "csf gm wm iron oedema core rim",
+    T1=(0.12, 0.56, 0.82, 0.72, 0.56, 0.36, 0.58),
+    T1CE=(0.12, 0.55, 0.71, 0.64, 0.47, 0.26, 1.00),
+    T2=(1.00, 0.46, 0.32, 0.18, 0.65, 0.80, 0.56),
+    FLAIR=(0.08, 0.67, 0.58, 0.55, 0.95, 0.82, 0.90),
+)
+_SCLEROSIS_SIGNAL = _signals(
+    "csf gm wm iron plaque",
+    T1=(0.10, 0.63, 0.88, 0.77, 0.50),
+    T1CE=(0.12, 0.60, 0.82, 0.72, 0.54),
+    T2=(1.00, 0.41, 0.31, 0.17, 0.82),
+    FLAIR=(0.08, 0.78, 0.68, 0.66, 1.05),
+)
+_IRON_NUCLEI = (
+    ((19.0, -4.0, -1.0), (6.5, 11.0, 8.0)),
+    ((26.0, 3.0, 1.0), (6.0, 16.0, 9.0)),
+    ((9.0, -18.0, -10.0), (6.0, 7.0, 5.0)),
+    ((15.0, -58.0, -34.0), (9.0, 8.0, 6.0)),
+)
+"""Pallidum, putamen, nigra with red nucleus, dentate: right-hand centre, radii; template mm."""
+
 _LESION_CLASSES = ("oedema", "core", "rim", "plaque")
 
 
@@ -271,7 +284,9 @@ def _check_request(
         )
     low, high = _SPACING_LIMITS
     if not low <= spacing <= high:
-        raise ConfigError(f"phantom {layout}: spacing is {spacing} mm, allowed are {low} to {high}.")
+        raise ConfigError(
+            f"phantom {layout}: spacing is {spacing} mm, allowed are {low} to {high}."
+        )
 
 
 # ---------------------------------------------------------------------------- template
@@ -313,7 +328,7 @@ def _load_template() -> tuple[dict[str, np.ndarray], np.ndarray]:
             raise DataError(f"{path}: not found. The phantom needs the Python package nilearn.")
         image = nib.load(path)
         maps[name] = np.asarray(image.dataobj)
-    box = ndimage.find_objects(maps["t1"] > 0)[0]
+    box = ndimage.find_objects((maps["t1"] > 0).astype(np.uint8))[0]
     # below, the template ends at its own border in the brain stem
     box = tuple(slice(max(part.start - 4, 0), part.stop + 4) for part in box)
     brain = maps["t1"][box] > 0
@@ -356,7 +371,7 @@ def _template(spacing: float) -> _Template:
 
     wm = sharp["wm"][fine]
     csf = sharp["brain"][fine] - sharp["gm"][fine] - wm
-    x, y, z = (
+    x, _, z = (
         (origin[axis] + coarse * np.arange(wm.shape[axis])).reshape(
             [-1 if other == axis else 1 for other in range(3)]
         )
@@ -402,29 +417,469 @@ class _Grid:
 
         Cubic B-splines with white-noise coefficients on nodes ``scale`` mm apart:
         twice differentiable, and the same at every voxel size. Plain sums of
-        four terms per axis, because the result of BLAS depends on its threads.
+        four terms per axis, because what BLAS returns depends on its threads.
         """
-        starts, weights, nodes = [], [], []
-        for axis in self.axes:
-            ascending = axis if axis[0] < axis[-1] else axis[::-1]
-            position = (axis - (ascending[0] - self.spacing / 2)) / scale
+        # a fixed number of nodes, enough for the largest field of view
+        values = rng.standard_normal([int(260 / scale) + 4] * 3, dtype=np.float32)
+        for axis, places in enumerate(self.axes):
+            position = (np.abs(places - places[0]) + self.spacing / 2) / scale
             start = np.floor(position).astype(int)
-            t = position - start
-            starts.append(start)
-            weights.append(
-                np.stack(
-                    [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (t - t**2 + t**3) + 1 - 6 * t**2
-                     + 6 * t**2 - 6 * t**3 + 0 * t, t**3]
-                ).astype(np.float32) / 6
+            t = (position - start).astype(np.float32)
+            weights = (
+                (1 - t) ** 3,
+                3 * t**3 - 6 * t**2 + 4,
+                -3 * t**3 + 3 * t**2 + 3 * t + 1,
+                t**3,
             )
-            # the extent, not the voxel count, sets the number of nodes: same field at any spacing
-            nodes.append(int(np.ceil(300 / scale)) + 4)
-        values = rng.standard_normal(nodes, dtype=np.float32)
-        for axis in range(3):
             shape = [-1 if other == axis else 1 for other in range(3)]
             values = sum(
-                np.take(values, starts[axis] + k, axis=axis) * weights[axis][k].reshape(shape)
-                for k in range(4)
+                np.take(values, start + step, axis=axis) * (weight / 6).reshape(shape)
+                for step, weight in enumerate(weights)
             )
-        # the mean over positions of the sum of squared weights is 151/315 per axis
+        # the squares of the four weights sum to 151/315 on average
         return values * np.float32((315 / 151) ** 1.5)
+
+
+def _make_grid(kind: _Layout, spacing: float) -> _Grid:
+    steps = spacing * np.array(kind.directions, dtype=float)
+    first = np.array(kind.corner) + steps / 2
+    counts = [round(extent / spacing) for extent in kind.extent]
+    affine = np.diag([*steps, 1.0])
+    affine[:3, 3] = first
+    axes = tuple(
+        start + step * np.arange(count)
+        for start, step, count in zip(first, steps, counts, strict=True)
+    )
+    return _Grid(affine, axes, spacing)
+
+
+def _rotation(angles: np.ndarray) -> np.ndarray:
+    """Rotation matrix about x, then y, then z; angles in degrees."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(angles)):
+        cos, sin = np.cos(angle), np.sin(angle)
+        turn = np.eye(3)
+        first, second = [other for other in range(3) if other != axis]
+        turn[first, first] = turn[second, second] = cos
+        turn[first, second], turn[second, first] = -sin, sin
+        matrix = turn @ matrix
+    return matrix
+
+
+def _template_coordinates(
+    kind: _Layout, grid: _Grid, rng: np.random.Generator, bulge: np.ndarray | None
+) -> np.ndarray:
+    """Template coordinates in mm of every voxel, ``(3, X, Y, Z)`` float32.
+
+    An affine map (pose, and size within about 5 %), then a smooth displacement of
+    some millimetres. ``bulge`` is a template point that a tumour pushes away from.
+    """
+    # BraTS is already registered to SRI24, so only a residual pose is left
+    turn, shift = (4.0, 4.0) if kind.whole_head else (1.0, 1.0)
+    rotation = _rotation(rng.uniform(-turn, turn, 3))
+    scale = _TEMPLATE_SCALE * (1 + rng.uniform(-0.025, 0.025) + rng.uniform(-0.025, 0.025, 3))
+    matrix = (rotation.T / scale[:, None]).astype(np.float32)
+    centre = np.array(kind.centre) + rng.uniform(-shift, shift, 3)
+    x, y, z = (
+        (places - middle).astype(np.float32).reshape([-1 if a == b else 1 for b in range(3)])
+        for a, (places, middle) in enumerate(zip(grid.axes, centre, strict=True))
+    )
+    coordinates = np.empty((3, *grid.shape), dtype=np.float32)
+    for axis in range(3):
+        coordinates[axis] = matrix[axis, 0] * x + matrix[axis, 1] * y + matrix[axis, 2] * z
+        coordinates[axis] += np.float32(_TEMPLATE_CENTRE[axis])
+        # amplitude over node distance stays near 0.1, so that nothing folds
+        coordinates[axis] += np.float32(3.5) * grid.smooth_field(rng, 45.0)
+        coordinates[axis] += np.float32(1.3) * grid.smooth_field(rng, 16.0)
+    if bulge is not None:
+        away = coordinates - bulge.astype(np.float32).reshape(3, 1, 1, 1)
+        pull = np.float32(rng.uniform(0.10, 0.22)) * np.exp(-(away**2).sum(0) / np.float32(1800))
+        coordinates -= pull * away
+    return coordinates
+
+
+def _sample(
+    volume: np.ndarray, origin: np.ndarray, step: float, coordinates: np.ndarray, mode: str
+) -> np.ndarray:
+    """Values of a template volume at template coordinates, linear interpolation."""
+    from scipy import ndimage
+
+    index = (coordinates - origin.astype(np.float32).reshape(3, 1, 1, 1)) / np.float32(step)
+    return ndimage.map_coordinates(volume, index, output=np.float32, order=1, mode=mode)
+
+
+# --------------------------------------------------------------------------- anatomy
+
+
+@dataclass(frozen=True)
+class _Anatomy:
+    """One subject's brain on its grid; all arrays have the grid's shape.
+
+    ``csf``, ``gm``, ``wm`` are fractions that sum to ``cover``, the fraction of
+    the voxel that is brain; ``brain`` is ``cover`` above one half; ``outside`` is the
+    signed distance in template mm to a smooth brain surface.
+    """
+
+    grid: _Grid
+    coordinates: np.ndarray
+    csf: np.ndarray
+    gm: np.ndarray
+    wm: np.ndarray
+    cover: np.ndarray
+    brain: np.ndarray
+    outside: np.ndarray
+
+
+def _make_anatomy(
+    template: _Template, grid: _Grid, coordinates: np.ndarray, rng: np.random.Generator
+) -> _Anatomy:
+    gm, wm, cover = (
+        _sample(template.tissue[name], template.tissue_origin, 1.0, coordinates, "constant")
+        for name in ("gm", "wm", "brain")
+    )
+    outside = _sample(template.outside, template.outside_origin, 2.0, coordinates, "nearest")
+    csf = np.maximum(cover - gm - wm, 0)
+    # age differs: wider or narrower sulci and ventricles, unlike from place to place
+    csf *= np.exp(np.float32(rng.uniform(-0.3, 0.5)) + 0.45 * grid.smooth_field(rng, 11.0))
+    gm *= np.exp(np.float32(0.3) * grid.smooth_field(rng, 11.0))
+    scale = cover / np.maximum(csf + gm + wm, np.float32(1e-6))
+    return _Anatomy(
+        grid=grid,
+        coordinates=coordinates,
+        csf=csf * scale,
+        gm=gm * scale,
+        wm=wm * scale,
+        cover=cover,
+        brain=cover > 0.5,
+        outside=outside,
+    )
+
+
+# --------------------------------------------------------------------------- lesions
+
+
+@dataclass(frozen=True)
+class _Lesions:
+    """``labels`` as the file has them (uint8), and each class's soft weight in [0, 1]."""
+
+    labels: np.ndarray
+    weights: dict[str, np.ndarray]
+
+
+def _lowest(values: np.ndarray, allowed: np.ndarray, count: int) -> np.ndarray:
+    """Mask of the ``count`` allowed voxels with the lowest values (all, if fewer)."""
+    places = np.flatnonzero(allowed)
+    count = min(count, len(places))
+    # a stable sort, so that ties break by position on every machine
+    chosen = places[np.argsort(values.ravel()[places], kind="stable")[:count]]
+    mask = np.zeros(values.size, dtype=bool)
+    mask[chosen] = True
+    return mask.reshape(values.shape)
+
+
+def _largest_part(mask: np.ndarray) -> np.ndarray:
+    """The largest 6-connected component of a mask that is not empty."""
+    from scipy import ndimage
+
+    parts, _ = ndimage.label(mask)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return parts == sizes.argmax()
+
+
+def _make_tumour(anatomy: _Anatomy, site: np.ndarray, rng: np.random.Generator) -> _Lesions:
+    """A glioma: labels 1 necrotic core, 2 oedema, 4 enhancing rim, as in BraTS.
+
+    The core is an ellipsoid with a noisy border. Oedema grows from it, cheaply
+    through white matter, dearly through grey matter and hardly through fluid.
+    """
+    from scipy import ndimage
+
+    grid = anatomy.grid
+    litre = np.clip(0.095 * np.exp(rng.normal(0, 0.35)), 0.05, 0.15)
+    core_part = rng.uniform(0.18, 0.40)
+    axes = np.exp(rng.normal(0, 0.16, 3))
+    turn = (_rotation(rng.uniform(-180, 180, 3)) / axes[:, None]).astype(np.float32)
+    offset = anatomy.coordinates - site.astype(np.float32).reshape(3, 1, 1, 1)
+    distance = np.zeros(grid.shape, dtype=np.float32)
+    for row in turn:
+        distance += (row[0] * offset[0] + row[1] * offset[1] + row[2] * offset[2]) ** 2
+    distance = np.sqrt(distance)
+    coarse, fine = grid.smooth_field(rng, 18.0), grid.smooth_field(rng, 8.0)
+
+    voxels = litre * 1e6 / grid.spacing**3
+    solid = anatomy.brain & (anatomy.csf < 0.6)
+    core = _lowest(
+        distance * (1 + 0.22 * coarse + 0.12 * fine), solid, max(round(core_part * voxels), 8)
+    )
+    core = _largest_part(core)
+    radius = np.float32((litre * 1e6 * 3 / (4 * np.pi)) ** (1 / 3))
+    cost = distance * (1 + 0.18 * coarse) + radius * (0.8 * anatomy.gm + 2.0 * anatomy.csf)
+    cost[core] = -1
+    whole = _lowest(cost, solid, max(round(voxels), 16))
+    # oedema grows from the tumour: leave out what has no connection to it
+    whole = _largest_part(whole)
+    core &= whole
+
+    depth = (ndimage.distance_transform_edt(core) - 0.5) * grid.spacing
+    rim = core & (depth < rng.uniform(2.5, 4.5) * (1 + 0.25 * fine))
+    labels = np.zeros(grid.shape, dtype=np.uint8)
+    labels[whole] = 2
+    labels[core] = 1
+    labels[rim] = 4
+
+    # tissue borders are blurred by half a voxel, and by a millimetre in the body
+    blur = max(0.4, 1.0 / grid.spacing)
+    weights = {
+        name: ndimage.gaussian_filter((labels == label).astype(np.float32), blur)
+        for name, label in (("core", 1), ("oedema", 2), ("rim", 4))
+    }
+    # infiltration and enhancement are uneven
+    weights["oedema"] *= np.clip(0.85 + 0.2 * fine, 0.4, 1)
+    weights["core"] *= np.clip(0.85 + 0.2 * coarse, 0.4, 1)
+    weights["rim"] *= np.clip(0.7 + 0.25 * coarse, 0.3, 1)
+    return _Lesions(labels, weights)
+
+
+def _make_plaques(anatomy: _Anatomy, template: _Template, rng: np.random.Generator) -> _Lesions:
+    """Multiple-sclerosis plaques: small ellipsoids, most of them near the ventricles.
+
+    Their volume together is .0004 to .006 of the brain's, as seen in MSLUB.
+    """
+    grid = anatomy.grid
+    number = int(rng.integers(6, 21))
+    part = np.clip(0.0025 * np.exp(rng.normal(0, 0.6)), 0.0006, 0.006)
+    sites = rng.choice(template.plaque_sites, size=number, replace=False, p=template.plaque_weights)
+    coarse = grid.smooth_field(rng, 9.0)
+    level = np.full(grid.shape, np.inf, dtype=np.float32)
+    activity = np.ones(grid.shape, dtype=np.float32)
+    for site in sites:
+        axes = np.exp(rng.normal(0, 0.35)) * np.exp(rng.normal(0, 0.25, 3))
+        turn = (_rotation(rng.uniform(-180, 180, 3)) / axes[:, None]).astype(np.float32)
+        near = np.ones(grid.shape, dtype=bool)
+        for axis in range(3):
+            near &= np.abs(anatomy.coordinates[axis] - np.float32(site[axis])) < 20
+        offset = anatomy.coordinates[:, near] - site.astype(np.float32)[:, None]
+        squares = sum(
+            (row[0] * offset[0] + row[1] * offset[1] + row[2] * offset[2]) ** 2 for row in turn
+        )
+        nearest = np.sqrt(squares) < level[near]
+        level[near] = np.where(nearest, np.sqrt(squares), level[near])
+        activity[near] = np.where(nearest, np.float32(rng.uniform(0.45, 1.1)), activity[near])
+    level *= np.clip(1 + 0.2 * coarse, 0.5, 1.5)
+    solid = anatomy.brain & (anatomy.csf < 0.5) & (anatomy.wm > 0.3)
+    mask = _lowest(level, solid, max(round(part * int(anatomy.brain.sum())), 4))
+    border = level[mask].max()
+    # full at the centre, about half at the border, a faint halo beyond
+    weight = np.clip(1.25 - 0.7 * (level / border), 0, 1) * np.minimum(activity, 1)
+    weight = np.where(np.isfinite(level), weight, 0).astype(np.float32)
+    weight[~mask] *= np.float32(0.35)
+    return _Lesions(mask.astype(np.uint8), {"plaque": weight})
+
+
+# ---------------------------------------------------------------------------- images
+
+
+class _Canvas:
+    """The images of all modalities, painted with the same shapes in the same order."""
+
+    def __init__(self, shape: tuple[int, ...], signals: dict[str, dict[str, float]]) -> None:
+        self.signals = signals
+        self.images = {name: np.zeros(shape, dtype=np.float32) for name in signals}
+
+    def paint(self, weight: np.ndarray, tissue: str) -> None:
+        """Cover the fraction ``weight`` in [0, 1] of each voxel with a tissue."""
+        for name, image in self.images.items():
+            image += weight * (np.float32(self.signals[name][tissue]) - image)
+
+    def paint_brain(self, anatomy: _Anatomy) -> None:
+        """Cover each voxel with its brain tissues, in their own fractions."""
+        for name, image in self.images.items():
+            signal = self.signals[name]
+            image *= 1 - anatomy.cover
+            for tissue, part in (("csf", anatomy.csf), ("gm", anatomy.gm), ("wm", anatomy.wm)):
+                image += part * np.float32(signal[tissue])
+
+
+def _within(distance: np.ndarray, limit: np.ndarray | float, width: float) -> np.ndarray:
+    """Fraction of a voxel where ``distance`` is under ``limit``; ``width`` is its size."""
+    return np.clip(0.5 + (limit - distance) / np.float32(width), 0, 1)
+
+
+def _ellipsoid(
+    coordinates: np.ndarray, centre: tuple[float, float, float], radii: tuple[float, float, float]
+) -> np.ndarray:
+    """About the distance in mm to an ellipsoid's surface, negative within."""
+    level = sum(
+        ((coordinates[axis] - np.float32(centre[axis])) / np.float32(radii[axis])) ** 2
+        for axis in range(3)
+    )
+    return (np.sqrt(level) - 1) * np.float32(np.mean(radii))
+
+
+def _paint_head(canvas: _Canvas, anatomy: _Anatomy, rng: np.random.Generator) -> None:
+    """Face, neck, scalp, skull, fluid and eyes around the brain, from outside inwards."""
+    at, grid, outside = anatomy.coordinates, anatomy.grid, anatomy.outside
+    width = grid.spacing / _TEMPLATE_SCALE
+    fluid = 1.5 + np.abs(0.8 * grid.smooth_field(rng, 30.0))
+    skull = fluid + rng.uniform(5.0, 7.5) + 0.8 * grid.smooth_field(rng, 40.0)
+    scalp = skull + rng.uniform(4.5, 7.0) + 0.8 * grid.smooth_field(rng, 40.0)
+    uneven = 2.5 * grid.smooth_field(rng, 25.0)
+
+    face = _ellipsoid(at, (0, 42, -62), (62, 58, 66)) + uneven
+    neck = np.hypot(at[0] / 1.15, at[1] + 38) - 52 + uneven
+    neck = np.where(at[2] < -30, neck, np.float32(np.inf))
+    nose = _ellipsoid(at, (0, 92, -52), (13, 22, 24))
+    skin = np.minimum(np.minimum(face, neck), np.minimum(nose, outside - scalp))
+    canvas.paint(_within(skin, 0.0, width), "fat")
+    canvas.paint(_within(np.minimum(face, neck), -5.0, width), "muscle")
+    # muscles have fat between them
+    planes = np.clip(1 - np.abs(grid.smooth_field(rng, 22.0)) / np.float32(0.25), 0, 1)
+    canvas.paint(_within(np.minimum(face, neck), -8.0, width) * planes, "fat")
+    for side in (-1, 1):
+        temporal = _ellipsoid(at, (73 * side, 12, -28), (12, 30, 30))
+        canvas.paint(_within(np.maximum(temporal, skin + 3), 0.0, width), "muscle")
+    for centre, radii in (
+        ((0, 62, -62), (9, 36, 22)),
+        ((0, 12, -85), (13, 10, 40)),
+        ((31, 62, -58), (13, 15, 15)),
+        ((-31, 62, -58), (13, 15, 15)),
+        ((0, 84, -14), (16, 5, 10)),
+    ):
+        canvas.paint(_within(_ellipsoid(at, centre, radii), 0.0, width), "bone")
+    # the jaw and the palate
+    palate = np.abs(_ellipsoid(at, (0, 52, -92), (30, 34, 8)))
+    canvas.paint(_within(palate, 1.5, width), "bone")
+
+    canvas.paint(_within(outside, skull, width), "bone")
+    middle = np.abs(outside - (fluid + skull) / 2)
+    canvas.paint(_within(middle, (skull - fluid) / 6, width) * np.float32(0.8), "marrow")
+    for side in (-1, 1):
+        orbit = _ellipsoid(at, (32 * side, 64, -34), (18, 26, 16))
+        canvas.paint(_within(orbit, 0.0, width) * (outside > fluid + 2), "fat")
+        eye = _ellipsoid(at, (33 * side, 78, -34), (12.5, 12.5, 12.5))
+        canvas.paint(_within(eye, 0.0, width), "eye")
+        nerve = np.hypot(at[0] - side * (22 + 11 * (at[1] - 40) / 30), at[2] + 34)
+        behind = (at[1] > 38) & (at[1] < 67)
+        canvas.paint(_within(nerve, 2.5, width) * behind, "muscle")
+    # the template ends in the brain stem: a cord in its fluid goes on below
+    cord = np.hypot(at[0], at[1] + 40)
+    below = _within(at[2], -66.0, width)
+    canvas.paint(_within(cord, 17.0, width) * below, "bone")
+    canvas.paint(_within(cord, 10.0, width) * below, "csf")
+    canvas.paint(_within(cord, 6.5, width) * below, "wm")
+    canvas.paint(_within(outside, fluid, width), "csf")
+
+
+def _paint_vessels(canvas: _Canvas, anatomy: _Anatomy, rng: np.random.Generator) -> None:
+    """Surface vessels, the sagittal sinus, the choroid plexus, and remains of the dura.
+
+    Skull-stripped scans keep patches of dura at their border, and whole heads have it
+    there anyway. It is what an intensity threshold takes for a lesion on FLAIR.
+    """
+    at, grid = anatomy.coordinates, anatomy.grid
+    # two smooth fields vanish together along curves
+    first, second = grid.smooth_field(rng, 16.0), grid.smooth_field(rng, 16.0)
+    tubes = np.exp(-(first**2 + second**2) / np.float32(2 * 0.12**2))
+    surface = np.clip(1 + anatomy.outside / np.float32(12), 0, 1) * (anatomy.outside < 2)
+    canvas.paint(tubes * surface * anatomy.cover, "vessel")
+    patches = np.clip(2.5 * grid.smooth_field(rng, 22.0) - np.float32(1.2), 0, 1)
+    border = 1 - _within(anatomy.outside, -2.5, grid.spacing)
+    canvas.paint(patches * border * anatomy.cover, "dura")
+    sinus = _within(np.abs(at[0]), 3.0, 3.0) * _within(np.abs(anatomy.outside), 3.0, 3.0)
+    canvas.paint(sinus * ((at[2] > 10) | (at[1] < -70)) * anatomy.cover * 0.8, "vessel")
+    plexus = anatomy.csf * (anatomy.outside < -25) * np.clip(grid.smooth_field(rng, 6.0) - 1, 0, 1)
+    canvas.paint(plexus * ((at[2] > -5) & (at[1] < 0)) * np.float32(0.6), "vessel")
+
+
+def _make_images(
+    kind: _Layout,
+    anatomy: _Anatomy,
+    lesions: _Lesions | None,
+    modalities: Sequence[str],
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """The int16 image of every modality."""
+    grid, at = anatomy.grid, anatomy.coordinates
+    signals = {name: _subject_signal(kind, name, derive_seed(seed, name)) for name in modalities}
+    canvas = _Canvas(grid.shape, signals)
+    if kind.whole_head:
+        _paint_head(canvas, anatomy, np.random.default_rng(derive_seed(seed, "head")))
+    canvas.paint_brain(anatomy)
+    solid = anatomy.gm + anatomy.wm
+    iron = np.clip(0.2 + 1.6 * anatomy.gm, 0, 1) * solid
+    ripple = 2.5 * grid.smooth_field(np.random.default_rng(derive_seed(seed, "iron")), 7.0)
+    for (x, y, z), radii in _IRON_NUCLEI:
+        for side in (-1, 1):
+            nucleus = _ellipsoid(at, (x * side, y, z), radii) + ripple
+            canvas.paint(_within(nucleus, 0.0, 5.0) * iron, "iron")
+    _paint_vessels(canvas, anatomy, np.random.default_rng(derive_seed(seed, "vessels")))
+    if lesions is not None:
+        for name, weight in lesions.weights.items():
+            canvas.paint(weight * np.clip(1.1 * solid + 0.1, 0, 1), name)
+
+    common = grid.smooth_field(np.random.default_rng(derive_seed(seed, "texture")), 7.0)
+    return {
+        name: _acquire(
+            image, common, anatomy, kind, np.random.default_rng(derive_seed(seed, "scan", name))
+        )
+        for name, image in canvas.images.items()
+    }
+
+
+def _subject_signal(kind: _Layout, modality: str, seed: int) -> dict[str, float]:
+    """Tissue signals of one scan: every tissue some per cent off its usual value."""
+    rng = np.random.default_rng(seed)
+    signal = {**_HEAD_SIGNAL[modality], **kind.signal[modality]}
+    return {
+        tissue: value * float(np.exp(rng.normal(0, 0.06 if tissue in _LESION_CLASSES else 0.03)))
+        for tissue, value in signal.items()
+    }
+
+
+def _acquire(
+    image: np.ndarray,
+    texture: np.ndarray,
+    anatomy: _Anatomy,
+    kind: _Layout,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Texture, bias field, Rician noise, and the scanner's own scale as int16."""
+    grid = anatomy.grid
+    image = image * (1 + 0.025 * texture + 0.02 * grid.smooth_field(rng, 13.0))
+    image *= np.exp(np.float32(rng.uniform(0.05, 0.11)) * grid.smooth_field(rng, 110.0))
+    # larger voxels average more signal, but demo data at 3 mm should stay noisy
+    noise = np.float32(rng.uniform(0.014, 0.024))
+    image += noise * rng.standard_normal(grid.shape, dtype=np.float32)
+    image = np.hypot(image, noise * rng.standard_normal(grid.shape, dtype=np.float32))
+    if not kind.whole_head:
+        image[~anatomy.brain] = 0
+    scale = np.float32(rng.uniform(500, 1100))
+    return np.clip(np.rint(image * scale), 0, 32767).astype(np.int16)
+
+
+def _make_subject(
+    kind: _Layout, modalities: Sequence[str], spacing: float, seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
+    """Images by modality, masks by the layout's mask names, and the affine."""
+    template = _template(spacing)
+    grid = _make_grid(kind, spacing)
+    lesion_rng = np.random.default_rng(derive_seed(seed, "lesions"))
+    site = None
+    if "tumour" in kind.masks:
+        site = lesion_rng.choice(template.tumour_sites)
+    shape_rng = np.random.default_rng(derive_seed(seed, "shape"))
+    coordinates = _template_coordinates(kind, grid, shape_rng, bulge=site)
+    tissue_rng = np.random.default_rng(derive_seed(seed, "tissue"))
+    anatomy = _make_anatomy(template, grid, coordinates, tissue_rng)
+    masks: dict[str, np.ndarray] = {}
+    lesions = None
+    if site is not None:
+        lesions = _make_tumour(anatomy, site, lesion_rng)
+        masks["tumour"] = lesions.labels
+    elif "plaques" in kind.masks:
+        lesions = _make_plaques(anatomy, template, lesion_rng)
+        masks["plaques"] = lesions.labels
+    if "brain" in kind.masks:
+        masks["brain"] = anatomy.brain.astype(np.uint8)
+    return _make_images(kind, anatomy, lesions, modalities, seed), masks, grid.affine

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from uad.errors import UadError
 from uad.files import sha256, text_digest, write_json
@@ -52,30 +52,42 @@ def job(snakemake: Any) -> Iterator[Job]:
         snakemake: the object that Snakemake gives to a script.
     """
     context = Job(snakemake)
-    log = Path(snakemake.log[0]) if snakemake.log else None
-    terminal = os.dup(2)
-    if log:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
     started, clock = time.time(), time.monotonic()
+    with _output_to(snakemake.log[0] if snakemake.log else None) as terminal:
+        try:
+            yield context
+        except UadError as error:
+            _fail(f"ERROR in rule {snakemake.rule}: {error}\n", terminal)
+        except Exception:
+            _fail(traceback.format_exc(), terminal)
+        write_json(f"{snakemake.output[0]}{SUFFIX}", _record(context, started, clock))
+
+
+@contextlib.contextmanager
+def _output_to(log: str | None) -> Iterator[int]:
+    """Send file descriptors 1 and 2 to ``log``; yield a descriptor of the old standard error."""
+    saved = os.dup(1), os.dup(2)
+    if log:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        for stream in (1, 2):
+            os.dup2(descriptor, stream)
+        os.close(descriptor)
     try:
-        yield context
-    except UadError as error:
-        message = f"ERROR in rule {snakemake.rule}: {error}\n"
-        sys.stderr.write(message)
+        yield saved[1]
+    finally:
+        sys.stdout.flush()
         sys.stderr.flush()
-        if log:
-            os.write(terminal, message.encode())
-        sys.exit(1)
-    except Exception:
-        traceback.print_exc()
-        sys.stderr.flush()
-        if log:
-            os.write(terminal, f"{traceback.format_exc()}See also {log}\n".encode())
-        sys.exit(1)
-    write_json(f"{snakemake.output[0]}{SUFFIX}", _record(context, started, clock))
+        for stream, old in zip((1, 2), saved, strict=True):
+            os.dup2(old, stream)
+            os.close(old)
+
+
+def _fail(message: str, terminal: int) -> NoReturn:
+    os.write(2, message.encode())
+    if not os.path.sameopenfile(2, terminal):
+        os.write(terminal, message.encode())
+    sys.exit(1)
 
 
 def _record(context: Job, started: float, clock: float) -> dict[str, Any]:

@@ -25,9 +25,7 @@ def region_means(volumes: Volumes) -> tuple[float, float, int]:
         DataError: no volume has a lesion inside the brain.
     """
     anomalous, normal = [], []
-    for volume, mask, lesion in zip(
-        volumes.volumes, volumes.masks, volumes.lesions, strict=True
-    ):
+    for volume, mask, lesion in zip(volumes.volumes, volumes.masks, volumes.lesions, strict=True):
         if (lesion & mask).any():
             anomalous.append(float(volume[lesion & mask].mean()))
             normal.append(float(volume[mask & ~lesion].mean()))

@@ -18,12 +18,14 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uad.checkpoints import SafetensorsCheckpointIO
+from uad.config import Train
 from uad.errors import DataError
 from uad.files import atomic_path, text_digest, write_json
+from uad.inference import to_slices
 from uad.methods.base import Method
 from uad.seeds import derive_seed
 
@@ -50,16 +52,6 @@ class TrainingSet:
     ) -> TrainingSet:
         """From arrays in NIfTI order ``(N, X, Y, Z)``."""
         return cls(to_slices(volumes), to_slices(masks), list(slices))
-
-
-def to_slices(volume: np.ndarray) -> Tensor:
-    """NIfTI order ``(..., X, Y, Z)`` to slices first ``(..., Z, Y, X)``."""
-    return torch.from_numpy(np.ascontiguousarray(np.swapaxes(volume, -1, -3)))
-
-
-def from_slices(slices: Tensor) -> np.ndarray:
-    """Slices first ``(..., Z, Y, X)`` to NIfTI order ``(..., X, Y, Z)``."""
-    return np.ascontiguousarray(np.swapaxes(slices.cpu().numpy(), -1, -3))
 
 
 class SliceBatches:
@@ -135,9 +127,7 @@ class ReconstructionModule(pl.LightningModule):
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         """Loss of one batch."""
         generator = self._generator("train", self.global_step)
-        loss = self.method.training_loss(
-            self.network, batch["images"], batch["masks"], generator
-        )
+        loss = self.method.training_loss(self.network, batch["images"], batch["masks"], generator)
         self.log("train_loss", loss, on_epoch=True, on_step=False, batch_size=len(batch["images"]))
         return loss
 
@@ -145,9 +135,7 @@ class ReconstructionModule(pl.LightningModule):
         """Healthy validation loss, with the same corruption as training."""
         epoch = 0 if self.fixed else self.current_epoch
         generator = self._generator("validation", epoch, index)
-        loss = self.method.training_loss(
-            self.network, batch["images"], batch["masks"], generator
-        )
+        loss = self.method.training_loss(self.network, batch["images"], batch["masks"], generator)
         self.log("val_loss", loss, prog_bar=True, batch_size=len(batch["images"]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -190,16 +178,8 @@ def train(
     training: TrainingSet,
     validation: TrainingSet,
     out_dir: str | os.PathLike[str],
+    loop: Train,
     *,
-    epochs: int,
-    batch_size: int,
-    samples_per_volume: int,
-    validation_samples_per_volume: int,
-    learning_rate: float,
-    validate_every: int,
-    checkpoint_every: int,
-    precision: str,
-    accelerator: str,
     keep: str,
     fixed_validation: bool,
     seed: int,
@@ -207,7 +187,7 @@ def train(
 ) -> dict[str, Any]:
     """Train a method and write ``model.safetensors``, ``config.json`` and ``history.csv``.
 
-    A checkpoint directory in ``out_dir`` is written every ``checkpoint_every``
+    A checkpoint directory in ``out_dir`` is written every ``loop.checkpoint_every``
     epochs. If the process dies, the next call continues from there and ends
     with the same weights as an uninterrupted one (same device and threads).
 
@@ -216,8 +196,7 @@ def train(
         training: healthy training slices.
         validation: healthy validation slices.
         out_dir: where the model goes.
-        epochs, batch_size, samples_per_volume, validation_samples_per_volume, learning_rate,
-            validate_every, checkpoint_every, precision, accelerator: as in the config.
+        loop: epochs, batch size, learning rate and so on (``train`` of the config).
         keep: ``best`` (lowest healthy validation loss) or ``last``.
         fixed_validation: the same slices, noise and levels in every validation.
         seed: of this training; see :func:`uad.seeds.derive_seed`.
@@ -235,25 +214,29 @@ def train(
     _discard_foreign(checkpoints, text_digest(identity))
     torch.manual_seed(derive_seed(seed, "weights"))
     module = ReconstructionModule(
-        method, method.build(), learning_rate, seed, fixed=fixed_validation
+        method, method.build(), loop.learning_rate, seed, fixed=fixed_validation
     )
-    batches = SliceBatches(training, batch_size, samples_per_volume, seed, drop_last=True)
+    batches = SliceBatches(training, loop.batch_size, loop.samples_per_volume, seed, drop_last=True)
     held_out = SliceBatches(
         validation,
-        batch_size,
-        validation_samples_per_volume,
+        loop.batch_size,
+        loop.validation_samples_per_volume,
         derive_seed(seed, "validation"),
         drop_last=False,
         fixed=fixed_validation,
     )
     history = History()
     best = ModelCheckpoint(
-        checkpoints, "best", monitor="val_loss", save_weights_only=True, enable_version_counter=False
+        checkpoints,
+        "best",
+        monitor="val_loss",
+        save_weights_only=True,
+        enable_version_counter=False,
     )
     last = ModelCheckpoint(
         checkpoints,
         "last",
-        every_n_epochs=checkpoint_every,
+        every_n_epochs=loop.checkpoint_every,
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
@@ -264,14 +247,14 @@ def train(
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
         trainer = pl.Trainer(
-            max_epochs=epochs,
-            accelerator=accelerator,
+            max_epochs=loop.epochs,
+            accelerator=loop.accelerator,
             devices=1,
-            precision=precision,
+            precision=loop.precision,
             callbacks=[history, best, last, TQDMProgressBar(refresh_rate=50)],
             plugins=[SafetensorsCheckpointIO()],
             logger=False,
-            check_val_every_n_epoch=validate_every,
+            check_val_every_n_epoch=loop.validate_every,
             num_sanity_val_steps=0,
             default_root_dir=out,
             deterministic="warn",
@@ -289,7 +272,7 @@ def train(
     if not np.isfinite(frame["train_loss"].dropna()).all():
         raise DataError(
             f"{out}: the training loss is not finite; lower train.learning_rate or use "
-            "precision 32-true."
+            "loop.precision 32-true."
         )
     weights = best.best_model_path if keep == "best" else resume
     if keep == "last":
@@ -326,74 +309,3 @@ def _discard_foreign(checkpoints: Path, identity: str) -> None:
         log.warning("%s belongs to another configuration: starting anew", checkpoints)
         shutil.rmtree(checkpoints)
     write_json(marker, {"identity": identity})
-
-
-def device_of(accelerator: str) -> str:
-    """The torch device of an accelerator setting of the config.
-
-    Raises:
-        DataError: a GPU is asked for and there is none.
-    """
-    available = torch.cuda.is_available()
-    if accelerator == "gpu" and not available:
-        raise DataError(
-            "train.accelerator is 'gpu', but torch sees no CUDA device on this machine; "
-            "use 'auto' or 'cpu', or run where there is one."
-        )
-    return "cuda" if available and accelerator != "cpu" else "cpu"
-
-
-def load_network(method: Method, weights: str | os.PathLike[str]) -> nn.Module:
-    """The trained network of a method, in evaluation mode, on the CPU.
-
-    Raises:
-        DataError: the weights do not belong to this network.
-    """
-    network = method.build()
-    try:
-        network.load_state_dict(load_file(weights))
-    except (RuntimeError, OSError) as error:
-        raise DataError(f"{weights}: not the weights of this network ({error}).") from error
-    return network.eval()
-
-
-@torch.inference_mode()
-def reconstruct_volume(
-    method: Method,
-    network: nn.Module,
-    volume: np.ndarray,
-    mask: np.ndarray,
-    *,
-    t_test: int,
-    batch: int,
-    seed: int,
-    device: str = "cpu",
-) -> np.ndarray:
-    """Restore one volume, slice batch by slice batch.
-
-    Args:
-        method: the method.
-        network: its trained network, on ``device``.
-        volume: ``(X, Y, Z)`` float32 in [0, 1].
-        mask: its brain mask.
-        t_test: noise level.
-        batch: slices per forward pass; with ``noise_field: per_batch`` all passes over a
-            volume share one field, because each starts from the same ``seed``.
-        seed: of the noise.
-        device: torch device.
-
-    Returns:
-        float32 of the volume's shape.
-    """
-    images = to_slices(volume).unsqueeze(1).to(device)
-    masks = to_slices(mask).unsqueeze(1).to(device)
-    shared = method.setup.noise_field == "per_batch"
-    parts = []
-    for start in range(0, len(images), batch):
-        part_seed = seed if shared else derive_seed(seed, start)
-        generator = torch.Generator(device=device).manual_seed(part_seed)
-        chosen = slice(start, start + batch)
-        parts.append(
-            method.reconstruct(network, images[chosen], masks[chosen], t_test, generator).float()
-        )
-    return from_slices(torch.cat(parts).squeeze(1))

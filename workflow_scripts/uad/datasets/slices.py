@@ -79,9 +79,7 @@ def read_store(path: str | os.PathLike[str], subjects: Sequence[str]) -> Volumes
     if missing:
         raise DataError(f"{path}: no subject '{missing[0]}' ({len(missing)} of the split missing).")
     with safe_open(path, framework="numpy") as handle:
-        parts = {
-            key: [handle.get_slice(key)[index[label]] for label in subjects] for key in KEYS
-        }
+        parts = {key: [handle.get_slice(key)[index[label]] for label in subjects] for key in KEYS}
     return Volumes(
         subjects=list(subjects),
         volumes=np.stack(parts["volumes"]).astype(np.float32),

@@ -97,7 +97,9 @@ class Method(ABC):
 
         return quality_map(self.setup.loss, images, reconstruction, **self.setup.quality).mean()
 
-    def noise(self, images: Tensor, generator: torch.Generator, name: str, **options: Any) -> Tensor:
+    def noise(
+        self, images: Tensor, generator: torch.Generator, name: str, **options: Any
+    ) -> Tensor:
         """A noise field of the images' shape, one per batch or one per sample."""
         from uad.noise import make_noise
 

@@ -72,9 +72,7 @@ class Diffusion(Method):
         from uad.diffusion import patch_masks
 
         batch, device = images.shape[0], images.device
-        levels = torch.randint(
-            self.options.timesteps, (batch,), generator=generator, device=device
-        )
+        levels = torch.randint(self.options.timesteps, (batch,), generator=generator, device=device)
         field = self._field(images, generator)
         region = None
         if self.options.patch_grid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet, DiffusionUNetResnetBlock
@@ -106,10 +107,8 @@ class DenoisingUNet(nn.Module):
     def __init__(self, channels: Sequence[int] = (64, 128, 256, 512), groups: int = 8) -> None:
         super().__init__()
         widths = [1, *channels]
-        self.down = nn.ModuleList(
-            _DoubleConv(a, b, groups) for a, b in zip(widths, widths[1:], strict=False)
-        )
-        pairs = list(zip(channels[::-1], channels[-2::-1], strict=False))
+        self.down = nn.ModuleList(_DoubleConv(a, b, groups) for a, b in pairwise(widths))
+        pairs = list(pairwise(channels[::-1]))
         self.enlarge = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in pairs)
         self.up = nn.ModuleList(_DoubleConv(2 * b, b, groups) for _, b in pairs)
         self.out = nn.Conv2d(channels[0], 1, 1)

@@ -95,8 +95,10 @@ def prepare_atlas(out_dir: str | Path, spacing: float) -> None:
         # averaging before subsampling: the atlas has detail that a coarse grid cannot hold
         sigma = 0.4 * np.sqrt(max(spacing**2 - 1.0, 0.0))
         for name, data in volumes.items():
-            image = ants.smooth_image(to_ants(data, head.affine), sigma) if sigma else to_ants(
-                data, head.affine
+            image = (
+                ants.smooth_image(to_ants(data, head.affine), sigma)
+                if sigma
+                else to_ants(data, head.affine)
             )
             volumes[name] = ants.resample_image_to_target(image, target, "linear").numpy()
         volumes["brain_mask"] = volumes["brain_mask"] > 0.5
@@ -122,9 +124,7 @@ def prepare_atlas(out_dir: str | Path, spacing: float) -> None:
     )
 
 
-def resampled_affine(
-    affine: np.ndarray, old: tuple[float, float, float], new: float
-) -> np.ndarray:
+def resampled_affine(affine: np.ndarray, old: tuple[float, float, float], new: float) -> np.ndarray:
     """The affine after a change to isotropic voxels that keeps the first corner of the grid."""
     result = affine.copy()
     factor = new / np.asarray(old)

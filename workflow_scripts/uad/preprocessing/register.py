@@ -21,7 +21,6 @@ from uad.errors import ConfigError, DataError
 from uad.files import atomic_path, write_json
 from uad.preprocessing.atlas import atlas_spacing
 from uad.preprocessing.scans import (
-    affine_of,
     ants_workspace,
     dice,
     import_ants,
@@ -252,11 +251,20 @@ def _isotropic(ants: Any, scan: Any, mask: np.ndarray, spacing: float) -> Any:
 
 
 def _schedule(spacing: float) -> dict[str, Any]:
-    """Levels of the registration: those of ANTsPy at 1 mm, the same millimetres elsewhere."""
+    """Levels of the registration: those of ANTsPy at 1 mm, the same millimetres elsewhere.
+
+    Levels finer than the voxels would repeat the last one and are left out.
+    """
+    levels = [
+        (iterations, max(1, round(size / spacing)), sigma)
+        for iterations, size, sigma in ((2100, 6, 3), (1200, 4, 2), (1200, 2, 1), (10, 1, 0))
+        if size >= min(spacing, 6)
+    ]
+    iterations, shrink, sigmas = zip(*levels, strict=True)
     return {
-        "aff_iterations": (2100, 1200, 1200, 10),
-        "aff_shrink_factors": tuple(max(1, round(f / spacing)) for f in (6, 4, 2, 1)),
-        "aff_smoothing_sigmas": (3, 2, 1, 0),
+        "aff_iterations": iterations,
+        "aff_shrink_factors": shrink,
+        "aff_smoothing_sigmas": sigmas,
         "smoothing_in_mm": True,
     }
 

@@ -230,9 +230,7 @@ def _hdbet(
     data = np.ascontiguousarray(scan.data.transpose(2, 1, 0))
     spacing = tuple(reversed(scan.spacing))
     with _captured_output():
-        _, found = run(
-            data, spacing, mode=mode, device=place, postprocess=False, do_tta=tta
-        )
+        _, found = run(data, spacing, mode=mode, device=place, postprocess=False, do_tta=tta)
     facts = {
         "mode": mode,
         "tta": bool(tta),

@@ -1,0 +1,157 @@
+"""AIR on a validation set, room on the disk, and what a failing script says."""
+
+import shutil
+from collections import namedtuple
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from uad.datasets.slices import Volumes
+from uad.errors import DataError
+from uad.files import atomic_path, read_json, write_json
+from uad.preflight import check_room, planned_bytes
+from uad.provenance import job
+from uad.seeds import derive_seed
+from uad.statistics import air_statistics, region_means
+
+
+def volumes(normal, anomalous, n=2, lesion=True):
+    shape = (n, 4, 4, 4)
+    lesions = np.zeros(shape, bool)
+    lesions[:, 1, 1, 1] = lesion
+    masks = np.ones(shape, bool)
+    masks[:, 3] = False
+    images = np.where(lesions, anomalous, normal) * masks
+    return Volumes([f"s{i}" for i in range(n)], images.astype(np.float32), masks, lesions)
+
+
+# --- AIR
+
+
+def test_region_means_are_taken_inside_the_brain_per_volume_then_averaged():
+    assert region_means(volumes(0.25, 0.75)) == (0.75, 0.25, 2)
+
+
+@pytest.mark.parametrize(
+    ("normal", "anomalous", "modality", "paper", "maximising"),
+    [
+        (0.3, 0.4, "T2", False, False),
+        (0.6, 0.9, "FLAIR", True, True),
+        (0.48, 0.9, "FLAIR", False, True),  # the rules part (FACTS, real scans)
+        (0.6, 0.3, "T1", True, False),
+    ],
+)
+def test_both_rules_are_reported_and_config_chooses(normal, anomalous, modality, paper, maximising):
+    for rule, expected in (("paper", paper), ("maximising", maximising)):
+        record = air_statistics({"b": volumes(normal, anomalous)}, modality, "b", rule)
+        assert record["paper_rule_invert"] == paper
+        assert record["maximising_invert"] == maximising
+        assert record["invert"] == expected
+        chosen = "air_if_inverted" if expected else "air_before"
+        assert record["air_after"] == record[chosen]
+        if rule == "maximising":
+            assert record["air_after"] >= record["air_before"]
+
+
+def test_a_warning_names_every_violated_prior_and_a_dissenting_test_set():
+    sets = {"b": volumes(0.4, 0.3), "m": volumes(0.6, 0.7)}
+    record = air_statistics(sets, "T2", "b", "paper")
+    text = " ".join(record["warnings"])
+    assert "b T2" in text and "m T2" in text and "decide otherwise than b" in text
+    assert air_statistics({"b": volumes(0.3, 0.4)}, "T2", "b", "paper")["warnings"] == []
+
+
+def test_a_validation_set_without_lesions_is_refused():
+    with pytest.raises(DataError, match=r"b \(T2\): none of the 2 .*s0, s1.* has a lesion"):
+        air_statistics({"b": volumes(0.3, 0.4, lesion=False)}, "T2", "b", "paper")
+
+
+# --- room on the disk
+
+PLAN = {
+    "b": {
+        "layout": "ixi",
+        "source": "phantom",
+        "phantom": {"subjects": 100, "spacing": 1.0},
+        "modalities": ["T1", "T2"],
+    }
+}
+GRID = {"spacing": 1.0, "shape": [96, 96, 50]}
+
+
+def test_planned_bytes_grow_with_subjects_modalities_and_resolution():
+    planned = planned_bytes(PLAN, GRID)["b"]
+    assert 100 * 2 * 30e6 < planned < 100 * 2 * 100e6
+    coarse = planned_bytes(PLAN, {"spacing": 2.0, "shape": [48, 48, 25]})["b"]
+    assert coarse < planned
+
+
+def test_a_disk_without_room_is_refused_before_any_work(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10e9, 9e9, 1e9))
+    with pytest.raises(DataError, match=r"need about \d+\.\d GB \(b .*only 1\.0 GB are free"):
+        check_room(tmp_path, planned_bytes(PLAN, GRID))
+    assert check_room(tmp_path, {"b": 10})["planned_bytes"] == {"b": 10}
+
+
+# --- files, seeds, jobs
+
+
+def test_a_file_is_whole_or_absent(tmp_path):
+    target = tmp_path / "a.json"
+    write_json(target, {"x": 1})
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert read_json(target) == {"x": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    with pytest.raises(ValueError):
+        write_json(target, float("nan"))
+
+
+def test_seeds_differ_by_any_part_and_never_by_the_machine():
+    assert (
+        derive_seed(1, "cross_T2", "pddpm", 0)
+        == derive_seed(1, "cross_T2", "pddpm", 0)
+        == 331686624
+    )
+    parts = [(1, "a", 0), (2, "a", 0), (1, "b", 0), (1, "a", 1), ("1a", 0)]
+    assert len({derive_seed(*p) for p in parts}) == len(parts)
+
+
+class Wildcards(dict):
+    pass
+
+
+def snakemake_like(tmp_path, rule="some_rule"):
+    return SimpleNamespace(
+        rule=rule,
+        log=[str(tmp_path / "some.log")],
+        input=[str(tmp_path / "in.txt")],
+        output=[str(tmp_path / "out.txt")],
+        params=Wildcards(p=1),
+        wildcards=Wildcards(w="x"),
+        threads=1,
+    )
+
+
+def test_a_script_that_succeeds_leaves_a_record_of_what_went_in_and_out(tmp_path, capfd):
+    (tmp_path / "in.txt").write_text("in")
+    with job(snakemake_like(tmp_path)) as context:
+        (tmp_path / "out.txt").write_text("out")
+        context.facts["seed"] = 3
+    record = read_json(tmp_path / "out.txt.prov.json")
+    assert record["rule"] == "some_rule" and record["facts"] == {"seed": 3}
+    assert record["inputs"][0]["bytes"] == 2 and len(record["outputs"][0]["sha256"]) == 64
+    assert record["code"]["library_files"]["provenance.py"]
+    assert record["environment"]["numpy"]
+
+
+def test_a_script_that_refuses_its_input_says_so_once_without_a_traceback(tmp_path, capfd):
+    with pytest.raises(SystemExit) as end, job(snakemake_like(tmp_path)):
+        raise DataError("scan.nii.gz: is empty. Fetch it again.")
+    assert end.value.code == 1
+    log = (tmp_path / "some.log").read_text()
+    assert log == "ERROR in rule some_rule: scan.nii.gz: is empty. Fetch it again.\n"
+    assert not (tmp_path / "out.txt.prov.json").exists()

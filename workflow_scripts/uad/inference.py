@@ -1,0 +1,95 @@
+"""From weights to reconstructions: what a job needs that does not train (no Lightning here)."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from uad.errors import DataError
+from uad.methods.base import Method
+from uad.seeds import derive_seed
+
+
+def to_slices(volume: np.ndarray) -> Tensor:
+    """NIfTI order ``(..., X, Y, Z)`` to slices first ``(..., Z, Y, X)``."""
+    return torch.from_numpy(np.ascontiguousarray(np.swapaxes(volume, -1, -3)))
+
+
+def from_slices(slices: Tensor) -> np.ndarray:
+    """Slices first ``(..., Z, Y, X)`` to NIfTI order ``(..., X, Y, Z)``."""
+    return np.ascontiguousarray(np.swapaxes(slices.cpu().numpy(), -1, -3))
+
+
+def device_of(accelerator: str) -> str:
+    """The torch device of an accelerator setting of the config.
+
+    Raises:
+        DataError: a GPU is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if accelerator == "gpu" and not available:
+        raise DataError(
+            "train.accelerator is 'gpu', but torch sees no CUDA device on this machine; "
+            "use 'auto' or 'cpu', or run where there is one."
+        )
+    return "cuda" if available and accelerator != "cpu" else "cpu"
+
+
+def load_network(method: Method, weights: str | os.PathLike[str]) -> nn.Module:
+    """The trained network of a method, in evaluation mode, on the CPU.
+
+    Raises:
+        DataError: the weights do not belong to this network.
+    """
+    network = method.build()
+    try:
+        network.load_state_dict(load_file(weights))
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"{weights}: not the weights of this network ({error}).") from error
+    return network.eval()
+
+
+@torch.inference_mode()
+def reconstruct_volume(
+    method: Method,
+    network: nn.Module,
+    volume: np.ndarray,
+    mask: np.ndarray,
+    *,
+    t_test: int,
+    batch: int,
+    seed: int,
+    device: str = "cpu",
+) -> np.ndarray:
+    """Restore one volume, slice batch by slice batch.
+
+    Args:
+        method: the method.
+        network: its trained network, on ``device``.
+        volume: ``(X, Y, Z)`` float32 in [0, 1].
+        mask: its brain mask.
+        t_test: noise level.
+        batch: slices per forward pass; with ``noise_field: per_batch`` all passes over a
+            volume share one field, because each starts from the same ``seed``.
+        seed: of the noise.
+        device: torch device.
+
+    Returns:
+        float32 of the volume's shape.
+    """
+    images = to_slices(volume).unsqueeze(1).to(device)
+    masks = to_slices(mask).unsqueeze(1).to(device)
+    shared = method.setup.noise_field == "per_batch"
+    parts = []
+    for start in range(0, len(images), batch):
+        part_seed = seed if shared else derive_seed(seed, start)
+        generator = torch.Generator(device=device).manual_seed(part_seed)
+        chosen = slice(start, start + batch)
+        parts.append(
+            method.reconstruct(network, images[chosen], masks[chosen], t_test, generator).float()
+        )
+    return from_slices(torch.cat(parts).squeeze(1))

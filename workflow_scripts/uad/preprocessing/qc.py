@@ -1,0 +1,153 @@
+"""Pictures for quality control: three planes, outlines of the masks, the atlas where it matters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from uad.files import atomic_path
+from uad.preprocessing.scans import Scan, import_ants, read_scan, read_scan_mask, to_ants
+
+#: Colours that stay apart for colour-blind readers (Okabe and Ito), on grey.
+MASK_COLOUR, LESION_COLOUR, ATLAS_COLOUR = "#56B4E9", "#E69F00", "#CC79A7"
+#: (name, axis across, axis up, axis through the picture) on RAS+ axes.
+PLANES = (("axial", 0, 1, 2), ("coronal", 0, 2, 1), ("sagittal", 1, 2, 0))
+
+
+def qc_picture(
+    path: str | Path,
+    image: str | Path,
+    brain_mask: str | Path,
+    lesion: str | Path | None,
+    atlas_dir: str | Path | None,
+    title: str,
+) -> None:
+    """Write one PNG: axial, coronal and sagittal slice with the outlines of the masks.
+
+    The slices pass through the middle of the lesion where there is one, else through the
+    middle of the brain. Orientation is the radiologist's: right of the patient at the
+    left, front (sagittal: face) at the top or the left. Voxels are shown in millimetres.
+
+    Args:
+        path: the PNG (below 150 kB, the same bytes for the same content).
+        image: the scan, any orientation.
+        brain_mask: its brain mask, on the same grid.
+        lesion: its lesion mask, on the same grid, or None.
+        atlas_dir: a prepared atlas to outline (registered scans), or None (raw scans).
+        title: one line above the picture.
+
+    Raises:
+        DataError: a file is unusable, or a mask is on another grid.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    scan = read_scan(image)
+    mask = read_scan_mask(brain_mask, scan)[0]
+    sick = read_scan_mask(lesion, scan)[0] if lesion is not None else None
+    atlas = _atlas_on(scan, Path(atlas_dir)) if atlas_dir is not None else None
+    centre = _centre(sick if sick is not None and sick.any() else mask)
+    inside = scan.data[mask] if mask.any() else scan.data
+    top = float(np.percentile(inside, 99.5))
+    bottom = min(float(np.percentile(inside, 0.5)), 0.0)
+
+    extent = [n * s for n, s in zip(scan.data.shape, scan.spacing, strict=True)]
+    widths = [extent[across] for _, across, _, _ in PLANES]
+    heights = [extent[up] for _, _, up, _ in PLANES]
+    # all panels share one scale: millimetres per inch
+    size = 10.5
+    figure = Figure(figsize=(size, size * max(heights) / sum(widths) + 0.7), facecolor="black")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 3, gridspec_kw={"width_ratios": widths, "wspace": 0.02})
+    floor = 0.34 / figure.get_figheight()
+    figure.subplots_adjust(left=0.005, right=0.995, bottom=floor, top=1 - floor)
+    for panel, (name, across, up, through) in zip(panels, PLANES, strict=True):
+        at = centre[through]
+        wide, high = scan.spacing[across], scan.spacing[up]
+        box = (0, extent[across], 0, extent[up])
+
+        def cut(volume: np.ndarray, through: int = through, at: int = at) -> np.ndarray:
+            return np.take(volume, at, axis=through).T
+
+        panel.imshow(
+            cut(scan.data), cmap="gray", vmin=bottom, vmax=max(top, bottom + 1e-6),
+            origin="lower", extent=box, interpolation="nearest",
+        )  # fmt: skip
+        xs = (np.arange(scan.data.shape[across]) + 0.5) * wide
+        ys = (np.arange(scan.data.shape[up]) + 0.5) * high
+
+        def outline(volume: np.ndarray | None, level: float, colour: str, width: float,
+                    panel=panel, xs=xs, ys=ys, cut=cut) -> None:  # fmt: skip
+            if volume is None:
+                return
+            plane = cut(volume).astype(np.float32)
+            if plane.min() < level < plane.max():
+                panel.contour(xs, ys, plane, levels=[level], colors=colour, linewidths=width)
+
+        if atlas is not None:
+            for level in atlas[1]:
+                outline(atlas[0], level, ATLAS_COLOUR, 0.6)
+        outline(mask, 0.5, MASK_COLOUR, 1.0)
+        outline(sick, 0.5, LESION_COLOUR, 1.1)
+        # radiological: R at the left; in the sagittal plane the face looks left
+        panel.invert_xaxis()
+        panel.set_aspect("equal")
+        panel.set_axis_off()
+        where = scan.affine[through] @ [*centre, 1]
+        panel.text(
+            0.02, 0.02, f"{name}, {'xyz'[through]} = {where:.0f} mm", color="white", fontsize=8,
+            transform=panel.transAxes,
+        )  # fmt: skip
+        panel.text(
+            0.02, 0.5, "A" if name == "sagittal" else "R", color="white", fontsize=9,
+            transform=panel.transAxes, va="center",
+        )  # fmt: skip
+    entries = [("brain mask", MASK_COLOUR)]
+    entries += [("lesion", LESION_COLOUR)] if sick is not None else []
+    entries += [("atlas", ATLAS_COLOUR)] if atlas is not None else []
+    figure.legend(
+        handles=[Line2D([], [], color=colour, label=label) for label, colour in entries],
+        loc="lower right", ncols=len(entries), fontsize=8, frameon=False, labelcolor="white",
+        borderaxespad=0.1,
+    )  # fmt: skip
+    figure.text(0.01, 1 - floor / 2, title, color="white", fontsize=10, va="center")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=80, facecolor="black", metadata={"Software": None})
+
+
+def _centre(mask: np.ndarray) -> list[int]:
+    """Voxel in the middle of a mask: per axis, the slice that cuts through most of it on average."""
+    if not mask.any():
+        return [n // 2 for n in mask.shape]
+    centre = []
+    for axis in range(3):
+        counts = mask.sum(axis=tuple(a for a in range(3) if a != axis))
+        # the median voxel: inside the mass even when parts lie far away
+        centre.append(int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)))
+    return centre
+
+
+def _atlas_on(scan: Scan, atlas_dir: Path) -> tuple[np.ndarray, list[float]]:
+    """The atlas' brain on the grid of a registered scan, with the levels to outline.
+
+    The levels are the border of the brain and the border between fluid and tissue.
+    """
+    atlas = read_scan(atlas_dir / "brain.nii.gz")
+    shift = np.linalg.solve(atlas.affine, scan.affine)
+    start = np.round(shift[:3, 3]).astype(int)
+    aligned = np.allclose(shift[:3, :3], np.eye(3), atol=1e-4) and np.allclose(
+        shift[:3, 3], start, atol=1e-3
+    )
+    stop = start + scan.data.shape
+    if aligned and (start >= 0).all() and (stop <= atlas.data.shape).all():
+        # a cropped scan is a part of the atlas' grid: no resampling
+        data = atlas.data[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+    else:
+        ants = import_ants()
+        data = ants.resample_image_to_target(
+            to_ants(atlas.data, atlas.affine), to_ants(scan.data, scan.affine), "linear"
+        ).numpy()
+    tissue = float(np.median(atlas.data[atlas.data > 0]))
+    return data, [0.3 * tissue, 0.75 * tissue]
