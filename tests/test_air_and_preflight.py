@@ -155,3 +155,9 @@ def test_a_script_that_refuses_its_input_says_so_once_without_a_traceback(tmp_pa
     log = (tmp_path / "some.log").read_text()
     assert log == "ERROR in rule some_rule: scan.nii.gz: is empty. Fetch it again.\n"
     assert not (tmp_path / "out.txt.prov.json").exists()
+
+
+def test_a_script_that_is_ended_early_is_never_a_success(tmp_path, capfd):
+    with pytest.raises(SystemExit) as end, job(snakemake_like(tmp_path)):
+        raise SystemExit(0)
+    assert end.value.code == 1

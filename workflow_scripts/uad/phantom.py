@@ -38,8 +38,11 @@ from uad.seeds import derive_seed
 _SPACING_LIMITS = (0.5, 6.0)
 """Voxel sizes in mm for which skull, rim and plaques are still drawn sensibly."""
 
-_TEMPLATE_SCALE = 0.92
-"""ICBM152 is larger than an average brain and than SRI24 by about this factor."""
+_TEMPLATE_SCALE = np.array([0.90, 0.96, 0.88])
+"""ICBM152 is larger than an average brain; these factors give the size of SRI24's."""
+
+_SHRINKAGE = float(np.mean(_TEMPLATE_SCALE))
+"""The same as one number, where only a voxel's size in template mm is needed."""
 
 _TEMPLATE_CENTRE = np.array([0.0, -17.0, 5.0])
 """Middle of the template brain's bounding box, template mm."""
@@ -70,7 +73,7 @@ _SCLEROSIS_SIGNAL = _signals(
     "csf gm wm iron plaque",
     T1=(0.10, 0.63, 0.88, 0.77, 0.50),
     T1CE=(0.12, 0.60, 0.82, 0.72, 0.54),
-    T2=(1.00, 0.41, 0.31, 0.17, 0.82),
+    T2=(1.00, 0.43, 0.33, 0.17, 0.84),
     FLAIR=(0.08, 0.78, 0.68, 0.66, 1.05),
 )
 _IRON_NUCLEI = (
@@ -126,7 +129,7 @@ _LAYOUTS = {
         signal=_GLIOMA_SIGNAL,
         whole_head=False,
         extent=(240.0, 240.0, 155.0),
-        centre=(-119.5, 119.5, 76.0),
+        centre=(-119.0, 109.0, 73.0),
         corner=(0.5, 239.5, -0.5),
         directions=(-1, -1, 1),
         masks={"tumour": "{subject}/{subject}_seg.nii.gz"},
@@ -356,7 +359,7 @@ def _template(spacing: float) -> _Template:
     from scipy import ndimage
 
     sharp, origin = _load_template()
-    width = max(round(spacing / _TEMPLATE_SCALE), 1)
+    width = max(round(spacing / _SHRINKAGE), 1)
     tissue = {name: ndimage.uniform_filter(data, width) for name, data in sharp.items()}
 
     coarse, pad = 2, 16
@@ -609,12 +612,18 @@ def _make_tumour(anatomy: _Anatomy, site: np.ndarray, rng: np.random.Generator) 
 
     voxels = litre * 1e6 / grid.spacing**3
     solid = anatomy.brain & (anatomy.csf < 0.6)
+    # the falx holds a tumour back
+    across = anatomy.coordinates[0] * np.float32(np.sign(site[0])) < -1
     core = _lowest(
-        distance * (1 + 0.22 * coarse + 0.12 * fine), solid, max(round(core_part * voxels), 8)
+        distance * (1 + 0.22 * coarse + 0.12 * fine),
+        solid & ~across,
+        max(round(core_part * voxels), 8),
     )
     core = _largest_part(core)
     radius = np.float32((litre * 1e6 * 3 / (4 * np.pi)) ** (1 / 3))
-    cost = distance * (1 + 0.18 * coarse) + radius * (0.8 * anatomy.gm + 2.0 * anatomy.csf)
+    cost = distance * (1 + 0.18 * coarse) + radius * (
+        0.8 * anatomy.gm + 2.0 * anatomy.csf + 0.6 * across
+    )
     cost[core] = -1
     whole = _lowest(cost, solid, max(round(voxels), 16))
     # oedema grows from the tumour: leave out what has no connection to it
@@ -637,14 +646,14 @@ def _make_tumour(anatomy: _Anatomy, site: np.ndarray, rng: np.random.Generator) 
     # infiltration and enhancement are uneven
     weights["oedema"] *= np.clip(0.85 + 0.2 * fine, 0.4, 1)
     weights["core"] *= np.clip(0.85 + 0.2 * coarse, 0.4, 1)
-    weights["rim"] *= np.clip(0.7 + 0.25 * coarse, 0.3, 1)
+    weights["rim"] *= np.clip(0.75 + 0.2 * coarse, 0.45, 1)
     return _Lesions(labels, weights)
 
 
 def _make_plaques(anatomy: _Anatomy, template: _Template, rng: np.random.Generator) -> _Lesions:
     """Multiple-sclerosis plaques: small ellipsoids, most of them near the ventricles.
 
-    Their volume together is .0004 to .006 of the brain's, as seen in MSLUB.
+    Their volume together is .0006 to .006 of the brain's, within what MSLUB has.
     """
     grid = anatomy.grid
     number = int(rng.integers(6, 21))
@@ -720,7 +729,7 @@ def _ellipsoid(
 def _paint_head(canvas: _Canvas, anatomy: _Anatomy, rng: np.random.Generator) -> None:
     """Face, neck, scalp, skull, fluid and eyes around the brain, from outside inwards."""
     at, grid, outside = anatomy.coordinates, anatomy.grid, anatomy.outside
-    width = grid.spacing / _TEMPLATE_SCALE
+    width = grid.spacing / _SHRINKAGE
     fluid = 1.5 + np.abs(0.8 * grid.smooth_field(rng, 30.0))
     skull = fluid + rng.uniform(5.0, 7.5) + 0.8 * grid.smooth_field(rng, 40.0)
     scalp = skull + rng.uniform(4.5, 7.0) + 0.8 * grid.smooth_field(rng, 40.0)
@@ -755,12 +764,12 @@ def _paint_head(canvas: _Canvas, anatomy: _Anatomy, rng: np.random.Generator) ->
     middle = np.abs(outside - (fluid + skull) / 2)
     canvas.paint(_within(middle, (skull - fluid) / 6, width) * np.float32(0.8), "marrow")
     for side in (-1, 1):
-        orbit = _ellipsoid(at, (32 * side, 64, -34), (18, 26, 16))
+        orbit = _ellipsoid(at, (32 * side, 62, -34), (18, 24, 17))
         canvas.paint(_within(orbit, 0.0, width) * (outside > fluid + 2), "fat")
-        eye = _ellipsoid(at, (33 * side, 78, -34), (12.5, 12.5, 12.5))
+        eye = _ellipsoid(at, (33 * side, 69, -34), (12.5, 12.5, 12.5))
         canvas.paint(_within(eye, 0.0, width), "eye")
         nerve = np.hypot(at[0] - side * (22 + 11 * (at[1] - 40) / 30), at[2] + 34)
-        behind = (at[1] > 38) & (at[1] < 67)
+        behind = (at[1] > 38) & (at[1] < 58)
         canvas.paint(_within(nerve, 2.5, width) * behind, "muscle")
     # the template ends in the brain stem: a cord in its fluid goes on below
     cord = np.hypot(at[0], at[1] + 40)

@@ -58,6 +58,9 @@ def job(snakemake: Any) -> Iterator[Job]:
             yield context
         except UadError as error:
             _fail(f"ERROR in rule {snakemake.rule}: {error}\n", terminal)
+        except SystemExit:
+            # Lightning answers SIGTERM by leaving with status 0: to Snakemake that is success
+            _fail("Ended by a signal; run the same command again to go on.\n", terminal)
         except Exception:
             _fail(traceback.format_exc(), terminal)
         write_json(f"{snakemake.output[0]}{SUFFIX}", _record(context, started, clock))

@@ -170,7 +170,7 @@ def resample_grid(volume: np.ndarray, shape: Sequence[int], order: int) -> np.nd
     # voxel centres: (i + 0.5) * factor - 0.5
     return ndimage.affine_transform(
         np.asarray(volume, dtype=np.float32),
-        np.asarray(factors),
+        np.diag(factors),
         offset=[(factor - 1.0) / 2.0 for factor in factors],
         output_shape=tuple(shape),
         order=order,

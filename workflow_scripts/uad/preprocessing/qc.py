@@ -11,6 +11,8 @@ from uad.preprocessing.scans import Scan, import_ants, read_scan, read_scan_mask
 
 #: Colours that stay apart for colour-blind readers (Okabe and Ito), on grey.
 MASK_COLOUR, LESION_COLOUR, ATLAS_COLOUR = "#56B4E9", "#E69F00", "#CC79A7"
+#: Millimetres of black around the scan, for the letters.
+MARGIN = 9.0
 #: (name, axis across, axis up, axis through the picture) on RAS+ axes.
 PLANES = (("axial", 0, 1, 2), ("coronal", 0, 2, 1), ("sagittal", 1, 2, 0))
 
@@ -43,6 +45,7 @@ def qc_picture(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from PIL import Image
 
     scan = read_scan(image)
     mask = read_scan_mask(brain_mask, scan)[0]
@@ -54,12 +57,15 @@ def qc_picture(
     bottom = min(float(np.percentile(inside, 0.5)), 0.0)
 
     extent = [n * s for n, s in zip(scan.data.shape, scan.spacing, strict=True)]
-    widths = [extent[across] for _, across, _, _ in PLANES]
-    heights = [extent[up] for _, _, up, _ in PLANES]
+    widths = [extent[across] + 2 * MARGIN for _, across, _, _ in PLANES]
+    heights = [extent[up] + 2 * MARGIN for _, _, up, _ in PLANES]
     # all panels share one scale: millimetres per inch
     size = 10.5
-    figure = Figure(figsize=(size, size * max(heights) / sum(widths) + 0.7), facecolor="black")
-    FigureCanvasAgg(figure)
+    # the panels keep their shape: the strips above and below take the rest
+    figure = Figure(
+        figsize=(size, size * max(heights) / sum(widths) + 0.7), facecolor="black", dpi=80
+    )
+    canvas = FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3, gridspec_kw={"width_ratios": widths, "wspace": 0.02})
     floor = 0.34 / figure.get_figheight()
     figure.subplots_adjust(left=0.005, right=0.995, bottom=floor, top=1 - floor)
@@ -92,16 +98,18 @@ def qc_picture(
         outline(mask, 0.5, MASK_COLOUR, 1.0)
         outline(sick, 0.5, LESION_COLOUR, 1.1)
         # radiological: R at the left; in the sagittal plane the face looks left
-        panel.invert_xaxis()
+        panel.set_xlim(extent[across] + MARGIN, -MARGIN)
+        panel.set_ylim(-MARGIN, extent[up] + MARGIN)
+        panel.set_facecolor("black")
         panel.set_aspect("equal")
         panel.set_axis_off()
         where = scan.affine[through] @ [*centre, 1]
         panel.text(
-            0.02, 0.02, f"{name}, {'xyz'[through]} = {where:.0f} mm", color="white", fontsize=8,
-            transform=panel.transAxes,
+            0.02, -0.01, f"{name}, {'xyz'[through]} = {where:.0f} mm", color="white", fontsize=8,
+            transform=panel.transAxes, va="top",
         )  # fmt: skip
         panel.text(
-            0.02, 0.5, "A" if name == "sagittal" else "R", color="white", fontsize=9,
+            0.005, 0.5, "A" if name == "sagittal" else "R", color="white", fontsize=9,
             transform=panel.transAxes, va="center",
         )  # fmt: skip
     entries = [("brain mask", MASK_COLOUR)]
@@ -113,12 +121,18 @@ def qc_picture(
         borderaxespad=0.1,
     )  # fmt: skip
     figure.text(0.01, 1 - floor / 2, title, color="white", fontsize=10, va="center")
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    # a palette of 256 colours halves the file, and PIL writes no date and no version
+    small = Image.fromarray(np.ascontiguousarray(pixels)).quantize(
+        256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+    )
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=80, facecolor="black", metadata={"Software": None})
+        small.save(temporary, format="PNG", compress_level=9)
 
 
 def _centre(mask: np.ndarray) -> list[int]:
-    """Voxel in the middle of a mask: per axis, the slice that cuts through most of it on average."""
+    """Voxel in the middle of a mask: the median along each axis (the grid's middle if empty)."""
     if not mask.any():
         return [n // 2 for n in mask.shape]
     centre = []

@@ -26,6 +26,7 @@ from uad.preprocessing.scans import (
     import_ants,
     read_scan,
     read_scan_mask,
+    shear_of,
     to_ants,
 )
 from uad.volumes import write_volume
@@ -131,6 +132,8 @@ def register_scan(
             f"{brain_mask}: the brain mask is empty. Skull stripping failed for {image}; choose "
             "another back end, or exclude the subject in the config."
         )
+    if shear_of(scan.affine) > 0.01:
+        warnings.append(f"{Path(image).name}: its axes are not orthogonal; the shear is ignored")
     sick = None
     if lesion is not None:
         sick, more = read_scan_mask(lesion, scan)

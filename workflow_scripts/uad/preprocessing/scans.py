@@ -145,13 +145,10 @@ def to_ants(data: np.ndarray, affine: np.ndarray) -> Any:
     )
 
 
-def affine_of(image: Any) -> np.ndarray:
-    """The RAS+ affine (4x4) of an ANTs image."""
-    flip = np.diag([-1.0, -1.0, 1.0])
-    affine = np.eye(4)
-    affine[:3, :3] = flip @ np.asarray(image.direction) @ np.diag(image.spacing)
-    affine[:3, 3] = flip @ np.asarray(image.origin)
-    return affine + 0.0  # no negative zeros
+def shear_of(affine: np.ndarray) -> float:
+    """How far the axes of an affine are from orthogonal: the largest cosine between two."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.abs(axes.T @ axes - np.eye(3)).max())
 
 
 @contextlib.contextmanager

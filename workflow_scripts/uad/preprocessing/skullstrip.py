@@ -15,7 +15,7 @@ import io
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def _touched_faces(mask: np.ndarray) -> list[str]:
         "front": mask[:, -1],
         "top": mask[:, :, -1],
     }
-    # some voxels on the border are noise; 2 cm2 are a cut brain
+    # a few voxels on the border are noise; a fiftieth of a side is a cut brain
     return [name for name, face in sides.items() if face.mean() > 0.02]
 
 
@@ -222,14 +222,11 @@ def _hdbet(
     _check_weights(sizes, folds)
     import torch
 
-    torch.set_num_threads(max(1, int(threads)))
-    # the weights hold denormal numbers: without this a scan takes many times longer
-    torch.set_flush_denormal(True)
     place = _torch_device(device)
     # the networks learnt from arrays (z, y, x) of scans in the orientation of MNI152
     data = np.ascontiguousarray(scan.data.transpose(2, 1, 0))
     spacing = tuple(reversed(scan.spacing))
-    with _captured_output():
+    with _torch_settings(threads), _captured_output():
         _, found = run(data, spacing, mode=mode, device=place, postprocess=False, do_tta=tta)
     facts = {
         "mode": mode,
@@ -293,7 +290,23 @@ def _torch_device(device: str) -> int | str:
 
 
 @contextlib.contextmanager
-def _captured_output():
+def _torch_settings(threads: int) -> Iterator[None]:
+    """Settings of the process for one run of the network, put back afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(threads)))
+    # the weights hold denormal numbers: without this a scan takes many times longer
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _captured_output() -> Iterator[None]:
     """Send what a package prints to the log (level DEBUG)."""
     text = io.StringIO()
     try:

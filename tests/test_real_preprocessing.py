@@ -1,0 +1,142 @@
+"""Preprocessing on real heads: IXI T1 with reference brain labels, MSLUB with lesions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from uad.files import read_json
+from uad.preprocessing.atlas import prepare_atlas
+from uad.preprocessing.intensity import pack_volume
+from uad.preprocessing.qc import qc_picture
+from uad.preprocessing.register import RegisterOutputs, register_scan
+from uad.preprocessing.scans import dice, read_scan, read_scan_mask
+from uad.preprocessing.skullstrip import skull_strip
+from uad.volumes import read_volume
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("UAD_REAL_DATA", ROOT / "../shared/data")).resolve()
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(
+        not (DATA / "ixi" / "brain_labels").is_dir(),
+        reason=f"no real scans at {DATA}; set UAD_REAL_DATA (see the project's documentation)",
+    ),
+]
+
+#: Subjects of the test of the network (25 s each on one core): the first with labels.
+NETWORK_SUBJECTS = 4
+#: Subjects of the cheaper tests; IXI034 is the hardest for the atlas.
+ATLAS_SUBJECTS = 6
+SPACING = 2.0
+
+
+def labelled(count: int) -> list[tuple[Path, Path]]:
+    """T1 and brain labels of the first subjects that have both."""
+    pairs = []
+    for labels in sorted((DATA / "ixi" / "brain_labels").glob("*-labels.nii.gz")):
+        scan = DATA / "ixi" / "IXI-T1" / labels.name.replace("-labels", "-T1")
+        if scan.exists():
+            pairs.append((scan, labels))
+    assert len(pairs) >= count, f"{DATA}/ixi: {len(pairs)} labelled subjects, {count} are needed"
+    return pairs[:count]
+
+
+def outputs(folder: Path) -> RegisterOutputs:
+    return RegisterOutputs(
+        image=folder / "image.nii.gz",
+        brain_mask=folder / "mask.nii.gz",
+        lesion=folder / "lesion.nii.gz",
+        transform=folder / "affine.mat",
+        sidecar=folder / "image.json",
+    )
+
+
+def overlap(mask: Path, scan: Path, labels: Path) -> float:
+    image = read_scan(scan)
+    ours, warnings = read_scan_mask(mask, image)
+    assert warnings == []
+    return dice(ours, read_scan_mask(labels, image)[0])
+
+
+@pytest.fixture(scope="module")
+def atlas_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("atlas")
+    prepare_atlas(folder, SPACING)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def atlas_masks(atlas_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
+    """Brain masks of the ``ants`` back end."""
+    folder = tmp_path_factory.mktemp("masks")
+    masks = {}
+    for scan, _ in labelled(ATLAS_SUBJECTS):
+        masks[scan] = folder / scan.name
+        facts = skull_strip(scan, masks[scan], "ants", atlas_dir, seed=1)
+        assert facts["warnings"] == [], scan.name
+    return masks
+
+
+def test_ants_masks_overlap_the_reference(atlas_masks: dict[Path, Path]) -> None:
+    found = {s.name: overlap(atlas_masks[s], s, labels) for s, labels in labelled(ATLAS_SUBJECTS)}
+    assert np.mean(list(found.values())) >= 0.95, found
+    assert min(found.values()) >= 0.93, found
+
+
+@pytest.mark.slow
+def test_hdbet_masks_overlap_the_reference(tmp_path: Path) -> None:
+    found = {}
+    for scan, labels in labelled(NETWORK_SUBJECTS):
+        facts = skull_strip(scan, tmp_path / scan.name, "hdbet", None, device="cpu", threads=2)
+        assert facts["warnings"] == [], scan.name
+        assert 1000 < facts["brain_ml"] < 2000
+        found[scan.name] = overlap(tmp_path / scan.name, scan, labels)
+    assert min(found.values()) >= 0.95, found
+
+
+def test_registered_heads_overlap_the_atlas(
+    atlas_masks: dict[Path, Path], atlas_dir: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for scan, mask in atlas_masks.items():
+        out = outputs(tmp_path / scan.name)
+        facts = register_scan(
+            scan, mask, None, atlas_dir, out, spacing=SPACING, seed=1, n4_iterations=(20, 20)
+        )
+        assert facts["warnings"] == [], scan.name
+        found[scan.name] = facts["registration"]["overlap_dice"]
+        assert facts["registration"]["correlation"] > 0.3, scan.name
+        assert read_json(out.sidecar) == facts
+    assert min(found.values()) >= 0.93, found
+    picture = tmp_path / "picture.png"
+    qc_picture(picture, out.image, out.brain_mask, None, atlas_dir, scan.name)
+    assert picture.stat().st_size < 150_000
+
+
+def test_mslub_lesions_stay_on_bright_tissue(atlas_dir: Path, tmp_path: Path) -> None:
+    folder = DATA / "mslub" / "mni" / "patient19"
+    if not folder.is_dir():
+        pytest.skip(f"no MSLUB scans at {folder}")
+    scan = folder / "patient19_FLAIR.nii.gz"
+    facts = skull_strip(scan, tmp_path / "brain.nii.gz", "foreground", None)
+    assert facts["warnings"] == []
+    out = outputs(tmp_path / "out")
+    facts = register_scan(
+        scan, tmp_path / "brain.nii.gz", folder / "patient19_consensus_gt.nii.gz", atlas_dir, out,
+        spacing=SPACING, seed=1, n4_iterations=(20, 20),
+    )  # fmt: skip
+    assert facts["warnings"] == []
+    assert facts["registration"]["overlap_dice"] >= 0.93
+    raw = read_volume(folder / "patient19_consensus_gt.nii.gz")[0]
+    # the atlas is larger than this brain: the lesion grows with it, by the same factor
+    expected = (raw > 0).sum() / 1000 / facts["registration"]["determinant"]
+    assert facts["lesion_ml"] == pytest.approx(expected, rel=0.05)
+    image, mask, lesion = (read_volume(p)[0] for p in (out.image, out.brain_mask, out.lesion))
+    volume, small, sick = pack_volume(image, mask, lesion, SPACING)
+    healthy = volume[(small > 0) & (sick == 0)].astype(float).mean()
+    assert volume[sick > 0].astype(float).mean() > healthy + 0.2
