@@ -148,6 +148,14 @@ def test_cross_dataset_folds_validate_on_different_people_and_test_on_the_same()
         assert len({tuple(subjects_of(f, "brats21", role)) for f in folds}) == 1
 
 
+def test_with_rotation_every_patient_of_a_small_test_set_is_tested():
+    options = {"unhealthy_validation": {"brats21": 1}, "rotate_unhealthy": True}
+    folds = [cross(60, 2, fold, **options) for fold in range(2)]
+    tested = [subjects_of(f, "brats21", "test") for f in folds]
+    assert sorted(s for fold in tested for s in fold) == ["b0000", "b0001"]
+    assert [subjects_of(f, "brats21", "val_unhealthy") for f in folds] == tested[::-1]
+
+
 def test_intra_dataset_is_60_10_10_20_and_the_test_sets_partition_the_patients():
     splits = [intra_dataset("brats21", people(1251), k, 5, seed=42) for k in range(5)]
     for split in splits:

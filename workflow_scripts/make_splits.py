@@ -21,6 +21,7 @@ with job(snakemake) as context:
             healthy_test=sizes["healthy_test"],
             unhealthy_validation=sizes["unhealthy_validation"],
             seed=sizes["seed"],
+            rotate_unhealthy=sizes["rotate_unhealthy"],
         )
     context.facts |= {"seed": sizes["seed"], "sizes": split["role"].value_counts().to_dict()}
     write_tsv(snakemake.output[0], split)

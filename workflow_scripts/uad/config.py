@@ -233,6 +233,11 @@ class Splits(Strict):
     healthy_validation: Size = 44
     healthy_test: Size = 158
     unhealthy_validation: dict[str, Size] = Field(default_factory=dict)
+    rotate_unhealthy: bool = Field(
+        False,
+        description="Each fold takes other unhealthy validation subjects (for small test sets); "
+        "false: the same in all folds, as published.",
+    )
     seed: int = 42
 
 

@@ -46,6 +46,7 @@ def cross_dataset(
     healthy_test: int | float,
     unhealthy_validation: dict[str, int | float],
     seed: int,
+    rotate_unhealthy: bool = False,
 ) -> pd.DataFrame:
     """Train on one healthy data set, test on others (the paper's T2 setting).
 
@@ -63,6 +64,8 @@ def cross_dataset(
         unhealthy_validation: size of the unhealthy validation set by test set
             (default: 10 %).
         seed: of the shuffles.
+        rotate_unhealthy: give each fold other unhealthy validation subjects; for test sets so
+            small that everybody should be tested once.
 
     Raises:
         DataError: the sets do not fit into the data.
@@ -93,6 +96,7 @@ def cross_dataset(
                 f"{test}: {len(table)} subjects leave none to test on after {size} for "
                 "validation; make splits.unhealthy_validation smaller."
             )
+        order = np.roll(order, -fold * size) if rotate_unhealthy else order
         parts.append(_rows(test, table, np.sort(order[:size]), "val_unhealthy"))
         parts.append(_rows(test, table, np.sort(order[size:]), "test"))
     return check(pd.concat(parts, ignore_index=True))

@@ -1,0 +1,246 @@
+"""The smallest phantom run through every stage, killed, resumed, fed bad input."""
+
+import contextlib
+import filecmp
+import gzip
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from test_workflow import snakemake
+from uad.files import read_json
+
+pytestmark = pytest.mark.slow
+
+TARGETS = ("paper", "report")
+#: What two runs must agree on, byte by byte.
+COMPARED = ("tables", "splits", "air", "thresholds", "metrics", "models", "slices")
+
+
+@pytest.fixture(scope="module")
+def config(root):
+    return root / "tests" / "e2e" / "config.yaml"
+
+
+@pytest.fixture(scope="module")
+def finished(root, config, tmp_path_factory):
+    """Working directory of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("finished")
+    snakemake(root, folder, *TARGETS, "--configfile", config)
+    return folder
+
+
+@pytest.fixture
+def copy_of(finished, tmp_path):
+    """A copy of the finished run that a test may spoil."""
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+def compared(folder):
+    files = {}
+    for stage in COMPARED:
+        for path in sorted((folder / "results" / stage).rglob("*")):
+            if path.is_file() and not path.name.endswith(".prov.json"):
+                files[path.relative_to(folder / "results")] = path
+    return files
+
+
+def assert_same_results(one, other):
+    ours, theirs = compared(one), compared(other)
+    assert list(ours) == list(theirs)
+    differing = [str(k) for k in ours if not filecmp.cmp(ours[k], theirs[k], shallow=False)]
+    assert not differing
+
+
+def leftovers(folder):
+    return [str(p) for p in (folder / "results").rglob(".tmp-*")]
+
+
+def test_every_promised_output_is_there_and_says_phantom(finished):
+    results = finished / "results"
+    table = pd.read_csv(results / "tables/table3.csv")
+    assert list(table.columns[:9]) == [
+        "row",
+        "experiment",
+        "test_dataset",
+        "metric",
+        "mean",
+        "std",
+        "n_folds",
+        "published_mean",
+        "published_std",
+    ]
+    assert table["mean"].between(0, 100).all() and (table["n_folds"] == 2).all()
+    for name in ("table3.md", "table3.tex", "table3.html", "air.md", "air.html"):
+        assert "phantom" in (results / "tables" / name).read_text(encoding="utf-8").lower(), name
+    for name in ("figures/figure1.png", "figures/air.png", "report.html"):
+        assert (results / name).stat().st_size > 10_000, name
+    notebook = (results / "notebooks/air_statistics.html").read_text(encoding="utf-8")
+    assert "phantom" in notebook and "AIR" in notebook
+    model = results / "models/intra_FLAIR/pddpm-iqa/fold-0"
+    assert sorted(p.name for p in model.iterdir() if not p.name.endswith(".prov.json")) == [
+        "config.json",
+        "history.csv",
+        "loss.png",
+        "model.safetensors",
+    ]
+    assert not list(results.glob("maps/**/*.safetensors")), "temporary files stayed"
+    assert not leftovers(finished)
+
+
+def test_the_air_decision_reaches_the_methods_that_use_it_and_no_others(finished):
+    results = finished / "results"
+    air = read_json(results / "air/intra_FLAIR/fold-0.json")
+    assert air["invert"] and air["mean_normal"] > 0.5
+    for method, inverted in (("pddpm-iqa", True), ("ddpm", False)):
+        assert read_json(results / f"models/intra_FLAIR/{method}/fold-0/config.json")["invert"] == (
+            inverted
+        )
+
+
+def test_thresholds_come_from_validation_subjects_and_metrics_from_test_subjects(finished):
+    results = finished / "results"
+    for fold in (0, 1):
+        split = pd.read_csv(results / f"splits/intra_FLAIR/fold-{fold}.tsv", sep="\t")
+        role = split.set_index("subject")["role"]
+        cell = f"intra_FLAIR/ddpm/fold-{fold}/brats21"
+        used = read_json(results / f"thresholds/{cell}.json")["subjects"]
+        assert set(role[used]) == {"val_unhealthy"}
+        tested = pd.read_csv(results / f"metrics/{cell}.tsv", sep="\t")["subject"]
+        assert set(role[tested]) == {"test"} and len(tested) == (role == "test").sum()
+
+
+def test_run_again_there_is_nothing_to_do(root, config, finished):
+    before = {k: p.stat().st_mtime_ns for k, p in compared(finished).items()}
+    output = snakemake(root, finished, *TARGETS, "--configfile", config)
+    assert "Nothing to be done" in output
+    assert before == {k: p.stat().st_mtime_ns for k, p in compared(finished).items()}
+
+
+def start(root, folder, config):
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
+    command += ["--directory", str(folder), "--cores", "2", "--nolock", *TARGETS]
+    command += ["--configfile", str(config)]
+    folder.mkdir(exist_ok=True)
+    with open(folder / "run.log", "w") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+def job_of(run, script):
+    """Process id of a running job of a script below a Snakemake process, if there is one."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if os.getsid(int(entry.name)) == run.pid:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if words[0].endswith(b"python3") and words[1].endswith(script.encode()):
+                    return int(entry.name)
+    return None
+
+
+def kill_when(run, condition, target, timeout=300):
+    """``kill -9`` what ``target()`` names as soon as ``condition()`` holds."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        assert run.poll() is None, "the run ended before the kill"
+        if condition() and (victim := target()):
+            os.kill(victim, signal.SIGKILL)
+            return
+        time.sleep(0.01)
+    raise AssertionError("nothing to kill within the time")
+
+
+def test_kill_minus_nine_anywhere_run_again_and_the_table_is_the_same(
+    root, config, finished, tmp_path
+):
+    folder = tmp_path / "killed"
+    # a registration job dies: Snakemake reports it and stops
+    run = start(root, folder, config)
+    kill_when(run, lambda: True, lambda: job_of(run, "register_scan.py"))
+    assert run.wait(timeout=120) != 0
+    # the whole run dies in the middle of a training, after its first checkpoint
+    run = start(root, folder, config)
+    checkpoints = folder / "results/models"
+    kill_when(
+        run, lambda: any(checkpoints.glob("*/*/*/checkpoint/last.safetensors")), lambda: run.pid
+    )
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert not list(checkpoints.glob("*/*/*/model.safetensors.prov.json"))[4:]
+    # the same command again
+    run = start(root, folder, config)
+    assert run.wait(timeout=900) == 0, (folder / "run.log").read_text()[-3000:]
+    assert_same_results(finished, folder)
+    resumed = [
+        read_json(p)["facts"]["resumed"]
+        for p in checkpoints.glob("*/*/*/model.safetensors.prov.json")
+    ]
+    assert any(resumed)
+
+
+def truncated(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def not_a_number(path):
+    import nibabel as nib
+    import numpy as np
+
+    image = nib.load(path)
+    data = np.full(image.shape, np.nan, np.float32)
+    nib.save(nib.Nifti1Image(data, image.affine), path)
+
+
+def four_dimensional(path):
+    import nibabel as nib
+    import numpy as np
+
+    image = nib.load(path)
+    data = np.stack([np.asarray(image.dataobj)] * 2, axis=-1)
+    nib.save(nib.Nifti1Image(data, image.affine), path)
+
+
+def empty(path):
+    path.write_bytes(gzip.compress(b""))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (truncated, "cannot be read as a NIfTI volume"),
+        (not_a_number, "are NaN or infinite"),
+        (four_dimensional, "expected a 3D volume"),
+        (empty, "cannot be read as a NIfTI volume"),
+    ],
+)
+def test_a_bad_scan_gets_one_clear_message_and_finished_results_stay(
+    root, config, copy_of, spoil, message
+):
+    scan = copy_of / "results/raw/brats21/BraTS2021_00002/BraTS2021_00002_flair.nii.gz"
+    table = (copy_of / "results/tables/table3.csv").read_bytes()
+    spoil(scan)
+    output = snakemake(root, copy_of, "table3", "--configfile", config, check=False)
+    errors = [line for line in output.splitlines() if line.startswith("ERROR in rule")]
+    assert errors and all(scan.name in e and message in e for e in errors)
+    assert "Traceback (most recent call last)" not in output
+    assert (copy_of / "results/tables/table3.csv").read_bytes() == table
+    assert not leftovers(copy_of)
+
+
+def test_a_lesion_mask_of_another_shape_is_named(root, config, copy_of):
+    import nibabel as nib
+
+    lesion = copy_of / "results/raw/brats21/BraTS2021_00002/BraTS2021_00002_seg.nii.gz"
+    image = nib.load(lesion)
+    nib.save(image.slicer[:-2], lesion)
+    output = snakemake(root, copy_of, "table3", "--configfile", config, check=False)
+    assert "BraTS2021_00002_seg.nii.gz: the mask has shape" in output
