@@ -130,7 +130,7 @@ rule report:
     conda:
         "../envs/report.yaml"
     params:
-        snakefile=workflow.snakefile,
+        snakefile=f"{workflow.basedir}/Snakefile",
         targets="tables figures air notebooks",
     shell:
         "snakemake --snakefile {params.snakefile:q} --configfile {input.config:q} --nolock"
