@@ -67,20 +67,61 @@ def raw_lesion(wildcards):
     return participant(wildcards).lesion or []
 
 
-def part_of_config(*names):
-    """Sections of the validated config, as plain data, for params and provenance."""
-    content = cfg.model_dump(mode="json")
-    return {name: content[name] for name in names}
+def plain(part):
+    """A section of the validated config as plain data, for params."""
+    return part.model_dump(mode="json")
 
 
-def method_params(wildcards):
-    """All that defines how a method is trained and scored."""
-    method = cfg.methods[wildcards.method]
-    return {
-        "method": method.model_dump(mode="json"),
-        "model": cfg.models[method.model].model_dump(mode="json"),
-        "train": cfg.train_of(wildcards.method).model_dump(mode="json"),
-    }
+def dataset_keys(wildcards, *keys):
+    """Some keys of a data set's config: those that a rule reads, so that no other reruns it."""
+    content = plain(cfg.datasets[wildcards.dataset])
+    return {key: content[key] for key in keys}
+
+
+def skullstrip_options(wildcards):
+    """Options that the back end of a data set reads."""
+    options = plain(cfg.preprocessing.skullstrip)
+    used = ("mode", "tta", "device") if cfg.backend_of(wildcards.dataset) == "hdbet" else ()
+    return {key: options[key] for key in used}
+
+
+def skullstrip_gpu(wildcards):
+    """One GPU for the back end that can use one, unless it is kept on the CPU."""
+    network = cfg.backend_of(wildcards.dataset) == "hdbet"
+    return int(network and cfg.preprocessing.skullstrip.device != "cpu")
+
+
+def split_keys(wildcards):
+    """The sizes that an experiment's splits depend on."""
+    content, experiment = plain(cfg.splits), experiment_of(wildcards)
+    if experiment.setting == "intra":
+        return {"seed": content["seed"]}
+    sizes = content["unhealthy_validation"]
+    content["unhealthy_validation"] = {t: sizes[t] for t in experiment.test if t in sizes}
+    return content
+
+
+def model_of(wildcards):
+    """Family and options of a method's model."""
+    model = plain(cfg.models[cfg.methods[wildcards.method].model])
+    return {"family": model["family"], "options": model["options"]}
+
+
+def loop_of(wildcards):
+    """Training parameters that define the result; how a training is run is left out."""
+    loop = plain(cfg.train_of(wildcards.method))
+    for key in ("accelerator", "checkpoint_every", "inference_batch"):
+        del loop[key]
+    return loop
+
+
+def training_data(wildcards):
+    """What an experiment trains on."""
+    experiment = experiment_of(wildcards)
+    content = {"setting": experiment.setting, "train": experiment.train}
+    if experiment.setting == "intra":
+        content["intra_slices"] = cfg.protocol.intra_slices
+    return content
 
 
 def experiment_of(wildcards):
@@ -127,11 +168,14 @@ def raw_tree(wildcards):
     dataset = cfg.datasets[wildcards.dataset]
     if dataset.source == "phantom":
         return tree.manifest(wildcards.dataset)
-    problem = missing_data(cfg.datasets)
+    needed = {name: cfg.datasets[name] for name in cfg.datasets_of_run()}
+    problem = missing_data({wildcards.dataset: dataset}) and missing_data(
+        {**needed, wildcards.dataset: dataset}
+    )
     if problem:
         # not an exception that Snakemake would wrap: the message is for a person
         sys.exit(f"\n{problem}\n")
-    return rules.check_disk_space.output
+    return []
 
 
 def scans(wildcards):

@@ -10,14 +10,19 @@ rule check_disk_space:
     conda:
         "../envs/preprocess.yaml"
     params:
-        config=part_of_config("results", "datasets", "preprocessing"),
+        results=cfg.results,
+        phantom=cfg.phantom,
+        datasets={name: plain(cfg.datasets[name]) for name in cfg.datasets_of_run()},
+        preprocessing=plain(cfg.preprocessing),
+        models=[plain(cfg.models[cfg.methods[row].model]) for row in cfg.trained_rows()],
+        folds=max(len(cfg.folds_of(name)) for name in cfg.experiments),
     script:
         f"{SCRIPTS}/check_disk_space.py"
 
 
 rule make_phantom:
     input:
-        rules.check_disk_space.output,
+        ancient(rules.check_disk_space.output),
     output:
         tree.manifest(),
     log:
@@ -31,7 +36,7 @@ rule make_phantom:
         runtime=60,
     params:
         root=tree.raw(),
-        dataset=lambda wildcards: cfg.datasets[wildcards.dataset].model_dump(mode="json"),
+        dataset=lambda wildcards: dataset_keys(wildcards, "layout", "modalities", "phantom"),
         seed=cfg.seed,
     script:
         f"{SCRIPTS}/make_phantom.py"
@@ -59,6 +64,7 @@ rule prepare_atlas:
 checkpoint index_dataset:
     input:
         raw_tree,
+        room=ancient(rules.check_disk_space.output),
     output:
         tree.participants(),
     log:
@@ -72,7 +78,9 @@ checkpoint index_dataset:
             if cfg.datasets[wildcards.dataset].source == "phantom"
             else cfg.datasets[wildcards.dataset].path
         ),
-        dataset=lambda wildcards: cfg.datasets[wildcards.dataset].model_dump(mode="json"),
+        dataset=lambda wildcards: dataset_keys(
+            wildcards, "layout", "modalities", "exclude", "limit"
+        ),
     script:
         f"{SCRIPTS}/index_dataset.py"
 

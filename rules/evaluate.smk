@@ -21,10 +21,9 @@ rule reconstruct_volumes:
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
-        spec=method_params,
+        model=model_of,
         t_test=lambda wildcards: cfg.protocol.t_test_of(wildcards.experiment, wildcards.test),
         noise_field=cfg.protocol.noise_field,
-        shape=cfg.preprocessing.shape,
         seed=cfg.seed,
     script:
         f"{SCRIPTS}/reconstruct_volumes.py"
@@ -48,7 +47,12 @@ rule score_volumes:
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         score=lambda wildcards: cfg.methods[wildcards.method].score,
-        protocol=part_of_config("protocol")["protocol"],
+        quality=cfg.protocol.quality,
+        postprocessing={
+            "erosion": cfg.protocol.erosion,
+            "median": cfg.protocol.median,
+            "order": cfg.protocol.postprocessing_order,
+        },
     script:
         f"{SCRIPTS}/score_volumes.py"
 

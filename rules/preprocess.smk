@@ -17,11 +17,12 @@ rule skullstrip_scan:
         "../envs/preprocess.yaml"
     threads: cfg.run.scan_threads
     resources:
+        gpu=skullstrip_gpu,
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         backend=lambda wildcards: cfg.backend_of(wildcards.dataset),
-        skullstrip=cfg.preprocessing.skullstrip.model_dump(mode="json"),
+        skullstrip=skullstrip_options,
         seed=cfg.seed,
     script:
         f"{SCRIPTS}/skullstrip_scan.py"
@@ -54,7 +55,7 @@ rule register_scan:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         spacing=cfg.preprocessing.spacing,
-        n4=cfg.preprocessing.n4.model_dump(mode="json"),
+        n4=plain(cfg.preprocessing.n4),
         lesion_interpolation=cfg.protocol.lesion_interpolation,
         seed=cfg.seed,
     script:
@@ -77,7 +78,10 @@ rule pack_slices:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
-        preprocessing=part_of_config("preprocessing")["preprocessing"],
+        preprocessing={
+            key: plain(cfg.preprocessing)[key]
+            for key in ("spacing", "field_of_view", "shape", "percentiles")
+        },
         curvature_flow=cfg.protocol.curvature_flow,
     script:
         f"{SCRIPTS}/pack_slices.py"

@@ -21,7 +21,7 @@ rule make_table:
     conda:
         "../envs/report.yaml"
     params:
-        table=lambda wildcards: cfg.tables[wildcards.table].model_dump(mode="json"),
+        table=lambda wildcards: plain(cfg.tables[wildcards.table]),
         labels={name: method.label or name for name, method in cfg.methods.items()},
         phantom=cfg.phantom,
         protocol=cfg.protocol.preset,
@@ -55,8 +55,8 @@ rule make_maps_figure:
     conda:
         "../envs/report.yaml"
     params:
-        figure=lambda wildcards: cfg.figures[wildcards.figure].model_dump(mode="json"),
-        protocol=part_of_config("protocol")["protocol"],
+        figure=lambda wildcards: plain(cfg.figures[wildcards.figure]),
+        quality=cfg.protocol.quality,
         phantom=cfg.phantom,
     script:
         f"{SCRIPTS}/make_maps_figure.py"
@@ -131,7 +131,8 @@ rule report:
         "../envs/report.yaml"
     params:
         snakefile=f"{workflow.basedir}/Snakefile",
+        python=sys.executable,
         targets="tables figures air notebooks",
     shell:
-        "snakemake --snakefile {params.snakefile:q} --configfile {input.config:q} --nolock"
+        "{params.python:q} -m snakemake --snakefile {params.snakefile:q} --configfile {input.config:q} --nolock"
         " --report {output:q} --cores 1 {params.targets} > {log:q} 2>&1"

@@ -17,7 +17,7 @@ rule make_splits:
     conda:
         "../envs/preprocess.yaml"
     params:
-        experiment=lambda wildcards: experiment_of(wildcards).model_dump(mode="json"),
-        splits=part_of_config("splits")["splits"],
+        experiment=lambda wildcards: plain(experiment_of(wildcards)),
+        splits=split_keys,
     script:
         f"{SCRIPTS}/make_splits.py"

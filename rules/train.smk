@@ -29,10 +29,14 @@ rule train_model:
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
         runtime=lambda wildcards, attempt: 24 * 60 * attempt,
     params:
-        spec=method_params,
-        experiment=lambda wildcards: experiment_of(wildcards).model_dump(mode="json"),
-        protocol=part_of_config("protocol")["protocol"],
-        shape=cfg.preprocessing.shape,
+        model=model_of,
+        loss=lambda wildcards: cfg.methods[wildcards.method].loss,
+        loop=loop_of,
+        data=training_data,
+        quality=cfg.protocol.quality,
+        noise_field=cfg.protocol.noise_field,
+        keep=cfg.protocol.checkpoint,
+        draw=cfg.protocol.validation_draw,
         seed=cfg.seed,
     script:
         f"{SCRIPTS}/train_model.py"

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
-from test_workflow import snakemake
+from test_workflow import job_counts, snakemake
 from uad.files import read_json
 
 pytestmark = pytest.mark.slow
@@ -125,6 +126,39 @@ def test_run_again_there_is_nothing_to_do(root, config, finished):
     assert before == {k: p.stat().st_mtime_ns for k, p in compared(finished).items()}
 
 
+EVERYTHING_AFTER_SCORING = {"score_volumes", "search_threshold", "evaluate_volumes", "make_table"}
+TRAINING = {"train_model", "reconstruct_volumes", "make_maps_figure", *EVERYTHING_AFTER_SCORING}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "rules"),
+    [
+        ({"methods": {"ddpm": {"label": "other"}}}, {"make_table"}),
+        ({"train": {"inference_batch": 7, "checkpoint_every": 2}}, set()),
+        ({"protocol": {"threshold_search": "exact"}}, {"search_threshold"}),
+        ({"protocol": {"component_max_size": 3}}, {"evaluate_volumes"}),
+        ({"protocol": {"erosion": 0}}, EVERYTHING_AFTER_SCORING | {"reconstruct_volumes"}),
+        ({"protocol": {"t_test": {"default": 500}}}, TRAINING - {"train_model"}),
+        ({"protocol": {"alpha": 0.5}}, TRAINING),
+        ({"train": {"learning_rate": 0.01}}, TRAINING),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_changed_key_reruns_the_rules_that_read_it_and_what_follows(
+    root, config, finished, tmp_path, overlay, rules
+):
+    """Rules whose own parameters change must run; nothing before them may."""
+    path = tmp_path / "change.yaml"
+    path.write_text(yaml.safe_dump(overlay))
+    arguments = ("-n", "table3", "figures", "--configfile", config, path)
+    planned = set(job_counts(snakemake(root, finished, *arguments)))
+    planned -= {"total", "figures", "table3", "save_config"}
+    first = next(iter(rules & {"train_model"}), None)
+    assert rules <= planned
+    assert not planned & {"skullstrip_scan", "register_scan", "pack_slices", "make_splits"}
+    assert ("train_model" in planned) == (first == "train_model")
+
+
 def start(root, folder, config):
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
     command += ["--directory", str(folder), "--cores", "2", "--nolock", *TARGETS]
@@ -174,7 +208,6 @@ def test_kill_minus_nine_anywhere_run_again_and_the_table_is_the_same(
     with contextlib.suppress(ProcessLookupError):
         os.killpg(run.pid, signal.SIGKILL)
     run.wait()
-    assert not list(checkpoints.glob("*/*/*/model.safetensors.prov.json"))[4:]
     # the same command again
     run = start(root, folder, config)
     assert run.wait(timeout=900) == 0, (folder / "run.log").read_text()[-3000:]
@@ -184,6 +217,7 @@ def test_kill_minus_nine_anywhere_run_again_and_the_table_is_the_same(
         for p in checkpoints.glob("*/*/*/model.safetensors.prov.json")
     ]
     assert any(resumed)
+    assert not leftovers(folder)
 
 
 def truncated(path):
@@ -234,6 +268,31 @@ def test_a_bad_scan_gets_one_clear_message_and_finished_results_stay(
     assert "Traceback (most recent call last)" not in output
     assert (copy_of / "results/tables/table3.csv").read_bytes() == table
     assert not leftovers(copy_of)
+
+
+def no_lesion(path):
+    import nibabel as nib
+    import numpy as np
+
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), path)
+
+
+def test_validation_subjects_without_lesions_are_refused(root, config, copy_of):
+    table = (copy_of / "results/tables/table3.csv").read_bytes()
+    for mask in copy_of.glob("results/raw/brats21/*/*_seg.nii.gz"):
+        no_lesion(mask)
+    output = snakemake(root, copy_of, "table3", "--configfile", config, check=False)
+    assert "has a lesion: AIR and threshold cannot be determined" in output
+    assert "Traceback (most recent call last)" not in output
+    assert (copy_of / "results/tables/table3.csv").read_bytes() == table
+
+
+def test_a_scan_without_a_brain_is_refused(root, config, copy_of):
+    scan = copy_of / "results/raw/brats21/BraTS2021_00002/BraTS2021_00002_flair.nii.gz"
+    no_lesion(scan)
+    output = snakemake(root, copy_of, "table3", "--configfile", config, check=False)
+    assert f"{scan.name}: the foreground back end found no brain" in output
 
 
 def test_a_lesion_mask_of_another_shape_is_named(root, config, copy_of):

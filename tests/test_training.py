@@ -83,7 +83,7 @@ def phantom_slices(n, seed):
 def make(name):
     family, options, loss = METHODS[name]
     return load(family)(
-        options, Setup((SIZE, SIZE), loss=loss, quality={"clamp": True} if loss == "fusion" else {})
+        options, Setup(loss=loss, quality={"clamp": True} if loss == "fusion" else {})
     )
 
 
@@ -170,6 +170,48 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights(tmp_path, root
     assert facts["resumed"] == (epochs >= LOOP["checkpoint_every"])
     for name in ("model.safetensors", "history.csv"):
         assert digest(tmp_path / "killed" / name) == digest(tmp_path / "whole" / name)
+
+
+EXPORTING = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+import test_training as t
+from uad import training
+setattr(training, {name!r}, lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
+t.fit(t.make("pddpm"), t.phantom_slices(4, 0), t.phantom_slices(2, 1), {out!r})
+"""
+
+
+@pytest.mark.parametrize("name", ["save_file", "write_json"])
+def test_a_training_killed_while_it_writes_its_results_ends_with_the_same(tmp_path, root, name):
+    data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
+    fit(make("pddpm"), data, held_out, tmp_path / "whole")
+    script = EXPORTING.format(tests=str(root / "tests"), name=name, out=str(tmp_path / "killed"))
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    fit(make("pddpm"), data, held_out, tmp_path / "killed")
+    for file in ("model.safetensors", "history.csv"):
+        assert digest(tmp_path / "killed" / file) == digest(tmp_path / "whole" / file)
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DataError, match=r"train\.accelerator is 'gpu', but torch sees no CUDA"):
+        fit(make("pddpm"), phantom_slices(4, 0), phantom_slices(2, 1), tmp_path, accelerator="gpu")
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_at_once(tmp_path):
+    with pytest.raises(DataError, match=r"training loss is not finite in epoch \d"):
+        fit(
+            make("pddpm"),
+            phantom_slices(4, 0),
+            phantom_slices(2, 1),
+            tmp_path,
+            learning_rate=1e18,
+            epochs=30,
+        )
 
 
 def test_a_checkpoint_of_another_configuration_is_not_continued(tmp_path):

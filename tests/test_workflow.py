@@ -108,6 +108,26 @@ def test_absent_data_are_explained_on_one_screen_without_a_traceback(root, tmp_p
         assert part in message
 
 
+def test_a_run_on_two_of_the_data_sets_does_not_ask_for_the_third(root, tmp_path):
+    for i in range(16):
+        touch(tmp_path, f"ixi/IXI-T1/IXI{i:03d}-HH-{i:04d}-T1.nii.gz")
+    for name in ("patient07", "patient19"):
+        touch(tmp_path, f"m/{name}/{name}_T1W.nii.gz", f"m/{name}/{name}_consensus_gt.nii.gz")
+    where = {"ixi": {"path": str(tmp_path / "ixi")}, "mslub": {"path": str(tmp_path / "m")}}
+    (tmp_path / "paths.yaml").write_text(yaml.safe_dump({"datasets": where}))
+    overlays = ("--configfile", root / "tests/real/config.yaml", tmp_path / "paths.yaml")
+    snakemake(root, tmp_path, "index", *overlays)
+    counts = job_counts(snakemake(root, tmp_path, "-n", "tables", "air", "figures", *overlays))
+    assert counts["skullstrip_scan"] == 16 + 2 and counts["train_model"] == 6 * 2
+
+
+def test_phantom_and_real_results_are_not_mixed_in_one_tree(root, stand_ins, small_splits):
+    (stand_ins / "results").mkdir()
+    (stand_ins / "results/source.json").write_text('{"source": "phantom"}')
+    output = snakemake(root, stand_ins, "index", "--configfile", small_splits, check=False)
+    assert "holds results of a phantom run" in output and "--config results=" in output
+
+
 @pytest.mark.parametrize(
     ("overlay", "message"),
     [

@@ -1,14 +1,16 @@
-"""Rule check_disk_space: refuse to start where the outputs cannot fit."""
+"""Rule check_disk_space: refuse to start where the outputs cannot fit or would replace others."""
 
 from pathlib import Path
 
 from uad.files import write_json
-from uad.preflight import check_room, planned_bytes
+from uad.preflight import check_one_kind, check_room, model_bytes, planned_bytes
 from uad.provenance import job
 
 with job(snakemake):
-    config = snakemake.params.config
-    folder = Path(config["results"])
+    params = snakemake.params
+    folder = Path(params.results)
     folder.mkdir(parents=True, exist_ok=True)
-    planned = planned_bytes(config["datasets"], config["preprocessing"])
+    check_one_kind(folder, params.phantom)
+    planned = planned_bytes(params.datasets, params.preprocessing)
+    planned["weights"] = model_bytes(params.models, params.folds)
     write_json(snakemake.output[0], check_room(folder, planned))

@@ -10,14 +10,9 @@ from uad.reporting.figures import choose_slices, figure_maps
 from uad.scoring import score_volume
 
 with job(snakemake) as context:
-    files, protocol = snakemake.input, snakemake.params.protocol
+    files = snakemake.input
     figure = snakemake.params.figure
     invert = bool(files.air) and read_json(files.air)["invert"]
-    quality = {
-        "alpha": protocol["alpha"],
-        "window": protocol["ssim_window"],
-        "clamp": protocol["ssim_clamp"],
-    }
     restored = {
         key.split("/")[1]: volume
         for key, volume in read_volumes(files.reconstructions, "test/").items()
@@ -30,7 +25,7 @@ with job(snakemake) as context:
         volume, mask = part.volumes[index], part.masks[index]
         volume = invert_foreground(volume, mask) if invert else volume
         maps = {
-            name: score_volume(name, volume, restored[subject], **quality)
+            name: score_volume(name, volume, restored[subject], **snakemake.params.quality)
             for name in ("l1", "ssim", "fusion")
         }
         layers = {

@@ -1,5 +1,6 @@
 """Rule make_phantom: write the raw tree of one synthetic data set, and its manifest."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,8 @@ from uad.provenance import job
 with job(snakemake) as context:
     spec, root = snakemake.params.dataset, Path(snakemake.params.root)
     seed = snakemake.params.seed
+    # subjects of another seed or number must not stay among the new ones
+    shutil.rmtree(root, ignore_errors=True)
     paths = write_dataset(
         root,
         spec["layout"],

@@ -17,11 +17,7 @@ with job(snakemake) as context:
             {name: tables[name] for name in experiment["test"]},
             fold,
             experiment["folds"],
-            healthy_validation=sizes["healthy_validation"],
-            healthy_test=sizes["healthy_test"],
-            unhealthy_validation=sizes["unhealthy_validation"],
-            seed=sizes["seed"],
-            rotate_unhealthy=sizes["rotate_unhealthy"],
+            **sizes,
         )
     context.facts |= {"seed": sizes["seed"], "sizes": split["role"].value_counts().to_dict()}
     write_tsv(snakemake.output[0], split)

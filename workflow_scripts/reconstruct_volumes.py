@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from uad import config as uad_config
 from uad.air import invert_foreground
 from uad.datasets.slices import read_store, write_volumes
 from uad.datasets.splits import subjects_of
@@ -16,11 +17,11 @@ from uad.seeds import derive_seed
 with job(snakemake) as context:
     torch.set_num_threads(snakemake.threads)
     files, params, names = snakemake.input, snakemake.params, snakemake.wildcards
-    spec = params.spec
+    loop = uad_config.load(snakemake.config).train_of(names.method)
     split, invert = read_tsv(files.split), bool(files.air) and read_json(files.air)["invert"]
-    setup = Setup((params.shape[1], params.shape[0]), noise_field=params.noise_field)
-    method = load(spec["model"]["family"])(spec["model"]["options"], setup)
-    device = device_of(spec["train"]["accelerator"])
+    setup = Setup(noise_field=params.noise_field)
+    method = load(params.model["family"])(params.model["options"], setup)
+    device = device_of(loop.accelerator)
     network = load_network(method, files.weights).to(device)
     results = {}
     for role in ("val_unhealthy", "test"):
@@ -33,7 +34,7 @@ with job(snakemake) as context:
                 volume,
                 mask,
                 t_test=params.t_test,
-                batch=spec["train"]["inference_batch"],
+                batch=loop.inference_batch,
                 seed=derive_seed(params.seed, *names, subject),
                 device=device,
             )

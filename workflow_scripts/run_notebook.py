@@ -1,7 +1,5 @@
 """Rule run_notebook: execute a parameterised notebook and render it."""
 
-from pathlib import Path
-
 import nbformat
 import papermill
 from nbconvert import HTMLExporter
@@ -12,8 +10,8 @@ from uad.provenance import job
 with job(snakemake):
     output = snakemake.output
     parameters = {
-        "air_files": [str(Path(path).resolve()) for path in snakemake.input.air],
-        "stores": [str(Path(path).resolve()) for path in snakemake.input.stores],
+        "air_files": list(snakemake.input.air),
+        "stores": list(snakemake.input.stores),
         "phantom": snakemake.params.phantom,
     }
     with atomic_path(output.ipynb) as temporary:
@@ -23,6 +21,7 @@ with job(snakemake):
             parameters=parameters,
             kernel_name="python3",
             progress_bar=False,
+            cwd=".",  # the paths are relative to the working directory of the run
         )
     notebook = nbformat.read(output.ipynb, as_version=4)
     write_text(output.html, HTMLExporter(exclude_input_prompt=True).from_notebook_node(notebook)[0])

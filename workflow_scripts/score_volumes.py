@@ -10,25 +10,20 @@ from uad.provenance import job
 from uad.scoring import score_volume
 
 with job(snakemake) as context:
-    files, protocol = snakemake.input, snakemake.params.protocol
+    files = snakemake.input
     invert = bool(files.air) and read_json(files.air)["invert"]
-    quality = {
-        "alpha": protocol["alpha"],
-        "window": protocol["ssim_window"],
-        "clamp": protocol["ssim_clamp"],
-    }
     maps = {}
     for key, reconstruction in read_volumes(files.reconstructions[0]).items():
         part = read_store(files.store, [key.split("/")[1]])
         volume, mask = part.volumes[0], part.masks[0]
         reference = invert_foreground(volume, mask) if invert else volume
-        residual = score_volume(snakemake.params.score, reference, reconstruction, **quality)
+        residual = score_volume(
+            snakemake.params.score, reference, reconstruction, **snakemake.params.quality
+        )
         maps[key] = postprocess(
             residual,
             mask,
-            erosion=protocol["erosion"],
-            median=protocol["median"],
-            order=protocol["postprocessing_order"],
+            **snakemake.params.postprocessing,
         ).astype(np.float32)
     write_volumes(snakemake.output[0], maps)
     context.facts |= {"volumes": len(maps)}

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from uad.preprocessing.qc import qc_picture
-
 from uad.files import write_json
+from uad.preprocessing.qc import qc_picture
 from uad.preprocessing.skullstrip import skull_strip
 from uad.provenance import job
 from uad.seeds import derive_seed
@@ -12,18 +11,15 @@ from uad.seeds import derive_seed
 with job(snakemake) as context:
     files, params, names = snakemake.input, snakemake.params, snakemake.wildcards
     image, mask = files.image, snakemake.output.mask
-    options = params.skullstrip
     seed = derive_seed(params.seed, "skullstrip", *names)
     facts = skull_strip(
         image,
         mask,
         params.backend,
         Path(files.atlas[0]).parent,
-        device=options["device"],
         seed=seed,
         threads=snakemake.threads,
-        mode=options["mode"],
-        tta=options["tta"],
+        **params.skullstrip,
     )
     context.facts |= {"seed": seed}
     write_json(snakemake.output.sidecar, {"Sources": [image], **facts})

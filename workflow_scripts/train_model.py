@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from uad import config as uad_config
 from uad.air import invert_foreground
-from uad.config import Train
 from uad.datasets.slices import eligible_slices, read_store
 from uad.datasets.splits import subjects_of
 from uad.files import read_json, read_tsv, sha256
@@ -17,19 +17,20 @@ from uad.reporting.figures import figure_loss
 from uad.seeds import derive_seed
 from uad.training import TrainingSet, train
 
+#: What defines a training; how it is run (accelerator, checkpoints) may change on the way.
+TRAINED_WITH = ("model", "loss", "quality", "noise_field", "loop", "keep", "draw", "data")
+
 with job(snakemake) as context:
     torch.set_num_threads(snakemake.threads)
     files, params = snakemake.input, snakemake.params
-    spec = params.spec
-    experiment, protocol = params.experiment, params.protocol
     split, invert = read_tsv(files.split), bool(files.air) and read_json(files.air)["invert"]
-    intra = experiment["setting"] == "intra"
+    intra = params.data["setting"] == "intra"
 
     def data(role):
         """Slices of one healthy role, inverted if the method's AIR decision says so."""
-        part = read_store(files.store, subjects_of(split, experiment["train"], role))
+        part = read_store(files.store, subjects_of(split, params.data["train"], role))
         images = invert_foreground(part.volumes, part.masks) if invert else part.volumes
-        central = intra and protocol["intra_slices"] == "central_stack"
+        central = intra and params.data["intra_slices"] == "central_stack"
         slices = eligible_slices(part.lesions, tumour_free=intra, central=central)
         return TrainingSet.from_volumes(images, part.masks, slices)
 
@@ -39,21 +40,10 @@ with job(snakemake) as context:
         snakemake.wildcards.method,
         snakemake.wildcards.fold,
     )
-    quality = {
-        "alpha": protocol["alpha"],
-        "window": protocol["ssim_window"],
-        "clamp": protocol["ssim_clamp"],
-    }
-    setup = Setup(
-        image_size=(params.shape[1], params.shape[0]),
-        loss=spec["method"]["loss"],
-        quality=quality,
-        noise_field=protocol["noise_field"],
-    )
-    method = load(spec["model"]["family"])(spec["model"]["options"], setup)
+    setup = Setup(params.loss, params.quality, params.noise_field)
+    method = load(params.model["family"])(params.model["options"], setup)
     identity = {
-        "spec": spec,
-        "protocol": protocol,
+        **{name: params[name] for name in TRAINED_WITH},
         "seed": seed,
         "invert": invert,
         "store": sha256(files.store),
@@ -64,9 +54,9 @@ with job(snakemake) as context:
         data("train"),
         data("val_healthy"),
         Path(snakemake.output.weights).parent,
-        Train.model_validate(spec["train"]),
-        keep=protocol["checkpoint"],
-        fixed_validation=protocol["validation_draw"] == "fixed",
+        uad_config.load(snakemake.config).train_of(snakemake.wildcards.method),
+        keep=params.keep,
+        fixed_validation=params.draw == "fixed",
         seed=seed,
         identity=identity,
     )

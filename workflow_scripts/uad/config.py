@@ -8,46 +8,24 @@ module must stay cheap: it runs in every Snakemake process, so no torch here.
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from uad import methods as method_registry
+from uad.datasets.modalities import LAYOUT_MODALITIES
 from uad.errors import ConfigError
+from uad.strict import Strict, near
 
 Modality = Literal["T1", "T1CE", "T2", "FLAIR"]
 Size = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)]
 Quality = Literal["l1", "l2", "ssim", "fusion"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
 ExperimentName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt name: the nearest known one, and all of them."""
-    known = sorted(known)
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean '{match[0]}'?" if match else ""
-    return f"{hint} Known: {', '.join(known) or 'none'}."
-
-
-class Strict(BaseModel):
-    """A model that refuses unknown keys and names the nearest known one."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _unknown_keys(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            for key in data:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key '{key}'{near(str(key), cls.model_fields)}")
-        return data
 
 
 class PhantomSource(Strict):
@@ -74,10 +52,20 @@ class Dataset(Strict):
     limit: int | None = Field(None, ge=1, description="Use only the first N subjects by name.")
 
     @model_validator(mode="after")
+    def _modalities_exist(self) -> Dataset:
+        for modality in self.modalities:
+            if modality not in LAYOUT_MODALITIES[self.layout]:
+                raise ValueError(f"the {self.layout} data set has no {modality} images")
+        return self
+
+    @model_validator(mode="after")
     def _path_given(self) -> Dataset:
         if self.source == "folder" and not self.path:
             raise ValueError("source 'folder' needs 'path': the root of the raw tree")
         return self
+
+
+BACKENDS = ("hdbet", "ants", "foreground")
 
 
 class SkullStrip(Strict):
@@ -107,6 +95,13 @@ class Preprocessing(Strict):
     field_of_view: tuple[float, float, float] = (192.0, 192.0, 100.0)
     shape: tuple[int, int, int] = (96, 96, 50)
     percentiles: tuple[float, float] = (1.0, 99.0)
+
+    @field_validator("percentiles")
+    @classmethod
+    def _rising(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] < value[1] <= 100:
+            raise ValueError("percentiles must rise within 0 to 100")
+        return value
 
 
 class Protocol(Strict):
@@ -150,6 +145,18 @@ class Protocol(Strict):
         """Noise level for one test set: the most specific entry wins."""
         keys = (f"{experiment}/{dataset}", experiment, "default")
         return next(self.t_test[key] for key in keys if key in self.t_test)
+
+    @field_validator("median")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("the side of the median window must be odd; 1: off")
+        return value
+
+    @property
+    def quality(self) -> dict[str, Any]:
+        """Options of the quality maps, for loss and score."""
+        return {"alpha": self.alpha, "window": self.ssim_window, "clamp": self.ssim_clamp}
 
     @model_validator(mode="after")
     def _default_level(self) -> Protocol:
@@ -199,8 +206,6 @@ class Model(Strict):
             raise ValueError(
                 f"unknown family '{self.family}'{near(self.family, method_registry.families())}"
             )
-        options = method_registry.load(self.family).Options
-        self.options = options.model_validate(self.options).model_dump()
         return self
 
 
@@ -269,7 +274,7 @@ class Run(Strict):
     """How much of the paper this run covers (null: all of it)."""
 
     tables: list[str] | None = None
-    folds: list[Annotated[int, Field(ge=0)]] | None = None
+    folds: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
     air_experiments: list[str] | None = None
     figures: list[str] | None = None
     keep_reconstructions: bool = False
@@ -303,8 +308,8 @@ class Config(Strict):
 
     @property
     def phantom(self) -> bool:
-        """Whether any data set of this run is synthetic."""
-        return any(dataset.source == "phantom" for dataset in self.datasets.values())
+        """Whether any data set that this run needs is synthetic."""
+        return any(self.datasets[name].source == "phantom" for name in self.datasets_of_run())
 
     def datasets_of_run(self) -> list[str]:
         """Data sets that the tables, figures and AIR reports of this run need."""
@@ -315,7 +320,9 @@ class Config(Strict):
     def folds_of(self, experiment: str) -> list[int]:
         """The folds of an experiment that this run covers."""
         wanted = self.run.folds
-        return [k for k in range(self.experiments[experiment].folds) if not wanted or k in wanted]
+        return [
+            k for k in range(self.experiments[experiment].folds) if wanted is None or k in wanted
+        ]
 
     def air_reference_of(self, experiment: str) -> str:
         """The data set whose unhealthy validation set decides on inversion."""
@@ -330,6 +337,12 @@ class Config(Strict):
     def backend_of(self, dataset: str) -> str:
         """Skull-stripping back end of a data set."""
         return self.datasets[dataset].skullstrip or self.preprocessing.skullstrip.backend
+
+    def trained_rows(self) -> list[str]:
+        """The method of every trained cell of this run, once per experiment."""
+        tables = [self.tables[name] for name in self.tables_of_run()]
+        cells = {(c.experiment, row) for t in tables for row in t.rows for c in t.columns}
+        return [row for _, row in sorted(cells)]
 
     def tables_of_run(self) -> list[str]:
         """Tables that this run builds."""
@@ -357,8 +370,17 @@ def _dangling(config: Config) -> Iterable[str]:
     for key, method in config.methods.items():
         yield from check(f"methods.{key}.model", method.model, "model", config.models)
     for key, model in config.models.items():
-        for name in model.train:
-            yield from check(f"models.{key}.train", name, "key", Train.model_fields)
+        yield from _model_problems(config, key, model)
+    for key, dataset in config.datasets.items():
+        yield from check(f"datasets.{key}.skullstrip", config.backend_of(key), "back end", BACKENDS)
+        if (
+            dataset.source == "phantom"
+            and dataset.phantom.subjects > 99
+            and dataset.layout == "mslub"
+        ):
+            yield f"datasets.{key}.phantom.subjects: the mslub layout has names for 99 patients"
+    for name in config.splits.unhealthy_validation:
+        yield from check("splits.unhealthy_validation", name, "data set", config.datasets)
     for key, experiment in config.experiments.items():
         where = f"experiments.{key}"
         yield from check(f"{where}.train", experiment.train, "data set", config.datasets)
@@ -377,6 +399,8 @@ def _dangling(config: Config) -> Iterable[str]:
     for where, rows, columns in uses:
         for row in rows:
             yield from check(where, row, "method", config.methods)
+            if rows.count(row) > 1:
+                yield f"{where}: row '{row}' is listed twice"
         for column in columns:
             yield from check(where, column.experiment, "experiment", config.experiments)
             if column.experiment in config.experiments:
@@ -397,7 +421,13 @@ def _dangling(config: Config) -> Iterable[str]:
                     f"experiments.{name}.modality: data set '{dataset}' has no "
                     f"{experiment.modality} (it lists {', '.join(modalities)})"
                 )
+        for fold in config.run.folds or []:
+            if fold >= experiment.folds:
+                last = experiment.folds - 1
+                yield f"run.folds: there is no fold {fold}; '{name}' has 0 to {last}"
     for key in config.protocol.t_test:
+        if config.protocol.preset == "paper" and key in PAPER_PROTOCOL["t_test"]:
+            continue  # the preset names the paper's experiments, which a config need not have
         experiment, _, test = key.partition("/")
         if key != "default":
             yield from check("protocol.t_test", experiment, "experiment", config.experiments)
@@ -407,6 +437,25 @@ def _dangling(config: Config) -> Iterable[str]:
             )
 
 
+def _model_problems(config: Config, key: str, model: Model) -> Iterable[str]:
+    """What is wrong with the options and training overrides of a model."""
+    family = method_registry.load(model.family)
+    try:
+        model.options = family.Options.model_validate(model.options).model_dump()
+    except ValidationError as error:
+        yield from _lines(error, f"models.{key}.options")
+    else:
+        width, height, _ = config.preprocessing.shape
+        for problem in family.problems(
+            family.Options.model_validate(model.options), (height, width)
+        ):
+            yield f"models.{key}.options: {problem}"
+    try:
+        Train.model_validate({**config.train.model_dump(), **model.train})
+    except ValidationError as error:
+        yield from _lines(error, f"models.{key}.train")
+
+
 def _experiments_in_use(config: Config) -> set[str]:
     """Experiments of the tables, figures and AIR reports of this run, as far as they exist."""
     tables = [config.tables[t] for t in config.tables_of_run() if t in config.tables]
@@ -414,6 +463,16 @@ def _experiments_in_use(config: Config) -> set[str]:
     names = {column.experiment for table in tables for column in table.columns}
     names |= {figure.experiment for figure in figures} | set(config.run.air_experiments or [])
     return names & set(config.experiments)
+
+
+def _lines(error: ValidationError, prefix: str = "") -> list[str]:
+    """A validation error as lines: where, what, near match."""
+    lines = []
+    for problem in error.errors():
+        place = ".".join(part for part in (prefix, *map(str, problem["loc"])) if part)
+        message = problem["msg"].removeprefix("Value error, ")
+        lines += [f"{place}: {line}" if place else line for line in message.splitlines()]
+    return lines
 
 
 def load(content: dict[str, Any]) -> Config:
@@ -428,14 +487,7 @@ def load(content: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            place = ".".join(str(part) for part in problem["loc"]) or "config"
-            message = problem["msg"].removeprefix("Value error, ")
-            lines += [
-                line if problem["loc"] == () else f"{place}: {line}"
-                for line in message.splitlines()
-            ]
+        lines = _lines(error)
         text = "\n".join(f"  - {line}" for line in lines)
         raise ConfigError(f"The configuration is not valid:\n{text}") from None
 

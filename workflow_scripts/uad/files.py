@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    _sweep(path)
+    temporary = path.with_name(f".tmp-{platform.node()}-{os.getpid()}-{path.name}")
     try:
         yield temporary
         with open(temporary, "rb") as handle:
@@ -29,6 +31,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a process of this host that is no longer alive left of ``path``."""
+    for stale in path.parent.glob(f".tmp-{platform.node()}-*-{path.name}"):
+        process = stale.name.removeprefix(f".tmp-{platform.node()}-").partition("-")[0]
+        with contextlib.suppress(ValueError, PermissionError):
+            try:
+                os.kill(int(process), 0)
+            except ProcessLookupError:
+                stale.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

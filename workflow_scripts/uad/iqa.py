@@ -9,7 +9,6 @@ Import them from there where torch is not needed otherwise.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import math
@@ -29,6 +28,7 @@ from uad.air import (
     violated_priors,
 )
 from uad.errors import ConfigError
+from uad.strict import unknown
 
 __all__ = [
     "QUALITY_MAPS",
@@ -220,12 +220,12 @@ def quality_map(name: str, x: Tensor, y: Tensor, **options: Any) -> Tensor:
         ValueError: as the map itself.
     """
     if name not in QUALITY_MAPS:
-        raise ConfigError(_unknown("quality map", name, QUALITY_MAPS))
+        raise ConfigError(unknown("quality map", name, QUALITY_MAPS))
     accepted = {key: _options(function) for key, function in QUALITY_MAPS.items()}
     known = set().union(*accepted.values())
     for option in options:
         if option not in known:
-            raise ConfigError(_unknown("option of the quality maps", option, known))
+            raise ConfigError(unknown("option of the quality maps", option, known))
     own = {key: value for key, value in options.items() if key in accepted[name]}
     return QUALITY_MAPS[name](x, y, **own)
 
@@ -233,12 +233,6 @@ def quality_map(name: str, x: Tensor, y: Tensor, **options: Any) -> Tensor:
 @functools.cache
 def _options(function: Callable[..., Tensor]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters) - {"x", "y"}
-
-
-def _unknown(kind: str, name: str, known: Any) -> str:
-    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {name!r}.{hint} Known are: {', '.join(sorted(known))}."
 
 
 def _check_pair(x: Tensor, y: Tensor) -> None:

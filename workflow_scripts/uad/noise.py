@@ -7,7 +7,6 @@ generator therefore gives the same noise for a CPU as for a GPU.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import math
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from uad.errors import ConfigError
+from uad.strict import unknown
 
 # 2D OpenSimplex noise by Kurt Spencer (public domain, 2014), the variant that AnoDDPM and the
 # PyPI package ``opensimplex`` use. Stretching maps the plane onto a square lattice, squishing
@@ -190,11 +190,11 @@ def make_noise(
         ValueError: as the function itself.
     """
     if name not in NOISES:
-        raise ConfigError(_unknown("noise", name, NOISES))
+        raise ConfigError(unknown("noise", name, NOISES))
     accepted = set(inspect.signature(NOISES[name]).parameters) - {"shape", "generator", "device"}
     for option in options:
         if option not in accepted:
-            raise ConfigError(_unknown(f"option of the {name} noise", option, accepted))
+            raise ConfigError(unknown(f"option of the {name} noise", option, accepted))
     return NOISES[name](shape, generator=generator, device=device, **options)
 
 
@@ -274,9 +274,3 @@ def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
 def _check_dtype(dtype: torch.dtype) -> None:
     if not dtype.is_floating_point:
         raise ValueError(f"noise needs a floating-point dtype, got {dtype}")
-
-
-def _unknown(kind: str, name: str, known: Any) -> str:
-    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {name!r}.{hint} Known are: {', '.join(sorted(known))}."

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from uad.datasets.layouts import index_dataset
 from uad.errors import DataError
+from uad.files import read_json, write_json
 
 #: Compressed bytes per voxel of one registered scan (image, masks) and of a raw phantom scan;
 #: measured on the phantom and on IXI, rounded up.
@@ -16,6 +18,8 @@ DERIVATIVE_BYTES_PER_VOXEL = 4.0
 RAW_BYTES_PER_VOXEL = 2.0
 #: float16 volume, uint8 mask and lesion.
 STORE_BYTES_PER_VOXEL = 4
+#: Weights of the paper's U-Nets: 37.5 M floats at channels 128, 256, 256.
+BYTES_PER_SQUARED_CHANNEL = 1020
 ATLAS_MM3 = 240 * 240 * 155
 HEAD_MM3 = 260**3
 
@@ -49,6 +53,36 @@ def planned_bytes(datasets: dict[str, Any], preprocessing: dict[str, Any]) -> di
         raw = HEAD_MM3 / dataset["phantom"]["spacing"] ** 3 * RAW_BYTES_PER_VOXEL if phantom else 0
         planned[name] = round(scans * (registered + packed + raw))
     return planned
+
+
+def model_bytes(models: Iterable[dict[str, Any]], folds: int) -> int:
+    """Estimated size of the weights, two for each training (final and checkpoint).
+
+    Args:
+        models: the model of each trained cell, as plain data with complete options.
+        folds: folds of each.
+    """
+    total = 0
+    for model in models:
+        channels = model["options"].get("network", model["options"]).get("channels", [])
+        total += sum(c * c for c in channels) * BYTES_PER_SQUARED_CHANNEL
+    return round(2 * total * folds)
+
+
+def check_one_kind(folder: str | Path, phantom: bool) -> None:
+    """Refuse to mix phantom and real results in one tree.
+
+    Raises:
+        DataError: the tree was begun with the other kind of data.
+    """
+    marker, kind = Path(folder) / "source.json", "phantom" if phantom else "real"
+    if marker.exists() and read_json(marker)["source"] != kind:
+        raise DataError(
+            f"{Path(folder).resolve()} holds results of a {read_json(marker)['source']} run; this "
+            f"run is a {kind} one and would replace them. Remove the folder, or name another: "
+            "--config results=<folder>."
+        )
+    write_json(marker, {"source": kind})
 
 
 def check_room(folder: str | Path, planned: dict[str, int]) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from uad.air import (
 from uad.datasets.slices import Volumes
 from uad.errors import DataError
 
+#: Distance that means keep from 0 and 1, so that the AIR exists before and after inversion.
+MARGIN = 1e-6
+
 
 def region_means(volumes: Volumes) -> tuple[float, float, int]:
     """Mean intensity of lesions and of the healthy brain: per volume, then over volumes.
@@ -27,8 +30,10 @@ def region_means(volumes: Volumes) -> tuple[float, float, int]:
     anomalous, normal = [], []
     for volume, mask, lesion in zip(volumes.volumes, volumes.masks, volumes.lesions, strict=True):
         if (lesion & mask).any():
-            anomalous.append(float(volume[lesion & mask].mean()))
-            normal.append(float(volume[mask & ~lesion].mean()))
+            # spline resampling overshoots [0, 1], where ratios of 1 - x lose their meaning
+            scaled = volume.clip(MARGIN, 1 - MARGIN)
+            anomalous.append(float(scaled[lesion & mask].mean()))
+            normal.append(float(scaled[mask & ~lesion].mean()))
     if not anomalous:
         raise DataError(
             f"none of the {len(volumes.subjects)} unhealthy validation volumes "

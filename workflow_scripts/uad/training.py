@@ -25,7 +25,7 @@ from uad.checkpoints import SafetensorsCheckpointIO
 from uad.config import Train
 from uad.errors import DataError
 from uad.files import atomic_path, text_digest, write_json
-from uad.inference import to_slices
+from uad.inference import device_of, to_slices
 from uad.methods.base import Method
 from uad.seeds import derive_seed
 
@@ -160,6 +160,12 @@ class History(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """One row per epoch; the validation loss only where validation ran."""
         self.add(trainer, trainer.current_epoch + 1)
+        if not np.isfinite(self.rows[-1]["train_loss"]):
+            raise DataError(
+                f"{trainer.default_root_dir}: the training loss is not finite in epoch "
+                f"{trainer.current_epoch + 1}; lower train.learning_rate or use "
+                "train.precision 32-true."
+            )
         every = trainer.check_val_every_n_epoch or 1
         if (trainer.current_epoch + 1) % every:
             self.rows[-1]["val_loss"] = None
@@ -207,8 +213,10 @@ def train(
         Facts for the provenance record.
 
     Raises:
-        DataError: fewer slices than one batch, or a loss that is not finite.
+        DataError: fewer slices than one batch, a loss that is not finite, or no GPU where one
+            is asked for.
     """
+    device_of(loop.accelerator)
     out = Path(out_dir)
     checkpoints = out / "checkpoint"
     _discard_foreign(checkpoints, text_digest(identity))
@@ -269,11 +277,6 @@ def train(
             history.add(trainer, 0)
         trainer.fit(module, batches, held_out, ckpt_path=resume if resumed else None)
     frame = pd.DataFrame(history.rows)
-    if not np.isfinite(frame["train_loss"].dropna()).all():
-        raise DataError(
-            f"{out}: the training loss is not finite; lower train.learning_rate or use "
-            "loop.precision 32-true."
-        )
     weights = best.best_model_path if keep == "best" else resume
     if keep == "last":
         trainer.save_checkpoint(resume)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from uad.datasets.modalities import LAYOUT_MODALITIES
 from uad.errors import DataError
 
 #: How to get each data set, shown when its raw tree is missing.
@@ -32,11 +33,6 @@ HOW_TO_GET = {
     ),
 }
 
-_MODALITIES = {
-    "ixi": {"T1": "T1", "T2": "T2"},
-    "brats21": {"T1": "t1", "T1CE": "t1ce", "T2": "t2", "FLAIR": "flair"},
-    "mslub": {"T1": "T1W", "T1CE": "T1WKS", "T2": "T2W", "FLAIR": "FLAIR"},
-}
 _SUFFIXES = (".nii.gz", ".nii")
 
 
@@ -106,7 +102,7 @@ def index_dataset(
     exclude = exclude or {}
     table: dict[str, dict[str, tuple[str, str]]] = {}
     for modality in modalities:
-        token = _MODALITIES[layout].get(modality)
+        token = LAYOUT_MODALITIES[layout].get(modality)
         if token is None:
             raise DataError(f"{root}: the {layout} data set has no {modality} images.")
         for name, image, lesion in _SCANNERS[layout](root, token):

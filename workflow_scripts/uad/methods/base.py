@@ -7,17 +7,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from uad.strict import Strict
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
 
-class MethodOptions(BaseModel):
+class MethodOptions(Strict):
     """Base of a family's options: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+def unet_problems(channels: list[int], groups: int, image_size: tuple[int, int]) -> list[str]:
+    """Why a U-Net with these channels per level and norm groups cannot work on such slices."""
+    found = []
+    factor = 2 ** (len(channels) - 1)
+    if any(side % factor for side in image_size):
+        found.append(f"{len(channels)} levels need slices divisible by {factor}, not {image_size}")
+    found += [
+        f"norm_num_groups {groups} does not divide {c} channels" for c in channels if c % groups
+    ]
+    return found
 
 
 @dataclass(frozen=True)
@@ -25,13 +35,11 @@ class Setup:
     """What a method is told about the run.
 
     Attributes:
-        image_size: rows and columns of an axial slice, in pixels.
         loss: name of the per-pixel quality map that training minimises.
         quality: options of that map (``alpha``, ``window``, ``clamp``).
         noise_field: ``per_batch`` (one field for all slices, as the authors) or ``per_sample``.
     """
 
-    image_size: tuple[int, int]
     loss: str = "l1"
     quality: dict[str, Any] = field(default_factory=dict)
     noise_field: str = "per_batch"
@@ -52,6 +60,11 @@ class Method(ABC):
     def __init__(self, options: dict[str, Any], setup: Setup) -> None:
         self.options = self.Options.model_validate(options)
         self.setup = setup
+
+    @classmethod
+    def problems(cls, options: MethodOptions, image_size: tuple[int, int]) -> list[str]:
+        """What keeps these options from working on slices of this size (rows, columns)."""
+        return []
 
     @abstractmethod
     def build(self) -> nn.Module:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from uad.methods.base import Method, MethodOptions
+from uad.methods.base import Method, MethodOptions, unet_problems
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,11 @@ class Denoising(Method):
 
     Options = DenoisingOptions
     options: DenoisingOptions
+
+    @classmethod
+    def problems(cls, options: DenoisingOptions, image_size: tuple[int, int]) -> list[str]:
+        """Levels must divide the slice, groups the channels."""
+        return unet_problems(options.channels, options.norm_num_groups, image_size)
 
     def build(self) -> nn.Module:
         """The U-Net."""

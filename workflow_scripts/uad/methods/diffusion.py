@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from uad.methods.base import Method, MethodOptions
+from uad.methods.base import Method, MethodOptions, unet_problems
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +56,17 @@ class Diffusion(Method):
 
     Options = DiffusionOptions
     options: DiffusionOptions
+
+    @classmethod
+    def problems(cls, options: DiffusionOptions, image_size: tuple[int, int]) -> list[str]:
+        """Grid and levels must divide the slice, groups and heads the channels."""
+        found = unet_problems(options.network.channels, options.network.norm_num_groups, image_size)
+        grid = options.patch_grid
+        if grid and any(side % n for side, n in zip(image_size, grid, strict=True)):
+            found.append(f"a patch_grid of {grid} does not divide slices of {image_size}")
+        if options.network.channels[-1] % options.network.num_head_channels:
+            found.append("num_head_channels does not divide the last of the channels")
+        return found
 
     def build(self) -> nn.Module:
         """The U-Net."""
@@ -126,7 +137,8 @@ class Diffusion(Method):
         if region is None:
             return network(noisy, levels)
         prediction = network(torch.where(region, noisy, x0), levels)
-        return torch.where(region, prediction, x0.to(prediction.dtype))
+        # in the precision of x0: rounding the pasted part would cost loss that nothing can earn
+        return torch.where(region, prediction.to(x0.dtype), x0)
 
 
 METHOD = Diffusion

@@ -8,7 +8,6 @@ come already stripped, as BraTS and the public MSLUB files do.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib.metadata
 import importlib.util
 import io
@@ -30,6 +29,7 @@ from uad.preprocessing.scans import (
     read_scan,
     to_ants,
 )
+from uad.strict import unknown
 from uad.volumes import write_volume
 
 log = logging.getLogger(__name__)
@@ -78,11 +78,7 @@ def skull_strip(
         DataError: the scan is unusable, or its mask is empty.
     """
     if backend not in BACKENDS:
-        near = difflib.get_close_matches(backend, BACKENDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(
-            f"unknown skull-stripping back end {backend!r}; known: {', '.join(BACKENDS)}.{hint}"
-        )
+        raise ConfigError(unknown("skull-stripping back end", backend, BACKENDS))
     scan = read_scan(image)
     found, facts = BACKENDS[backend](
         scan,

@@ -192,7 +192,7 @@ def write_air_table(
         heads=[("", head) for head in heads.values()],
         rows=rows,
         footnotes=[
-            "The column \"they differ\" is bold where the two rules decide differently.",
+            'The column "they differ" is bold where the two rules decide differently.',
             "Priors of the paper: 0 < μn < μa < 1 always; μn > 0.5 for FLAIR and T1-CE; "
             "μa < 0.5 for T2.",
             *violations,
