@@ -174,7 +174,7 @@ def job_of(run, script):
         with contextlib.suppress(OSError, ValueError):
             if os.getsid(int(entry.name)) == run.pid:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if words[0].endswith(b"python3") and words[1].endswith(script.encode()):
+                if b"python" in words[0] and words[1].endswith(script.encode()):
                     return int(entry.name)
     return None
 
