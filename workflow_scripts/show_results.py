@@ -8,6 +8,7 @@ import yaml
 from uad import config as uad_config
 from uad.files import read_json
 from uad.paths import Tree
+from uad.reporting.sanity import check_phantom_run
 from uad.reporting.tables import terminal_table
 
 with open(sys.argv[1], encoding="utf-8") as handle:
@@ -45,3 +46,8 @@ if cfg.phantom:
     print(
         "\nThese are phantom results: they show that the workflow runs; they cannot rank methods."
     )
+    print()
+    checks = check_phantom_run(cfg)
+    for passed, sentence in checks:
+        print(f"  {'ok  ' if passed else 'FAIL'} {sentence}")
+    sys.exit(not all(passed for passed, _ in checks))

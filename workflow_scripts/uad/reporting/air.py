@@ -193,7 +193,8 @@ def write_air_table(
         rows=rows,
         footnotes=[
             'The column "they differ" is bold where the two rules decide differently.',
-            "Priors of the paper: 0 < μn < μa < 1 always; μn > 0.5 for FLAIR and T1-CE (later version: T1, too); "
+            "Priors of the paper: 0 < μn < μa < 1 always; μn > 0.5 for FLAIR and T1-CE "
+            "(later version: T1, too); "
             "μa < 0.5 for T2.",
             *violations,
             *facts["notes"],
