@@ -59,8 +59,8 @@ def check_phantom_run(config: Config) -> list[tuple[bool, str]]:
         ),
         (
             bool(least["gain"] >= LEAST_GAIN),
-            f"the best method's AUPRC is {least['gain']:.1f} times the lesion prevalence or more on "
-            f"every test set (least: {least['test']}, {least['method']}; at least {LEAST_GAIN:.0f} "
+            f"the best method's AUPRC is {least['gain']:.1f} times the lesion prevalence or more "
+            f"on every test set (least: {least['test']}, {least['method']}; at least {LEAST_GAIN:.0f} "
             "expected)",
         ),
     ]
