@@ -60,8 +60,8 @@ def check_phantom_run(config: Config) -> list[tuple[bool, str]]:
         (
             bool(least["gain"] >= LEAST_GAIN),
             f"the best method's AUPRC is {least['gain']:.1f} times the lesion prevalence or more "
-            f"on every test set (least: {least['test']}, {least['method']}; at least {LEAST_GAIN:.0f} "
-            "expected)",
+            f"on every test set (least: {least['test']}, {least['method']}; at least "
+            f"{LEAST_GAIN:.0f} expected)",
         ),
     ]
     for experiment in config.air_experiments_of_run():
