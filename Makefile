@@ -62,8 +62,8 @@ test-real: $(STAMP) ## checks on real scans (UAD_REAL_DATA), about half an hour
 	@python -m pytest -m real -s
 
 lint: $(STAMP) ## ruff, snakefmt, snakemake --lint
-	@ruff check .
-	@ruff format --check .
+	@ruff check --no-cache .
+	@ruff format --no-cache --check .
 	@snakefmt --check --compact-diff Snakefile rules
 	@snakemake --lint --configfile config.demo.yaml
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from uad.preprocessing.qc import qc_picture
-
 from uad.preprocessing.register import RegisterOutputs, register_scan
 from uad.provenance import job
 from uad.seeds import derive_seed
