@@ -10,7 +10,6 @@ rule check_disk_space:
     conda:
         "../envs/preprocess.yaml"
     params:
-        results=cfg.results,
         phantom=cfg.phantom,
         datasets={name: plain(cfg.datasets[name]) for name in cfg.datasets_of_run()},
         preprocessing=plain(cfg.preprocessing),

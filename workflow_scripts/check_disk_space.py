@@ -8,7 +8,7 @@ from uad.provenance import job
 
 with job(snakemake):
     params = snakemake.params
-    folder = Path(params.results)
+    folder = Path(snakemake.output[0]).parent
     folder.mkdir(parents=True, exist_ok=True)
     check_one_kind(folder, params.phantom)
     planned = planned_bytes(params.datasets, params.preprocessing)
