@@ -56,7 +56,7 @@ test-fast: $(STAMP) ## unit, property and dry-run tests
 	@python -m pytest -n 2 -m "not slow and not real"
 
 test-e2e: $(STAMP) ## end-to-end run on the smallest phantom
-	@python -m pytest -m slow
+	@python -m pytest -m "slow and not real"
 
 test-real: $(STAMP) ## checks on real scans (UAD_REAL_DATA), about half an hour
 	@python -m pytest -m real -s

@@ -156,7 +156,7 @@ t.fit(t.make({name!r}), t.phantom_slices(4, 0), t.phantom_slices(2, 1), {out!r})
 """
 
 
-@pytest.mark.parametrize("epochs", [1, 3, 7])
+@pytest.mark.parametrize("epochs", [1, 5])
 def test_a_killed_training_resumes_and_ends_with_the_same_weights(tmp_path, root, epochs):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
     fit(make("pddpm"), data, held_out, tmp_path / "whole")
@@ -179,16 +179,15 @@ import torch
 torch.set_num_threads(1)
 import test_training as t
 from uad import training
-setattr(training, {name!r}, lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
+setattr(training, "save_file", lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
 t.fit(t.make("pddpm"), t.phantom_slices(4, 0), t.phantom_slices(2, 1), {out!r})
 """
 
 
-@pytest.mark.parametrize("name", ["save_file", "write_json"])
-def test_a_training_killed_while_it_writes_its_results_ends_with_the_same(tmp_path, root, name):
+def test_a_training_killed_while_it_writes_its_results_ends_with_the_same(tmp_path, root):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
     fit(make("pddpm"), data, held_out, tmp_path / "whole")
-    script = EXPORTING.format(tests=str(root / "tests"), name=name, out=str(tmp_path / "killed"))
+    script = EXPORTING.format(tests=str(root / "tests"), out=str(tmp_path / "killed"))
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
     assert done.returncode == -signal.SIGKILL
     fit(make("pddpm"), data, held_out, tmp_path / "killed")
