@@ -1,9 +1,7 @@
 """Rule make_table: one table of the paper, measured beside published."""
 
-import pandas as pd
-
 from uad.provenance import job
-from uad.reporting.tables import collect_metrics, summarise, write_table
+from uad.reporting.tables import collect_metrics, read_published, summarise, write_table
 
 with job(snakemake) as context:
     params, files = snakemake.params, snakemake.input
@@ -22,7 +20,7 @@ with job(snakemake) as context:
             for column in table["columns"]
         ],
     }
-    published = pd.read_csv(files.published)
+    published = read_published(files.published)
     summary = summarise(collect_metrics(files.metrics), spec, published, phantom=params.phantom)
     source = "synthetic phantom" if params.phantom else "the data sets named in the config"
     write_table(

@@ -441,14 +441,13 @@ def _model_problems(config: Config, key: str, model: Model) -> Iterable[str]:
     """What is wrong with the options and training overrides of a model."""
     family = method_registry.load(model.family)
     try:
-        model.options = family.Options.model_validate(model.options).model_dump()
+        options = family.Options.model_validate(model.options)
     except ValidationError as error:
         yield from _lines(error, f"models.{key}.options")
     else:
+        model.options = options.model_dump()
         width, height, _ = config.preprocessing.shape
-        for problem in family.problems(
-            family.Options.model_validate(model.options), (height, width)
-        ):
+        for problem in family.problems(options, (height, width)):
             yield f"models.{key}.options: {problem}"
     try:
         Train.model_validate({**config.train.model_dump(), **model.train})

@@ -89,11 +89,6 @@ def write_volume(path: str | os.PathLike[str], data: np.ndarray, affine: np.ndar
         nib.save(image, temporary)
 
 
-def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
-    """Voxel size in millimetres along the three array axes."""
-    return tuple(float(value) for value in np.linalg.norm(affine[:3, :3], axis=0))
-
-
 def write_empty_like(path: str | os.PathLike[str], mask: str | os.PathLike[str]) -> None:
     """Write a mask without any voxel on the grid of another (a healthy subject's lesions)."""
     data, affine = read_volume(mask)
