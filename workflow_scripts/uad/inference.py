@@ -56,7 +56,7 @@ def load_network(method: Method, weights: str | os.PathLike[str]) -> nn.Module:
 @torch.inference_mode()
 def reconstruct_volume(
     method: Method,
-    network: nn.Module,
+    network: nn.Module | None,
     volume: np.ndarray,
     mask: np.ndarray,
     *,
@@ -69,7 +69,7 @@ def reconstruct_volume(
 
     Args:
         method: the method.
-        network: its trained network, on ``device``.
+        network: its trained network, on ``device``; None for a method that is not trained.
         volume: ``(X, Y, Z)`` float32 in [0, 1].
         mask: its brain mask.
         t_test: noise level.
@@ -79,10 +79,12 @@ def reconstruct_volume(
         device: torch device.
 
     Returns:
-        float32 of the volume's shape.
+        float32 of the volume's shape: the reconstruction, or the anomaly score of a method
+        that scores directly.
     """
     images = to_slices(volume).unsqueeze(1).to(device)
     masks = to_slices(mask).unsqueeze(1).to(device)
+    batch = len(images) if method.whole_volume else batch
     shared = method.setup.noise_field == "per_batch"
     parts = []
     for start in range(0, len(images), batch):

@@ -31,6 +31,10 @@ from uad.seeds import derive_seed
 
 log = logging.getLogger(__name__)
 
+#: The metric that chooses the best weights: the validation loss, or infinity where a method
+#: says that its weights may not be chosen yet.
+SELECTION = "selection"
+
 
 @dataclass(frozen=True)
 class TrainingSet:
@@ -57,6 +61,9 @@ class TrainingSet:
 class SliceBatches:
     """Random slices in batches: the same number from each volume, new ones each epoch.
 
+    With ``sequence`` above 1 a sample is that many neighbours among the slices that may be
+    drawn (the last one repeated where a volume has fewer).
+
     Epoch ``e`` is drawn from ``(seed, e)`` alone, so that a resumed run draws
     what an uninterrupted one would have drawn.
     """
@@ -70,7 +77,9 @@ class SliceBatches:
         *,
         drop_last: bool,
         fixed: bool = False,
+        sequence: int = 1,
     ) -> None:
+        self.sequence = sequence
         self.data, self.batch_size, self.per_volume = data, batch_size, per_volume
         self.seed, self.drop_last, self.fixed = seed, drop_last, fixed
         self.epoch = 0
@@ -94,23 +103,25 @@ class SliceBatches:
         epoch = 0 if self.fixed else self.epoch
         rng = np.random.default_rng(derive_seed(self.seed, "slices", epoch))
         volume = np.repeat(np.arange(len(self.data.images)), self.per_volume)
-        number = np.concatenate(
-            [
-                rng.choice(slices, self.per_volume, replace=len(slices) < self.per_volume)
-                for slices in self.data.slices
-            ]
-        )
+        number = np.concatenate([self._draw(slices, rng) for slices in self.data.slices])
         order = rng.permutation(len(volume)) if self.drop_last else np.arange(len(volume))
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             part = order[start : start + self.batch_size]
+            where = np.repeat(volume[part], self.sequence), number[part].ravel()
             yield {
-                "images": self.data.images[volume[part], number[part]].unsqueeze(1),
-                "masks": self.data.masks[volume[part], number[part]].unsqueeze(1),
+                "images": self.data.images[where].unsqueeze(1),
+                "masks": self.data.masks[where].unsqueeze(1),
             }
+
+    def _draw(self, slices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Slice numbers ``(per_volume, sequence)`` of one volume for one epoch."""
+        starts = np.arange(max(1, len(slices) - self.sequence + 1))
+        chosen = rng.choice(starts, self.per_volume, replace=len(starts) < self.per_volume)
+        return slices[np.minimum(chosen[:, None] + np.arange(self.sequence), len(slices) - 1)]
 
 
 class ReconstructionModule(pl.LightningModule):
-    """Joins a method to Lightning. All randomness of a step derives from (seed, step)."""
+    """Joins a method to Lightning. All randomness of a batch derives from (seed, its number)."""
 
     def __init__(
         self, method: Method, network: nn.Module, learning_rate: float, seed: int, fixed: bool
@@ -118,29 +129,48 @@ class ReconstructionModule(pl.LightningModule):
         super().__init__()
         self.method, self.network = method, network
         self.learning_rate, self.seed, self.fixed = learning_rate, seed, fixed
+        self.automatic_optimization = method.automatic
 
     def _generator(self, *parts: object) -> torch.Generator:
         seed = derive_seed(self.seed, *parts)
         torch.manual_seed(seed)  # layers such as dropout draw from the global generator
         return torch.Generator(device=self.device).manual_seed(seed)
 
-    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        """Loss of one batch."""
-        generator = self._generator("train", self.global_step)
-        loss = self.method.training_loss(self.network, batch["images"], batch["masks"], generator)
-        self.log("train_loss", loss, on_epoch=True, on_step=False, batch_size=len(batch["images"]))
-        return loss
+    @property
+    def progress(self) -> float:
+        """Share of the epochs that are done."""
+        return self.current_epoch / max(self.trainer.max_epochs or 1, 1)
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor | None:
+        """Loss of one batch; a method that is not automatic takes its steps here."""
+        step = self.current_epoch * self.trainer.num_training_batches + index
+        data = self.network, batch["images"], batch["masks"], self._generator("train", step)
+        size = len(batch["images"])
+        if self.automatic_optimization:
+            loss = self.method.training_loss(*data)
+            self.log("train_loss", loss, on_epoch=True, on_step=False, batch_size=size)
+            return loss
+        optimizers = self.optimizers(use_pl_optimizer=True)
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        values = self.method.training_step(
+            *data, optimizers, self.manual_backward, step, self.progress
+        )
+        self.log_dict(values, on_epoch=True, on_step=False, batch_size=size)
+        return None
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
         """Healthy validation loss, with the same corruption as training."""
         epoch = 0 if self.fixed else self.current_epoch
         generator = self._generator("validation", epoch, index)
-        loss = self.method.training_loss(self.network, batch["images"], batch["masks"], generator)
-        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch["images"]))
+        loss = self.method.validation_loss(self.network, batch["images"], batch["masks"], generator)
+        size = len(batch["images"])
+        self.log("val_loss", loss, prog_bar=True, batch_size=size)
+        comparable = self.method.selectable(self.progress)
+        self.log(SELECTION, loss if comparable else torch.inf, batch_size=size)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The method's optimiser."""
-        return self.method.optimizer(self.network.parameters(), self.learning_rate)
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """The method's optimisers."""
+        return list(self.method.optimizers(self.network, self.learning_rate))
 
 
 class History(Callback):
@@ -153,7 +183,8 @@ class History(Callback):
         """Append what Lightning has measured since the last row."""
         metrics = trainer.callback_metrics
         row: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step}
-        for key in ("train_loss", "val_loss"):
+        others = sorted(k for k in metrics if k.startswith("train_") and k != "train_loss")
+        for key in ("train_loss", "val_loss", *others):
             row[key] = float(metrics[key]) if key in metrics else None
         self.rows.append(row)
 
@@ -224,7 +255,14 @@ def train(
     module = ReconstructionModule(
         method, method.build(), loop.learning_rate, seed, fixed=fixed_validation
     )
-    batches = SliceBatches(training, loop.batch_size, loop.samples_per_volume, seed, drop_last=True)
+    batches = SliceBatches(
+        training,
+        loop.batch_size,
+        loop.samples_per_volume,
+        seed,
+        drop_last=True,
+        sequence=method.sequence,
+    )
     held_out = SliceBatches(
         validation,
         loop.batch_size,
@@ -232,12 +270,13 @@ def train(
         derive_seed(seed, "validation"),
         drop_last=False,
         fixed=fixed_validation,
+        sequence=method.sequence,
     )
     history = History()
     best = ModelCheckpoint(
         checkpoints,
         "best",
-        monitor="val_loss",
+        monitor=SELECTION,
         save_weights_only=True,
         enable_version_counter=False,
     )
@@ -293,7 +332,7 @@ def train(
         "seed": seed,
         "resumed": resumed,
         "steps": int(frame["step"].max()),
-        "best_epoch": int(frame.loc[frame["val_loss"].idxmin(), "epoch"]),
+        "weights_of_epoch": int(state["epoch"]) + 1,
         "val_loss_before": float(frame["val_loss"].iloc[0]),
         "val_loss_best": float(frame["val_loss"].min()),
         "parameters": sum(p.numel() for p in module.network.parameters()),

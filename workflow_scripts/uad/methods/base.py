@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,11 +38,13 @@ class Setup:
         loss: name of the per-pixel quality map that training minimises.
         quality: options of that map (``alpha``, ``window``, ``clamp``).
         noise_field: ``per_batch`` (one field for all slices, as the authors) or ``per_sample``.
+        image_size: rows and columns of a slice.
     """
 
     loss: str = "l1"
     quality: dict[str, Any] = field(default_factory=dict)
     noise_field: str = "per_batch"
+    image_size: tuple[int, int] = (96, 96)
 
 
 class Method(ABC):
@@ -56,6 +58,14 @@ class Method(ABC):
 
     #: pydantic model of ``models.<name>.options`` in the config
     Options: ClassVar[type[MethodOptions]] = MethodOptions
+    #: False: there is nothing to train, and ``network`` is None everywhere.
+    trained: ClassVar[bool] = True
+    #: True: :meth:`reconstruct` returns the anomaly score itself (``score: direct``).
+    scores: ClassVar[bool] = False
+    #: False: :meth:`training_step` steps the optimisers itself (adversarial training).
+    automatic: ClassVar[bool] = True
+    #: True: :meth:`reconstruct` always gets all slices of a volume in one call.
+    whole_volume: ClassVar[bool] = False
 
     def __init__(self, options: dict[str, Any], setup: Setup) -> None:
         self.options = self.Options.model_validate(options)
@@ -66,15 +76,65 @@ class Method(ABC):
         """What keeps these options from working on slices of this size (rows, columns)."""
         return []
 
-    @abstractmethod
+    @property
+    def sequence(self) -> int:
+        """Neighbouring slices per training sample.
+
+        With ``n`` above 1 a batch of ``B`` samples comes as ``(B * n, 1, H, W)``, the slices
+        of a sample next to each other in axial order.
+        """
+        return 1
+
     def build(self) -> nn.Module:
         """The network, freshly initialised from the global torch seed."""
+        raise NotImplementedError
 
-    @abstractmethod
     def training_loss(
         self, network: nn.Module, images: Tensor, masks: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The scalar to minimise for one batch; all randomness from ``generator``."""
+        """The scalar to minimise for one batch; all randomness from ``generator``.
+
+        Layers such as dropout draw from the global generator, which is seeded for each batch.
+        """
+        raise NotImplementedError
+
+    def training_step(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        masks: Tensor,
+        generator: torch.Generator,
+        optimizers: Sequence[torch.optim.Optimizer],
+        backward: Callable[[Tensor], None],
+        step: int,
+        progress: float,
+    ) -> dict[str, Tensor]:
+        """One batch of a method with ``automatic = False``.
+
+        Args:
+            network: the network, in training mode.
+            images: the batch.
+            masks: its brain masks.
+            generator: source of randomness.
+            optimizers: those of :meth:`optimizers`, in that order, to be stepped here.
+            backward: call it in place of ``loss.backward()``.
+            step: number of the batch since the start of the training.
+            progress: share of the epochs that are done, in [0, 1).
+
+        Returns:
+            Detached scalars to record: ``train_loss`` and any other ``train_<name>``.
+        """
+        raise NotImplementedError
+
+    def validation_loss(
+        self, network: nn.Module, images: Tensor, masks: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """What selects the best weights, on healthy validation slices."""
+        return self.training_loss(network, images, masks, generator)
+
+    def selectable(self, progress: float) -> bool:
+        """Whether weights of this point of the training may be selected as the best."""
+        return True
 
     @abstractmethod
     def reconstruct(
@@ -89,14 +149,21 @@ class Method(ABC):
 
         Args:
             network: the trained network, in evaluation mode.
-            images: all axial slices of one volume ``(D, 1, H, W)`` in [0, 1].
+            images: neighbouring axial slices of one volume ``(D, 1, H, W)`` in [0, 1].
             masks: their brain masks.
             t_test: noise level, 1 to the number of time steps; ignored by methods without one.
             generator: source of randomness.
 
         Returns:
-            ``(D, 1, H, W)``, on the scale of ``images``, not clamped.
+            ``(D, 1, H, W)``, on the scale of ``images``, not clamped; with ``scores``, the
+            anomaly score.
         """
+
+    def optimizers(
+        self, network: nn.Module, learning_rate: float
+    ) -> Sequence[torch.optim.Optimizer]:
+        """The optimisers of the network; more than one only with ``automatic = False``."""
+        return [self.optimizer(network.parameters(), learning_rate)]
 
     def optimizer(self, parameters: Iterable[Any], learning_rate: float) -> torch.optim.Optimizer:
         """Adam, as all methods of the paper."""
