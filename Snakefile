@@ -20,6 +20,7 @@ include: "rules/air.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
+include: "rules/studies.smk"
 
 
 localrules:
@@ -29,6 +30,10 @@ localrules:
     figures,
     air,
     notebooks,
+    studies,
+    cost,
+    later,
+    extras,
 
 
 rule paper:
@@ -40,6 +45,23 @@ rule paper:
         rules.notebooks.input,
 
 
+# what the paper's later version adds
+rule later:
+    input:
+        part_tables("later"),
+        part_figures("later"),
+        part_studies("later"),
+
+
+# what neither version has
+rule extras:
+    input:
+        part_tables("extra"),
+        part_figures("extra"),
+        part_studies("extra"),
+        rules.cost.input,
+
+
 # table1, table2, ...: one target per table of the config
 for name in cfg.tables:
 
@@ -48,4 +70,15 @@ for name in cfg.tables:
             name
         input:
             expand(tree.table("{ending}", name), ending=TABLE_ENDINGS),
+        localrule: True
+
+
+# and one per study
+for name in cfg.studies:
+
+    rule:
+        name:
+            name
+        input:
+            study_files([name]),
         localrule: True

@@ -36,6 +36,7 @@ wildcard_constraints:
     fold="[0-9]+",
     table="|".join(cfg.tables),
     figure="|".join(cfg.figures) or "none",
+    study="|".join(cfg.studies) or "none",
 
 
 @lru_cache
@@ -144,10 +145,119 @@ def test_store(wildcards):
     return store_of(wildcards.test, wildcards)
 
 
+def air_of(wildcards):
+    """Whether and by which rule a method inverts."""
+    return cfg.methods[wildcards.method].air
+
+
 def air_if_used(wildcards):
     """The AIR decision, for methods that consume it."""
-    used = cfg.methods[wildcards.method].air
-    return tree.air(wildcards.experiment, wildcards.fold) if used else []
+    return tree.air(wildcards.experiment, wildcards.fold) if air_of(wildcards) else []
+
+
+def weights_if_trained(wildcards):
+    """The weights, for methods that have any."""
+    if not cfg.family_of(wildcards.method).trained:
+        return []
+    return tree.model("model.safetensors", wildcards.experiment, wildcards.method, wildcards.fold)
+
+
+def quality_of(wildcards):
+    """Options of a method's quality maps."""
+    return cfg.quality_of(wildcards.method)
+
+
+def part_tables(part):
+    """Every format of the tables of one part of the config."""
+    names = [name for name, table in cfg.tables.items() if table.part == part]
+    return expand(tree.table("{ending}"), table=names, ending=TABLE_ENDINGS)
+
+
+def part_figures(part):
+    """The figures of one part of the config."""
+    names = [name for name, figure in cfg.figures.items() if figure.part == part]
+    return expand(tree.figure("png"), figure=names)
+
+
+def study_files(names):
+    """What the reports of some studies consist of."""
+    return [
+        path
+        for name in names
+        for path in [
+            *expand(tree.study("{ending}", name), ending=["csv", "md", "html"]),
+            *([tree.study("png", name)] if cfg.studies[name].sweep else []),
+        ]
+    ]
+
+
+def part_studies(part):
+    """The studies of one part of the config, as far as this run wants them."""
+    return study_files([n for n in cfg.studies_of_run() if cfg.studies[n].part == part])
+
+
+def study_cells(wildcards):
+    """Rescored volumes behind one study."""
+    spec = cfg.studies[wildcards.study]
+    return [
+        tree.per_test(
+            f"studies/{wildcards.study}", "tsv", column.experiment, method, fold, column.test
+        )
+        for method in spec.methods
+        for column in spec.columns
+        for fold in cfg.folds_of(column.experiment)
+    ]
+
+
+def study_trained(wildcards):
+    """Metrics of the methods that a sweep compares with: trained, not only scored, otherwise."""
+    spec = cfg.studies[wildcards.study]
+    return [
+        tree.per_test("metrics", "tsv", column.experiment, method, fold, column.test)
+        for base, others in spec.trained.items()
+        for method in [base, *others]
+        for column in spec.columns
+        for fold in cfg.folds_of(column.experiment)
+    ]
+
+
+def study_spec(wildcards):
+    """A study as its reports describe it."""
+    spec = cfg.studies[wildcards.study]
+    names = [variant["name"] for variant in cfg.variants_of(wildcards.study, spec.methods[0])]
+    return {
+        "name": wildcards.study,
+        "title": spec.title,
+        "baseline": names[0],
+        "variants": names,
+        "labels": {method: labels()[method] for method in spec.methods},
+        "columns": [plain(column) for column in spec.columns],
+        "sweep": next(iter(spec.sweep), None),
+        "select_on": spec.select_on,
+    }
+
+
+def swept_values(study):
+    """The number that a study sweeps, as each of its methods has it in the config."""
+    spec = cfg.studies[study]
+    key = next(iter(spec.sweep))
+    names = [*spec.methods, *(name for others in spec.trained.values() for name in others)]
+    return {name: cfg.variants_of(study, name)[0][key] for name in names}
+
+
+def figures_of_kind(kind):
+    """Names of the figures of one kind, as a wildcard pattern."""
+    return "|".join(n for n, f in cfg.figures.items() if f.kind == kind) or "none"
+
+
+def labels():
+    """How the methods are called in print."""
+    return {name: method.label or name for name, method in cfg.methods.items()}
+
+
+def cost_methods():
+    """Methods of this run, each once."""
+    return list(dict.fromkeys(method for _, method in cfg.cells_of_run()))
 
 
 def cells(tables):
@@ -198,19 +308,42 @@ def kept(path):
     return path if cfg.run.keep_reconstructions else temp(path)
 
 
-def figure_input(stage, ending):
-    """Input function: a file of the cell that a figure shows, in its first fold."""
+def figure_input(stage, ending, folds=slice(1)):
+    """Input function: a file per method of a figure, in its first fold (or in others)."""
 
-    def path(wildcards):
+    def paths(wildcards):
         spec = cfg.figures[wildcards.figure]
-        fold = cfg.folds_of(spec.experiment)[0]
-        return tree.per_test(stage, ending, spec.experiment, spec.method, fold, spec.test)
+        return [
+            tree.per_test(stage, ending, spec.experiment, method, fold, spec.test)
+            for method in spec.methods
+            for fold in cfg.folds_of(spec.experiment)[folds]
+        ]
 
-    return path
+    return paths
+
+
+def figure_store(wildcards):
+    """Slice store of the test set that a figure shows."""
+    spec = cfg.figures[wildcards.figure]
+    return tree.slices(spec.test, cfg.experiments[spec.experiment].modality)
 
 
 def figure_air(wildcards):
-    """The AIR decision that the figure's method used."""
+    """The AIR decision, if a method of the figure uses it."""
     spec = cfg.figures[wildcards.figure]
     fold = cfg.folds_of(spec.experiment)[0]
-    return tree.air(spec.experiment, fold) if cfg.methods[spec.method].air else []
+    used = any(cfg.methods[method].air for method in spec.methods)
+    return tree.air(spec.experiment, fold) if used else []
+
+
+def figure_methods(wildcards):
+    """What a figure needs to know of its methods."""
+    return {
+        name: {
+            "label": cfg.methods[name].label or name,
+            "score": cfg.methods[name].score,
+            "air": cfg.methods[name].air,
+            "quality": cfg.quality_of(name),
+        }
+        for name in cfg.figures[wildcards.figure].methods
+    }

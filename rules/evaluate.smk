@@ -3,7 +3,7 @@
 
 rule reconstruct_volumes:
     input:
-        weights=tree.model("model.safetensors"),
+        weights=weights_if_trained,
         store=test_store,
         split=tree.split(),
         air=air_if_used,
@@ -22,6 +22,7 @@ rule reconstruct_volumes:
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         model=model_of,
+        air=air_of,
         t_test=lambda wildcards: cfg.protocol.t_test_of(wildcards.experiment, wildcards.test),
         noise_field=cfg.protocol.noise_field,
         seed=cfg.seed,
@@ -47,7 +48,8 @@ rule score_volumes:
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         score=lambda wildcards: cfg.methods[wildcards.method].score,
-        quality=cfg.protocol.quality,
+        air=air_of,
+        quality=quality_of,
         postprocessing={
             "erosion": cfg.protocol.erosion,
             "median": cfg.protocol.median,
@@ -82,7 +84,8 @@ rule evaluate_volumes:
         store=test_store,
         threshold=rules.search_threshold.output,
     output:
-        tree.per_test("metrics", "tsv"),
+        metrics=tree.per_test("metrics", "tsv"),
+        curve=tree.per_test("curves", "tsv"),
     log:
         tree.log("evaluate_volumes", "{experiment}", "{method}", "fold-{fold}", "{test}"),
     conda:

@@ -1,9 +1,29 @@
 """Tables, figures, notebooks and the report."""
 
 
+rule compare_methods:
+    input:
+        metrics=lambda wildcards: cells([wildcards.table]),
+    output:
+        tree.significance(),
+    log:
+        tree.log("compare_methods", "{table}"),
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        claims=lambda wildcards: cfg.tables[wildcards.table].claims,
+        seed=cfg.seed,
+    script:
+        f"{SCRIPTS}/compare_methods.py"
+
+
 rule make_table:
     input:
         metrics=lambda wildcards: cells([wildcards.table]),
+        significance=rules.compare_methods.output,
         published=f"{workflow.basedir}/resources/published/tables.csv",
     output:
         csv=tree.table("csv"),
@@ -22,7 +42,7 @@ rule make_table:
         "../envs/report.yaml"
     params:
         table=lambda wildcards: plain(cfg.tables[wildcards.table]),
-        labels={name: method.label or name for name, method in cfg.methods.items()},
+        labels=labels(),
         phantom=cfg.phantom,
         protocol=cfg.protocol.preset,
         seed=cfg.seed,
@@ -38,10 +58,7 @@ rule tables:
 rule make_maps_figure:
     input:
         reconstructions=figure_input("reconstructions", "safetensors"),
-        store=lambda wildcards: tree.slices(
-            cfg.figures[wildcards.figure].test,
-            cfg.experiments[cfg.figures[wildcards.figure].experiment].modality,
-        ),
+        store=figure_store,
         air=figure_air,
     output:
         report(
@@ -52,14 +69,68 @@ rule make_maps_figure:
         ),
     log:
         tree.log("make_maps_figure", "{figure}"),
+    wildcard_constraints:
+        figure=figures_of_kind("maps"),
     conda:
         "../envs/report.yaml"
     params:
         figure=lambda wildcards: plain(cfg.figures[wildcards.figure]),
-        quality=cfg.protocol.quality,
+        methods=figure_methods,
         phantom=cfg.phantom,
     script:
         f"{SCRIPTS}/make_maps_figure.py"
+
+
+rule make_methods_figure:
+    input:
+        reconstructions=figure_input("reconstructions", "safetensors"),
+        store=figure_store,
+        air=figure_air,
+    output:
+        report(
+            tree.figure("png"),
+            caption="../report/methods.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+    log:
+        tree.log("make_methods_figure", "{figure}"),
+    wildcard_constraints:
+        figure=figures_of_kind("methods"),
+    conda:
+        "../envs/report.yaml"
+    params:
+        figure=lambda wildcards: plain(cfg.figures[wildcards.figure]),
+        methods=figure_methods,
+        phantom=cfg.phantom,
+    script:
+        f"{SCRIPTS}/make_methods_figure.py"
+
+
+rule make_curves_figure:
+    input:
+        curves=figure_input("curves", "tsv", slice(None)),
+        thresholds=figure_input("thresholds", "json", slice(None)),
+        metrics=figure_input("metrics", "tsv", slice(None)),
+    output:
+        report(
+            tree.figure("png"),
+            caption="../report/curves.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+    log:
+        tree.log("make_curves_figure", "{figure}"),
+    wildcard_constraints:
+        figure=figures_of_kind("curves"),
+    conda:
+        "../envs/report.yaml"
+    params:
+        figure=lambda wildcards: plain(cfg.figures[wildcards.figure]),
+        methods=figure_methods,
+        phantom=cfg.phantom,
+    script:
+        f"{SCRIPTS}/make_curves_figure.py"
 
 
 rule figures:

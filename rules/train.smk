@@ -31,9 +31,10 @@ rule train_model:
     params:
         model=model_of,
         loss=lambda wildcards: cfg.methods[wildcards.method].loss,
+        air=air_of,
         loop=loop_of,
         data=training_data,
-        quality=cfg.protocol.quality,
+        quality=quality_of,
         noise_field=cfg.protocol.noise_field,
         keep=cfg.protocol.checkpoint,
         draw=cfg.protocol.validation_draw,

@@ -1,7 +1,9 @@
 """From anomaly maps to numbers: post-processing, threshold, metrics, significance."""
 
+import dataclasses
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -18,10 +20,13 @@ from uad.evaluation import (
     average_precision,
     bootstrap_interval,
     dice,
+    evaluate_volume,
     paired_permutation,
     postprocess,
+    predict,
     remove_small_components,
     search_threshold,
+    threshold_curve,
 )
 from uad.evaluation.postprocessing import median_filter
 
@@ -49,32 +54,210 @@ def ball(shape=(20, 22, 12), radius=8):
     return scores, mask
 
 
-class TestControls:
-    """Answers that are known beforehand: the oracle, chance, and no opinion at all."""
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """A volume with answers that are known beforehand: the oracle, chance, and no opinion.
 
-    label = np.random.default_rng(1).random((30, 30, 10)) < 0.05
+    Attributes:
+        mask: brain, an ellipsoid.
+        lesion: a ball of radius 6 in the middle of it, more than 5 voxels from the rim.
+    """
 
-    def test_oracle(self):
-        scores = self.label.astype(np.float32)
-        assert average_precision(scores, self.label) == 1
-        for method in ("halving", "exact"):
-            found = search_threshold(scores, self.label, method=method)
-            assert found.dice == 1
-            assert dice(scores > found.threshold, self.label) == 1
+    mask: np.ndarray
+    lesion: np.ndarray
 
-    def test_chance_has_the_precision_of_the_prevalence(self):
-        scores = np.random.default_rng(2).random(self.label.shape)
-        prevalence = self.label.mean()
-        assert average_precision(scores, self.label) == pytest.approx(prevalence, rel=0.15)
-        found = search_threshold(scores, self.label, method="exact")
-        assert found.dice == pytest.approx(2 * prevalence / (1 + prevalence), rel=0.15)
+    @classmethod
+    def make(cls, shape=(40, 44, 20)):
+        grid, size = np.indices(shape), np.array(shape).reshape(3, 1, 1, 1)
+        from_middle = grid - size / 2
+        mask = ((from_middle / (size / 2)) ** 2).sum(0) < 1
+        return cls(mask, (from_middle**2).sum(0) <= 36)
 
-    def test_a_constant_score_has_exactly_the_prevalence(self):
-        scores = np.full(self.label.shape, 0.3)
-        assert average_precision(scores, self.label) == pytest.approx(self.label.mean(), abs=1e-12)
+    @property
+    def prevalence(self):
+        return self.lesion.mean()
 
-    def test_the_inverted_oracle_is_worse_than_chance(self):
-        assert average_precision(~self.label * 1.0, self.label) <= self.label.mean()
+    @property
+    def dice_of_everything(self):
+        return 2 * self.prevalence / (1 + self.prevalence)
+
+    @property
+    def auprc_of_chance(self):
+        """Expected average precision of a random order, exactly; a little above prevalence."""
+        total, found = self.lesion.size, self.lesion.sum()
+        harmonic = (1 / np.arange(1, total + 1)).sum()
+        return (found - 1 + (total - found) * harmonic / total) / (total - 1)
+
+    @property
+    def oracle(self):
+        return self.lesion.astype(np.float32)
+
+    def chance(self, seed):
+        return np.random.default_rng(seed).random(self.lesion.shape, dtype=np.float32)
+
+    def no_opinion(self, value=0.3):
+        return np.full(self.lesion.shape, value, dtype=np.float32)
+
+    def assert_chance(self, found):
+        """Values of ``auprc`` over seeds: their mean is that of chance, within 5 of its errors."""
+        error = np.std(found, ddof=1) / np.sqrt(len(found))
+        assert abs(np.mean(found) - self.auprc_of_chance) < 5 * error
+        assert error < 0.05 * self.prevalence
+        assert self.auprc_of_chance == pytest.approx(self.prevalence, rel=0.02)
+
+
+@pytest.fixture(scope="module")
+def controls():
+    return Controls.make()
+
+
+methods = pytest.mark.parametrize("method", ["halving", "exact"])
+SEEDS = range(20)
+
+
+class TestControlsOfTheMetrics:
+    def test_oracle(self, controls):
+        assert average_precision(controls.oracle, controls.lesion) == 1
+        assert dice(controls.oracle > 0.5, controls.lesion) == 1
+
+    def test_chance_has_the_precision_of_the_prevalence(self, controls):
+        controls.assert_chance(
+            [average_precision(controls.chance(seed), controls.lesion) for seed in SEEDS]
+        )
+
+    def test_a_constant_score_has_exactly_the_prevalence(self, controls):
+        found = average_precision(controls.no_opinion(), controls.lesion)
+        assert found == pytest.approx(controls.prevalence, rel=1e-15)
+        everything = np.ones_like(controls.lesion)
+        assert dice(everything, controls.lesion) == pytest.approx(controls.dice_of_everything)
+
+    def test_the_inverted_oracle_is_worse_than_chance(self, controls):
+        assert average_precision(~controls.lesion * 1.0, controls.lesion) <= controls.prevalence
+
+
+class TestControlsOfTheThreshold:
+    @methods
+    def test_oracle(self, controls, method):
+        found = search_threshold(controls.oracle, controls.lesion, method=method)
+        assert found.dice == 1
+        assert 0 <= found.threshold < 1
+
+    @methods
+    def test_chance_does_no_better_than_calling_everything_a_lesion(self, controls, method):
+        for seed in range(3):
+            found = search_threshold(controls.chance(seed), controls.lesion, method=method)
+            assert found.dice == pytest.approx(controls.dice_of_everything, rel=0.05)
+
+    @methods
+    def test_a_constant_score_is_everything(self, controls, method):
+        found = search_threshold(controls.no_opinion(), controls.lesion, method=method)
+        assert found.dice == pytest.approx(controls.dice_of_everything)
+        assert found.threshold < 0.3
+
+    @pytest.mark.parametrize(("method", "everything"), [("halving", False), ("exact", True)])
+    def test_a_score_of_zero_is_nothing_or_everything(self, controls, method, everything):
+        # halving starts at 0, as the authors': nothing is above; exact goes just below
+        found = search_threshold(controls.no_opinion(0), controls.lesion, method=method)
+        assert found.dice == pytest.approx(controls.dice_of_everything if everything else 0)
+
+
+class TestControlsOfAVolume:
+    @staticmethod
+    def evaluated(controls, scores, method, component_max_size):
+        threshold = search_threshold([scores], [controls.lesion], method=method).threshold
+        return evaluate_volume(
+            scores, controls.lesion, controls.mask, threshold, component_max_size
+        )
+
+    @methods
+    def test_oracle(self, controls, method):
+        for component_max_size in (0, 7):
+            found = self.evaluated(controls, controls.oracle, method, component_max_size)
+            assert (found["dice"], found["auprc"]) == (1, 1)
+
+    @methods
+    def test_oracle_after_post_processing(self, controls, method):
+        # The median takes voxels from the lesion's edge and adds none, for the ball is convex; it
+        # keeps those whose whole window is lesion. The rest ranks with the background.
+        scores = postprocess(controls.oracle, controls.mask)
+        found = self.evaluated(controls, scores, method, 7)
+        core = ndimage.binary_erosion(controls.lesion, np.ones((5, 5, 5))).sum()
+        size = controls.lesion.sum()
+        assert not (scores > 0)[~controls.lesion].any()
+        assert 2 * core / (core + size) < found["dice"] < 1
+        # a perfect method cannot have more than this on a lesion of 24 mm
+        assert found["dice"] == pytest.approx(0.888, abs=0.001)
+        kept = (scores > 0).sum() / size
+        assert found["auprc"] == pytest.approx(kept + (1 - kept) * controls.prevalence)
+
+    def test_post_processing_loses_single_voxels_and_the_rim(self, controls):
+        rng = np.random.default_rng(0)
+        sparse = controls.mask & (rng.random(controls.mask.shape) < 0.01)
+        rim = controls.mask & (postprocess(controls.mask * 1.0, controls.mask, median=0) == 0)
+        for lesion in (sparse, rim):
+            scores = postprocess(lesion.astype(np.float32), controls.mask)
+            assert not scores.any()
+            found = evaluate_volume(scores, lesion, controls.mask, 0.5, 7)
+            assert found["dice"] == 0
+            assert found["auprc"] == pytest.approx(found["prevalence"], rel=1e-15)
+
+    def test_chance(self, controls):
+        rows = [self.evaluated(controls, controls.chance(seed), "exact", 0) for seed in SEEDS]
+        controls.assert_chance([row["auprc"] for row in rows])
+        for row in rows:
+            assert row["dice"] == pytest.approx(controls.dice_of_everything, rel=0.05)
+
+    @methods
+    def test_no_opinion(self, controls, method):
+        found = self.evaluated(controls, controls.no_opinion(), method, 7)
+        assert found["auprc"] == pytest.approx(found["prevalence"], rel=1e-15)
+        assert found["dice"] == pytest.approx(controls.dice_of_everything)
+        assert found["predicted_voxels"] == controls.lesion.size
+        nothing = evaluate_volume(
+            controls.no_opinion(), controls.lesion, controls.mask, np.float32(0.3), 7
+        )
+        assert (nothing["dice"], nothing["predicted_voxels"]) == (0, 0)
+
+
+def average_precision_of(curve):
+    """Average precision in the steps of a curve; pooled over its volumes."""
+    falling = curve.iloc[::-1]
+    steps = falling["recall"].diff().fillna(falling["recall"].iloc[0])
+    return float((steps * falling["precision"]).sum())
+
+
+class TestControlsOfTheCurve:
+    def test_oracle(self, controls):
+        curve = threshold_curve([controls.oracle] * 2, [controls.lesion] * 2)
+        assert average_precision_of(curve) == pytest.approx(1, abs=1e-12)
+        inside = curve[(curve["threshold"] >= 0) & (curve["threshold"] < 1)]
+        assert len(inside) >= 99
+        assert (inside[["precision", "recall", "mean_dice"]] == 1).all(axis=None)
+
+    def test_oracle_after_post_processing_has_the_auprc_of_its_map(self, controls):
+        scores = postprocess(controls.oracle, controls.mask)
+        found = average_precision_of(threshold_curve([scores], [controls.lesion]))
+        assert found == pytest.approx(average_precision(scores, controls.lesion), abs=1e-12)
+
+    def test_chance(self, controls):
+        scores = [controls.chance(seed) for seed in SEEDS]
+        curve = threshold_curve(scores, [controls.lesion] * len(scores))
+        assert average_precision_of(curve) == pytest.approx(controls.prevalence, rel=0.03)
+        assert curve["mean_dice"].max() == pytest.approx(controls.dice_of_everything, rel=0.05)
+        # recall falls as the share of voxels above the threshold
+        inside = curve[curve["threshold"].between(0, 1)]
+        np.testing.assert_allclose(inside["recall"], 1 - inside["threshold"], atol=0.02)
+
+    @pytest.mark.parametrize("value", [0.3, 0.0])
+    def test_no_opinion(self, controls, value):
+        curve = threshold_curve([controls.no_opinion(value)], [controls.lesion])
+        assert average_precision_of(curve) == pytest.approx(controls.prevalence)
+        everything, nothing = curve.iloc[0], curve.iloc[-1]
+        assert (everything["recall"], nothing["recall"]) == (1, 0)
+        assert everything["precision"] == pytest.approx(controls.prevalence)
+        assert everything["mean_dice"] == pytest.approx(controls.dice_of_everything)
+        assert np.isnan(nothing["precision"])
+        assert nothing["mean_dice"] == 0
 
 
 class TestDice:
@@ -432,6 +615,169 @@ class TestSmallComponents:
             remove_small_components(np.ones((3, 3, 3)), -1)
 
 
+class TestEvaluateVolume:
+    scores, mask = ball()
+    lesion = mask & (np.random.default_rng(8).random(mask.shape) < 0.1)
+
+    def test_fields_and_their_order(self):
+        found = evaluate_volume(self.scores, self.lesion, self.mask, 0.9, 1)
+        prediction = remove_small_components(self.scores > 0.9, 1)
+        assert list(found.items()) == [
+            ("dice", dice(prediction, self.lesion)),
+            ("auprc", average_precision(self.scores, self.lesion)),
+            ("threshold", 0.9),
+            ("lesion_voxels", self.lesion.sum()),
+            ("predicted_voxels", prediction.sum()),
+            ("brain_voxels", self.mask.sum()),
+            ("prevalence", self.lesion.mean()),
+        ]
+        assert {type(value) for value in found.values()} == {int, float}
+
+    @examples
+    @given(masks, st.floats(0, 1), st.integers(0, 9))
+    def test_the_prediction_is_above_the_threshold_and_has_no_small_component(
+        self, lesion, threshold, size
+    ):
+        scores = np.random.default_rng(0).random(lesion.shape)
+        prediction = predict(scores, threshold, size)
+        np.testing.assert_array_equal(prediction, skimage_filter(scores > threshold, size))
+        found = evaluate_volume(scores, lesion, lesion, threshold, size)
+        assert found["predicted_voxels"] == prediction.sum()
+        np.testing.assert_equal(found["dice"], dice(prediction, lesion))
+
+    def test_lesions_and_masks_may_be_integers(self):
+        as_integers = [array.astype(np.uint8) * 3 for array in (self.lesion, self.mask)]
+        found = evaluate_volume(self.scores, *as_integers, 0.9, 1)
+        assert found == evaluate_volume(self.scores, self.lesion, self.mask, 0.9, 1)
+
+    def test_without_a_lesion_auprc_is_undefined_and_dice_unless_something_is_found(self):
+        nothing = np.zeros_like(self.lesion)
+        missed = evaluate_volume(self.scores, nothing, self.mask, 0.5, 0)
+        assert missed["dice"] == 0
+        assert np.isnan(missed["auprc"])
+        assert np.isnan(evaluate_volume(self.scores, nothing, self.mask, 1.0, 0)["dice"])
+
+    def test_wrong_arguments(self):
+        with pytest.raises(DataError, match="shape"):
+            evaluate_volume(self.scores[1:], self.lesion, self.mask, 0.5, 7)
+        with pytest.raises(DataError, match="shape"):
+            evaluate_volume(self.scores, self.lesion, self.mask[1:], 0.5, 7)
+        with pytest.raises(DataError, match="NaN"):
+            evaluate_volume(np.full(self.mask.shape, np.nan), self.lesion, self.mask, 0.5, 7)
+        with pytest.raises(ValueError, match="max_size"):
+            evaluate_volume(self.scores, self.lesion, self.mask, 0.5, -1)
+
+
+class TestThresholdCurve:
+    @examples
+    @given(st.lists(scored, min_size=1, max_size=4), st.integers(2, 12))
+    def test_exact_at_each_threshold(self, pairs, points):
+        scores, labels = [p[0] for p in pairs], [p[1] for p in pairs]
+        if not np.concatenate(labels).any():
+            return
+        curve = threshold_curve(scores, labels, points=points)
+        assert len(curve) <= 2 * points
+        for row in curve.itertuples():
+            above = [score > row.threshold for score in scores]
+            hits = sum(int((a & label).sum()) for a, label in zip(above, labels, strict=True))
+            predicted = sum(int(a.sum()) for a in above)
+            assert (row.true_positives, row.false_positives) == (hits, predicted - hits)
+            assert row.recall == hits / row.lesion_voxels
+            np.testing.assert_equal(row.precision, hits / predicted if predicted else np.nan)
+            dices = [dice(a, label) for a, label in zip(above, labels, strict=True)]
+            defined = [value for value in dices if not np.isnan(value)]
+            expected = np.mean(defined) if defined else np.nan
+            np.testing.assert_allclose(row.mean_dice, expected, atol=1e-12)
+
+    @examples
+    @given(scored_with_lesion)
+    def test_from_everything_to_nothing(self, pair):
+        curve = threshold_curve(*pair)
+        assert (curve["threshold"].diff().dropna() > 0).all()
+        assert (curve["recall"].diff().dropna() <= 0).all()
+        assert curve["recall"].iloc[0] == 1
+        assert curve["true_positives"].iloc[-1] == curve["false_positives"].iloc[-1] == 0
+        assert {0.0, float(pair[0].max())} <= set(curve["threshold"])
+
+    def test_even_steps_of_recall_and_of_the_threshold(self):
+        scores, lesion = TestEvaluateVolume.scores, TestEvaluateVolume.lesion
+        curve = threshold_curve([scores], [lesion], points=10)
+        for step in range(1, 11):
+            least = np.ceil(step * lesion.sum() / 10)
+            assert least in set(curve["true_positives"])
+        even = np.linspace(0, scores.max(), 10).astype(np.float32)
+        assert set(even.tolist()) <= set(curve["threshold"])
+
+    def test_the_best_dice_of_one_volume_is_near_that_of_the_exact_search(self):
+        scores, mask = ball()
+        lesion = scores * mask > 0.8
+        found = threshold_curve([scores * mask], [lesion])["mean_dice"].max()
+        assert found == pytest.approx(search_threshold(scores * mask, lesion, method="exact").dice)
+
+    def test_a_function_that_starts_anew_is_as_good_as_a_list_and_holds_few_volumes(self):
+        rng = np.random.default_rng(9)
+        scores = [rng.random((6, 6, 4)).astype(np.float32) for _ in range(12)]
+        labels = [rng.random((6, 6, 4)) < 0.2 for _ in range(12)]
+        alive, most = weakref.WeakSet(), 0
+
+        class Tracked(np.ndarray):
+            __hash__ = object.__hash__
+
+        def anew():
+            nonlocal most
+            for score in scores:
+                tracked = score.copy().view(Tracked)
+                alive.add(tracked)
+                most = max(most, len(alive))
+                yield tracked
+                del tracked
+
+        found = threshold_curve(anew, lambda: iter(labels))
+        assert found.equals(threshold_curve(scores, labels))
+        assert most <= 3
+
+    def test_one_volume_is_not_taken_for_a_list_of_slices(self):
+        scores, lesion = TestEvaluateVolume.scores, TestEvaluateVolume.lesion
+        assert threshold_curve(scores, lesion).equals(threshold_curve([scores], [lesion]))
+
+    def test_the_input_keeps_its_order(self):
+        scores = np.array([3.0, 1.0, 2.0])
+        threshold_curve([scores], [np.array([1, 0, 1])])
+        assert scores.tolist() == [3, 1, 2]
+
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+    def test_precision_of_the_scores(self, dtype):
+        scores, lesion = TestEvaluateVolume.scores.astype(dtype), TestEvaluateVolume.lesion
+        for row in threshold_curve([scores], [lesion], points=20).itertuples():
+            assert row.mean_dice == pytest.approx(dice(scores > row.threshold, lesion))
+
+    def test_an_iterator_cannot_start_anew(self):
+        with pytest.raises(ValueError, match="twice"):
+            threshold_curve(iter([np.ones(2)]), [np.ones(2)])
+        with pytest.raises(ValueError, match="twice"):
+            threshold_curve([np.ones(2)], (label for label in [np.ones(2)]))
+
+    @pytest.mark.parametrize(
+        ("scores", "labels", "message"),
+        [
+            ([np.ones(3)], [np.zeros(3)], "no lesion voxel"),
+            ([], [], "no lesion voxel"),
+            ([np.ones(3)] * 2, [np.ones(3)], "as many"),
+            ([np.ones(3)], [np.ones(3)] * 2, "as many"),
+            ([np.ones(3)], [np.ones(4)], "shape"),
+            ([np.array([0.1, np.nan])], [np.ones(2)], "NaN"),
+            ([np.array([0.1, np.inf])], [np.array([1, 0])], "infinite"),
+        ],
+    )
+    def test_wrong_volumes(self, scores, labels, message):
+        with pytest.raises(DataError, match=message):
+            threshold_curve(scores, labels)
+
+    def test_one_point_is_no_curve(self):
+        with pytest.raises(ValueError, match="points"):
+            threshold_curve([np.ones(2)], [np.ones(2)], points=1)
+
+
 class TestSignificance:
     rng = np.random.default_rng(5)
     base = rng.random(40)
@@ -513,6 +859,7 @@ class TestSignificance:
             bootstrap_interval(np.ones(3), level=95)
 
 
-def test_evaluation_imports_neither_torch_nor_scipy_stats():
-    code = "import sys, uad.evaluation; sys.exit(bool({'torch', 'scipy.stats'} & set(sys.modules)))"
+def test_evaluation_starts_quickly():
+    slow = {"torch", "pandas", "scipy.stats", "matplotlib"}
+    code = f"import sys, uad.evaluation; sys.exit(bool({slow} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

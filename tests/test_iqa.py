@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 from uad import air, iqa
@@ -167,7 +168,7 @@ class TestSsimProperties:
         assert torch.autograd.gradcheck(lambda a, b: iqa.ssim_map(a, b, window=window), (x, y))
         assert torch.autograd.gradcheck(lambda a, b: iqa.fusion_quality(a, b), (x, y))
 
-    @pytest.mark.parametrize("name", ["l1", "l2", "ssim", "fusion"])
+    @pytest.mark.parametrize("name", list(iqa.QUALITY_MAPS))
     @pytest.mark.parametrize("clamp", [False, True])
     @pytest.mark.parametrize(("a", "b"), [(0, 0), (1, 1), (0.3, 0.3), (0, 1), (1e-20, 0), (-1, 1)])
     def test_gradients_are_finite_for_constant_images(self, name, clamp, a, b):
@@ -249,6 +250,220 @@ class TestLossAndFusion:
             iqa.fusion_quality(*pair(), alpha=alpha)
 
 
+def naive_ms_ssim(x, y, scales, size=5, c1=1e-4, c2=9e-4):
+    """Wang et al. 2003 word by word in float64, with maps where it has means."""
+    published = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])[:scales]
+    shares, window = published / published.sum(), np.outer(*[gaussian_weights(size)] * 2)
+    rows, columns = x.shape
+
+    def moment(z):
+        return ndimage.correlate(z, window, mode="constant")
+
+    def halved(z):
+        z = np.pad(z, [(0, n % 2) for n in z.shape], constant_values=np.nan)
+        return np.nanmean(z.reshape(z.shape[0] // 2, 2, z.shape[1] // 2, 2), axis=(1, 3))
+
+    def full_size(z, level):
+        for axis, length in enumerate((rows, columns)):
+            # centres of the pixels of the image, in pixels of the level
+            where = (np.arange(length) + 0.5) / 2**level - 0.5
+            index = np.arange(z.shape[axis])
+            z = np.apply_along_axis(lambda line, i=index, w=where: np.interp(w, i, line), axis, z)
+        return z
+
+    product = 1.0
+    for level in range(scales):
+        if level:
+            x, y = halved(x), halved(y)
+        mx, my = moment(x), moment(y)
+        vx, vy = moment(x * x) - mx**2, moment(y * y) - my**2
+        cs = (2 * (moment(x * y) - mx * my) + c2) / (vx + vy + c2)
+        product = product * np.maximum(full_size(cs, level), 0) ** shares[level]
+    luminance = (2 * mx * my + c1) / (mx**2 + my**2 + c1)
+    product = product * np.maximum(full_size(luminance, level), 0) ** shares[-1]
+    return (1 - product) / 2
+
+
+class TestMultiScaleSsim:
+    @pytest.mark.parametrize("scales", [1, 2, 3, 5])
+    @pytest.mark.parametrize("shape", [(32, 48), (21, 30), (13, 11)])
+    def test_the_definition_odd_sizes_included(self, scales, shape):
+        x, y = pair(20, (2, 1, *shape))
+        found = iqa.ms_ssim_loss_map(x, y, scales=scales)
+        assert found.shape == x.shape
+        for i in range(2):
+            expected = naive_ms_ssim(*(z[i, 0].double().numpy() for z in (x, y)), scales)
+            np.testing.assert_allclose(found[i, 0], expected, atol=2e-4)
+
+    def test_one_scale_is_the_clamped_ssim_loss(self):
+        x, y = pair(21)
+        found = iqa.ms_ssim_loss_map(x, y, scales=1)
+        torch.testing.assert_close(found, iqa.ssim_loss_map(x, y, clamp=True))
+        options = {"window": "uniform", "window_size": 7, "k1": 0.02, "k2": 0.1, "data_range": 2.0}
+        found = iqa.ms_ssim_loss_map(x, y, scales=1, **options)
+        torch.testing.assert_close(found, iqa.ssim_loss_map(x, y, clamp=True, **options))
+
+    @examples
+    @given(images, images, st.integers(1, 5))
+    def test_range_and_symmetry(self, x, y, scales):
+        x, y = torch.from_numpy(x), torch.from_numpy(y)
+        found = iqa.ms_ssim_loss_map(x, y, scales=scales)
+        assert found.shape == x.shape
+        assert found.min() >= 0
+        assert found.max() <= 0.5
+        assert torch.equal(found, iqa.ms_ssim_loss_map(y, x, scales=scales))
+
+    @examples
+    @given(images, st.integers(1, 5), st.sampled_from([torch.float32, torch.float64]))
+    def test_equal_images_score_exactly_zero(self, x, scales, dtype):
+        x = torch.from_numpy(x).to(dtype)
+        assert torch.equal(iqa.ms_ssim_loss_map(x, x.clone(), scales=scales), torch.zeros_like(x))
+
+    def test_texture_that_pools_away_counts_by_the_weight_of_the_finest_scale_alone(self):
+        x = torch.full((1, 1, 32, 32), 0.5)
+        y = x + 0.2 * (-1.0) ** torch.arange(32) * (-1.0) ** torch.arange(32)[:, None]
+        fine, three = (1 - 2 * iqa.ms_ssim_loss_map(x, y, scales=n) for n in (1, 3))
+        weight = 0.0448 / (0.0448 + 0.2856 + 0.3001)
+        inside = (..., slice(8, -8), slice(8, -8))
+        assert fine[inside].max() < 0.05
+        torch.testing.assert_close(three[inside], fine[inside] ** weight, atol=2e-3, rtol=0)
+
+    def test_gradients_match_finite_differences(self):
+        x, y = pair(22, (1, 1, 7, 6), torch.float64)
+        y = (x + 0.1 * (y - x)).detach()  # alike, so that no term is clamped
+        x.requires_grad_(), y.requires_grad_()
+        for scales in (1, 3):
+            assert torch.autograd.gradcheck(
+                lambda a, b, scales=scales: iqa.ms_ssim_loss_map(a, b, scales=scales), (x, y)
+            )
+
+    @examples
+    @given(images, images)
+    def test_gradients_are_finite(self, x, y):
+        x, y = (torch.from_numpy(z).float().requires_grad_() for z in (x, y))
+        iqa.ms_ssim_loss_map(x, y).mean().backward()
+        assert x.grad.isfinite().all()
+        assert y.grad.isfinite().all()
+
+    def test_an_inverted_pattern_is_as_bad_as_it_gets_and_passes_no_gradient(self):
+        x = (torch.arange(144).reshape(1, 1, 12, 12) % 2).float().requires_grad_()
+        found = iqa.ms_ssim_loss_map(x, 1 - x.detach())
+        assert found[..., 4:-4, 4:-4].eq(0.5).all()
+        found[..., 5, 5].sum().backward()
+        assert x.grad.abs().max() == 0
+
+    def test_half_precision_and_autocast_are_computed_in_float32(self):
+        x, y = pair(23)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            inside = iqa.ms_ssim_loss_map(x, y)
+        assert torch.equal(inside, iqa.ms_ssim_loss_map(x, y))
+        half = iqa.ms_ssim_loss_map(x.half(), y.half())
+        assert half.dtype == torch.float32
+        assert torch.equal(half, iqa.ms_ssim_loss_map(x.half().float(), y.half().float()))
+
+    @pytest.mark.parametrize("scales", [0, 6, -1])
+    def test_scales_without_a_published_weight_are_refused(self, scales):
+        with pytest.raises(ValueError, match="scales"):
+            iqa.ms_ssim_loss_map(*pair(), scales=scales)
+
+    def test_wrong_arguments(self):
+        with pytest.raises(ValueError, match="shape"):
+            iqa.ms_ssim_loss_map(torch.zeros(1, 1, 5, 5), torch.zeros(1, 1, 5, 6))
+        with pytest.raises(ValueError, match="window"):
+            iqa.ms_ssim_loss_map(*pair(), window_size=4)
+
+
+def naive_gms(x, y, c=170 / 255**2):
+    """Xue et al. 2014 word by word, zero-padded."""
+    kernel = np.array([[1, 0, -1]] * 3) / 3
+
+    def length(z):
+        return np.hypot(*(ndimage.convolve(z, k, mode="constant") for k in (kernel, kernel.T)))
+
+    mx, my = length(x), length(y)
+    return 1 - (2 * mx * my + c) / (mx**2 + my**2 + c)
+
+
+class TestGradientMagnitudeSimilarity:
+    def test_the_definition(self):
+        x, y = pair(30, dtype=torch.float64)
+        for i in range(2):
+            expected = naive_gms(x[i, 0].numpy(), y[i, 0].numpy())
+            np.testing.assert_allclose(iqa.gms_loss_map(x, y)[i, 0], expected, atol=1e-12)
+
+    def test_a_step_by_hand(self):
+        # a step of 1 between two columns has the gradient 1 on both sides of it
+        x, y = torch.zeros(1, 1, 7, 8), torch.zeros(1, 1, 7, 8)
+        x[..., 4:] = 1
+        y[..., 4:] = 0.5
+        found = iqa.gms_loss_map(x, y)[0, 0, 3]
+        c = 170 / 255**2
+        step = torch.tensor(0.25 / (1.25 + c))
+        torch.testing.assert_close(found[3:5], step.expand(2))
+        assert found[[1, 2, 5, 6]].eq(0).all()
+
+    @examples
+    @given(images, images)
+    def test_range_and_symmetry(self, x, y):
+        x, y = torch.from_numpy(x), torch.from_numpy(y)
+        found = iqa.gms_loss_map(x, y)
+        assert found.shape == x.shape
+        assert found.min() >= 0
+        assert found.max() < 1
+        assert torch.equal(found, iqa.gms_loss_map(y, x))
+
+    @examples
+    @given(images, st.sampled_from([torch.float32, torch.float64]))
+    def test_equal_images_score_exactly_zero(self, x, dtype):
+        x = torch.from_numpy(x).to(dtype)
+        assert torch.equal(iqa.gms_loss_map(x, x.clone()), torch.zeros_like(x))
+
+    @examples
+    @given(images, st.floats(0.01, 0.5))
+    def test_blind_to_a_constant_shift_except_at_the_border(self, x, shift):
+        x = torch.from_numpy(x)
+        inside = iqa.gms_loss_map(x, x + shift)[..., 1:-1, 1:-1]
+        torch.testing.assert_close(inside, torch.zeros_like(inside), atol=1e-12, rtol=0)
+
+    def test_turned_gradients_are_alike(self):
+        # only lengths are compared: a ramp to the right and a ramp downwards
+        ramp = torch.linspace(0, 1, 9).expand(1, 1, 9, 9)
+        inside = iqa.gms_loss_map(ramp, ramp.mT)[..., 1:-1, 1:-1]
+        torch.testing.assert_close(inside, torch.zeros_like(inside))
+
+    def test_data_range_scales_the_constant(self):
+        x, y = pair(31)
+        found = iqa.gms_loss_map(255 * x, 255 * y, data_range=255.0)
+        torch.testing.assert_close(found, iqa.gms_loss_map(x, y))
+
+    def test_gradients_match_finite_differences(self):
+        x, y = pair(32, (1, 1, 6, 5), torch.float64)
+        x.requires_grad_(), y.requires_grad_()
+        assert torch.autograd.gradcheck(iqa.gms_loss_map, (x, y))
+
+    @examples
+    @given(images, images)
+    def test_gradients_are_finite(self, x, y):
+        x, y = (torch.from_numpy(z).float().requires_grad_() for z in (x, y))
+        iqa.gms_loss_map(x, y).mean().backward()
+        assert x.grad.isfinite().all()
+        assert y.grad.isfinite().all()
+
+    def test_half_precision_and_autocast_are_computed_in_float32(self):
+        x, y = pair(33)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            inside = iqa.gms_loss_map(x, y)
+        assert torch.equal(inside, iqa.gms_loss_map(x, y))
+        assert iqa.gms_loss_map(x.half(), y.half()).dtype == torch.float32
+
+    @pytest.mark.parametrize("options", [{"gms_constant": 0.0}, {"data_range": -1.0}])
+    def test_wrong_arguments(self, options):
+        with pytest.raises(ValueError, match="must be positive"):
+            iqa.gms_loss_map(*pair(), **options)
+        with pytest.raises(ValueError, match="shape"):
+            iqa.gms_loss_map(torch.zeros(1, 1, 5, 5), torch.zeros(1, 1, 5, 6))
+
+
 class TestRegistry:
     def test_names(self):
         x, y = pair(14)
@@ -256,6 +471,22 @@ class TestRegistry:
         assert torch.equal(iqa.quality_map("l2", x, y), (x - y) ** 2)
         assert torch.equal(iqa.quality_map("ssim", x, y), iqa.ssim_loss_map(x, y))
         assert torch.equal(iqa.quality_map("fusion", x, y), iqa.fusion_quality(x, y))
+        assert torch.equal(iqa.quality_map("ms-ssim", x, y), iqa.ms_ssim_loss_map(x, y))
+        assert torch.equal(iqa.quality_map("gms", x, y), iqa.gms_loss_map(x, y))
+
+    @pytest.mark.parametrize("name", list(iqa.QUALITY_MAPS))
+    def test_every_map_takes_the_options_of_the_protocol_and_is_zero_where_images_agree(self, name):
+        x, y = pair(17)
+        options = {"alpha": 0.84, "window": "uniform", "clamp": True}
+        assert torch.equal(iqa.quality_map(name, x, x, **options), torch.zeros_like(x))
+        assert iqa.quality_map(name, x, y, **options).min() >= 0
+
+    def test_options_of_a_map(self):
+        options = {"alpha": 0.5, "window": "uniform", "scales": 2, "gms_constant": 1.0}
+        assert iqa.options_of("l1", options) == {}
+        assert iqa.options_of("fusion", options) == {"alpha": 0.5, "window": "uniform"}
+        assert iqa.options_of("ms-ssim", options) == {"window": "uniform", "scales": 2}
+        assert iqa.options_of("gms", options) == {"gms_constant": 1.0}
 
     def test_options_reach_the_maps_that_take_them(self):
         x, y = pair(15)
@@ -266,7 +497,7 @@ class TestRegistry:
 
     def test_an_unknown_name_suggests_the_near_one(self):
         with pytest.raises(
-            ConfigError, match=r"'fuson'.*'fusion'.*Known are: fusion, l1, l2, ssim"
+            ConfigError, match=r"'fuson'.*'fusion'.*Known are: fusion, gms, l1, l2, ms-ssim, ssim"
         ):
             iqa.quality_map("fuson", *pair())
 

@@ -118,6 +118,24 @@ def test_every_value(published: pd.DataFrame) -> None:
     assert_same(as_values(published), typed())
 
 
+def test_where_the_paper_gives_no_std(published: pd.DataFrame) -> None:
+    """Nothing of Table IV, and not the method without training, can be judged by a std."""
+    without = published[published["std"].isna()]
+    assert set(without["table"]) == {"table1", "table4"}
+    assert set(without.loc[without["table"] == "table1", "row"]) == {"thresh"}
+    assert len(without) == 4 + (published["table"] == "table4").sum()
+
+
+def test_where_the_paper_does_not_claim_to_be_better(published: pd.DataFrame) -> None:
+    """Only on T1-CE, and only in AUPRC, are the published values not the best."""
+    worse = []
+    for place, part in published.groupby(["table", "experiment", "test_dataset", "metric"]):
+        values = part.set_index("row")["mean"]
+        if not values.idxmax().endswith("-iqa"):
+            worse.append((place, values.idxmax()))
+    assert worse == [(("table2", "intra_T1CE", "brats21", "auprc"), "pddpm")]
+
+
 def test_sources_name_the_table(published: pd.DataFrame) -> None:
     for row in published.itertuples():
         assert row.source == f"arXiv 2408.08228v1, Table {ROMAN[row.table]}"

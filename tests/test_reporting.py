@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from uad import evaluation
 from uad.errors import ConfigError, DataError
-from uad.files import write_tsv
+from uad.files import read_tsv, write_text, write_tsv
 from uad.reporting import figures
-from uad.reporting.render import tex_escape
+from uad.reporting.claims import SIGNIFICANCE_COLUMNS
+from uad.reporting.render import Cell, Document, Row, latex, tex_escape
 from uad.reporting.tables import (
     PHANTOM_VERDICT,
     SUMMARY_COLUMNS,
@@ -36,7 +38,8 @@ PUBLISHED = Path(__file__).parents[1] / "resources" / "published" / "tables.csv"
 FACTS = {"data_source": "IXI for training, BraTS21 & MSLUB 100% for tests", "seed": 3141}
 HEADER = (
     "row,experiment,test_dataset,metric,mean,std,n_folds,published_mean,published_std,"
-    "n_volumes,published_source,difference,verdict"
+    "n_volumes,published_source,difference,verdict,"
+    "significant,tested_against,n_pairs,smallest_difference,largest_p_holm"
 )
 SPEC: dict[str, Any] = {
     "name": "table1",
@@ -97,6 +100,31 @@ def one(summary: pd.DataFrame, row: str, metric: str = "dice", dataset: str = "b
     ]
     assert len(found) == 1
     return found.iloc[0]
+
+
+def make_tests(metrics: pd.DataFrame, claims: list[tuple[str, str]]) -> pd.DataFrame:
+    # Differences that are all the same would leave the bootstrap nothing to do.
+    jitter = 0.001 * np.sin(np.arange(len(metrics)))
+    changed = {name: (metrics[name] + jitter).clip(0, 1) for name in ("dice", "auprc")}
+    return evaluation.test_claims(metrics.assign(**changed), claims, seed=0, n_resamples=500)
+
+
+def compile_tex(files: list[Path]) -> str:
+    """Compile tables as the comment at their top says; returns the compiler's output."""
+    compiler = shutil.which("pdflatex")
+    if compiler is None:
+        pytest.skip("pdflatex is not installed")
+    folder = files[0].parent
+    lines = [x[1:].strip() for x in files[0].read_text().splitlines() if x.startswith("%  ")]
+    assert lines[3] == r"\input{THIS FILE}" and len(lines) == 5
+    lines[3:4] = [rf"\input{{{path}}}" for path in files]
+    (folder / "main.tex").write_text("\n".join(lines))
+    command = [compiler, "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True)
+    output = done.stdout.decode("utf-8", "replace")
+    assert done.returncode == 0, output[-2000:]
+    assert (folder / "main.pdf").stat().st_size > 1000
+    return output
 
 
 # Numbers ---------------------------------------------------------------------------------
@@ -181,6 +209,216 @@ def test_published_value_of_another_table(published: pd.DataFrame, tmp_path: Pat
     assert one(summary, "dae")["published_source"] == "arXiv 2408.08228v1, Table II"
     text = write_all(tmp_path, summary, spec=spec)["md"]
     assert "Published values of dae on FLAIR: arXiv 2408.08228v1, Table II." in text
+
+
+def test_a_value_without_published_std_is_not_judged(
+    published: pd.DataFrame, tmp_path: Path
+) -> None:
+    spec = SPEC | {"name": "table4", "rows": ["ddpm", "ddpm-iqa"], "labels": {}}
+    metrics = make_metrics({"ddpm": 0.4067, "ddpm-iqa": 0.6202}, folds=2, volumes=3, spec=spec)
+    summary = summarise(metrics, spec, published)
+    record = one(summary, "ddpm-iqa")
+    # Table I has a std for DDPM; Table IV, which is compared with here, has none.
+    assert record["published_mean"] == 62.02
+    assert summary["published_std"].isna().all()
+    assert set(summary["verdict"]) == {"no published std (only 2 folds, 3 volumes)"}
+    assert record["difference"] == pytest.approx(0, abs=1e-9)
+    texts = write_all(tmp_path, summary, spec=spec)
+    assert "+0.00, no published std (only 2 folds, 3 volumes)" in texts["html"]
+    said = "Distance from the published means: 8 values without a published std, not judged."
+    assert said in texts["md"]
+    assert "within" not in texts["md"]
+
+
+def test_distances_are_counted(published: pd.DataFrame, tmp_path: Path) -> None:
+    values = VALUES | {"pddpm": 0.4941, "pddpm-iqa": 0.5945 + 0.0074}
+    text = write_all(tmp_path, summarise(make_metrics(values), SPEC, published))["md"]
+    assert (
+        "Distance from the published means: of 8 values with a published std: 1 within 1 std, "
+        "1 within 2 std, 6 outside; 4 values without a published std, not judged."
+    ) in text
+
+
+# Significance ----------------------------------------------------------------------------
+
+
+def significance(*tests: dict[str, Any]) -> pd.DataFrame:
+    """Tests of the first row of a table against others, over volumes, on one column."""
+    base = {
+        "row": "pddpm-iqa",
+        "against": "pddpm",
+        "experiment": "cross_T2",
+        "test_dataset": "brats21",
+        "metric": "dice",
+        "unit": "volumes",
+        "n": 25,
+        "difference": 4.2,
+        "ci_low": 3.0,
+        "ci_high": 5.0,
+        "effect_size": 1.0,
+        "p_value": 0.001,
+        "p_holm": 0.002,
+        "smallest_p": 0.0002,
+    }
+    return pd.DataFrame([base | test for test in tests], columns=SIGNIFICANCE_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("second", "mark"),
+    [
+        ({}, "yes"),
+        ({"p_holm": 0.05}, "no"),
+        ({"p_holm": 0.0499}, "yes"),
+        ({"p_value": 0.001, "p_holm": 0.2}, "no"),
+        ({"difference": -4.2}, "no"),
+        ({"difference": 0.0}, "no"),
+        ({"p_holm": np.nan, "difference": np.nan, "n": 0}, "no"),
+        # Over folds, or elsewhere: not a test of this cell.
+        ({"unit": "folds", "p_holm": 0.9}, "yes"),
+        ({"test_dataset": "mslub", "p_holm": 0.9}, "yes"),
+        ({"metric": "auprc", "p_holm": 0.9}, "yes"),
+    ],
+)
+def test_mark_needs_every_test_of_the_cell(
+    published: pd.DataFrame, second: dict[str, Any], mark: str
+) -> None:
+    tests = significance({}, {"against": "thresh"} | second)
+    summary = summarise(make_metrics(VALUES), SPEC, published, significance=tests)
+    assert one(summary, "pddpm-iqa")["significant"] == mark
+    assert one(summary, "pddpm")["significant"] == "not tested"
+    assert one(summary, "pddpm")["tested_against"] == "none"
+
+
+def test_mark_columns(published: pd.DataFrame) -> None:
+    tests = significance({}, {"against": "thresh", "difference": 2.5, "p_holm": 0.03, "n": 24})
+    record = one(summarise(make_metrics(VALUES), SPEC, published, significance=tests), "pddpm-iqa")
+    # In the order of the table's rows, whatever the order of the tests.
+    assert record["tested_against"] == "thresh; pddpm"
+    assert (record["n_pairs"], record["smallest_difference"]) == (24, 2.5)
+    assert record["largest_p_holm"] == 0.03
+
+
+def test_marks_in_every_format(published: pd.DataFrame, tmp_path: Path) -> None:
+    metrics = make_metrics(VALUES | {"oracle": 0.3})
+    # Through a file, as in the workflow.
+    write_tsv(tmp_path / "s.tsv", make_tests(metrics, [("pddpm-iqa", "pddpm")]))
+    tests = read_tsv(tmp_path / "s.tsv")
+    summary = summarise(metrics, SPEC, published, significance=tests)
+    texts = write_all(tmp_path / "t", summary, significance=tests)
+    assert texts["md"].count("**55.00±1.58**† (published") == 4
+    assert texts["html"].count("<b>55.00±1.58</b><sup>†</sup>") == 4
+    tex = r"\textbf{\boldmath 55.00$\pm$1.58}\textsuperscript{$\dagger$}"
+    assert texts["tex"].count(tex) == 4
+    printed = terminal_table(summary, SPEC)
+    assert "55.00±1.58*†" in printed and "† significantly better" in printed
+    rows = [line for line in printed.splitlines() if "±" in line or "19.69" in line]
+    assert len({line.rstrip().rfind(".") for line in rows}) <= 3
+    # The table's CSV remembers the marks, and tests given later add them.
+    assert terminal_table(pd.read_csv(tmp_path / "t" / "table1.csv"), SPEC) == printed
+    bare = summarise(metrics, SPEC, published)
+    assert terminal_table(bare, SPEC, significance=tests) == printed
+    assert "†" not in terminal_table(bare, SPEC)
+    assert write_all(tmp_path / "u", bare, significance=tests) == texts
+
+
+def test_legend_says_what_was_tested(published: pd.DataFrame, tmp_path: Path) -> None:
+    tests = significance({}, {"against": "thresh"}, {"test_dataset": "mslub", "n": 20})
+    summary = summarise(make_metrics(VALUES), SPEC, published, significance=tests)
+    text = write_all(tmp_path, summary, significance=tests)["md"]
+    assert (
+        "† Better than every row that it was tested against in its column and metric (difference "
+        "above 0 and Holm-corrected p \\< 0.05; two-sided paired permutation test over test "
+        "volumes, 10,000 resamples). Tested: pDDPM + L\\_FQ against Thresh and pDDPM; pDDPM + "
+        "L\\_FQ against pDDPM (volumes: BraTS21 (T2) n = 25, MSLUB (T2) n = 20). Where the paper "
+        "claims p \\< 0.05, it names no test."
+    ) in text
+    assert "This run supports all 3 tested claims of the paper." in text
+    assert "No value has earned it" not in text
+    failed = significance({"p_holm": 0.3})
+    text = write_all(tmp_path, summary, significance=failed)["md"]
+    assert "No value has earned it." in text
+
+
+def test_unsupported_claims_are_listed(published: pd.DataFrame, tmp_path: Path) -> None:
+    spec = {
+        "name": "table2",
+        "title": "Table II",
+        "rows": ["pddpm", "pddpm-iqa", "mine"],
+        "labels": {"pddpm": "pDDPM", "pddpm-iqa": "IQA"},
+        "columns": [{"experiment": "intra_T1CE", "test_dataset": "brats21", "label": "T1-CE"}],
+    }
+    place = {"experiment": "intra_T1CE"}
+    tests = significance(
+        place | {"difference": -1.234, "p_holm": 0.0004},
+        # Published: 47.55 below 49.06, so the paper does not claim this one.
+        place | {"metric": "auprc", "difference": 2.0, "p_holm": 0.5},
+        place | {"against": "mine", "difference": 9.0, "p_holm": 0.001},
+        place | {"row": "mine", "difference": np.nan, "p_holm": np.nan, "n": 0},
+    )
+    summary = summarise(make_metrics(dict.fromkeys(spec["rows"], 0.4), spec=spec), spec, published)
+    text = write_all(tmp_path, summary, spec=spec, significance=tests)["md"].replace("\\", "")
+    assert (
+        "Claims of the paper that this run does not support (1 of 1; difference in percentage "
+        "points, Holm-corrected p): IQA over pDDPM on T1-CE, DICE (−1.23, p < 0.001)."
+    ) in text
+    assert (
+        "Tested, but not claimed by the paper (its values are not higher there, or not "
+        "published): IQA over mine on T1-CE, DICE (+9.00, p = 0.001); IQA over pDDPM on T1-CE, "
+        "AUPRC (+2.00, p = 0.5); mine over pDDPM on T1-CE, DICE (no pairs)."
+    ) in text
+
+
+def test_too_few_pairs_to_be_significant(published: pd.DataFrame, tmp_path: Path) -> None:
+    metrics = make_metrics(VALUES, folds=5, volumes=6)
+    claims = [("pddpm-iqa", "pddpm"), ("pddpm-iqa", "thresh")]
+    tests = make_tests(metrics, claims)
+    summary = summarise(metrics, SPEC, published, significance=tests)
+    assert set(summary["significant"]) == {"no", "not tested"}
+    text = write_all(tmp_path, summary, significance=tests)["md"]
+    # 2 / 2^6 alone would do, but not after the correction for two claims.
+    assert "Over volumes no difference can be significant, however large (BraTS21 (T2): 6" in text
+    assert "6 volumes, corrected p at least 0.0625" in text
+    assert "Over folds no difference can be significant" in text
+    assert "5 folds, corrected p at least 0.125" in text
+
+
+def test_marks_of_phantoms_are_disclaimed(published: pd.DataFrame, tmp_path: Path) -> None:
+    tests = significance({}, {"metric": "auprc", "p_holm": 0.9})
+    summary = summarise(make_metrics(VALUES), SPEC, published, phantom=True, significance=tests)
+    texts = write_all(tmp_path, summary, phantom=True, significance=tests)
+    for suffix in ("md", "html"):
+        assert "55.00±1.58" in texts[suffix] and "†" in texts[suffix]
+        assert "† and its absence say nothing about methods" in texts[suffix]
+        assert "does not support" not in texts[suffix]
+
+
+def test_significance_of_nothing(published: pd.DataFrame, tmp_path: Path) -> None:
+    metrics = make_metrics(VALUES)
+    plain = write_all(tmp_path / "a", summarise(metrics, SPEC, published))
+    tests = make_tests(metrics, [])
+    assert tests.empty
+    summary = summarise(metrics, SPEC, published, significance=tests)
+    assert write_all(tmp_path / "b", summary, significance=tests) == plain
+    # Of rows and columns that the table does not show.
+    other = significance({"row": "vae"}, {"against": "vae"}, {"experiment": "cross_T1"})
+    assert write_all(tmp_path / "c", summary, significance=other) == plain
+    assert "†" not in "".join(plain.values())
+
+
+def test_a_summary_of_before_the_marks_is_read(summary: pd.DataFrame) -> None:
+    assert terminal_table(summary.iloc[:, :13], SPEC) == terminal_table(summary, SPEC)
+
+
+def test_bad_significance(published: pd.DataFrame) -> None:
+    metrics = make_metrics(VALUES)
+    for tests, match in [
+        (significance({}).drop(columns="p_holm"), "p_holm"),
+        (significance({"unit": "voxels"}), "unknown unit voxels"),
+        (significance({"metric": "iou"}), "unknown metric iou"),
+        (significance({}, {}), "listed twice"),
+    ]:
+        with pytest.raises(DataError, match=match):
+            summarise(metrics, SPEC, published, significance=tests)
 
 
 # Refusals --------------------------------------------------------------------------------
@@ -463,15 +701,17 @@ def test_tex_escape() -> None:
 def test_latex_is_balanced(summary: pd.DataFrame, tmp_path: Path) -> None:
     text = write_all(tmp_path, summary)["tex"]
     stack = []
-    for what, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+    for what, name in re.findall(r"^\\(begin|end)\{(\w+)\}", text, re.M):
         if what == "begin":
             stack.append(name)
         else:
             assert stack.pop() == name
     assert stack == []
+    head, body = text.split("\\begin{table}")
+    assert all(line.startswith("%") for line in head.splitlines())
     bare = re.sub(r"\\[\\{}%&$#_]", "", text)
     assert bare.count("{") == bare.count("}")
-    body = bare.split("\n", 1)[1]
+    body = re.sub(r"\\[\\{}%&$#_]", "", body).replace("{!}{%\n", "{!}{\n")
     assert "%" not in body
     assert "_" not in body
     assert r"\textbf{\boldmath 100.00$\pm$0.00}" in text
@@ -484,26 +724,31 @@ def test_latex_is_balanced(summary: pd.DataFrame, tmp_path: Path) -> None:
 
 
 def test_latex_compiles(published: pd.DataFrame, tmp_path: Path) -> None:
-    compiler = shutil.which("pdflatex") or shutil.which("tectonic")
-    if compiler is None:
-        pytest.skip("neither pdflatex nor tectonic is installed")
-    # Three column groups, so that there are two panels of different width.
+    # Three column groups and a long label: two panels of different width, scaled to the line.
     extra = {"experiment": "intra_FLAIR", "test_dataset": "brats21", "label": "50 % & L_x #1"}
     spec = SPEC | {"columns": [*SPEC["columns"], extra]}
-    summary = summarise(make_metrics(VALUES, spec=spec), spec, published)
-    facts = FACTS | {"notes": ["Odd: \\ ~ ^ < > | ' \" é μ α ☃ { ± → −"]}
-    write_all(tmp_path, summary, spec=spec, phantom=True, caption_facts=facts)
-    (tmp_path / "main.tex").write_text(
-        "\\documentclass{article}\\usepackage{booktabs}\n"
-        "\\begin{document}\\input{table1.tex}\\end{document}\n"
+    spec["labels"] = SPEC["labels"] | {"oracle": "pDDPM + L_FQ + AIR↑, with a label that is long"}
+    metrics = make_metrics(VALUES, spec=spec)
+    tests = make_tests(metrics, [("pddpm-iqa", "pddpm"), ("pddpm", "pddpm-iqa")])
+    summary = summarise(metrics, spec, published, significance=tests)
+    facts = FACTS | {"notes": ["Odd: \\ ~ ^ < > | ' \" é ł μ α ☃ { ± → − ℓ † – Đ « ² \t."]}
+    folders = {}
+    for phantom in (False, True):
+        folders[phantom] = tmp_path / str(phantom)
+        options = {"spec": spec, "phantom": phantom, "caption_facts": facts}
+        text = write_all(folders[phantom], summary, significance=tests, **options)["tex"]
+        assert r"\textsuperscript{$\dagger$}" in text
+    log = compile_tex([folder / "table1.tex" for folder in folders.values()])
+    assert "Overfull" not in log
+
+
+def test_latex_sets_every_character(tmp_path: Path) -> None:
+    characters = "".join(map(chr, [*range(0x20, 0x7F), *range(0xA0, 0x180)])) + "±−–—ℓ†‡≤≥→↑↓α…☃"
+    document = Document(
+        "all", "Characters", [characters], characters[:9], [("", "a b")], [Row("×", [Cell("±")])]
     )
-    options = ["-interaction=nonstopmode", "-halt-on-error"] if "pdflatex" in compiler else []
-    done = subprocess.run(
-        [compiler, *options, "main.tex"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "Overfull" not in done.stdout
-    assert (tmp_path / "main.pdf").stat().st_size > 1000
+    write_text(tmp_path / "all.tex", latex(document))
+    compile_tex([tmp_path / "all.tex"])
 
 
 def test_terminal_table(summary: pd.DataFrame) -> None:
@@ -647,6 +892,33 @@ def test_figure_maps_with_other_columns(tmp_path: Path) -> None:
     del zero["lesion_voxels"]
     figures.figure_maps(path, [zero], phantom=False, title="M", columns=columns, shared_scale=True)
     assert path.stat().st_size > 1000
+
+
+def test_figure_maps_scales() -> None:
+    arrays = [{"a": np.full((9, 9), 1.0), "b": np.full((9, 9), 3.0), "c": np.full((9, 9), 9.0)}]
+    own = {key: ("", key) for key in arrays[0]}
+    assert [limit for limit, _ in figures._scales(arrays, own).values()] == [1, 3, 9]
+    groups = {"a": ("l1", ""), "b": ("l1", ""), "c": ("", "l1")}
+    scales = figures._scales(arrays, groups)
+    assert (scales["a"], scales["b"]) == ((3.0, False), (3.0, False))
+    assert scales["c"][0] == 9
+
+
+def test_figure_maps_of_methods_share_a_scale_by_measure(tmp_path: Path) -> None:
+    contents = []
+    for scale in ("", "l1"):
+        columns = [
+            figures.MapColumn("input", "input", "image"),
+            figures.MapColumn("l1", "a method with a name of several words", "map", scale),
+            figures.MapColumn("ssim", "second", "map", scale),
+            figures.MapColumn("fusion", "third", "map", "fusion"),
+            figures.MapColumn("truth", "truth", "truth"),
+        ]
+        samples = [sample(name, ssim=np.full((24, 20), 0.2)) for name in ("a", "b", "c")]
+        path = tmp_path / f"maps{scale}.png"
+        figures.figure_maps(path, samples, phantom=False, title="Fig. 3", columns=columns)
+        contents.append(path.read_bytes())
+    assert contents[0] != contents[1]
 
 
 def test_figure_maps_refusals(tmp_path: Path) -> None:

@@ -35,35 +35,53 @@ def touch(root, *names):
         (root / name).touch()
 
 
-@pytest.fixture
-def stand_ins(tmp_path):
-    """Zero-byte raw trees in the public layouts: 12 IXI, 10 BraTS21 and 4 MSLUB subjects."""
-    for i in range(12):
+def make_stand_ins(folder, ixi, brats21, mslub):
+    """Zero-byte raw trees in the public layouts."""
+    for i in range(ixi):
         for modality in ("T1", "T2"):
-            touch(tmp_path, f"data/ixi/IXI-{modality}/IXI{i:03d}-Guys-{i:04d}-{modality}.nii.gz")
-    for i in range(10):
+            touch(folder, f"data/ixi/IXI-{modality}/IXI{i:03d}-Guys-{i:04d}-{modality}.nii.gz")
+    for i in range(brats21):
         name = f"BraTS2021_{i:05d}"
         for suffix in ("flair", "t1", "t1ce", "t2", "seg"):
-            touch(tmp_path, f"data/brats21/{name}/{name}_{suffix}.nii.gz")
-    for i in range(4):
+            touch(folder, f"data/brats21/{name}/{name}_{suffix}.nii.gz")
+    for i in range(mslub):
         name = f"patient{i:02d}"
         for suffix in ("T1W", "T2W", "FLAIR", "consensus_gt"):
-            touch(tmp_path, f"data/mslub/{name}/{name}_{suffix}.nii.gz")
+            touch(folder, f"data/mslub/{name}/{name}_{suffix}.nii.gz")
+
+
+SMALL_SPLITS = {
+    "splits": {
+        "healthy_validation": 1,
+        "healthy_test": 2,
+        "unhealthy_validation": {"brats21": 2, "mslub": 1},
+    }
+}
+
+
+@pytest.fixture
+def stand_ins(tmp_path):
+    """Stand-ins of 12 IXI, 10 BraTS21 and 4 MSLUB subjects."""
+    make_stand_ins(tmp_path, ixi=12, brats21=10, mslub=4)
     return tmp_path
 
 
 @pytest.fixture
 def small_splits(stand_ins):
-    overlay = {
-        "splits": {
-            "healthy_validation": 1,
-            "healthy_test": 2,
-            "unhealthy_validation": {"brats21": 2, "mslub": 1},
-        }
-    }
     path = stand_ins / "small.yaml"
-    path.write_text(yaml.safe_dump(overlay))
+    path.write_text(yaml.safe_dump(SMALL_SPLITS))
     return path
+
+
+@pytest.fixture(scope="module")
+def indexed(root, tmp_path_factory):
+    """Indexed stand-ins, for dry runs that leave them as they are; and their arguments."""
+    folder = tmp_path_factory.mktemp("indexed")
+    make_stand_ins(folder, ixi=12, brats21=10, mslub=4)
+    (folder / "small.yaml").write_text(yaml.safe_dump(SMALL_SPLITS))
+    arguments = ("--configfile", str(folder / "small.yaml"))
+    snakemake(root, folder, "index", *arguments)
+    return folder, arguments
 
 
 def test_the_whole_paper_is_planned_from_stand_ins(root, stand_ins, small_splits):
@@ -71,33 +89,86 @@ def test_the_whole_paper_is_planned_from_stand_ins(root, stand_ins, small_splits
     snakemake(root, stand_ins, "index", *arguments)
     assert len(pd.read_csv(stand_ins / "results/participants/ixi.tsv", sep="\t")) == 24
     counts = job_counts(snakemake(root, stand_ins, "-n", "paper", *arguments))
-    # scans of the experiments' modalities: T2 of all, FLAIR and T1-CE of BraTS21
-    scans = 12 + 10 * 3 + 4
-    assert counts["skullstrip_scan"] == counts["register_scan"] == scans
-    assert counts["pack_slices"] == 5
-    assert counts["make_splits"] == counts["compute_air"] == 3 * 5
-    # cross_T2: dae ddpm pddpm pddpm-iqa ddpm-iqa; intra_FLAIR: those and pddpm-ssim pddpm-fq;
-    # intra_T1CE: as cross_T2. No method is trained twice for two tables.
-    trainings = (5 + 7 + 5) * 5
+    assert counts == paper_jobs(ixi=12, brats21=10, mslub=4)
+
+
+def paper_jobs(ixi, brats21, mslub):
+    """Jobs of ``paper`` for data sets of these sizes: five folds, no method trained twice."""
+    # T2 of all; FLAIR, T1-CE and T1 (for its AIR) of BraTS21; T1 of MSLUB (for its AIR)
+    scans = ixi + 4 * brats21 + 2 * mslub
+    # Table I: ten methods, one of them untrained; Table IV adds ddpm-iqa. Table II: four methods
+    # on FLAIR and T1-CE; Table III adds two on FLAIR, Table IV ddpm-iqa on both.
+    on_t2, on_flair, on_t1ce = 10 + 1, 4 + 2 + 1, 4 + 1
+    cells = (2 * on_t2 + on_flair + on_t1ce) * 5
+    return {
+        "skullstrip_scan": scans,
+        "register_scan": scans,
+        "prepare_atlas": 1,
+        "pack_slices": 7,
+        "make_splits": 4 * 5,
+        "compute_air": 4 * 5,
+        "train_model": (on_t2 - 1 + on_flair + on_t1ce) * 5,
+        "reconstruct_volumes": cells,
+        "score_volumes": cells,
+        "search_threshold": cells,
+        "evaluate_volumes": cells,
+        "compare_methods": 4,
+        "make_table": 4,
+        "make_air_table": 1,
+        "make_maps_figure": 1,
+        "make_methods_figure": 1,
+        "make_curves_figure": 4,
+        "run_notebook": 1,
+        "paper": 1,
+        "total": 2 * scans + 1 + 7 + 40 + (22) * 5 + 4 * cells + 4 + 4 + 1 + 6 + 1 + 1,
+    }
+
+
+@pytest.mark.slow
+def test_the_full_data_sets_give_110_trainings_and_the_expected_jobs(root, tmp_path):
+    make_stand_ins(tmp_path, ixi=577, brats21=1251, mslub=30)
+    touch(tmp_path, "results/preflight.json")  # a test machine need not have the disk for it
+    snakemake(root, tmp_path, "index")
+    counts = job_counts(snakemake(root, tmp_path, "-n", "paper"))
+    assert counts == paper_jobs(ixi=577, brats21=1251, mslub=30)
+    assert counts["train_model"] == 110
+
+
+@pytest.mark.parametrize(
+    ("target", "trainings", "others"),
+    [
+        ("table1", 9 * 5, {"make_table": 1, "compare_methods": 1}),
+        ("table2", 2 * 4 * 5, {"make_table": 1}),
+        ("table4", 3 * 2 * 5, {"make_table": 1}),
+        # the sweep scores what is stored: two methods, three experiments
+        ("alpha", 2 * 3 * 5, {"rescore_volumes": 2 * 4 * 5, "make_sweep_figure": 1}),
+        ("alpha_trained", 6 * 3 * 5, {"rescore_volumes": 4 * 5, "make_sweep_figure": 1}),
+        ("protocol_effects", 2 * 3 * 5, {"rescore_volumes": 2 * 4 * 5, "make_study": 1}),
+        ("tableT1", 6 * 5, {"make_table": 1}),
+        ("air_rules", 3 * 4 * 5, {"make_table": 1}),
+        ("cost", 0, {"measure_cost": 13, "make_cost_table": 1}),
+    ],
+)
+def test_every_table_and_study_is_a_target_of_its_own(root, indexed, target, trainings, others):
+    folder, arguments = indexed
+    counts = job_counts(snakemake(root, folder, "-n", target, *arguments))
     assert counts["train_model"] == trainings
-    assert counts["evaluate_volumes"] == counts["search_threshold"] == (2 * 5 + 7 + 5) * 5
-    assert counts["make_table"] == 4
+    assert {name: counts[name] for name in others} == others
 
 
 def test_the_demo_is_planned_before_the_phantom_exists(root, tmp_path):
     overlay = root / "config.demo.yaml"
     counts = job_counts(snakemake(root, tmp_path, "-n", "paper", "--configfile", overlay))
     assert counts["make_phantom"] == counts["index_dataset"] == 3
-    # table3: six methods, table1: two, two folds each
-    assert counts["train_model"] == (6 + 2) * 2
-    assert counts["make_table"] == 2
+    assert counts["train_model"] == 22 * 2
+    assert counts["make_table"] == 4
 
 
 def test_each_table_is_a_target_and_needs_its_own_trainings_only(root, stand_ins, small_splits):
     arguments = ("--configfile", small_splits)
     snakemake(root, stand_ins, "index", *arguments)
     counts = job_counts(snakemake(root, stand_ins, "-n", "table3", *arguments))
-    assert counts["train_model"] == 6 * 5 and counts["make_table"] == 1
+    assert counts["train_model"] == 4 * 5 and counts["make_table"] == 1
 
 
 def test_absent_data_are_explained_on_one_screen_without_a_traceback(root, tmp_path):
@@ -109,16 +180,16 @@ def test_absent_data_are_explained_on_one_screen_without_a_traceback(root, tmp_p
 
 
 def test_a_run_on_two_of_the_data_sets_does_not_ask_for_the_third(root, tmp_path):
-    for i in range(16):
+    for i in range(24):
         touch(tmp_path, f"ixi/IXI-T1/IXI{i:03d}-HH-{i:04d}-T1.nii.gz")
-    for name in ("patient07", "patient19"):
+    for name in ("patient07", "patient19", "patient90"):
         touch(tmp_path, f"m/{name}/{name}_T1W.nii.gz", f"m/{name}/{name}_consensus_gt.nii.gz")
     where = {"ixi": {"path": str(tmp_path / "ixi")}, "mslub": {"path": str(tmp_path / "m")}}
     (tmp_path / "paths.yaml").write_text(yaml.safe_dump({"datasets": where}))
     overlays = ("--configfile", root / "tests/real/config.yaml", tmp_path / "paths.yaml")
     snakemake(root, tmp_path, "index", *overlays)
     counts = job_counts(snakemake(root, tmp_path, "-n", "tables", "air", "figures", *overlays))
-    assert counts["skullstrip_scan"] == 16 + 2 and counts["train_model"] == 6 * 2
+    assert counts["skullstrip_scan"] == 24 + 3 and counts["train_model"] == 5 * 3
 
 
 def test_phantom_and_real_results_are_not_mixed_in_one_tree(root, stand_ins, small_splits):

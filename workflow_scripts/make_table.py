@@ -1,5 +1,6 @@
 """Rule make_table: one table of the paper, measured beside published."""
 
+from uad.files import read_tsv
 from uad.provenance import job
 from uad.reporting.tables import collect_metrics, read_published, summarise, write_table
 
@@ -21,13 +22,20 @@ with job(snakemake) as context:
         ],
     }
     published = read_published(files.published)
-    summary = summarise(collect_metrics(files.metrics), spec, published, phantom=params.phantom)
+    summary = summarise(
+        collect_metrics(files.metrics),
+        spec,
+        published,
+        phantom=params.phantom,
+        significance=read_tsv(files.significance[0]),
+    )
     source = "synthetic phantom" if params.phantom else "the data sets named in the config"
     write_table(
         summary,
         spec,
         list(snakemake.output),
         phantom=params.phantom,
+        significance=read_tsv(files.significance[0]),
         caption_facts={
             "data_source": source,
             "seed": params.seed,

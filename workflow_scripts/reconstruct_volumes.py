@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from uad import config as uad_config
-from uad.air import invert_foreground
-from uad.datasets.slices import read_store, write_volumes
+from uad.air import decision, invert_foreground
+from uad.datasets.slices import read_shape, read_store, write_volumes
 from uad.datasets.splits import subjects_of
 from uad.files import read_json, read_tsv
 from uad.inference import device_of, load_network, reconstruct_volume
@@ -18,11 +18,13 @@ with job(snakemake) as context:
     torch.set_num_threads(snakemake.threads)
     files, params, names = snakemake.input, snakemake.params, snakemake.wildcards
     loop = uad_config.load(snakemake.config).train_of(names.method)
-    split, invert = read_tsv(files.split), bool(files.air) and read_json(files.air)["invert"]
-    setup = Setup(noise_field=params.noise_field)
+    split = read_tsv(files.split)
+    invert = decision(read_json(files.air) if files.air else {}, params.air)
+    width, height, _ = read_shape(files.store)
+    setup = Setup(noise_field=params.noise_field, image_size=(height, width))
     method = load(params.model["family"])(params.model["options"], setup)
     device = device_of(loop.accelerator)
-    network = load_network(method, files.weights).to(device)
+    network = load_network(method, files.weights).to(device) if method.trained else None
     results = {}
     for role in ("val_unhealthy", "test"):
         part = read_store(files.store, subjects_of(split, names.test, role))

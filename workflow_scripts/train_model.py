@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 
 from uad import config as uad_config
-from uad.air import invert_foreground
+from uad.air import decision, invert_foreground
 from uad.datasets.slices import eligible_slices, read_store
 from uad.datasets.splits import subjects_of
 from uad.files import read_json, read_tsv, sha256
@@ -23,7 +23,8 @@ TRAINED_WITH = ("model", "loss", "quality", "noise_field", "loop", "keep", "draw
 with job(snakemake) as context:
     torch.set_num_threads(snakemake.threads)
     files, params = snakemake.input, snakemake.params
-    split, invert = read_tsv(files.split), bool(files.air) and read_json(files.air)["invert"]
+    split = read_tsv(files.split)
+    invert = decision(read_json(files.air) if files.air else {}, params.air)
     intra = params.data["setting"] == "intra"
 
     def data(role):
@@ -40,7 +41,9 @@ with job(snakemake) as context:
         snakemake.wildcards.method,
         snakemake.wildcards.fold,
     )
-    setup = Setup(params.loss, params.quality, params.noise_field)
+    training, validation = data("train"), data("val_healthy")
+    size = tuple(training.images.shape[-2:])
+    setup = Setup(params.loss, params.quality, params.noise_field, size)
     method = load(params.model["family"])(params.model["options"], setup)
     identity = {
         **{name: params[name] for name in TRAINED_WITH},
@@ -51,8 +54,8 @@ with job(snakemake) as context:
     }
     context.facts |= train(
         method,
-        data("train"),
-        data("val_healthy"),
+        training,
+        validation,
         Path(snakemake.output.weights).parent,
         uad_config.load(snakemake.config).train_of(snakemake.wildcards.method),
         keep=params.keep,

@@ -8,12 +8,16 @@ only look at statistics start quickly. Intensities are scaled to [0, 1].
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 #: A mean above this value is inverted (Eq. 13, and the second and third prior).
 MIDDLE = 0.5
+
+#: ``air`` of a method -> the field of an AIR record that decides.
+DECISIONS = {True: "invert", "paper": "paper_rule_invert", "maximising": "maximising_invert"}
 
 #: Modalities whose healthy mean the paper expects above 0.5 (second prior; T1 since the
 #: later version of the paper).
@@ -98,6 +102,19 @@ def maximising_rule(mean_anomalous: float, mean_normal: float) -> bool:
         )
     inverted = average_intensity_ratio(1.0 - anomalous, 1.0 - normal)
     return inverted > average_intensity_ratio(anomalous, normal)
+
+
+def decision(record: Mapping[str, Any], air: bool | str) -> bool:
+    """Whether a method's scans are inverted.
+
+    Args:
+        record: an AIR record of ``results/air/``; empty for methods that do not use it.
+        air: ``air`` of the method: false (never), true (as the record decides, by
+            ``protocol.air_rule``), ``paper`` or ``maximising`` (that rule, whatever the record's).
+    """
+    if not air:
+        return False
+    return bool(record[DECISIONS[air]])
 
 
 def invert_foreground(x: Any, mask: Any) -> Any:

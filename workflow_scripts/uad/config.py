@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from uad import methods as method_registry
 from uad.datasets.modalities import LAYOUT_MODALITIES
@@ -23,7 +23,9 @@ from uad.strict import Strict, near
 
 Modality = Literal["T1", "T1CE", "T2", "FLAIR"]
 Size = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)]
-Quality = Literal["l1", "l2", "ssim", "fusion"]
+Quality = Literal["l1", "l2", "ssim", "fusion", "ms-ssim", "gms"]
+Part = Literal["paper", "later", "extra"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
 ExperimentName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -214,8 +216,13 @@ class Method(Strict):
 
     model: str
     loss: Quality = "l1"
-    score: Quality = "l1"
-    air: bool = False
+    score: Quality | Literal["direct"] = Field(
+        "l1", description="Map between scan and reconstruction; direct: the method scores itself."
+    )
+    air: bool | Literal["paper", "maximising"] = Field(
+        False, description="Invert as protocol.air_rule decides (true), or as the rule named here."
+    )
+    alpha: Fraction | None = Field(None, description="In place of protocol.alpha.")
     label: str | None = None
 
 
@@ -258,22 +265,115 @@ class Table(Strict):
     """A table of the paper: methods down, test sets across."""
 
     title: str
+    part: Part = Field("paper", description="Built by the target of this name (extra: extras).")
     rows: list[str] = Field(min_length=1)
     columns: list[Column] = Field(min_length=1)
+    claims: list[tuple[str, str]] = Field(
+        default_factory=list, description="Pairs (row, against) to be tested for significance."
+    )
 
 
-class MapsFigure(Strict):
-    """Figure 1: one reconstruction, several quality maps."""
-
+class _Figure(Strict):
     experiment: str
     test: str
+    part: Part = "paper"
+
+
+class MapsFigure(_Figure):
+    """One reconstruction, several quality maps (Figure 1)."""
+
+    kind: Literal["maps"] = "maps"
     method: str
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods that it shows."""
+        return [self.method]
+
+
+class MethodsFigure(_Figure):
+    """The anomaly maps of several methods (Figure 3)."""
+
+    kind: Literal["methods"]
+    methods: list[str] = Field(min_length=1)
+
+
+class CurvesFigure(_Figure):
+    """Precision-recall curves, and Dice over the threshold, of several methods."""
+
+    kind: Literal["curves"]
+    methods: list[str] = Field(min_length=1)
+
+
+Figure = Annotated[
+    Annotated[MapsFigure, Tag("maps")]
+    | Annotated[MethodsFigure, Tag("methods")]
+    | Annotated[CurvesFigure, Tag("curves")],
+    Discriminator(
+        lambda figure: figure.get("kind", "maps") if isinstance(figure, dict) else figure.kind
+    ),
+]
+
+
+class Rescoring(Strict):
+    """What one variant of a study changes; whatever is not given stays as it is."""
+
+    score: Quality | None = None
+    alpha: Fraction | None = None
+    ssim_window: Literal["gaussian", "uniform"] | None = None
+    ssim_clamp: bool | None = None
+    postprocessing_order: Literal["erosion_first", "median_first"] | None = None
+    erosion: int | None = Field(None, ge=0)
+    median: int | None = Field(None, ge=1)
+    component_max_size: int | None = Field(None, ge=0)
+    threshold_search: Literal["halving", "exact"] | None = None
+
+
+class Study(Strict):
+    """Stored reconstructions scored again under variants; nothing is trained."""
+
+    title: str
+    part: Part = "extra"
+    methods: list[str] = Field(min_length=1)
+    columns: list[Column] = Field(min_length=1)
+    variants: dict[str, Rescoring] = Field(
+        default_factory=dict, description="By name; 'as configured' is always the first."
+    )
+    sweep: dict[str, list[float]] = Field(
+        default_factory=dict, description="One number to vary, for example alpha: [0, 0.5, 1]."
+    )
+    select_on: Literal["dice", "auprc"] | None = Field(
+        None, description="Also report the variant that is best on the validation set."
+    )
+    trained: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="Sweep only: for a method, the methods trained with other values.",
+    )
+
+    @model_validator(mode="after")
+    def _variants_given(self) -> Study:
+        if bool(self.variants) == bool(self.sweep):
+            raise ValueError("a study has either 'variants' or a 'sweep'")
+        if self.sweep:
+            key, values = next(iter(self.sweep.items()))
+            if len(self.sweep) > 1:
+                raise ValueError("a sweep varies one number")
+            for value in values:
+                Rescoring.model_validate({key: value})
+        if AS_CONFIGURED in self.variants:
+            raise ValueError(f"'{AS_CONFIGURED}' is the name of the unchanged variant")
+        return self
+
+
+#: The variant of a study that changes nothing.
+AS_CONFIGURED = "as configured"
 
 
 class Run(Strict):
     """How much of the paper this run covers (null: all of it)."""
 
-    tables: list[str] | None = None
+    tables: list[str] | None = Field(None, description="null: those of the part 'paper'.")
+    studies: list[str] | None = Field(None, description="null: all.")
     folds: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
     air_experiments: list[str] | None = None
     figures: list[str] | None = None
@@ -296,7 +396,8 @@ class Config(Strict):
     methods: dict[Name, Method]
     experiments: dict[ExperimentName, Experiment]
     tables: dict[ExperimentName, Table]
-    figures: dict[ExperimentName, MapsFigure] = Field(default_factory=dict)
+    figures: dict[ExperimentName, Figure] = Field(default_factory=dict)
+    studies: dict[ExperimentName, Study] = Field(default_factory=dict)
     run: Run = Run()
 
     @model_validator(mode="after")
@@ -338,19 +439,63 @@ class Config(Strict):
         """Skull-stripping back end of a data set."""
         return self.datasets[dataset].skullstrip or self.preprocessing.skullstrip.backend
 
+    def quality_of(self, method: str) -> dict[str, Any]:
+        """Options of the quality maps of a method, for loss and score."""
+        alpha = self.methods[method].alpha
+        return self.protocol.quality | ({} if alpha is None else {"alpha": alpha})
+
+    def family_of(self, method: str) -> type[method_registry.Method]:
+        """The class behind a method."""
+        return method_registry.load(self.models[self.methods[method].model].family)
+
+    def cells_of_run(self) -> list[tuple[str, str]]:
+        """(experiment, method) of every cell of this run, once."""
+        cells = {
+            (column.experiment, row)
+            for table in map(self.tables.__getitem__, self.tables_of_run())
+            for row in table.rows
+            for column in table.columns
+        }
+        return sorted(cells)
+
     def trained_rows(self) -> list[str]:
         """The method of every trained cell of this run, once per experiment."""
-        tables = [self.tables[name] for name in self.tables_of_run()]
-        cells = {(c.experiment, row) for t in tables for row in t.rows for c in t.columns}
-        return [row for _, row in sorted(cells)]
+        return [row for _, row in self.cells_of_run() if self.family_of(row).trained]
 
     def tables_of_run(self) -> list[str]:
         """Tables that this run builds."""
-        return list(self.tables) if self.run.tables is None else self.run.tables
+        if self.run.tables is not None:
+            return self.run.tables
+        return [name for name, table in self.tables.items() if table.part == "paper"]
 
     def figures_of_run(self) -> list[str]:
         """Figures that this run builds."""
-        return list(self.figures) if self.run.figures is None else self.run.figures
+        if self.run.figures is not None:
+            return self.run.figures
+        return [name for name, figure in self.figures.items() if figure.part == "paper"]
+
+    def studies_of_run(self) -> list[str]:
+        """Studies that this run builds."""
+        return list(self.studies) if self.run.studies is None else self.run.studies
+
+    def variants_of(self, study: str, method: str) -> list[dict[str, Any]]:
+        """The variants of a study, complete, for one method; the first changes nothing."""
+        spec, protocol = self.studies[study], self.protocol
+        default = {
+            "score": self.methods[method].score,
+            "alpha": self.quality_of(method)["alpha"],
+            **{
+                key: getattr(protocol, key)
+                for key in Rescoring.model_fields
+                if key not in ("score", "alpha")
+            },
+        }
+        changes: dict[str, dict[str, Any]] = {AS_CONFIGURED: {}}
+        for key, values in spec.sweep.items():
+            changes |= {f"{value:g}": {key: value} for value in values}
+        for name, change in spec.variants.items():
+            changes[name] = change.model_dump(exclude_none=True)
+        return [{"name": name, **default, **change} for name, change in changes.items()]
 
     def air_experiments_of_run(self) -> list[str]:
         """Experiments whose AIR is reported: those asked for, else those of the tables."""
@@ -369,6 +514,13 @@ def _dangling(config: Config) -> Iterable[str]:
 
     for key, method in config.methods.items():
         yield from check(f"methods.{key}.model", method.model, "model", config.models)
+        if method.model in config.models and (
+            config.family_of(key).scores != (method.score == "direct")
+        ):
+            yield (
+                f"methods.{key}.score: 'direct' is for methods that score without a "
+                "reconstruction, and the only one for them"
+            )
     for key, model in config.models.items():
         yield from _model_problems(config, key, model)
     for key, dataset in config.datasets.items():
@@ -395,7 +547,16 @@ def _dangling(config: Config) -> Iterable[str]:
         if experiment.setting == "cross" and experiment.train in experiment.test:
             yield f"{where}: setting 'cross' needs test sets other than the training set"
     uses = [(f"tables.{k}", t.rows, t.columns) for k, t in config.tables.items()]
-    uses += [(f"figures.{k}", [f.method], [f]) for k, f in config.figures.items()]
+    uses += [(f"figures.{k}", f.methods, [f]) for k, f in config.figures.items()]
+    uses += [(f"studies.{k}", s.methods, s.columns) for k, s in config.studies.items()]
+    for key, table in config.tables.items():
+        for row in {row for pair in table.claims for row in pair}:
+            yield from check(f"tables.{key}.claims", row, "row", table.rows)
+    for key, study in config.studies.items():
+        for row, others in study.trained.items():
+            yield from check(f"studies.{key}.trained", row, "method of it", study.methods)
+            for other in others:
+                yield from check(f"studies.{key}.trained", other, "method", config.methods)
     for where, rows, columns in uses:
         for row in rows:
             yield from check(where, row, "method", config.methods)
@@ -408,6 +569,8 @@ def _dangling(config: Config) -> Iterable[str]:
                 yield from check(where, column.test, "test set", tests)
     for table in config.run.tables or []:
         yield from check("run.tables", table, "table", config.tables)
+    for study in config.run.studies or []:
+        yield from check("run.studies", study, "study", config.studies)
     for figure in config.run.figures or []:
         yield from check("run.figures", figure, "figure", config.figures)
     for name in config.run.air_experiments or []:

@@ -1,7 +1,9 @@
 """Image quality as a training loss and as an anomaly score (Eqs. 6 to 13 of the paper).
 
-Each quality map takes two batches of images and returns one value per pixel: its
-mean over the pixels is the training loss, the map itself is the anomaly score.
+``l1``, ``l2``, ``ssim`` and ``fusion`` are the paper's; ``ms-ssim`` and ``gms`` are two more
+full-reference metrics of the literature, to be compared with them. Each quality map takes two
+batches of images and returns one value per pixel: its mean over the pixels is the training
+loss, the map itself is the anomaly score.
 
 The functions of :mod:`uad.air` (average intensity ratio) are part of this interface.
 Import them from there where torch is not needed otherwise.
@@ -12,7 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,14 +37,26 @@ __all__ = [
     "air_transform",
     "average_intensity_ratio",
     "fusion_quality",
+    "gms_loss_map",
     "invert_foreground",
     "maximising_rule",
+    "ms_ssim_loss_map",
+    "options_of",
     "paper_rule",
     "quality_map",
     "ssim_loss_map",
     "ssim_map",
     "violated_priors",
 ]
+
+#: Weights of the scales of MS-SSIM, the finest first (Wang et al. 2003, Sec. 3.2).
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+#: Constant of GMS for 8-bit images, brought to [0, 1] (Xue et al. 2014, Sec. II).
+GMS_CONSTANT = 170 / 255**2
+
+#: Below it a term of MS-SSIM has no gradient: that of its power is infinite at zero.
+_LEAST_TERM = 1e-3
 
 
 def ssim_map(
@@ -86,15 +100,31 @@ def ssim_map(
         ValueError: the shapes differ or are not 4D, the dtype is not floating point, or
             an argument is out of its range.
     """
+    c1, c2, taps = _ssim_constants(window_size, window, sigma, data_range, k1, k2)
     _check_pair(x, y)
+    means, mean_gap, variances, variance_gap = _moments(x, y, taps)
+    numerator = (means - mean_gap + 2 * c1) * (variances - variance_gap + 2 * c2)
+    denominator = (means + mean_gap + 2 * c1) * (variances + variance_gap + 2 * c2)
+    return numerator / denominator
+
+
+def _ssim_constants(
+    window_size: int, window: str, sigma: float, data_range: float, k1: float, k2: float
+) -> tuple[float, float, list[float]]:
+    """C1, C2 and the window along one axis."""
     taps = _taps(window, window_size, sigma)
     if not (data_range > 0 and k1 > 0 and k2 > 0):
         raise ValueError(f"data_range, k1 and k2 must be positive, got {data_range}, {k1} and {k2}")
-    c1, c2 = (k1 * data_range) ** 2, (k2 * data_range) ** 2
+    return (k1 * data_range) ** 2, (k2 * data_range) ** 2, taps
 
-    # Moments of the sum and of the difference of the images in place of those of the images:
-    # four filtered maps, not five, and E[z^2] - E[z]^2 loses digits only where it cannot matter
-    # (the difference of two like images is small, so its variance is accurate).
+
+def _moments(x: Tensor, y: Tensor, taps: list[float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Squared window means of x + y and of x - y, and their variances in the window.
+
+    Moments of the sum and of the difference of the images in place of those of the images:
+    four filtered maps, not five, and E[z^2] - E[z]^2 loses digits only where it cannot matter
+    (the difference of two like images is small, so its variance is accurate).
+    """
     x, y = _at_least_float32(x), _at_least_float32(y)
     total, difference = x + y, x - y
     stacked = torch.stack((total, difference, total * total, difference * difference))
@@ -104,9 +134,7 @@ def ssim_map(
     # gradient, which is the right one: a variance of zero is at its minimum.
     var_total = (square_total - mean_total).clamp(min=0)
     var_difference = (square_difference - mean_difference).clamp(min=0)
-    numerator = (mean_total - mean_difference + 2 * c1) * (var_total - var_difference + 2 * c2)
-    denominator = (mean_total + mean_difference + 2 * c1) * (var_total + var_difference + 2 * c2)
-    return numerator / denominator
+    return mean_total, mean_difference, var_total, var_difference
 
 
 def ssim_loss_map(
@@ -183,6 +211,139 @@ def fusion_quality(
     return alpha * dissimilarity + (1 - alpha) * _absolute_error(x, y)
 
 
+def ms_ssim_loss_map(
+    x: Tensor,
+    y: Tensor,
+    window_size: int = 5,
+    *,
+    scales: int = 3,
+    window: str = "gaussian",
+    sigma: float = 1.5,
+    data_range: float = 1.0,
+    k1: float = 0.01,
+    k2: float = 0.03,
+) -> Tensor:
+    r"""Multi-scale structural dissimilarity per pixel, ``(1 - MS-SSIM) / 2``.
+
+    .. math::
+        \mathrm{MS\text{-}SSIM} = l_M^{w_M} \prod_{j=1}^{M} (cs_j)^{w_j}, \quad
+        l = \frac{2 \mu_x \mu_y + C_1}{\mu_x^2 + \mu_y^2 + C_1}, \quad
+        cs = \frac{2 \sigma_{xy} + C_2}{\sigma_x^2 + \sigma_y^2 + C_2}
+
+    after Wang, Simoncelli and Bovik, "Multiscale structural similarity for image quality
+    assessment", Asilomar 2003. Each scale halves the last by 2x2 means, over the pixels that
+    exist at an odd border. Two things differ from the publication, because an anomaly score
+    needs a value per pixel: the terms are not averaged over the image but brought back to its
+    size bilinearly, and the product is taken there; and the weights of the first ``scales``
+    scales are divided by their sum. Negative terms count as 0, for their power is not real.
+    The default of 3 scales lets the 5x5 window span 20 of the 96 pixels of a slice (40 mm).
+
+    Args:
+        x: images ``(B, C, H, W)``, floating point, normally in [0, 1].
+        y: images of the same shape.
+        window_size: side of the window in pixels of each scale; odd.
+        scales: number of scales, 1 to 5. With 1, ``ssim_loss_map(clamp=True)`` of images that
+            are not negative. A scale smaller than the window sees mostly the zero padding.
+        window: as in :func:`ssim_map`, like all that follow.
+        sigma: standard deviation of the Gaussian window in pixels.
+        data_range: the range of intensities that the constants refer to.
+        k1: constant of C1, positive.
+        k2: constant of C2, positive.
+
+    Returns:
+        Same shape as ``x``, in [0, 0.5], exactly 0 where all windows agree. Gradients are
+        finite; a term below 0.001 passes none.
+
+    Raises:
+        ValueError: ``scales`` is out of its range, or as :func:`ssim_map`.
+    """
+    if scales not in range(1, len(SCALE_WEIGHTS) + 1):
+        raise ValueError(f"scales must be 1 to {len(SCALE_WEIGHTS)}, got {scales}")
+    c1, c2, taps = _ssim_constants(window_size, window, sigma, data_range, k1, k2)
+    _check_pair(x, y)
+    weights = [weight / sum(SCALE_WEIGHTS[:scales]) for weight in SCALE_WEIGHTS[:scales]]
+    height, width = x.shape[-2:]
+
+    def term(gap: Tensor, total: Tensor, level: int) -> Tensor:
+        """(total - gap) / (total + gap) at full size, to the power of the level's weight."""
+        loss = 2 * gap / (total + gap)  # 1 - term: zeros stay exactly zero when enlarged
+        if level:
+            size = (loss.shape[-2] << level, loss.shape[-1] << level)
+            loss = F.interpolate(loss, size, mode="bilinear")[..., :height, :width]
+        return _power(1 - loss, weights[level])
+
+    x, y = _at_least_float32(x), _at_least_float32(y)
+    similarity = torch.ones_like(x)
+    for level in range(scales):
+        if level:
+            x, y = (F.avg_pool2d(z, 2, ceil_mode=True, count_include_pad=False) for z in (x, y))
+        means, mean_gap, variances, variance_gap = _moments(x, y, taps)
+        similarity = similarity * term(variance_gap, variances + 2 * c2, level)
+    return (1 - similarity * term(mean_gap, means + 2 * c1, level)) / 2
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    """``max(base, 0) ** exponent`` for an exponent up to 1, with a finite gradient."""
+    safe = base.clamp(min=_LEAST_TERM)
+    flat = base.detach().clamp(min=0) ** exponent
+    return torch.where(base > _LEAST_TERM, safe**exponent, flat)
+
+
+def gms_loss_map(
+    x: Tensor, y: Tensor, *, data_range: float = 1.0, gms_constant: float = GMS_CONSTANT
+) -> Tensor:
+    r"""One minus the gradient magnitude similarity per pixel.
+
+    .. math::
+        1 - \mathrm{GMS} = 1 - \frac{2 m_x m_y + c}{m_x^2 + m_y^2 + c}
+                         = \frac{(m_x - m_y)^2}{m_x^2 + m_y^2 + c}
+
+    with ``m`` the length of the Prewitt gradient (each 3x3 kernel over 3), after Xue, Zhang,
+    Mou and Bovik, "Gradient magnitude similarity deviation", IEEE TIP 23 (2014). The
+    publication halves the images first and pools the map to its standard deviation; here it
+    is the map itself, at full size. It is blind to a difference that is constant over 3x3
+    pixels.
+
+    Args:
+        x: images ``(B, C, H, W)``, floating point, normally in [0, 1]; zeros around them.
+        y: images of the same shape.
+        data_range: the range of intensities that the constant refers to.
+        gms_constant: ``c`` for images in [0, 1], positive; 170 for 8-bit images, so 170/255^2.
+
+    Returns:
+        Same shape as ``x``, in [0, 1), exactly 0 where the gradients are of one length. Half
+        precision is computed, and returned, in float32. Gradients are finite everywhere.
+
+    Raises:
+        ValueError: the shapes differ or are not 4D, the dtype is not floating point, or a
+            constant is not positive.
+    """
+    if not (data_range > 0 and gms_constant > 0):
+        raise ValueError(
+            f"data_range and gms_constant must be positive, got {data_range} and {gms_constant}"
+        )
+    _check_pair(x, y)
+    first, second = _gradient_length(x), _gradient_length(y)
+    scale = first.square() + second.square() + gms_constant * data_range**2
+    return (first - second).square() / scale
+
+
+def _gradient_length(z: Tensor) -> Tensor:
+    """Length of the Prewitt gradient, kernels over 3, zeros outside; no gradient where it is 0."""
+    padded = F.pad(_at_least_float32(z), (1, 1, 1, 1))
+    height, width = z.shape[-2:]
+
+    def difference(axis: int, across: int) -> Tensor:
+        length, side = (height, width) if axis == -2 else (width, height)
+        steps = padded.narrow(axis, 2, length) - padded.narrow(axis, 0, length)
+        return sum(steps.narrow(across, k, side) for k in range(3)) / 3
+
+    squared = difference(-2, -1).square() + difference(-1, -2).square()
+    # The root has no gradient at zero; a length of zero is at its minimum there.
+    positive = squared > 0
+    return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
+
+
 def _absolute_error(x: Tensor, y: Tensor) -> Tensor:
     _check_pair(x, y)
     return (_at_least_float32(x) - _at_least_float32(y)).abs()
@@ -199,14 +360,17 @@ QUALITY_MAPS: dict[str, Callable[..., Tensor]] = {
     "l2": _squared_error,
     "ssim": ssim_loss_map,
     "fusion": fusion_quality,
+    "ms-ssim": ms_ssim_loss_map,
+    "gms": gms_loss_map,
 }
 
 
 def quality_map(name: str, x: Tensor, y: Tensor, **options: Any) -> Tensor:
-    """The quality map called ``name`` (``l1``, ``l2``, ``ssim`` or ``fusion``) of two batches.
+    """The quality map called ``name`` of two batches.
 
     Args:
-        name: a key of :data:`QUALITY_MAPS`.
+        name: a key of :data:`QUALITY_MAPS`: ``l1``, ``l2``, ``ssim``, ``fusion``, ``ms-ssim``
+            or ``gms``.
         x: images ``(B, C, H, W)``.
         y: images of the same shape.
         **options: options of the map. One set of options may serve several maps: those
@@ -219,6 +383,16 @@ def quality_map(name: str, x: Tensor, y: Tensor, **options: Any) -> Tensor:
         ConfigError: there is no such map, or no map takes an option of that name.
         ValueError: as the map itself.
     """
+    own = options_of(name, options)
+    return QUALITY_MAPS[name](x, y, **own)
+
+
+def options_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``options`` that the quality map called ``name`` takes.
+
+    Raises:
+        ConfigError: there is no such map, or no map takes an option of that name.
+    """
     if name not in QUALITY_MAPS:
         raise ConfigError(unknown("quality map", name, QUALITY_MAPS))
     accepted = {key: _options(function) for key, function in QUALITY_MAPS.items()}
@@ -226,8 +400,7 @@ def quality_map(name: str, x: Tensor, y: Tensor, **options: Any) -> Tensor:
     for option in options:
         if option not in known:
             raise ConfigError(unknown("option of the quality maps", option, known))
-    own = {key: value for key, value in options.items() if key in accepted[name]}
-    return QUALITY_MAPS[name](x, y, **own)
+    return {key: value for key, value in options.items() if key in accepted[name]}
 
 
 @functools.cache

@@ -109,6 +109,18 @@ class Tree:
         """A figure."""
         return f"{self.root}/figures/{figure}.{ending}"
 
+    def significance(self, table: str = "{table}") -> str:
+        """Tests of a table's claims."""
+        return f"{self.root}/significance/{table}.tsv"
+
+    def study(self, ending: str, study: str = "{study}") -> str:
+        """Report of a study: the same reconstructions under several variants."""
+        return f"{self.root}/studies/{study}.{ending}"
+
+    def cost(self, method: str = "{method}") -> str:
+        """What one method costs, measured on this machine."""
+        return f"{self.root}/cost/{method}.json"
+
     def notebook(self, ending: str, notebook: str = "{notebook}") -> str:
         """An executed notebook."""
         return f"{self.root}/notebooks/{notebook}.{ending}"

@@ -6,6 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from uad.errors import DataError
+
+#: Name of the score of methods that give an anomaly score in place of a reconstruction.
+DIRECT = "direct"
+
 
 def score_volume(
     name: str, volume: np.ndarray, reconstruction: np.ndarray, **quality: Any
@@ -13,14 +18,31 @@ def score_volume(
     """Per-voxel anomaly score (Eq. 2), computed per axial slice on the [0, 1] scale.
 
     Args:
-        name: quality map: ``l1``, ``l2``, ``ssim`` or ``fusion``.
+        name: quality map: a key of :data:`uad.iqa.QUALITY_MAPS` (``l1``, ``l2``, ``ssim``,
+            ``fusion``, ``ms-ssim``, ``gms``); or ``direct``: the reconstruction is the anomaly
+            score itself.
         volume: the scan ``(X, Y, Z)``, as the network saw it (inverted if it was).
         reconstruction: its reconstruction, same shape.
-        quality: options of the map (``alpha``, ``window``, ``clamp``).
+        quality: options of the map (``alpha``, ``window``, ``clamp``); one set serves all maps.
 
     Returns:
-        float32 of the volume's shape; larger is more anomalous.
+        New float32 array of the volume's shape, not negative; larger is more anomalous.
+
+    Raises:
+        ConfigError: there is no such quality map, or none takes an option of that name.
+        DataError: the shapes differ or are not 3D; or the score is ``direct`` and has a value
+            that is NaN, infinite or negative.
+        ValueError: an option is out of its range.
     """
+    volume, reconstruction = np.asarray(volume), np.asarray(reconstruction)
+    if volume.ndim != 3 or volume.shape != reconstruction.shape:
+        raise DataError(
+            f"the scan has shape {volume.shape} and its reconstruction {reconstruction.shape}; "
+            "both must be 3D and on one grid. Were the slices packed again since? Then "
+            "reconstruct again."
+        )
+    if name == DIRECT:
+        return _checked(reconstruction.astype(np.float32))
     import torch
 
     from uad.iqa import quality_map
@@ -31,3 +53,18 @@ def score_volume(
 
     scores = quality_map(name, slices(volume), slices(reconstruction), **quality)
     return np.ascontiguousarray(np.moveaxis(scores.squeeze(1).numpy(), 0, -1))
+
+
+def _checked(scores: np.ndarray) -> np.ndarray:
+    """Scores of a method that scores directly, which post-processing and search can use."""
+    if not np.isfinite(scores).all():
+        raise DataError(
+            "the method's own anomaly score has NaN or infinite values. The model has probably "
+            "diverged: look at its training history."
+        )
+    if (scores < 0).any():
+        raise DataError(
+            f"the method's own anomaly score goes down to {scores.min():.4g}. It must not be "
+            "negative: 0 is the score of the background, and the threshold is searched above it."
+        )
+    return scores

@@ -130,6 +130,7 @@ class ReconstructionModule(pl.LightningModule):
         self.method, self.network = method, network
         self.learning_rate, self.seed, self.fixed = learning_rate, seed, fixed
         self.automatic_optimization = method.automatic
+        self.recorded: list[str] = []
 
     def _generator(self, *parts: object) -> torch.Generator:
         seed = derive_seed(self.seed, *parts)
@@ -156,6 +157,7 @@ class ReconstructionModule(pl.LightningModule):
             *data, optimizers, self.manual_backward, step, self.progress
         )
         self.log_dict(values, on_epoch=True, on_step=False, batch_size=size)
+        self.recorded = sorted(values.keys() - {"train_loss"})
         return None
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
@@ -179,18 +181,17 @@ class History(Callback):
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
-    def add(self, trainer: pl.Trainer, epoch: int) -> None:
-        """Append what Lightning has measured since the last row."""
+    def add(self, trainer: pl.Trainer, epoch: int, others: Sequence[str] = ()) -> None:
+        """Append what Lightning has measured; it never forgets a metric, so name the others."""
         metrics = trainer.callback_metrics
         row: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step}
-        others = sorted(k for k in metrics if k.startswith("train_") and k != "train_loss")
         for key in ("train_loss", "val_loss", *others):
             row[key] = float(metrics[key]) if key in metrics else None
         self.rows.append(row)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: ReconstructionModule) -> None:
         """One row per epoch; the validation loss only where validation ran."""
-        self.add(trainer, trainer.current_epoch + 1)
+        self.add(trainer, trainer.current_epoch + 1, module.recorded)
         if not np.isfinite(self.rows[-1]["train_loss"]):
             raise DataError(
                 f"{trainer.default_root_dir}: the training loss is not finite in epoch "

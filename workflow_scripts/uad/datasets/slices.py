@@ -66,6 +66,16 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         ) from error
 
 
+def read_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """Voxels along x, y and z of the volumes of a store."""
+    from safetensors import safe_open
+
+    read_metadata(path)
+    with safe_open(path, framework="numpy") as handle:
+        _, *shape = handle.get_slice("volumes").get_shape()
+    return tuple(shape)
+
+
 def read_store(path: str | os.PathLike[str], subjects: Sequence[str]) -> Volumes:
     """Read the given subjects, and only those, from a store.
 

@@ -1,9 +1,11 @@
 """From anomaly maps to numbers: post-processing, threshold search, metrics, significance.
 
-NumPy and SciPy only. Volumes are arrays in NIfTI order (x, y, z), axial slices on the
+NumPy and SciPy only; pandas is imported by the functions that return a frame, torch by those
+that score reconstructions. Volumes are arrays in NIfTI order (x, y, z), axial slices on the
 last axis.
 """
 
+from uad.evaluation.claims import test_claims
 from uad.evaluation.metrics import average_precision, dice
 from uad.evaluation.postprocessing import postprocess, remove_small_components
 from uad.evaluation.significance import (
@@ -12,17 +14,25 @@ from uad.evaluation.significance import (
     bootstrap_interval,
     paired_permutation,
 )
+from uad.evaluation.studies import Variant, rescore
 from uad.evaluation.threshold import ThresholdResult, search_threshold
+from uad.evaluation.volumes import evaluate_volume, predict, threshold_curve
 
 __all__ = [
     "Interval",
     "PermutationResult",
     "ThresholdResult",
+    "Variant",
     "average_precision",
     "bootstrap_interval",
     "dice",
+    "evaluate_volume",
     "paired_permutation",
     "postprocess",
+    "predict",
     "remove_small_components",
+    "rescore",
     "search_threshold",
+    "test_claims",
+    "threshold_curve",
 ]

@@ -7,52 +7,33 @@ input gives equal bytes.
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from uad.errors import DataError
-from uad.files import atomic_path
+from uad.reporting.curves import figure_curves
+from uad.reporting.style import BLUE, GREEN, GREY, ORANGE, PathLike, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-PathLike = str | os.PathLike[str]
+__all__ = [
+    "MAP_COLUMNS",
+    "MapColumn",
+    "SliceChoice",
+    "choose_slices",
+    "figure_air",
+    "figure_curves",
+    "figure_loss",
+    "figure_maps",
+]
 
-_DPI = 200
-# Okabe and Ito's colours, which stay apart for colour-blind readers.
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#6b7178"
 _OUTLINE = "#5CE1FF"
-_RC = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "svg.hashsalt": "uad",
-    "svg.fonttype": "path",
-    "pdf.fonttype": 42,
-}
-_METADATA: dict[str, dict[str, Any]] = {
-    ".png": {"Software": None},
-    ".svg": {"Date": None, "Creator": None},
-    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-}
 
 
 @dataclass(frozen=True)
@@ -62,13 +43,16 @@ class MapColumn:
     Attributes:
         key: where a sample holds the array.
         title: the heading.
-        kind: ``image`` (grey, 0 to 1), ``map`` (anomaly map with its own colour scale)
-            or ``truth`` (the lesion mask over the first image of the row).
+        kind: ``image`` (grey, 0 to 1), ``map`` (anomaly map with a colour scale) or
+            ``truth`` (the lesion mask over the first image of the row).
+        scale: map columns that name the same scale share it, for example those of one
+            measure; without a name a column has its own.
     """
 
     key: str
     title: str
     kind: str
+    scale: str = ""
 
 
 MAP_COLUMNS = (
@@ -137,25 +121,6 @@ def choose_slices(
 # Drawing ---------------------------------------------------------------------------------
 
 
-def _save(figure: Figure, path: PathLike | Sequence[PathLike]) -> None:
-    """Save as PNG, SVG or PDF (by suffix), without anything that changes between runs."""
-    paths = [path] if isinstance(path, str | os.PathLike) else list(path)
-    for target in map(Path, paths):
-        if target.suffix not in _METADATA:
-            raise DataError(f"{target}: figures are written as {', '.join(_METADATA)} only.")
-        with atomic_path(target) as temporary:
-            figure.savefig(temporary, dpi=_DPI, metadata=_METADATA[target.suffix])
-
-
-def _style() -> Any:
-    """Matplotlib's own defaults plus ours, whatever a user's matplotlibrc says."""
-    import matplotlib as mpl
-
-    # The backend is left alone: figures are made without pyplot.
-    defaults = {k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith("backend")}
-    return mpl.rc_context(defaults | _RC)
-
-
 def _outline(axes: Axes, mask: np.ndarray, color: str, width: float) -> None:
     """Draw the border of a mask along the edges of its pixels."""
     from matplotlib.collections import LineCollection
@@ -195,7 +160,8 @@ def figure_maps(
     """Slices of several subjects: images, anomaly maps and truth side by side.
 
     Every map column has one colour scale for all rows, from 0 to the 99.9th percentile
-    of its values (an arrow on the colour bar says that larger values are cut).
+    of its values, or of those of all columns with its scale (an arrow on the colour bar
+    says that larger values are cut).
 
     Args:
         path: where to write, one path or several (``.png`` at 200 dpi, ``.svg``, ``.pdf``).
@@ -204,9 +170,8 @@ def figure_maps(
             lesion size in the volume (without it, the one in the slice is written).
         phantom: the samples are phantoms; the title says so.
         title: the title of the figure.
-        columns: what to show, for example one map column per method.
-        shared_scale: one colour scale for all map columns, where they are the same
-            measure (maps of several methods).
+        columns: what to show, for example one map column per method (Fig. 3).
+        shared_scale: one colour scale for all map columns, whatever scales they name.
     """
     if not samples:
         raise DataError("figure of anomaly maps: no samples were given.")
@@ -218,9 +183,18 @@ def figure_maps(
             row[key] = _panel(sample, key, shape)
             shape = row[key].shape
         arrays.append(row)
-    scales = _scales(arrays, [c.key for c in columns if c.kind == "map"], shared_scale)
+    maps = {
+        c.key: ("all", "") if shared_scale else (c.scale, "" if c.scale else c.key)
+        for c in columns
+        if c.kind == "map"
+    }
+    scales = _scales(arrays, maps)
+    different = len(set(maps.values()))
+    scale = "per column" if different == len(maps) else "all maps"
+    if 1 < different < len(maps):
+        scale = "per measure"
 
-    with _style():
+    with style():
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import Normalize
         from matplotlib.figure import Figure
@@ -229,8 +203,12 @@ def figure_maps(
         height, width = shape or (1, 1)
         tall = size * height / width
         full_width = label + len(columns) * (size + gap)
-        heading = textwrap.fill(f"{title} (phantom data)" if phantom else title, 95)
-        top, bottom = 0.42 + 0.15 * len(heading.splitlines()), 0.42
+        heading = f"{title} (phantom data)" if phantom else title
+        heading = textwrap.fill(heading, max(40, int(full_width * 12.5)))
+        names = [textwrap.fill(column.title, 17) for column in columns]
+        deepest = max(len(name.splitlines()) for name in names)
+        top = 0.29 + 0.15 * len(heading.splitlines()) + 0.13 * deepest
+        bottom = 0.42
         full_height = top + len(samples) * (tall + gap) + bottom
         figure = Figure(figsize=(full_width, full_height), facecolor="white")
 
@@ -252,7 +230,7 @@ def figure_maps(
                 axes = place(x, y, size, tall)
                 axes.set_axis_off()
                 if i == 0:
-                    write(x + size / 2, top - 0.06, column.title, va="bottom", ha="center", size=8)
+                    write(x + size / 2, top - 0.06, names[j], va="bottom", ha="center", size=8)
                 if column.kind == "map":
                     limits = {"vmin": 0, "vmax": scales[column.key][0], "cmap": "inferno"}
                     axes.imshow(row[column.key], interpolation="nearest", **limits)
@@ -266,7 +244,7 @@ def figure_maps(
                     tint = np.zeros((*mask.shape, 4))
                     tint[mask] = (0.84, 0.37, 0.0, 0.55)
                     axes.imshow(tint, interpolation="nearest")
-                    _outline(axes, mask, _ORANGE, 0.6)
+                    _outline(axes, mask, ORANGE, 0.6)
         below = full_height - bottom + 0.06
         for j, column in enumerate(columns):
             if column.kind != "map":
@@ -282,13 +260,13 @@ def figure_maps(
         write(
             0.06,
             below,
-            f"outline: lesion\nscale: {'all maps' if shared_scale else 'per column'}",
+            f"outline: lesion\nscale: {scale}",
             va="top",
             ha="left",
             size=5.5,
-            color=_GREY,
+            color=GREY,
         )
-        _save(figure, path)
+        save(figure, path)
 
 
 def _short(value: float) -> str:
@@ -311,19 +289,20 @@ def _row_label(sample: Mapping[str, Any]) -> str:
 
 
 def _scales(
-    arrays: Sequence[Mapping[str, np.ndarray]], keys: Sequence[str], shared: bool
+    arrays: Sequence[Mapping[str, np.ndarray]], groups: Mapping[str, tuple[str, str]]
 ) -> dict[str, tuple[float, bool]]:
-    """Upper limit of each map column's colour scale, and whether it cuts values."""
-    values = {key: np.concatenate([row[key].ravel() for row in arrays]) for key in keys}
-    if shared and keys:
-        together = np.concatenate(list(values.values()))
-        values = dict.fromkeys(keys, together)
+    """Upper limit of each map column's colour scale, and whether it cuts values.
+
+    Columns of one group have one scale.
+    """
     scales = {}
-    for key, numbers in values.items():
+    for group in dict.fromkeys(groups.values()):
+        keys = [key for key, name in groups.items() if name == group]
+        numbers = np.concatenate([row[key].ravel() for row in arrays for key in keys])
         limit, top = float(np.percentile(numbers, 99.9)), float(numbers.max())
         # A map that is zero nearly everywhere still needs a scale.
         limit = limit if limit > 0 else (top if top > 0 else 1.0)
-        scales[key] = (limit, top > limit * 1.001)
+        scales |= dict.fromkeys(keys, (limit, top > limit * 1.001))
     return scales
 
 
@@ -347,7 +326,7 @@ def figure_loss(path: PathLike | Sequence[PathLike], history: pd.DataFrame, titl
     if train.empty and val.empty:
         raise DataError("history of training: no loss was measured.")
 
-    with _style():
+    with style():
         from matplotlib.figure import Figure
         from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -359,7 +338,7 @@ def figure_loss(path: PathLike | Sequence[PathLike], history: pd.DataFrame, titl
             axes.plot(
                 train["step"],
                 train["train_loss"],
-                color=_BLUE,
+                color=BLUE,
                 lw=0.6 if smooth else 1.2,
                 alpha=0.3 if smooth else 1,
                 label=None if smooth else "training",
@@ -369,13 +348,13 @@ def figure_loss(path: PathLike | Sequence[PathLike], history: pd.DataFrame, titl
                 mean = train["train_loss"].astype(float)
                 mean = mean.rolling(window, min_periods=1, center=True).mean()
                 label = f"training (mean of {window})"
-                axes.plot(train["step"], mean, color=_BLUE, lw=1.4, label=label)
+                axes.plot(train["step"], mean, color=BLUE, lw=1.4, label=label)
         if len(val):
             few = len(val) <= 60
             axes.plot(
                 val["step"],
                 val["val_loss"],
-                color=_ORANGE,
+                color=ORANGE,
                 lw=1.2,
                 marker="o" if few else None,
                 ms=2.8,
@@ -383,14 +362,14 @@ def figure_loss(path: PathLike | Sequence[PathLike], history: pd.DataFrame, titl
             )
             best = val.loc[val["val_loss"].astype(float).idxmin()]
             text = f"best: epoch {int(best['epoch'])}, {best['val_loss']:.4g}"
-            axes.axvline(best["step"], color=_GREY, lw=0.7, ls=(0, (4, 3)), zorder=0)
+            axes.axvline(best["step"], color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=0)
             axes.plot(
                 [best["step"]],
                 [best["val_loss"]],
                 "o",
                 ms=7,
                 mfc="none",
-                mec=_GREEN,
+                mec=GREEN,
                 mew=1.4,
                 zorder=5,
                 label=text,
@@ -409,7 +388,7 @@ def figure_loss(path: PathLike | Sequence[PathLike], history: pd.DataFrame, titl
         axes.grid(axis="y", which="major", lw=0.4, color="#e3e6ea")
         axes.set_axisbelow(True)
         axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
-        _save(figure, path)
+        save(figure, path)
 
 
 def figure_air(
@@ -436,7 +415,7 @@ def figure_air(
     numbers = air_frame[["air_before", "air_after", "air_if_inverted"]].to_numpy(float)
     several = means["experiment"].duplicated().any()
 
-    with _style():
+    with style():
         from matplotlib.figure import Figure
         from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
@@ -451,17 +430,17 @@ def figure_air(
                 (folds["experiment"] == mean["experiment"])
                 & (folds["reference_dataset"] == mean["reference_dataset"])
             ]
-            _dots(left, y, own["mean_normal"], mean["mean_normal"], _BLUE, "o")
-            _dots(left, y, own["mean_anomalous"], mean["mean_anomalous"], _ORANGE, "s")
+            _dots(left, y, own["mean_normal"], mean["mean_normal"], BLUE, "o")
+            _dots(left, y, own["mean_anomalous"], mean["mean_anomalous"], ORANGE, "s")
             before, after = mean["air_before"], mean["air_after"]
             inverted = mean["air_if_inverted"]
             if after != before:
-                arrow = {"arrowstyle": "-|>", "color": _GREY, "lw": 1, "shrinkA": 4, "shrinkB": 4}
+                arrow = {"arrowstyle": "-|>", "color": GREY, "lw": 1, "shrinkA": 4, "shrinkB": 4}
                 right.annotate("", (after, y), (before, y), arrowprops=arrow, zorder=1)
             if not np.isclose(inverted, after):
-                right.plot([inverted], [y], "D", ms=5, mfc="none", mec=_GREY, mew=0.9, zorder=2)
-            _dots(right, y, own["air_before"], before, _GREY, "o", hollow=True)
-            _dots(right, y, own["air_after"], after, _GREEN, "o")
+                right.plot([inverted], [y], "D", ms=5, mfc="none", mec=GREY, mew=0.9, zorder=2)
+            _dots(right, y, own["air_before"], before, GREY, "o", hollow=True)
+            _dots(right, y, own["air_after"], after, GREEN, "o")
             note, warn = _choice(mean, own)
             # At the right edge, above the row: the longest note still fits the panel.
             right.text(
@@ -472,7 +451,7 @@ def figure_air(
                 ha="right",
                 va="bottom",
                 size=6.5,
-                color=_ORANGE if warn else "#30353b",
+                color=ORANGE if warn else "#30353b",
             )
         labels = [
             f"{m['experiment']}\n({m['modality']}, {m['reference_dataset']})"
@@ -482,7 +461,7 @@ def figure_air(
         ]
         left.set_yticks(range(len(means)), labels)
         left.set_ylim(len(means) - 0.5, -0.6)
-        left.axvline(0.5, color=_GREY, lw=0.7, ls=(0, (4, 3)), zorder=0)
+        left.axvline(0.5, color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=0)
         left.set_xlim(0, 1)
         left.set_xlabel("mean intensity before the transform\n(dashed: 0.5, the paper's threshold)")
         right.set_xlabel("AIR (logarithmic)")
@@ -498,16 +477,16 @@ def figure_air(
             axes.grid(axis="x", lw=0.4, color="#e3e6ea")
             axes.set_axisbelow(True)
             axes.tick_params(axis="y", length=0)
-        _key(left, [("μn healthy", _BLUE, "o", False), ("μa lesion", _ORANGE, "s", False)])
+        _key(left, [("μn healthy", BLUE, "o", False), ("μa lesion", ORANGE, "s", False)])
         _key(
             right,
             [
-                ("before", _GREY, "o", True),
-                ("after", _GREEN, "o", False),
-                ("other choice", _GREY, "D", True),
+                ("before", GREY, "o", True),
+                ("after", GREEN, "o", False),
+                ("other choice", GREY, "D", True),
             ],
         )
-        _save(figure, path)
+        save(figure, path)
 
 
 def _choice(mean: pd.Series, folds: pd.DataFrame) -> tuple[str, bool]:

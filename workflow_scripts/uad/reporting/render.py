@@ -8,6 +8,7 @@ functions of the document, so equal input gives equal bytes.
 from __future__ import annotations
 
 import html
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -37,17 +38,22 @@ class Cell:
         rank: 1 for the best of its column, 2 for the second best, 0 otherwise.
         published: the paper's value as text; None where comparing makes no sense.
         remark: how the value compares with the published one (HTML only).
+        mark: a sign set above the line behind the value, explained in a footnote.
     """
 
     text: str
     rank: int = 0
     published: str | None = None
     remark: str = ""
+    mark: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row: its label, its cells, and whether it is set apart (a mean row)."""
+    """A row: its label, its cells, and whether it is set apart (a mean row).
+
+    A row without cells is the heading of the rows below it.
+    """
 
     label: str
     cells: list[Cell]
@@ -67,6 +73,7 @@ class Document:
         rows: the rows.
         footnotes: sentences below the table.
         warning: the first sentences of the caption, set apart where the format can.
+        panel: how many columns LaTeX may set side by side before it starts a panel below.
     """
 
     name: str
@@ -77,6 +84,7 @@ class Document:
     rows: list[Row]
     footnotes: list[str] = field(default_factory=list)
     warning: str = ""
+    panel: int = 4
 
     @property
     def full_caption(self) -> str:
@@ -100,7 +108,7 @@ def markdown(document: Document) -> str:
 
     def cell(content: Cell) -> str:
         text = escape(content.text)
-        text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(content.rank, text)
+        text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(content.rank, text) + content.mark
         if content.published == NOT_PUBLISHED:
             return f"{text} ({NOT_PUBLISHED})"
         return f"{text} (published {content.published})" if content.published else text
@@ -113,8 +121,10 @@ def markdown(document: Document) -> str:
     lines.append(line([escape(document.corner), *heads]))
     lines.append("|:---|" + ":---:|" * len(heads))
     for row in document.rows:
-        label = f"**{escape(row.label)}**" if row.apart else escape(row.label)
-        lines.append(line([label, *(cell(content) for content in row.cells)]))
+        apart = row.apart or not row.cells
+        label = f"**{escape(row.label)}**" if apart else escape(row.label)
+        cells = [cell(content) for content in row.cells] or [""] * len(heads)
+        lines.append(line([label, *cells]))
     if document.footnotes:
         lines += ["", *(f"- {escape(note)}" for note in document.footnotes)]
     return "\n".join(lines) + "\n"
@@ -130,29 +140,64 @@ _TEX_CHARACTERS = {
     '"': "''",
     "±": r"$\pm$",
     "×": r"$\times$",
+    "·": r"$\cdot$",
     "−": r"$-$",
     "–": "--",
     "—": "---",
+    "’": "'",
+    "“": "``",
+    "”": "''",
+    "…": r"\dots{}",
     "≤": r"$\leq$",
     "≥": r"$\geq$",
+    "≈": r"$\approx$",
     "→": r"$\rightarrow$",
     "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+    "²": r"$^2$",
+    "³": r"$^3$",
+    "¹": r"$^1$",
+    "⁶": r"$^6$",
+    "⁹": r"$^9$",
     "ℓ": r"$\ell$",
+    "∞": r"$\infty$",
     "α": r"$\alpha$",
     "β": r"$\beta$",
+    "γ": r"$\gamma$",
+    "λ": r"$\lambda$",
+    "σ": r"$\sigma$",
+    "Δ": r"$\Delta$",
     "μ": r"$\mu$",
     "µ": r"$\mu$",
+    "\u00a0": "~",
+    "\u202f": r"\,",
+    "«": r"$\ll$",
+    "»": r"$\gg$",
     "\n": " ",
+    "\t": " ",
 } | {c: f"\\{c}" for c in "&%$#_{}"}
+
+#: Latin letters below U+0180 that pdflatex cannot set in its default encoding.
+_TEX_LACKS = frozenset("ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ")
+
+#: How a table becomes a document of its own; a test compiles exactly these lines.
+_TEX_PREAMBLE = r"""% A table float for \input that needs the packages booktabs and graphicx. Alone:
+%   \documentclass{article}
+%   \usepackage{booktabs,graphicx}
+%   \begin{document}
+%   \input{THIS FILE}
+%   \end{document}"""
 
 
 def tex_escape(text: str) -> str:
-    """Escape plain text so that pdflatex with booktabs alone can set it."""
+    """Escape plain text so that pdflatex can set it without further packages."""
     out = []
     for character in text:
         if character in _TEX_CHARACTERS:
             out.append(_TEX_CHARACTERS[character])
-        elif ord(character) < 0x180:
+        elif " " <= character < "\u0180" and character not in _TEX_LACKS:
             out.append(character)
         else:
             # A visible code point is better than a document that does not compile.
@@ -160,28 +205,41 @@ def tex_escape(text: str) -> str:
     return "".join(out)
 
 
-def latex(document: Document) -> str:
-    """Render as a LaTeX table float that needs only the package booktabs.
+def _panels(document: Document) -> list[list[tuple[str, list[str]]]]:
+    """Column groups, as many side by side as the document allows."""
+    panels: list[list[tuple[str, list[str]]]] = []
+    for group in document.groups:
+        used = sum(len(heads) for _, heads in panels[-1]) if panels else document.panel
+        if used + len(group[1]) > document.panel:
+            panels.append([])
+        panels[-1].append(group)
+    return panels
 
-    Column groups are set in panels of at most two, so that a table with eight
-    numeric columns still fits the text width without scaling.
+
+def latex(document: Document) -> str:
+    """Render as a LaTeX table float that needs only the packages booktabs and graphicx.
+
+    Groups of columns that do not fit side by side go below each other; a table that is
+    still wider than the line is scaled down to it.
     """
 
     def cell(content: Cell) -> str:
         text = tex_escape(content.text)
         if content.rank == 1:
             # \boldmath reaches the plus-minus sign, which \textbf alone leaves light.
-            return rf"\textbf{{\boldmath {text}}}"
-        return rf"\underline{{{text}}}" if content.rank == 2 else text
+            text = rf"\textbf{{\boldmath {text}}}"
+        elif content.rank == 2:
+            text = rf"\underline{{{text}}}"
+        mark = rf"\textsuperscript{{{tex_escape(content.mark)}}}" if content.mark else ""
+        return text + mark
 
     def row(cells: list[str], width: int) -> str:
         return " & ".join(cells + [""] * (width - len(cells))) + r" \\"
 
-    groups = document.groups
-    panels = [groups[start : start + 2] for start in range(0, len(groups), 2)]
+    panels = _panels(document)
     width = 1 + max(sum(len(heads) for _, heads in panel) for panel in panels)
     lines = [
-        r"% Needs \usepackage{booktabs}.",
+        _TEX_PREAMBLE,
         r"\begin{table}[tbp]",
         r"\centering",
         rf"\caption{{\textbf{{{tex_escape(document.title)}.}} "
@@ -189,6 +247,7 @@ def latex(document: Document) -> str:
         rf"\label{{tab:{document.name}}}",
         r"\smallskip\small",
         r"\setlength{\tabcolsep}{4pt}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{@{{}}l{'c' * (width - 1)}@{{}}}}",
         r"\toprule",
     ]
@@ -197,22 +256,29 @@ def latex(document: Document) -> str:
         if number:
             lines.append(r"\midrule")
         count = sum(len(heads) for _, heads in panel)
-        top, rules, column = [""], [], 2
-        for group, heads in panel:
-            top.append(rf"\multicolumn{{{len(heads)}}}{{c}}{{{tex_escape(group)}}}")
-            rules.append(rf"\cmidrule(lr){{{column}-{column + len(heads) - 1}}}")
-            column += len(heads)
-        lines += [" & ".join(top) + r" \\", "".join(rules)]
+        if any(group for group, _ in panel):
+            top, rules, column = [""], [], 2
+            for group, heads in panel:
+                top.append(rf"\multicolumn{{{len(heads)}}}{{c}}{{{tex_escape(group)}}}")
+                if group:
+                    rules.append(rf"\cmidrule(lr){{{column}-{column + len(heads) - 1}}}")
+                column += len(heads)
+            lines += [" & ".join(top) + r" \\", "".join(rules)]
         heads = [tex_escape(head) for _, group_heads in panel for head in group_heads]
         lines += [row([tex_escape(document.corner), *heads], width), r"\midrule"]
-        for content in document.rows:
+        for place, content in enumerate(document.rows):
+            label = tex_escape(content.label)
+            if not content.cells:
+                space = [r"\addlinespace"] if place else []
+                lines += [*space, rf"\multicolumn{{{width}}}{{@{{}}l}}{{\textbf{{{label}}}}} \\"]
+                continue
             cells = content.cells[first : first + count]
-            lines.append(row([tex_escape(content.label), *map(cell, cells)], width))
+            lines.append(row([label, *map(cell, cells)], width))
             if any(c.published for c in cells):
                 published = [rf"{{\scriptsize {tex_escape(c.published or '')}}}" for c in cells]
                 lines.append(row([r"\quad{\scriptsize published}", *published], width))
         first += count
-    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\bottomrule", r"\end{tabular}}"]
     if document.footnotes:
         lines += [r"\par\medskip", r"\begin{minipage}{\linewidth}", r"\footnotesize\raggedright"]
         lines += [tex_escape(note) + r"\par" for note in document.footnotes]
@@ -234,15 +300,21 @@ th, td { padding: .4rem .7rem; text-align: center; vertical-align: top; }
 thead th { font-weight: 600; vertical-align: bottom; border-bottom: 1px solid #1c1e21; }
 thead th.span { border-bottom: 1px solid #b4bac2; }
 th.corner, tbody th { text-align: left; }
-tbody th { font-weight: 500; white-space: nowrap; }
+tbody th { font-weight: 500; min-width: 8rem; }
 tbody tr + tr th, tbody tr + tr td { border-top: 1px solid #eceef1; }
 tbody tr.apart { background: #f5f6f8; }
 tbody tr.apart th { font-weight: 600; }
+tbody tr.heading th { font-weight: 600; padding-top: .9rem; border-top: 1px solid #1c1e21; }
+tbody tr.heading:first-child th { border-top: 0; padding-top: .5rem; }
 td { white-space: nowrap; }
 td small { display: block; color: #5d646d; font-size: .78em; line-height: 1.4; }
 td small.remark { white-space: normal; }
 td u { text-underline-offset: 3px; }
+td sup { line-height: 0; font-size: .75em; }
+table.wide { font-size: .88em; }
+table.wide th, table.wide td { padding: .35rem .45rem; }
 table.plain { font-size: .85em; }
+table.plain tbody th { white-space: nowrap; min-width: 0; }
 table.plain th, table.plain td { padding: .35rem .4rem; }
 table.plain td:last-child { white-space: normal; min-width: 7.5rem; }
 p.warning { padding: .5rem .8rem; background: #fff4e0; border-left: 4px solid #c77700; }
@@ -258,6 +330,8 @@ def html_page(document: Document) -> str:
     def cell(content: Cell) -> str:
         text = escape(content.text)
         text = {1: f"<b>{text}</b>", 2: f"<u>{text}</u>"}.get(content.rank, text)
+        if content.mark:
+            text += f"<sup>{escape(content.mark)}</sup>"
         if content.published == NOT_PUBLISHED:
             text += f"<small>{NOT_PUBLISHED}</small>"
         elif content.published:
@@ -284,7 +358,7 @@ def html_page(document: Document) -> str:
     lines.append(f'<p class="caption">{escape(" ".join(document.caption))}</p>')
     corner = escape(document.corner)
     grouped = any(group for group, _ in document.heads)
-    kind = "grouped" if grouped else "plain"
+    kind = ("wide" if len(document.heads) > 5 else "grouped") if grouped else "plain"
     lines += ['<div class="scroll">', f'<table class="{kind}">', "<thead>"]
     if grouped:
         lines += ["<tr>", f'<th class="corner" rowspan="2" scope="col">{corner}</th>']
@@ -298,6 +372,12 @@ def html_page(document: Document) -> str:
     lines += [f'<th scope="col">{escape(head)}</th>' for _, head in document.heads]
     lines += ["</tr>", "</thead>", "<tbody>"]
     for row in document.rows:
+        if not row.cells:
+            lines.append(
+                f'<tr class="heading"><th colspan="{len(document.heads) + 1}" scope="rowgroup">'
+                f"{escape(row.label)}</th></tr>"
+            )
+            continue
         start = '<tr class="apart">' if row.apart else "<tr>"
         cells = "".join(cell(content) for content in row.cells)
         lines.append(f'{start}<th scope="row">{escape(row.label)}</th>{cells}</tr>')
@@ -315,9 +395,30 @@ def html_page(document: Document) -> str:
     return "\n".join(lines) + "\n"
 
 
-def csv_text(frame: Any) -> str:
+def mean_std(mean: float, std: float) -> str:
+    """``mean±std`` with the paper's two decimals; the mean alone where there is no std."""
+    return f"{mean:.2f}" if math.isnan(std) else f"{mean:.2f}±{std:.2f}"
+
+
+def signed(number: float) -> str:
+    """Two decimals and always a sign, with a proper minus."""
+    return f"{'−' if number < 0 else '+'}{abs(number):.2f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 fold``, ``5 folds``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def span(numbers: Iterable[int], noun: str) -> str:
+    """``5 folds``, or ``3 to 5 folds`` where they differ."""
+    low, high = min(numbers), max(numbers)
+    return counted(high, noun) if low == high else f"{low} to {counted(high, noun)}"
+
+
+def csv_text(frame: Any, number: str = "%.4f") -> str:
     """A data frame as CSV: four decimals, and ``nan`` rather than an empty cell."""
-    return frame.to_csv(index=False, float_format="%.4f", na_rep="nan", lineterminator="\n")
+    return frame.to_csv(index=False, float_format=number, na_rep="nan", lineterminator="\n")
 
 
 def write_all(

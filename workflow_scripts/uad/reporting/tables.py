@@ -19,6 +19,14 @@ import pandas as pd
 from uad.errors import ConfigError, DataError
 from uad.files import read_tsv
 from uad.reporting.air import air_table, write_air_table
+from uad.reporting.claims import (
+    LEVEL,
+    MARK,
+    MARK_COLUMNS,
+    add_marks,
+    significance_notes,
+    was_tested,
+)
 from uad.reporting.render import (
     NOT_PUBLISHED,
     PHANTOM_WARNING,
@@ -27,10 +35,14 @@ from uad.reporting.render import (
     PathLike,
     Row,
     checked_facts,
+    counted,
     csv_text,
     html_page,
     latex,
     markdown,
+    mean_std,
+    signed,
+    span,
     write_all,
 )
 
@@ -73,9 +85,12 @@ SUMMARY_COLUMNS = [
     "published_source",
     "difference",
     "verdict",
+    *MARK_COLUMNS,
 ]
 
 PHANTOM_VERDICT = "phantom: not comparable"
+_VERDICTS = ("within 1 std", "within 2 std", "outside")
+_NO_STD = "no published std"
 
 #: Below these counts a verdict says how little it stands on. A standard deviation of
 #: two folds means next to nothing; 20 is the smallest test set of the paper (MSLUB).
@@ -257,6 +272,7 @@ def summarise(
     published: pd.DataFrame,
     *,
     phantom: bool = False,
+    significance: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Mean and standard deviation over folds of every cell of a table.
 
@@ -269,10 +285,13 @@ def summarise(
         spec: the table.
         published: published values, as from :func:`read_published`.
         phantom: the volumes are phantoms, so nothing may be compared with the paper.
+        significance: tests between rows, with
+            :data:`uad.reporting.claims.SIGNIFICANCE_COLUMNS`.
 
     Returns:
         A frame in long form with :data:`SUMMARY_COLUMNS`. ``n_volumes`` counts the
-        different volumes with a value, ``std`` is NaN for a single fold.
+        different volumes with a value, ``std`` is NaN for a single fold. ``significant``
+        is yes, no or not tested, see :func:`uad.reporting.claims.add_marks`.
 
     Raises:
         DataError: a cell has no metrics, a fold has no value, or two methods of one
@@ -312,7 +331,8 @@ def summarise(
             verdict = _verdict(difference, known_std, len(folds), volumes)
             values = [mean, std, len(folds), known, known_std, volumes, source, difference]
             records.append([method, experiment, dataset, metric, *values, verdict])
-    summary = pd.DataFrame(records, columns=SUMMARY_COLUMNS)
+    columns = [column for column in SUMMARY_COLUMNS if column not in MARK_COLUMNS]
+    summary = add_marks(pd.DataFrame(records, columns=columns), spec, significance)
     return _as_phantom(summary) if phantom else summary
 
 
@@ -338,21 +358,17 @@ def _verdict(difference: float, published_std: float, folds: int, volumes: int) 
     """Say how far a value is from the published one, and on how little that stands."""
     if np.isnan(difference):
         return "no published value"
-    if np.isnan(published_std):
-        return "no published std"
     # Without the tolerance, 59.82 against 59.45±0.37 would be outside by float dust.
     distance = abs(difference) - 1e-9
-    if distance <= published_std:
-        verdict = "within 1 std"
-    elif distance <= 2 * published_std:
-        verdict = "within 2 std"
+    if np.isnan(published_std):
+        verdict = _NO_STD
     else:
-        verdict = "outside"
+        verdict = _VERDICTS[(distance > published_std) + (distance > 2 * published_std)]
     few = []
     if folds < FEW_FOLDS:
-        few.append(_count(folds, "fold"))
+        few.append(counted(folds, "fold"))
     if volumes < FEW_VOLUMES:
-        few.append(_count(volumes, "volume"))
+        few.append(counted(volumes, "volume"))
     return f"{verdict} (only {', '.join(few)})" if few else verdict
 
 
@@ -371,6 +387,7 @@ def write_table(
     *,
     phantom: bool,
     caption_facts: Mapping[str, Any],
+    significance: pd.DataFrame | None = None,
 ) -> None:
     """Write a table in the formats that the suffixes of ``out_paths`` name.
 
@@ -382,6 +399,8 @@ def write_table(
         caption_facts: ``data_source`` (what was trained and tested on, in words) and
             ``seed``; ``notes`` may list further footnotes. Volumes and folds are counted
             from the summary, never told.
+        significance: the tests behind the marks, as for :func:`summarise`; without them
+            no footnote says which claims of the paper hold.
 
     Raises:
         DataError: the summary lacks a cell of the table, or is of a phantom while
@@ -390,11 +409,12 @@ def write_table(
     """
     spec = TableSpec.of(spec)
     facts = checked_facts(caption_facts)
+    summary = _marked(summary, spec, significance)
     if phantom:
         summary = _as_phantom(summary)
     elif (summary["verdict"] == PHANTOM_VERDICT).any():
         raise DataError(f"{spec.name}: the summary is of a phantom, but phantom=False was given.")
-    document = _table_document(summary, spec, phantom, facts)
+    document = _table_document(summary, spec, phantom, facts, significance)
     write_all(
         out_paths,
         {
@@ -406,23 +426,17 @@ def write_table(
     )
 
 
-def _value(mean: float, std: float) -> str:
-    """``mean±std`` with the paper's two decimals; the mean alone where there is no std."""
-    return f"{mean:.2f}" if np.isnan(std) else f"{mean:.2f}±{std:.2f}"
+def _marked(
+    summary: pd.DataFrame, spec: TableSpec, significance: pd.DataFrame | None
+) -> pd.DataFrame:
+    """The summary with its marks: those of the given tests, else those it has."""
+    if significance is None and set(MARK_COLUMNS) <= set(summary.columns):
+        return summary
+    return add_marks(summary, spec, significance)
 
 
 def _published_text(mean: float, std: float) -> str:
-    return NOT_PUBLISHED if np.isnan(mean) else _value(mean, std)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _span(numbers: Iterable[int], noun: str) -> str:
-    """``5 folds``, or ``3 to 5 folds`` where cells differ."""
-    low, high = min(numbers), max(numbers)
-    return _count(high, noun) if low == high else f"{low} to {_count(high, noun)}"
+    return NOT_PUBLISHED if np.isnan(mean) else mean_std(mean, std)
 
 
 def _ranks(values: Sequence[float]) -> list[int]:
@@ -462,21 +476,23 @@ def _cells(summary: pd.DataFrame, spec: TableSpec) -> dict[tuple[str, Column, st
             for row, record, rank in zip(spec.rows, found, ranks, strict=True):
                 remark = ""
                 if not np.isnan(record.difference):
-                    sign = "−" if record.difference < 0 else "+"
-                    remark = f"{sign}{abs(record.difference):.2f}"
-                    if not np.isnan(record.published_std):
-                        remark += f", {record.verdict}"
+                    remark = f"{signed(record.difference)}, {record.verdict}"
                 cells[row, column, metric] = Cell(
-                    _value(record.mean, record.std),
+                    mean_std(record.mean, record.std),
                     rank,
                     _published_text(record.published_mean, record.published_std),
                     remark,
+                    MARK if record.significant == "yes" else "",
                 )
     return cells
 
 
 def _table_document(
-    summary: pd.DataFrame, spec: TableSpec, phantom: bool, facts: Mapping[str, Any]
+    summary: pd.DataFrame,
+    spec: TableSpec,
+    phantom: bool,
+    facts: Mapping[str, Any],
+    significance: pd.DataFrame | None,
 ) -> Document:
     """Lay out a table as the paper does: a row per method, two columns per test set."""
     cells = _cells(summary, spec)
@@ -491,7 +507,10 @@ def _table_document(
             Row(spec.label(row), [cells[row, c, m] for c in spec.columns for m in METRICS])
             for row in spec.rows
         ],
-        footnotes=_footnotes(summary, spec, facts),
+        footnotes=[
+            *significance_notes(summary, spec, significance, phantom),
+            *_footnotes(summary, spec, facts),
+        ],
     )
 
 
@@ -526,7 +545,7 @@ def _caption(
         part = _of_column(summary, column)
         volumes = part.groupby("row")["n_volumes"].max()
         sizes.append(
-            f"{column.label}: {_span(volumes, 'test volume')}, {_span(part['n_folds'], 'fold')}"
+            f"{column.label}: {span(volumes, 'test volume')}, {span(part['n_folds'], 'fold')}"
         )
     caption = [
         f"Data: {str(facts['data_source']).rstrip('.')}.",
@@ -549,7 +568,7 @@ def _caption(
 
 def _footnotes(summary: pd.DataFrame, spec: TableSpec, facts: Mapping[str, Any]) -> list[str]:
     """What a careful reader has to know about single cells."""
-    notes = []
+    notes = _tally(summary)
     labels = {(c.experiment, c.test_dataset): c.label for c in spec.columns}
     given = summary[summary["published_source"] != "none"]
     if given["published_std"].notna().any():
@@ -569,21 +588,40 @@ def _footnotes(summary: pd.DataFrame, spec: TableSpec, facts: Mapping[str, Any])
             for (row, number), cells in part[part[count] < most].groupby(["row", count]):
                 metrics = " and ".join(METRICS[m].split()[0] for m in cells["metric"])
                 notes.append(
-                    f"{spec.label(row)} on {column.label}: {metrics} from {_count(number, noun)} "
+                    f"{spec.label(row)} on {column.label}: {metrics} from {counted(number, noun)} "
                     f"only (others {most})."
                 )
     return notes + [str(note) for note in facts["notes"]]
 
 
+def _tally(summary: pd.DataFrame) -> list[str]:
+    """How many values are how far from the published ones."""
+    verdicts = summary["verdict"].str.replace(r" \(only .*", "", regex=True)
+    counts = {text: int((verdicts == text).sum()) for text in _VERDICTS}
+    judged, without = sum(counts.values()), int((verdicts == _NO_STD).sum())
+    parts = []
+    if judged:
+        texts = ", ".join(f"{number} {text}" for text, number in counts.items())
+        parts.append(f"of {counted(judged, 'value')} with a published std: {texts}")
+    if without:
+        parts.append(f"{counted(without, 'value')} without a published std, not judged")
+    return [f"Distance from the published means: {'; '.join(parts)}."] if parts else []
+
+
 def terminal_table(
-    summary: pd.DataFrame, spec: TableSpec | Mapping[str, Any], width: int = 100
+    summary: pd.DataFrame,
+    spec: TableSpec | Mapping[str, Any],
+    width: int = 100,
+    *,
+    significance: pd.DataFrame | None = None,
 ) -> str:
     """The table as plain text for a terminal, with the published values beside.
 
     Test sets that do not fit side by side go below each other. ``*`` marks the best
-    value of a column, ``+`` the second best.
+    value of a column, ``+`` the second best; ``†`` is explained below the table.
     """
     spec = TableSpec.of(spec)
+    summary = _marked(summary, spec, significance)
     phantom = bool((summary["verdict"] == PHANTOM_VERDICT).any())
     cells = _cells(summary, spec)
     marks = {0: " ", 1: "*", 2: "+"}
@@ -595,7 +633,10 @@ def terminal_table(
         lists = []
         for metric, head in METRICS.items():
             measured = [cells[row, column, metric] for row in spec.rows]
-            lists.append([head + " ", *(c.text + marks[c.rank] for c in measured)])
+            # One more place where any cell of the table has the mark, so that numbers align.
+            blank = " " if any(c.mark for c in cells.values()) else ""
+            texts = [c.text + marks[c.rank] + (c.mark or blank) for c in measured]
+            lists.append([f"{head} {blank}", *texts])
             lists.append(["published", *(c.published or "" for c in measured)])
         widths = [max(map(len, texts)) for texts in lists]
         rows = [
@@ -603,7 +644,7 @@ def terminal_table(
             for texts in zip(*lists, strict=True)
         ]
         part = _of_column(summary, column)
-        size = f"{_span(part['n_volumes'], 'volume')}, {_span(part['n_folds'], 'fold')}"
+        size = f"{span(part['n_volumes'], 'volume')}, {span(part['n_folds'], 'fold')}"
         title = f"{column.label}: {size}"
         block_width = max(len(rows[0]), len(title))
         blocks.append([text.ljust(block_width) for text in (title, *rows)])
@@ -624,6 +665,11 @@ def terminal_table(
             lines.append("   ".join([text.ljust(label_width), *parts]).rstrip()[:width])
     lines.append("=" * width)
     legend = "* best, + second best." if len(spec.rows) > 1 else ""
+    if was_tested(summary):
+        legend += (
+            f" {MARK} significantly better (Holm-corrected p < {LEVEL:g}) than all rows it was "
+            "tested against."
+        )
     if phantom:
         legend = f"{PHANTOM_WARNING} {legend}"
     sources = _sources(summary)

@@ -1,0 +1,139 @@
+"""Studies: reconstructions scored again under variants, and what the methods cost."""
+
+
+rule rescore_volumes:
+    input:
+        reconstructions=rules.reconstruct_volumes.output,
+        store=test_store,
+        air=air_if_used,
+    output:
+        tree.per_test("studies/{study}", "tsv"),
+    log:
+        tree.log("rescore_volumes", "{study}", "{experiment}", "{method}", "fold-{fold}", "{test}"),
+    benchmark:
+        tree.benchmark(
+            "rescore_volumes", "{study}", "{experiment}", "{method}", "fold-{fold}", "{test}"
+        )
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 360 * attempt,
+    params:
+        air=air_of,
+        variants=lambda wildcards: cfg.variants_of(wildcards.study, wildcards.method),
+    script:
+        f"{SCRIPTS}/rescore_volumes.py"
+
+
+rule make_study:
+    input:
+        cells=study_cells,
+    output:
+        csv=tree.study("csv"),
+        md=tree.study("md"),
+        html=report(
+            tree.study("html"),
+            caption="../report/study.rst",
+            category="Studies",
+            labels={"study": "{study}", "content": "table"},
+        ),
+    log:
+        tree.log("make_study", "{study}"),
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        spec=study_spec,
+        phantom=cfg.phantom,
+        seed=cfg.seed,
+    script:
+        f"{SCRIPTS}/make_study.py"
+
+
+rule make_sweep_figure:
+    input:
+        summary=rules.make_study.output.csv,
+        trained=study_trained,
+    output:
+        picture=report(
+            tree.study("png"),
+            caption="../report/study.rst",
+            category="Studies",
+            labels={"study": "{study}", "content": "figure"},
+        ),
+        points=tree.study("trained.tsv"),
+    log:
+        tree.log("make_sweep_figure", "{study}"),
+    conda:
+        "../envs/report.yaml"
+    params:
+        spec=study_spec,
+        trained=lambda wildcards: cfg.studies[wildcards.study].trained,
+        values=lambda wildcards: swept_values(wildcards.study),
+        phantom=cfg.phantom,
+    script:
+        f"{SCRIPTS}/make_sweep_figure.py"
+
+
+rule measure_cost:
+    output:
+        tree.cost(),
+    log:
+        tree.log("measure_cost", "{method}"),
+    conda:
+        "../envs/train.yaml"
+    threads: cfg.run.train_threads
+    resources:
+        gpu=GPU_WANTED,
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+        timing=1,
+    params:
+        model=model_of,
+        loss=lambda wildcards: cfg.methods[wildcards.method].loss,
+        quality=quality_of,
+        batch_size=lambda wildcards: cfg.train_of(wildcards.method).batch_size,
+        precision=lambda wildcards: cfg.train_of(wildcards.method).precision,
+        noise_field=cfg.protocol.noise_field,
+        shape=cfg.preprocessing.shape,
+    script:
+        f"{SCRIPTS}/measure_cost.py"
+
+
+rule make_cost_table:
+    input:
+        expand(tree.cost(), method=cost_methods()),
+    output:
+        csv=tree.table("csv", "cost"),
+        md=tree.table("md", "cost"),
+        tex=tree.table("tex", "cost"),
+        html=report(
+            tree.table("html", "cost"),
+            caption="../report/cost.rst",
+            category="Cost",
+            labels={"content": "cost of the methods"},
+        ),
+    log:
+        tree.log("make_cost_table"),
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    params:
+        labels=labels(),
+        phantom=cfg.phantom,
+        seed=cfg.seed,
+    script:
+        f"{SCRIPTS}/make_cost_table.py"
+
+
+rule cost:
+    input:
+        rules.make_cost_table.output,
+
+
+rule studies:
+    input:
+        study_files(cfg.studies_of_run()),

@@ -1,0 +1,377 @@
+"""Claims of a table: paired tests of one method against another, by volume and by fold."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from uad.errors import ConfigError, DataError
+from uad.evaluation import bootstrap_interval, claims, paired_permutation
+from uad.evaluation.claims import holm, smallest_p
+
+examples = settings(deadline=None, max_examples=60)
+FAMILY = ["experiment", "test_dataset", "metric", "unit"]
+
+
+def cell(method, values, folds=1, experiment="cross_T2", test="mslub", auprc=None):
+    """Metrics of a method: ``values`` is ``(folds, volumes)``, or one row for all folds."""
+    values = np.broadcast_to(np.asarray(values, dtype=float), (folds, np.shape(values)[-1]))
+    auprc = values if auprc is None else np.broadcast_to(auprc, values.shape)
+    return pd.DataFrame(
+        [
+            {
+                "experiment": experiment,
+                "method": method,
+                "fold": fold,
+                "test_dataset": test,
+                "subject": f"sub{volume:04d}",
+                "dice": values[fold, volume],
+                "auprc": auprc[fold, volume],
+            }
+            for fold in range(values.shape[0])
+            for volume in range(values.shape[1])
+        ]
+    )
+
+
+def study(seed=0, methods=("ours", "theirs", "other"), volumes=12, folds=5, gain=0.03):
+    """Methods that get better in the order they are listed, from last to first."""
+    rng = np.random.default_rng(seed)
+    volume = rng.uniform(0.2, 0.6, volumes)
+    cells = []
+    for experiment, test in (("cross_T2", "mslub"), ("cross_T2", "brats21"), ("intra", "brats21")):
+        for rank, method in enumerate(reversed(methods)):
+            values = volume + gain * rank + 0.03 * rng.standard_normal((folds, volumes))
+            more = volume + 0.03 * rng.standard_normal((folds, volumes))
+            cells.append(cell(method, values, folds, experiment, test, more))
+    return pd.concat(cells, ignore_index=True)
+
+
+def results(metrics, pairs=(("ours", "theirs"),), seed=1, n_resamples=400):
+    return claims.test_claims(metrics, list(pairs), seed=seed, n_resamples=n_resamples)
+
+
+def one(found, **where):
+    """The single row with these values."""
+    rows = found[(found[list(where)] == list(where.values())).all(axis=1)]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+class TestControls:
+    """Answers that are known beforehand: the oracle against chance, and a method's twin."""
+
+    rng = np.random.default_rng(2)
+    oracle = cell("oracle", np.ones(20), 5)
+    chance = cell("chance", rng.uniform(0.0, 0.1, (5, 20)), 5)
+    twin = oracle.assign(method="twin")
+
+    def test_the_oracle_beats_chance_with_the_smallest_p_there_is(self):
+        found = results(pd.concat([self.oracle, self.chance]), [("oracle", "chance")])
+        assert (found["p_value"] == found["smallest_p"]).all()
+        assert found["difference"].between(90, 100).all()
+        assert (found["ci_low"] > 90).all()
+        assert (found["effect_size"] > 10).all()
+
+    def test_a_method_does_not_differ_from_its_twin(self):
+        found = results(pd.concat([self.oracle, self.twin]), [("oracle", "twin")])
+        assert (found["p_value"] == 1).all()
+        assert (found[["difference", "ci_low", "ci_high"]] == 0).all(axis=None)
+        assert found["effect_size"].isna().all()
+
+    def test_chance_against_chance_is_significant_as_often_as_it_should_be(self):
+        found = []
+        for seed in range(120):
+            rng = np.random.default_rng(seed)
+            both = [cell(name, rng.random((2, 12)), 2) for name in ("a", "b")]
+            found.append(results(pd.concat(both), [("a", "b")], seed, 200))
+        p = pd.concat(found).query("unit == 'volumes' and metric == 'dice'")["p_value"]
+        assert stats.kstest(p, "uniform").pvalue > 0.001
+        assert (p < 0.05).mean() < 0.12
+
+
+class TestRows:
+    def test_columns(self):
+        assert list(results(study()).columns) == [
+            "row",
+            "against",
+            "experiment",
+            "test_dataset",
+            "metric",
+            "unit",
+            "n",
+            "difference",
+            "ci_low",
+            "ci_high",
+            "effect_size",
+            "p_value",
+            "smallest_p",
+            "p_holm",
+        ]
+
+    def test_one_per_claim_test_set_metric_and_unit_in_the_order_of_the_claims(self):
+        pairs = [("ours", "other"), ("ours", "theirs")]
+        found = results(study(), pairs)
+        sets = [("cross_T2", "brats21"), ("cross_T2", "mslub"), ("intra", "brats21")]
+        expected = [
+            (*pair, *test_set, metric, unit)
+            for pair, test_set, metric, unit in itertools.product(
+                pairs, sets, ("dice", "auprc"), ("volumes", "folds")
+            )
+        ]
+        keys = found[["row", "against", *FAMILY]].itertuples(index=False, name=None)
+        assert list(keys) == expected
+
+    def test_only_where_both_methods_occur(self):
+        metrics = study()
+        gone = (metrics["method"] == "theirs") & (metrics["experiment"] == "cross_T2")
+        found = results(metrics[~gone])
+        assert set(found["experiment"]) == {"intra"}
+
+    def test_none_where_no_test_set_has_both(self):
+        for pairs in ([], [("ours", "nobody")]):
+            found = results(study(), pairs)
+            assert found.empty
+            assert list(found.columns) == claims.COLUMNS
+
+
+class TestUnits:
+    def test_volumes_are_averaged_over_the_folds_they_were_tested_in(self):
+        ours = [[0.5, 0.7, 0.9], [0.7, 0.7, np.nan]]
+        theirs = [[0.5, 0.5, 0.6], [0.5, 0.3, 0.2]]
+        metrics = pd.concat([cell("ours", ours, 2), cell("theirs", theirs, 2)])
+        found = one(results(metrics), metric="dice", unit="volumes")
+        differences = np.array([0.6 - 0.5, 0.7 - 0.4, 0.9 - 0.4])
+        assert found["n"] == 3
+        assert found["difference"] == pytest.approx(100 * differences.mean())
+        expected = differences.mean() / differences.std(ddof=1)
+        assert found["effect_size"] == pytest.approx(expected)
+
+    def test_folds_are_means_over_their_volumes(self):
+        ours = [[0.5, 0.7, 0.9], [0.7, 0.7, np.nan]]
+        theirs = [[0.5, 0.5, 0.5], [0.5, 0.3, 0.1]]
+        metrics = pd.concat([cell("ours", ours, 2), cell("theirs", theirs, 2)])
+        found = one(results(metrics), metric="dice", unit="folds")
+        assert found["n"] == 2
+        assert found["difference"] == pytest.approx(100 * np.mean([0.7 - 0.5, 0.7 - 0.3]))
+
+    def test_volumes_that_are_tested_in_one_fold_each(self):
+        # intra-dataset: every volume is in the test set of one fold
+        def rotated(method, values):
+            metrics = cell(method, values, 5)
+            return metrics[metrics["subject"].str[-1].astype(int) % 5 == metrics["fold"]]
+
+        values = np.random.default_rng(3).random((2, 5, 10))
+        metrics = pd.concat([rotated("ours", values[0]), rotated("theirs", values[1])])
+        found = results(metrics)
+        volumes, folds = (one(found, metric="dice", unit=unit) for unit in ("volumes", "folds"))
+        assert (volumes["n"], folds["n"]) == (10, 5)
+        own = np.arange(10) % 5, np.arange(10)
+        expected = (values[0][own] - values[1][own]).mean()
+        assert volumes["difference"] == pytest.approx(100 * expected)
+        assert folds["difference"] == pytest.approx(100 * expected)
+
+    def test_volumes_without_a_value_are_no_pair(self):
+        metrics = pd.concat(
+            [
+                cell("ours", [0.5, np.nan, 0.7, 0.8], auprc=[np.nan] * 4),
+                cell("theirs", [0.4, 0.3, np.nan, 0.5]),
+            ]
+        )
+        found = results(metrics)
+        assert one(found, metric="dice", unit="volumes")["n"] == 2
+        undefined = one(found, metric="auprc", unit="volumes")
+        assert undefined["n"] == 0
+        assert undefined[["difference", "p_value", "smallest_p", "p_holm"]].isna().all()
+
+    def test_only_folds_that_both_methods_have(self):
+        metrics = study(folds=5)
+        partial = metrics[(metrics["method"] != "ours") | (metrics["fold"] < 3)]
+        same = metrics[metrics["fold"] < 3]
+        pd.testing.assert_frame_equal(results(partial), results(same), check_exact=True)
+        assert set(results(partial).query("unit == 'folds'")["n"]) == {3}
+
+    def test_the_order_of_the_rows_of_a_method_does_not_matter(self):
+        metrics = study()
+        shuffled = metrics.sample(frac=1, random_state=0)
+        pd.testing.assert_frame_equal(results(metrics), results(shuffled))
+
+
+class TestNumbers:
+    def test_are_those_of_the_permutation_test_and_the_bootstrap(self):
+        metrics = study(volumes=8)
+        found = one(results(metrics), test_dataset="mslub", metric="auprc", unit="volumes")
+        part = metrics[metrics["test_dataset"] == "mslub"]
+        mean = part.groupby(["method", "subject"])["auprc"].mean()
+        ours, theirs = mean["ours"].to_numpy(), mean["theirs"].to_numpy()
+        # 8 pairs: all 256 exchanges are enumerated, so the seed does not matter
+        expected = paired_permutation(ours, theirs)
+        assert found["p_value"] == pytest.approx(expected.p_value)
+        assert found["difference"] == pytest.approx(100 * expected.effect)
+        interval = bootstrap_interval(ours - theirs)
+        for limit in ("low", "high"):
+            expected = 100 * getattr(interval, limit)
+            assert found[f"ci_{limit}"] == pytest.approx(expected, abs=0.3)
+
+    def test_the_interval_holds_the_difference(self):
+        found = results(study())
+        assert (found["ci_low"] < found["difference"]).all()
+        assert (found["difference"] < found["ci_high"]).all()
+
+    def test_five_folds_cannot_give_less_than_one_sixteenth(self):
+        found = results(study(gain=0.2)).query("unit == 'folds' and metric == 'dice'")
+        assert (found["p_value"] == 0.0625).all()
+        assert (found["smallest_p"] == 0.0625).all()
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("n", range(1, 6))
+    def test_the_smallest_p_of_few_pairs_is_reached_without_a_warning(self, n):
+        metrics = pd.concat(
+            [cell("ours", 0.5 + 0.01 * np.arange(n)), cell("theirs", np.full(n, 0.2))]
+        )
+        found = one(results(metrics), metric="dice", unit="volumes")
+        assert found["p_value"] == found["smallest_p"] == 2 / 2**n
+
+    @pytest.mark.parametrize("n", [1, 2, 5, 8, 9, 30])
+    @pytest.mark.parametrize("n_resamples", [1, 255, 256, 400])
+    def test_the_smallest_p_is_that_of_the_test(self, n, n_resamples):
+        found = paired_permutation(1 + np.arange(n) / 100, np.zeros(n), n_resamples)
+        least = smallest_p(n, n_resamples)
+        assert found.p_value >= least
+        if 2**n <= n_resamples or n == 30:  # else random exchanges may have all signs equal
+            assert found.p_value == least
+
+    def test_a_single_pair_has_no_interval_and_no_effect_size(self):
+        metrics = pd.concat([cell("ours", [0.5]), cell("theirs", [0.25])])
+        for row in results(metrics).itertuples():
+            assert (row.n, row.p_value, row.difference) == (1, 1, 25)
+            assert np.isnan([row.ci_low, row.ci_high, row.effect_size]).all()
+
+    def test_equal_differences_have_no_effect_size(self):
+        metrics = pd.concat([cell("ours", [0.3, 0.4, 0.7]), cell("theirs", [0.2, 0.3, 0.6])])
+        found = one(results(metrics), metric="dice", unit="volumes")
+        assert np.isnan(found["effect_size"])
+        assert found["difference"] == pytest.approx(10)
+
+
+class TestSeeds:
+    pairs = [("ours", "theirs"), ("ours", "other"), ("theirs", "other")]
+
+    def test_a_claim_does_not_depend_on_the_others_nor_on_the_order(self):
+        metrics = study(volumes=20)
+        together = results(metrics, self.pairs).drop(columns="p_holm")
+        for pair in self.pairs:
+            alone = results(metrics, [pair]).drop(columns="p_holm")
+            beside = together[(together["row"] == pair[0]) & (together["against"] == pair[1])]
+            pd.testing.assert_frame_equal(alone, beside.reset_index(drop=True), check_exact=True)
+        backwards = results(metrics, self.pairs[::-1])
+        place = ["row", "against", *FAMILY]
+        pd.testing.assert_frame_equal(
+            backwards.sort_values(place, ignore_index=True),
+            results(metrics, self.pairs).sort_values(place, ignore_index=True),
+            check_exact=True,
+        )
+
+    def test_the_claim_the_other_way_round_has_the_same_p(self):
+        metrics = study(volumes=20)
+        forth, back = results(metrics, [("ours", "other")]), results(metrics, [("other", "ours")])
+        np.testing.assert_array_equal(forth["p_value"], back["p_value"])
+        np.testing.assert_array_equal(forth["difference"], -back["difference"])
+        np.testing.assert_allclose(forth["ci_low"], -back["ci_high"], atol=0.5)
+
+    def test_the_seed_decides_and_the_tests_of_one_study_have_seeds_of_their_own(self):
+        metrics = study(volumes=20, gain=0.005)
+        pd.testing.assert_frame_equal(results(metrics), results(metrics), check_exact=True)
+        other = results(metrics, seed=2)
+        by_volume = other["unit"] == "volumes"
+        assert (results(metrics)["ci_low"] != other["ci_low"])[by_volume].all()
+        # the same numbers on two test sets are drawn for differently
+        twice = metrics[metrics["test_dataset"] == "mslub"]
+        twice = pd.concat([twice, twice.assign(test_dataset="copy")])
+        limits = results(twice).query("metric == 'dice' and unit == 'volumes'")["ci_low"]
+        assert limits.nunique() == 2
+
+
+def naive_holm(p_values):
+    """Reject the k-th smallest while all up to it are below alpha over those that remain."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty(len(p_values))
+    for k, index in enumerate(order):
+        steps = [(len(order) - j) * p_values[order[j]] for j in range(k + 1)]
+        adjusted[index] = min(1, max(steps))
+    return adjusted
+
+
+p_values = st.lists(st.floats(0, 1), min_size=1, max_size=8).map(np.array)
+
+
+class TestHolm:
+    def test_by_hand(self):
+        found = holm(np.array([0.01, 0.04, 0.03, 0.005]))
+        np.testing.assert_allclose(found, [0.03, 0.06, 0.06, 0.02])
+
+    @examples
+    @given(p_values)
+    def test_the_definition(self, p):
+        np.testing.assert_allclose(holm(p), naive_holm(p))
+
+    @examples
+    @given(p_values)
+    def test_between_the_p_value_and_bonferroni_and_in_the_same_order(self, p):
+        found = holm(p)
+        assert (found >= p).all()
+        assert (found <= np.minimum(1, p.size * p) + 1e-15).all()
+        assert (np.diff(found[np.argsort(p)]) >= 0).all()
+
+    def test_tests_that_could_not_be_made_are_not_counted(self):
+        np.testing.assert_array_equal(holm(np.array([np.nan, 0.02, 0.5])), [np.nan, 0.04, 0.5])
+        assert holm(np.array([])).size == 0
+
+    def test_the_family_is_the_claims_on_one_test_set_metric_and_unit(self):
+        found = results(study(volumes=6), TestSeeds.pairs)
+        assert found.groupby(FAMILY).size().eq(3).all()
+        for _, family in found.groupby(FAMILY):
+            np.testing.assert_allclose(family["p_holm"], naive_holm(family["p_value"].to_numpy()))
+        alone = results(study(volumes=6))
+        assert alone["p_holm"].equals(alone["p_value"])
+
+
+class TestErrors:
+    def test_a_missing_column(self):
+        with pytest.raises(DataError, match="auprc"):
+            results(study().drop(columns="auprc"))
+
+    def test_a_volume_listed_twice(self):
+        metrics = study()
+        with pytest.raises(DataError, match="sub0000 is listed twice"):
+            results(pd.concat([metrics, metrics.iloc[:1]]))
+
+    def test_other_volumes(self):
+        metrics = study()
+        lost = (metrics["method"] == "ours") & (metrics["subject"] == "sub0003")
+        with pytest.raises(DataError, match=r"ours and theirs.*fold 0.*sub0003"):
+            results(metrics[~lost])
+
+    def test_no_fold_in_common(self):
+        metrics = study()
+        odd = (metrics["fold"] % 2 == 1) == (metrics["method"] == "ours")
+        with pytest.raises(DataError, match="no fold in common"):
+            results(metrics[odd])
+
+    @pytest.mark.parametrize(
+        ("pairs", "message"),
+        [
+            ([("ours", "ours")], "itself"),
+            ([("ours", "theirs")] * 2, "twice"),
+        ],
+    )
+    def test_claims_that_say_nothing(self, pairs, message):
+        with pytest.raises(ConfigError, match=message):
+            results(study(), pairs)
+
+    def test_lists_from_a_config_file_are_claims(self):
+        assert len(results(study(), [["ours", "theirs"]])) == 12

@@ -1,0 +1,467 @@
+"""Studies: stored reconstructions scored again under variants, with the workflow's numbers."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from test_evaluation import SEEDS, Controls
+from uad.config import Protocol
+from uad.datasets.slices import read_store, read_volumes, write_store, write_volumes
+from uad.errors import ConfigError, DataError
+from uad.evaluation import (
+    Variant,
+    evaluate_volume,
+    postprocess,
+    rescore,
+    search_threshold,
+    studies,
+)
+from uad.scoring import score_volume
+
+torch.set_num_threads(1)
+
+SHAPE = (20, 22, 10)
+SUBJECTS = {"val_unhealthy": ["b", "a", "c"], "test": ["e", "d", "g", "f"]}
+QUALITY = {"alpha": 0.84, "window": "gaussian", "clamp": True}
+DEFAULT = Variant("default", "fusion", QUALITY)
+VARIANTS = [
+    DEFAULT,
+    Variant("l1", "l1", QUALITY),
+    Variant("exact", "fusion", QUALITY, threshold_search="exact"),
+    Variant("no components", "fusion", QUALITY, component_max_size=0),
+    Variant("median first", "fusion", QUALITY, order="median_first"),
+    Variant("no median", "fusion", QUALITY, median=1),
+    Variant("alpha", "fusion", QUALITY | {"alpha": 0.2}, erosion=1, median=3),
+    Variant("ms-ssim", "ms-ssim", QUALITY, erosion=0),
+    Variant("gms", "gms", QUALITY, component_max_size=2),
+    Variant("direct", "direct"),
+]
+
+
+def scan(subject):
+    """A round brain with a bright lesion, as the store keeps it: (volume, mask, lesion)."""
+    rng = np.random.default_rng(ord(subject))
+    grid = np.indices(SHAPE)
+    middle = np.array(SHAPE).reshape(3, 1, 1, 1) / 2
+    mask = (((grid - middle) / middle) ** 2).sum(0) < 1
+    centre = middle + rng.uniform(-3, 3, (3, 1, 1, 1))
+    lesion = mask & (((grid - centre) ** 2).sum(0) < rng.uniform(3, 4.5) ** 2)
+    volume = mask * (0.4 + 0.05 * rng.standard_normal(SHAPE)) + 0.3 * lesion
+    return volume.astype(np.float16), mask.astype(np.uint8), lesion.astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "slices.safetensors"
+    subjects = [subject for part in SUBJECTS.values() for subject in part]
+    write_store(path, subjects, map(scan, subjects))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Stored reconstructions: the scan without its lesion, and noise."""
+    path = tmp_path_factory.mktemp("reconstructions") / "fold-0.safetensors"
+    restored = {}
+    for role, subjects in SUBJECTS.items():
+        for subject in subjects:
+            volume, mask, lesion = (array.astype(np.float32) for array in scan(subject))
+            noise = np.random.default_rng(1000 + ord(subject)).standard_normal(SHAPE)
+            restored[f"{role}/{subject}"] = np.abs(volume - 0.25 * lesion + 0.04 * mask * noise)
+    write_volumes(path, {key: value.astype(np.float16) for key, value in restored.items()})
+    return path
+
+
+@pytest.fixture(scope="module")
+def reconstructions(files):
+    return read_volumes(files)
+
+
+@pytest.fixture(scope="module")
+def volumes(store):
+    def volume(subject):
+        part = read_store(store, [subject])
+        return part.volumes[0], part.masks[0], part.lesions[0]
+
+    return volume
+
+
+def workflow(variant, files, store, folder):
+    """What score_volumes, search_threshold and evaluate_volumes do, files included."""
+    maps = {}
+    for key, reconstruction in read_volumes(files).items():
+        part = read_store(store, [key.split("/")[1]])
+        residual = score_volume(variant.score, part.volumes[0], reconstruction, **variant.quality)
+        maps[key] = postprocess(
+            residual,
+            part.masks[0],
+            erosion=variant.erosion,
+            median=variant.median,
+            order=variant.order,
+        ).astype(np.float32)
+    write_volumes(folder / "maps.safetensors", maps)
+
+    validation = read_volumes(folder / "maps.safetensors", "val_unhealthy/")
+    labels = read_store(store, [key.split("/")[1] for key in validation]).lesions
+    result = search_threshold(
+        list(validation.values()), list(labels), method=variant.threshold_search
+    )
+    threshold = json.loads(json.dumps(result.threshold))
+
+    rows = {}
+    for role in SUBJECTS:
+        for key, scores in read_volumes(folder / "maps.safetensors", f"{role}/").items():
+            part = read_store(store, [key.split("/")[1]])
+            rows[key] = evaluate_volume(
+                scores, part.lesions[0], part.masks[0], threshold, variant.component_max_size
+            )
+    return rows
+
+
+class TestAgainstTheWorkflow:
+    @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+    def test_the_numbers_are_exactly_those_of_the_three_rules(
+        self, variant, files, store, reconstructions, volumes, tmp_path
+    ):
+        expected = workflow(variant, files, store, tmp_path)
+        found = rescore(reconstructions, volumes, [variant])
+        assert len(found) == len(expected) == 7
+        for row in found.itertuples():
+            reference = expected[f"{row.role}/{row.subject}"]
+            for field in ("dice", "auprc", "threshold"):
+                assert getattr(row, field) == reference[field]
+
+    def test_a_variant_does_not_depend_on_those_beside_it(self, reconstructions, volumes):
+        together = rescore(reconstructions, volumes, VARIANTS)
+        for variant in VARIANTS:
+            alone = rescore(reconstructions, volumes, [variant])
+            beside = together[together["variant"] == variant.name].reset_index(drop=True)
+            pd.testing.assert_frame_equal(alone, beside, check_exact=True)
+
+    def test_the_variants_are_not_all_the_same(self, reconstructions, volumes):
+        found = rescore(reconstructions, volumes, VARIANTS)
+        means = found[found["role"] == "test"].groupby("variant")[["dice", "auprc"]].mean()
+        assert means["dice"].nunique() >= 8
+        assert means["auprc"].loc[["default", "exact", "no components"]].nunique() == 1
+        assert means["dice"]["exact"] != means["dice"]["default"]
+
+
+class TestRows:
+    def test_columns_and_order(self, reconstructions, volumes):
+        found = rescore(reconstructions, volumes, VARIANTS[:3])
+        assert list(found.columns) == [
+            "variant",
+            "role",
+            "subject",
+            "dice",
+            "auprc",
+            "threshold",
+            "mean_normal",
+            "mean_anomalous",
+        ]
+        expected = [
+            (variant.name, role, subject)
+            for variant in VARIANTS[:3]
+            for role in ("val_unhealthy", "test")
+            for subject in sorted(SUBJECTS[role])
+        ]
+        keys = found[["variant", "role", "subject"]].itertuples(index=False, name=None)
+        assert list(keys) == expected
+
+    @settings(deadline=None, max_examples=8)
+    @given(st.permutations(range(5)), st.randoms(use_true_random=False))
+    def test_neither_the_order_of_variants_nor_of_volumes_changes_a_number(
+        self, reconstructions, volumes, order, rng
+    ):
+        keys = list(reconstructions)
+        rng.shuffle(keys)
+        shuffled = {key: reconstructions[key] for key in keys}
+        found = rescore(shuffled, volumes, [VARIANTS[i] for i in order])
+        expected = rescore(reconstructions, volumes, VARIANTS[:5])
+        place = ["variant", "role", "subject"]
+        pd.testing.assert_frame_equal(
+            found.sort_values(place, ignore_index=True),
+            expected.sort_values(place, ignore_index=True),
+            check_exact=True,
+        )
+
+    def test_means_are_of_the_raw_score_by_region_within_the_brain(self, reconstructions, volumes):
+        found = rescore(reconstructions, volumes, [VARIANTS[1]])
+        for row in found.itertuples():
+            volume, mask, lesion = volumes(row.subject)
+            raw = np.abs(volume - reconstructions[f"{row.role}/{row.subject}"])
+            assert row.mean_normal == pytest.approx(raw[mask & ~lesion].mean())
+            assert row.mean_anomalous == pytest.approx(raw[mask & lesion].mean())
+
+    def test_means_are_nan_where_there_is_no_such_region(self, reconstructions, volumes):
+        def changed(subject):
+            volume, mask, lesion = volumes(subject)
+            return volume, mask, {"d": lesion & False, "e": mask}.get(subject, lesion)
+
+        found = rescore(reconstructions, changed, [DEFAULT]).set_index("subject")
+        assert np.isnan(found.loc["d", ["mean_anomalous", "auprc"]].astype(float)).all()
+        assert found.loc["d", "mean_normal"] > 0
+        assert np.isnan(found.loc["e", "mean_normal"])
+
+    def test_without_test_volumes_there_are_rows_of_the_validation_set(
+        self, reconstructions, volumes
+    ):
+        validation = {k: v for k, v in reconstructions.items() if k.startswith("val_")}
+        assert set(rescore(validation, volumes, [DEFAULT])["role"]) == {"val_unhealthy"}
+
+
+class TestThresholdIsFromTheValidationSetAlone:
+    def test_other_test_volumes_leave_it(self, reconstructions, volumes):
+        changed = {k: v * 0.5 if k.startswith("test/") else v for k, v in reconstructions.items()}
+        before, after = (
+            rescore(stored, volumes, VARIANTS).set_index(["variant", "role", "subject"])
+            for stored in (reconstructions, changed)
+        )
+        assert before["threshold"].equals(after["threshold"])
+        assert before.loc["default", "val_unhealthy", :].equals(
+            after.loc["default", "val_unhealthy", :]
+        )
+        assert (before["auprc"] != after["auprc"]).any()
+
+    def test_one_per_variant(self, reconstructions, volumes):
+        found = rescore(reconstructions, volumes, VARIANTS)
+        assert (found.groupby("variant")["threshold"].nunique() == 1).all()
+
+    def test_other_validation_volumes_move_it(self, reconstructions, volumes):
+        fewer = {k: v for k, v in reconstructions.items() if k != "val_unhealthy/a"}
+        before, after = (
+            rescore(stored, volumes, [DEFAULT])["threshold"].iloc[-1]
+            for stored in (reconstructions, fewer)
+        )
+        assert before != after
+
+
+class TestSharing:
+    def test_each_map_is_made_once(self, reconstructions, volumes, monkeypatch):
+        calls = {"score_volume": 0, "postprocess": 0, "search_threshold": 0, "volumes": 0}
+
+        def counted(name, function):
+            def call(*args, **kwargs):
+                calls[name] += 1
+                return function(*args, **kwargs)
+
+            return call
+
+        for name in list(calls)[:3]:
+            monkeypatch.setattr(studies, name, counted(name, getattr(studies, name)))
+        fusion = [variant for variant in VARIANTS if variant.quality == QUALITY][:6]
+        assert [variant.score for variant in fusion].count("l1") == 1
+        rescore(reconstructions, counted("volumes", volumes), fusion)
+        # two score maps of 7 volumes, and a dry run of every variant; three ways to process one
+        # of them and one the other; the exact search beside the other four
+        assert calls["score_volume"] == 2 * 7 + len(fusion)
+        assert calls["postprocess"] == (3 + 1) * 7
+        assert calls["search_threshold"] == 5
+        assert calls["volumes"] == 2 * 3 + 4
+
+    def test_options_that_a_map_does_not_take_do_not_tell_variants_apart(
+        self, reconstructions, volumes, monkeypatch
+    ):
+        made = []
+        monkeypatch.setattr(
+            studies,
+            "postprocess",
+            lambda *args, **kwargs: made.append(1) or postprocess(*args, **kwargs),
+        )
+        variants = [Variant(str(alpha), "l1", {"alpha": alpha}) for alpha in (0.0, 0.5, 1.0)]
+        found = rescore(reconstructions, volumes, variants)
+        assert len(made) == 7
+        assert found.groupby("subject")["dice"].nunique().eq(1).all()
+
+
+class TestVariant:
+    def test_the_defaults_are_the_reference_protocol(self):
+        protocol = Protocol()
+        settings_ = ["alpha", "ssim_window", "ssim_clamp", "postprocessing_order", "erosion"]
+        settings_ += ["median", "component_max_size", "threshold_search"]
+        by_config = Variant.of(
+            name="default", score="fusion", **{key: getattr(protocol, key) for key in settings_}
+        )
+        assert by_config == DEFAULT
+        assert by_config.quality == protocol.quality
+
+    def test_equal_variants_are_equal_and_can_be_changed_only_by_copy(self):
+        assert hash(Variant("a", "l1")) == hash(Variant("a", "l1", {}))
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            DEFAULT.erosion = 1
+        assert dataclasses.replace(DEFAULT, erosion=1).erosion == 1
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"erosion": -1},
+            {"median": 4},
+            {"median": -1},
+            {"order": "erosion"},
+            {"component_max_size": -1},
+            {"threshold_search": "grid"},
+        ],
+    )
+    def test_values_out_of_range(self, change):
+        with pytest.raises(ConfigError, match=f"'default'.*{next(iter(change))}"):
+            dataclasses.replace(DEFAULT, **change)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("variants", "message"),
+        [
+            ([], "at least one variant"),
+            ([DEFAULT, DEFAULT], "'default'"),
+            ([DEFAULT, Variant("other", "fuson")], "'other'.*'fusion'"),
+            ([DEFAULT, Variant("other", "l1", {"alfa": 1})], "'other'.*'alpha'"),
+            ([DEFAULT, Variant("other", "ssim", {"window": "round"})], "'other'.*window"),
+            ([DEFAULT, Variant("other", "fusion", {"alpha": 2})], "'other'.*alpha"),
+        ],
+    )
+    def test_variants_are_checked_before_anything_is_scored(self, variants, message):
+        def never(subject):
+            raise AssertionError
+
+        with pytest.raises(ConfigError, match=message):
+            rescore({"val_unhealthy/a": None}, never, variants)
+
+    @pytest.mark.parametrize("key", ["a", "val/a", "val_healthy/a", "test/a/b"])
+    def test_other_roles(self, key, volumes):
+        with pytest.raises(DataError, match=key):
+            rescore({key: np.zeros(SHAPE)}, volumes, [DEFAULT])
+
+    def test_no_validation_set(self, reconstructions, volumes):
+        tested = {k: v for k, v in reconstructions.items() if k.startswith("test/")}
+        with pytest.raises(DataError, match="validation"):
+            rescore(tested, volumes, [DEFAULT])
+
+    def test_no_lesion_in_the_validation_set(self, reconstructions, volumes):
+        def healthy(subject):
+            volume, mask, lesion = volumes(subject)
+            return volume, mask, lesion & False
+
+        with pytest.raises(DataError, match="no lesion voxel"):
+            rescore(reconstructions, healthy, [DEFAULT])
+
+    @pytest.mark.parametrize("role", list(SUBJECTS))
+    def test_whose_volume_is_wrong(self, role, reconstructions, volumes):
+        subject = SUBJECTS[role][0]
+        for bad, message in (
+            (np.zeros((3, 3, 3)), f"{subject}: .*grid"),
+            (np.full(SHAPE, np.inf), f"{subject}: .*infinite"),
+        ):
+            stored = {**reconstructions, f"{role}/{subject}": bad}
+            with pytest.raises(DataError, match=message):
+                rescore(stored, volumes, [DEFAULT])
+
+
+class TestScoringDirectly:
+    def test_the_score_is_returned_as_a_copy(self):
+        scores = np.random.default_rng(0).random((4, 5, 6)).astype(np.float16)
+        found = score_volume("direct", np.zeros((4, 5, 6)), scores, **QUALITY)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, scores)
+        assert not np.shares_memory(found, scores)
+        single = scores.astype(np.float32)
+        assert not np.shares_memory(score_volume("direct", single, single), single)
+
+    @pytest.mark.parametrize(
+        ("bad", "message"), [(np.nan, "NaN"), (np.inf, "infinite"), (-0.25, "-0.25.*negative")]
+    )
+    def test_values_that_no_threshold_can_be_searched_for(self, bad, message):
+        scores = np.ones((2, 2, 2))
+        scores[0, 0, 0] = bad
+        with pytest.raises(DataError, match=message):
+            score_volume("direct", scores, scores)
+
+    @pytest.mark.parametrize("name", ["direct", "l1", "fusion"])
+    def test_other_grids_are_refused(self, name):
+        for shapes in (((2, 3, 4), (2, 3, 5)), ((3, 4), (3, 4))):
+            with pytest.raises(DataError, match="grid"):
+                score_volume(name, *map(np.zeros, shapes))
+
+    def test_unknown_scores(self):
+        with pytest.raises(ConfigError, match="unknown quality map"):
+            score_volume("directly", np.zeros((2, 2, 2)), np.zeros((2, 2, 2)))
+
+
+BARE = {"erosion": 0, "median": 0, "component_max_size": 0}
+
+
+class TestControls:
+    """The oracle, chance and no opinion, through scoring, search and evaluation."""
+
+    @pytest.fixture(scope="class")
+    def controls(self):
+        return Controls.make()
+
+    @staticmethod
+    def evaluated(controls, scores_of, *variants):
+        """Six volumes whose stored 'reconstruction' is a score."""
+        subjects = ["val_unhealthy/a", "val_unhealthy/b", *(f"test/{s}" for s in "cdef")]
+        stored = {key: scores_of(number) for number, key in enumerate(subjects)}
+        brain = controls.mask * np.float32(0.5)
+        return rescore(stored, lambda subject: (brain, controls.mask, controls.lesion), variants)
+
+    @pytest.mark.parametrize("search", ["halving", "exact"])
+    def test_oracle(self, controls, search):
+        bare = Variant("bare", "direct", **BARE, threshold_search=search)
+        found = self.evaluated(controls, lambda _: controls.oracle, bare)
+        assert (found[["dice", "auprc", "mean_anomalous"]] == 1).all(axis=None)
+        assert (found["mean_normal"] == 0).all()
+
+    @pytest.mark.parametrize("score", ["l1", "l2"])
+    def test_oracle_as_a_reconstruction(self, controls, score):
+        without = controls.mask * np.float32(0.5) - controls.lesion * np.float32(0.3)
+        found = self.evaluated(controls, lambda _: without, Variant("bare", score, **BARE))
+        assert (found[["dice", "auprc"]] == 1).all(axis=None)
+
+    def test_oracle_after_post_processing(self, controls):
+        # the bound of the metrics' own controls: the median rounds a ball of radius 6 off
+        found = self.evaluated(controls, lambda _: controls.oracle, Variant("full", "direct"))
+        np.testing.assert_allclose(found["dice"], 0.888, atol=0.001)
+        kept = found["dice"] / (2 - found["dice"])  # nothing but lesion is predicted
+        expected = kept + (1 - kept) * controls.prevalence
+        np.testing.assert_allclose(found["auprc"], expected, rtol=1e-9)
+
+    def test_chance(self, controls):
+        found = [
+            self.evaluated(
+                controls,
+                lambda number, seed=seed: controls.chance(100 * seed + number),
+                Variant("bare", "direct", **BARE, threshold_search="exact"),
+            )
+            for seed in SEEDS[:5]
+        ]
+        found = pd.concat(found)
+        controls.assert_chance(found["auprc"])
+        np.testing.assert_allclose(found["dice"], controls.dice_of_everything, rtol=0.05)
+        np.testing.assert_allclose(found[["mean_normal", "mean_anomalous"]], 0.5, atol=0.05)
+
+    @pytest.mark.parametrize("search", ["halving", "exact"])
+    def test_no_opinion(self, controls, search):
+        bare = Variant("bare", "direct", **BARE, threshold_search=search)
+        found = self.evaluated(controls, lambda _: controls.no_opinion(), bare)
+        np.testing.assert_allclose(found["auprc"], controls.prevalence, rtol=1e-15)
+        np.testing.assert_allclose(found["dice"], controls.dice_of_everything)
+        nothing = self.evaluated(
+            controls, lambda _: controls.no_opinion(0), Variant("bare", "direct", **BARE)
+        )
+        assert (nothing["dice"] == 0).all()
+        np.testing.assert_allclose(nothing["auprc"], controls.prevalence, rtol=1e-15)
+
+    def test_a_perfect_reconstruction_has_no_opinion(self, controls):
+        brain = controls.mask * np.float32(0.5)
+        scores = ["l1", "l2", "ssim", "fusion", "ms-ssim", "gms"]
+        variants = [Variant(score, score) for score in scores]
+        found = self.evaluated(controls, lambda _: brain, *variants)
+        assert (found["dice"] == 0).all()
+        np.testing.assert_allclose(found["auprc"], controls.prevalence, rtol=1e-15)
+        assert (found[["mean_normal", "mean_anomalous"]] == 0).all(axis=None)

@@ -1,0 +1,11 @@
+"""Rule compare_methods: the claims of a table, tested on its per-volume metrics."""
+
+from uad.evaluation import test_claims
+from uad.files import write_tsv
+from uad.provenance import job
+from uad.reporting.tables import collect_metrics
+
+with job(snakemake):
+    params = snakemake.params
+    metrics = collect_metrics(snakemake.input.metrics)
+    write_tsv(snakemake.output[0], test_claims(metrics, params.claims, seed=params.seed))

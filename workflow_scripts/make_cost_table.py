@@ -1,0 +1,17 @@
+"""Rule make_cost_table: what the methods cost, side by side."""
+
+from uad.files import read_json
+from uad.provenance import job
+from uad.reporting.cost import cost_table, write_cost_table
+
+with job(snakemake):
+    params = snakemake.params
+    records = [read_json(path) for path in snakemake.input]
+    table = cost_table([{**r, "label": params.labels[r["method"]]} for r in records])
+    source = "random images of the run's size; the cost does not depend on what they show"
+    write_cost_table(
+        table,
+        list(snakemake.output),
+        phantom=params.phantom,
+        caption_facts={"data_source": source, "seed": params.seed, "notes": []},
+    )

@@ -1,0 +1,28 @@
+"""Rule measure_cost: parameters, operations, times and memory of one method."""
+
+import torch
+
+from uad import config as uad_config
+from uad.cost import measure
+from uad.files import write_json
+from uad.inference import device_of
+from uad.methods import load
+from uad.methods.base import Setup
+from uad.provenance import job
+
+with job(snakemake) as context:
+    torch.set_num_threads(snakemake.threads)
+    params, name = snakemake.params, snakemake.wildcards.method
+    loop = uad_config.load(snakemake.config).train_of(name)
+    width, height, _ = params.shape
+    setup = Setup(params.loss, params.quality, params.noise_field, (height, width))
+    method = load(params.model["family"])(params.model["options"], setup)
+    record = measure(
+        method,
+        tuple(params.shape),
+        batch_size=params.batch_size,
+        precision=params.precision,
+        device=device_of(loop.accelerator),
+    )
+    write_json(snakemake.output[0], {"method": name, "loss": params.loss, **record})
+    context.facts |= record

@@ -1,0 +1,29 @@
+"""Rule rescore_volumes: stored reconstructions under every variant of a study."""
+
+from uad.air import decision, invert_foreground
+from uad.datasets.slices import read_store, read_volumes
+from uad.evaluation.studies import Variant, rescore
+from uad.files import read_json, write_tsv
+from uad.provenance import job
+
+with job(snakemake) as context:
+    names, files, params = snakemake.wildcards, snakemake.input, snakemake.params
+    invert = decision(read_json(files.air) if files.air else {}, params.air)
+
+    def volume(subject):
+        """Scan as the network saw it, brain and lesion of a subject."""
+        part = read_store(files.store, [subject])
+        image, mask = part.volumes[0], part.masks[0]
+        return invert_foreground(image, mask) if invert else image, mask, part.lesions[0]
+
+    variants = [Variant.of(**variant) for variant in params.variants]
+    rows = rescore(read_volumes(files.reconstructions[0]), volume, variants)
+    cell = {
+        "experiment": names.experiment,
+        "method": names.method,
+        "fold": int(names.fold),
+        "test_dataset": names.test,
+        "study": names.study,
+    }
+    write_tsv(snakemake.output[0], rows.assign(**cell)[[*cell, *rows.columns]])
+    context.facts |= {"variants": len(variants)}
