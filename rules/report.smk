@@ -14,7 +14,7 @@ rule compare_methods:
         mem_mb=4000,
         runtime=60,
     params:
-        claims=lambda wildcards: cfg.tables[wildcards.table].claims,
+        claims=lambda wildcards: cfg.tables[wildcards.table].tested,
         seed=cfg.seed,
     script:
         f"{SCRIPTS}/compare_methods.py"

@@ -47,6 +47,7 @@ rule make_study:
         runtime=60,
     params:
         spec=study_spec,
+        trained=lambda wildcards: cfg.studies[wildcards.study].trained,
         phantom=cfg.phantom,
         seed=cfg.seed,
     script:

@@ -1,10 +1,8 @@
-"""Raw layouts, splits and the slice store."""
+"""Raw layouts and the slice store."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from uad.datasets.layouts import index_dataset, missing_data
 from uad.datasets.slices import (
@@ -15,7 +13,6 @@ from uad.datasets.slices import (
     write_store,
     write_volumes,
 )
-from uad.datasets.splits import check, cross_dataset, intra_dataset, subjects_of
 from uad.errors import DataError
 from uad.files import read_tsv, write_tsv
 
@@ -100,105 +97,6 @@ def test_missing_raw_trees_are_explained_together(content):
     ):
         assert part in message
     assert len(message.splitlines()) < 24
-
-
-# --- splits
-
-
-def people(n, stem="s"):
-    names = [f"{stem}{i:04d}" for i in range(n)]
-    return pd.DataFrame({"subject": names, "name": names})
-
-
-def cross(n_train, n_test, fold=0, folds=5, **sizes):
-    options = {
-        "healthy_validation": 0.1,
-        "healthy_test": 0.2,
-        "unhealthy_validation": {"brats21": 0.1},
-        "seed": 42,
-    } | sizes
-    train, tests = ("ixi", people(n_train)), {"brats21": people(n_test, "b")}
-    return cross_dataset(train, tests, fold, folds, **options)
-
-
-def sizes(split):
-    return split.groupby(["dataset", "role"]).size().to_dict()
-
-
-def test_cross_dataset_sizes_of_the_paper_come_out():
-    options = {
-        "healthy_validation": 44,
-        "healthy_test": 158,
-        "unhealthy_validation": {"brats21": 100},
-    }
-    assert sizes(cross(560, 1251, **options)) == {
-        ("ixi", "train"): 358,
-        ("ixi", "val_healthy"): 44,
-        ("ixi", "test_healthy"): 158,
-        ("brats21", "val_unhealthy"): 100,
-        ("brats21", "test"): 1151,
-    }
-
-
-def test_cross_dataset_folds_validate_on_different_people_and_test_on_the_same():
-    folds = [cross(60, 30, fold) for fold in range(5)]
-    validation = [set(subjects_of(f, "ixi", "val_healthy")) for f in folds]
-    assert len(set.union(*validation)) == sum(map(len, validation))
-    for role in ("test", "val_unhealthy"):
-        assert len({tuple(subjects_of(f, "brats21", role)) for f in folds}) == 1
-
-
-def test_with_rotation_every_patient_of_a_small_test_set_is_tested():
-    options = {"unhealthy_validation": {"brats21": 1}, "rotate_unhealthy": True}
-    folds = [cross(60, 2, fold, **options) for fold in range(2)]
-    tested = [subjects_of(f, "brats21", "test") for f in folds]
-    assert sorted(s for fold in tested for s in fold) == ["b0000", "b0001"]
-    assert [subjects_of(f, "brats21", "val_unhealthy") for f in folds] == tested[::-1]
-
-
-def test_intra_dataset_is_60_10_10_20_and_the_test_sets_partition_the_patients():
-    splits = [intra_dataset("brats21", people(1251), k, 5, seed=42) for k in range(5)]
-    for split in splits:
-        counts = split["role"].value_counts()
-        assert counts["train"] == 750 and counts["val_healthy"] == 125
-        assert counts["val_unhealthy"] in (125, 126) and counts["test"] in (250, 251)
-    tests = [s for split in splits for s in subjects_of(split, "brats21", "test")]
-    assert len(tests) == len(set(tests)) == 1251
-
-
-@settings(max_examples=25, deadline=None)
-@given(n=st.integers(12, 80), fold=st.integers(0, 4), seed=st.integers(0, 99))
-def test_no_split_has_a_patient_in_two_sets(n, fold, seed):
-    for split in (cross(n, n, fold, seed=seed), intra_dataset("b", people(n), fold, 5, seed=seed)):
-        assert not split.duplicated(["dataset", "subject"]).any()
-
-
-def test_a_subject_in_two_sets_is_refused_by_name():
-    split = cross(60, 30)
-    leaked = pd.concat([split, split.iloc[[0]].assign(role="test_healthy")])
-    with pytest.raises(
-        DataError, match=r"subject 's\d+' of ixi is in 2 sets \(train, test_healthy\)"
-    ):
-        check(leaked)
-
-
-def test_too_few_subjects_are_refused():
-    with pytest.raises(DataError, match="too few for 5 folds"):
-        cross(5, 30)
-    with pytest.raises(DataError, match="leave none to test on"):
-        cross(60, 5, unhealthy_validation={"brats21": 5})
-    with pytest.raises(DataError, match="too few for an intra-dataset split"):
-        intra_dataset("b", people(7), 0, 5, seed=1)
-
-
-def test_splits_do_not_depend_on_the_order_of_the_table():
-    shuffled = people(60).sample(frac=1, random_state=0)
-    options = {"healthy_validation": 4, "healthy_test": 0, "unhealthy_validation": {}, "seed": 1}
-    one, two = (
-        cross_dataset(("ixi", table), {"b": people(30, "b")}, 0, 5, **options)
-        for table in (people(60), shuffled)
-    )
-    pd.testing.assert_frame_equal(one, two)
 
 
 # --- tables and stores on disk

@@ -345,6 +345,20 @@ class TestMultiScaleSsim:
         assert x.grad.isfinite().all()
         assert y.grad.isfinite().all()
 
+    def test_gradients_stay_bounded_where_a_term_is_just_above_zero(self):
+        # the slope of c ** 0.07 at zero is infinite; find a contrast that is just not opposite
+        signs = (-1.0) ** torch.arange(16) * (-1.0) ** torch.arange(16)[:, None]
+        x = (0.5 + 0.1 * signs.double())[None, None].requires_grad_()
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            loss = iqa.ms_ssim_loss_map(x, 0.5 - middle * (x.detach() - 0.5))[0, 0, 8, 8]
+            low, high = (middle, high) if loss < 0.5 else (low, middle)
+        loss = iqa.ms_ssim_loss_map(x, 0.5 - low * (x.detach() - 0.5))[0, 0, 8, 8]
+        assert 0.4 < loss < 0.5
+        loss.backward()
+        assert x.grad.abs().max() < 100
+
     def test_an_inverted_pattern_is_as_bad_as_it_gets_and_passes_no_gradient(self):
         x = (torch.arange(144).reshape(1, 1, 12, 12) % 2).float().requires_grad_()
         found = iqa.ms_ssim_loss_map(x, 1 - x.detach())

@@ -621,7 +621,8 @@ def test_captions_render(name: str, phantom: bool) -> None:
         phantom=phantom,
         figure={"experiment": "intra", "test": "x", "method": "a", "methods": ["a", "b"]},
         methods={"a": {"label": "A", "score": "l1"}, "b": {"label": "B", "score": "l1"}},
-        study={"title": "Weight", "select_on": "dice", "trained": {"a": ["b"]}},
+        spec={"title": "Weight", "select_on": "dice"},
+        trained={"a": ["b"]},
     )
     wildcards = SimpleNamespace(study="alpha", figure="figure1", table="table1")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)

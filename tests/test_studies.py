@@ -171,8 +171,10 @@ class TestRows:
             for role in ("val_unhealthy", "test")
             for subject in sorted(SUBJECTS[role])
         ]
-        keys = found[["variant", "role", "subject"]].itertuples(index=False, name=None)
-        assert list(keys) == expected
+        backwards = dict(reversed(reconstructions.items()))
+        for rows in (found, rescore(backwards, volumes, VARIANTS[:3])):
+            keys = rows[["variant", "role", "subject"]].itertuples(index=False, name=None)
+            assert list(keys) == expected
 
     @settings(deadline=None, max_examples=8)
     @given(st.permutations(range(5)), st.randoms(use_true_random=False))

