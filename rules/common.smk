@@ -10,13 +10,15 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from uad import config as uad_config
 from uad.datasets.layouts import missing_data
-from uad.errors import ConfigError
+from uad.errors import ConfigError, DataError
 from uad.files import read_tsv
 from uad.paths import MODALITY, SUFFIX, Tree
+from uad.preflight import check_one_kind
 
 try:
     cfg = uad_config.load(config)
-except ConfigError as error:
+    check_one_kind(cfg.results, cfg.phantom)
+except (ConfigError, DataError) as error:
     raise WorkflowError(str(error)) from None
 
 tree = Tree(cfg.results)

@@ -20,8 +20,6 @@ rule check_disk_space:
 
 
 rule make_phantom:
-    input:
-        ancient(rules.check_disk_space.output),
     output:
         tree.manifest(),
     log:
@@ -63,7 +61,6 @@ rule prepare_atlas:
 checkpoint index_dataset:
     input:
         raw_tree,
-        room=ancient(rules.check_disk_space.output),
     output:
         tree.participants(),
     log:

@@ -5,6 +5,8 @@ rule skullstrip_scan:
     input:
         image=raw_image,
         atlas=rules.prepare_atlas.output,
+        # not before the index: a checkpoint below a job that runs again is not looked at
+        room=ancient(rules.check_disk_space.output),
     output:
         mask=tree.scan("nii.gz", space="orig", label="brain", desc="mask"),
         sidecar=tree.scan("json", space="orig", label="brain", desc="mask"),

@@ -20,9 +20,11 @@ from uad.files import read_json
 
 pytestmark = pytest.mark.slow
 
-TARGETS = ("paper", "report")
+TARGETS = ("paper", "alpha", "report")
 #: What two runs must agree on, byte by byte.
-COMPARED = ("tables", "splits", "air", "thresholds", "metrics", "models", "slices")
+COMPARED = tuple(
+    "tables splits air thresholds metrics curves significance studies models slices".split()
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,8 @@ def test_every_promised_output_is_there_and_says_phantom(finished):
     assert table["mean"].between(0, 100).all() and (table["n_folds"] == 2).all()
     for name in ("table3.md", "table3.tex", "table3.html", "air.md", "air.html"):
         assert "phantom" in (results / "tables" / name).read_text(encoding="utf-8").lower(), name
-    for name in ("figures/figure1.png", "figures/air.png", "report.html"):
+    pictures = [f"figures/{n}.png" for n in ("figure1", "figure3", "curves_FLAIR", "air")]
+    for name in (*pictures, "studies/alpha.png", "report.html"):
         assert (results / name).stat().st_size > 10_000, name
     notebook = (results / "notebooks/air_statistics.html").read_text(encoding="utf-8")
     assert "phantom" in notebook and "AIR" in notebook
@@ -126,7 +129,13 @@ def test_run_again_there_is_nothing_to_do(root, config, finished):
     assert before == {k: p.stat().st_mtime_ns for k, p in compared(finished).items()}
 
 
-EVERYTHING_AFTER_SCORING = {"score_volumes", "search_threshold", "evaluate_volumes", "make_table"}
+EVERYTHING_AFTER_SCORING = {
+    "score_volumes",
+    "search_threshold",
+    "evaluate_volumes",
+    "compare_methods",
+    "make_table",
+}
 TRAINING = {"train_model", "reconstruct_volumes", "make_maps_figure", *EVERYTHING_AFTER_SCORING}
 
 

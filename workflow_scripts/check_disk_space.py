@@ -1,16 +1,16 @@
-"""Rule check_disk_space: refuse to start where the outputs cannot fit or would replace others."""
+"""Rule check_disk_space: refuse to start where the outputs cannot fit."""
 
 from pathlib import Path
 
 from uad.files import write_json
-from uad.preflight import check_one_kind, check_room, model_bytes, planned_bytes
+from uad.preflight import check_room, mark_kind, model_bytes, planned_bytes
 from uad.provenance import job
 
 with job(snakemake):
     params = snakemake.params
     folder = Path(snakemake.output[0]).parent
     folder.mkdir(parents=True, exist_ok=True)
-    check_one_kind(folder, params.phantom)
+    mark_kind(folder, params.phantom)
     planned = planned_bytes(params.datasets, params.preprocessing)
     planned["weights"] = model_bytes(params.models, params.folds)
     write_json(snakemake.output[0], check_room(folder, planned))

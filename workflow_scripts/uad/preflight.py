@@ -69,6 +69,11 @@ def model_bytes(models: Iterable[dict[str, Any]], folds: int) -> int:
     return round(2 * total * folds)
 
 
+def mark_kind(folder: str | Path, phantom: bool) -> None:
+    """Note in a results tree which kind of data it was begun with."""
+    write_json(Path(folder) / "source.json", {"source": "phantom" if phantom else "real"})
+
+
 def check_one_kind(folder: str | Path, phantom: bool) -> None:
     """Refuse to mix phantom and real results in one tree.
 
@@ -82,7 +87,6 @@ def check_one_kind(folder: str | Path, phantom: bool) -> None:
             f"run is a {kind} one and would replace them. Remove the folder, or name another: "
             "--config results=<folder>."
         )
-    write_json(marker, {"source": kind})
 
 
 def check_room(folder: str | Path, planned: dict[str, int]) -> dict[str, Any]:

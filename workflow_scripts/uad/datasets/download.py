@@ -232,9 +232,9 @@ def _get(
     """Bring ``part`` to its full length, in as many attempts as it takes; then verify it."""
     failures, transferred, started_over = 0, 0, False
     while True:
-        before = _size(part)
+        before = _offset(part, url, file)
         try:
-            transferred += _attempt(url, part, file, progress, unpack_to, patience)
+            transferred += _attempt(url, part, before, file, progress, unpack_to, patience)
             wrong = _wrong_checksum(part, file, progress)
             if wrong is None:
                 return transferred
@@ -243,10 +243,9 @@ def _get(
                 # its beginning came from an earlier attempt: perhaps from an older file
                 started_over = True
                 continue
-            raise DataError(
-                f"{url}: the file that came has another checksum than the published one ({wrong} "
-                f"instead of {file.checksum}) and was removed. Run the same command again; if that "
-                f"does not help, get {file.name} by hand, put it into {part.parent} and compare."
+            raise _Refused(
+                f"{url}: what came has another checksum than the published file ({wrong} instead "
+                f"of {file.checksum}) and was removed"
             )
         except _Again as problem:
             gained = _size(part) - before
@@ -261,9 +260,22 @@ def _get(
             patience.sleep(wait)
 
 
+def _offset(part: Path, url: str, file: File) -> int:
+    """How much of ``part`` is the beginning of the file at ``url``; what is not is removed."""
+    state, size = _read_small(_state_path(part)), _size(part)
+    total = state.get("total")
+    # with neither a version of the server's nor a checksum nothing would find a mixture
+    known = state.get("url") == url and (state.get("validator") or file.checksum)
+    if size and known and (total is None or size <= total):
+        return size
+    _discard(part)
+    return 0
+
+
 def _attempt(
     url: str,
     part: Path,
+    offset: int,
     file: File,
     progress: bool,
     unpack_to: str | os.PathLike[str] | None,
@@ -271,9 +283,6 @@ def _attempt(
 ) -> int:
     """One request; returns the bytes that it brought if ``part`` is complete then."""
     state = _read_small(_state_path(part))
-    offset = _size(part)
-    if state.get("url") != url or not (state.get("validator") or file.checksum):
-        offset = 0  # nothing says that what is there is the beginning of this file
     if offset and offset == state.get("total"):
         return 0
     headers = {"Accept-Encoding": "identity", "User-Agent": f"uad/{__version__}"}
@@ -376,6 +385,9 @@ def _receive(
     except _Refused:
         _discard(part)
         raise
+    except _Again as problem:
+        of = "" if total is None else f" of {mb(total)}"
+        raise _Again(f"{problem} at {mb(offset + received)}{of}") from None
     except OSError as error:
         if error.errno not in FULL:
             raise DataError(f"{part}: cannot be written ({error.strerror or error}).") from error
@@ -485,7 +497,7 @@ def lock(path: str | os.PathLike[str]) -> Iterator[bool]:
             yield False
             return
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(name), os.fstat(descriptor)):
+            if os.path.samestat(name.stat(), os.fstat(descriptor)):
                 break
         os.close(descriptor)  # the one before us removed it when it was done
     try:
@@ -532,7 +544,10 @@ class Progress:
 
 def mb(count: float) -> str:
     """A number of bytes for a person."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
 
 
 def require_room(needs: dict[Path, int], what: str) -> None:
@@ -562,7 +577,7 @@ def _full(folder: Path, needed: int | None, what: str) -> DataError:
     needs = f"needs {mb(needed)}, but only {mb(free)} are free" if needed else "does not fit"
     return DataError(
         f"{folder.resolve()}: the disk is full: {what} {needs}. Free some space, or name a folder "
-        "on a larger disk; then run the same command again. Nothing half-written was left."
+        "on a larger disk; then run the same command again."
     )
 
 
@@ -574,12 +589,7 @@ def _require_transfer_room(
     if unpack_to is not None:
         target = Path(unpack_to).resolve()
         needs[target] = needs.get(target, 0) + (file.unpacked_bytes or size)
-    try:
-        require_room(needs, f"{file.name}{'' if unpack_to is None else ' (and its content)'}")
-    except DataError:
-        if offset == 0:
-            _discard(part)
-        raise
+    require_room(needs, f"{file.name}{'' if unpack_to is None else ' (and its content)'}")
 
 
 # --- unpack
@@ -625,7 +635,8 @@ def unpack(
     archive, target = Path(archive), Path(target)
     identity = {**_identity(archive), "pattern": member_pattern}
     record = target / ".unpacked.json"
-    with lock_beside(target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with lock(target):
         if target.is_dir() and any(target.iterdir()):
             known = _read_small(record)
             if not known:
@@ -658,14 +669,6 @@ def _identity(archive: Path) -> dict[str, Any]:
         raise DataError(f"{archive}: no such file.")
     facts = archive.stat()
     return {"archive": archive.name, "bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
-
-
-@contextlib.contextmanager
-def lock_beside(target: Path) -> Iterator[bool]:
-    """The lock of a folder that may not exist yet."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with lock(target) as alone:
-        yield alone
 
 
 @contextlib.contextmanager
@@ -924,8 +927,8 @@ def _extract_zip(archive: Path, writer: _Writer, nested: str | None) -> None:
     with zipfile.ZipFile(archive) as zipped:
         inner, chosen = [], []
         for info in zipped.infolist():
-            name = info.orig_filename.replace("\0", "") or info.filename
-            writer.check_name(name)
+            name = info.filename
+            writer.check_name(info.orig_filename)
             kind = info.external_attr >> 16
             if stat.S_ISLNK(kind):
                 raise writer.unsafe(name, "is a link")

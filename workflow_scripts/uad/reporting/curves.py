@@ -235,7 +235,7 @@ def draw_sweep(
 
         heading = f"{title} (phantom data)" if phantom else title
         width = 1.6 + 2.5 * len(places) + 1.4
-        wrapped = textwrap.wrap(heading, int(width * 12))
+        wrapped = textwrap.wrap(heading, int((width - 2.4) * 11))  # the legend stands beside it
         figure = Figure(
             figsize=(width, 4.2 + 0.15 * len(wrapped)), facecolor="white", layout="constrained"
         )
