@@ -48,6 +48,7 @@ rule make_study:
     params:
         spec=study_spec,
         trained=lambda wildcards: cfg.studies[wildcards.study].trained,
+        notes=lambda wildcards: cfg.studies[wildcards.study].notes,
         phantom=cfg.phantom,
         seed=cfg.seed,
     script:

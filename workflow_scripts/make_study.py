@@ -15,5 +15,5 @@ with job(snakemake):
         params.spec,
         list(snakemake.output),
         phantom=params.phantom,
-        caption_facts={"data_source": source, "seed": params.seed, "notes": []},
+        caption_facts={"data_source": source, "seed": params.seed, "notes": params.notes},
     )

@@ -355,6 +355,7 @@ class Study(Strict):
         default_factory=dict,
         description="Sweep only: for a method, the methods trained with other values.",
     )
+    notes: list[str] = Field(default_factory=list, description="Sentences below its table.")
 
     @model_validator(mode="after")
     def _variants_given(self) -> Study:

@@ -37,6 +37,7 @@ from uad.datasets.download import (
 from uad.datasets.registry import (
     DataSet,
     Layout,
+    Member,
     Registry,
     files_below,
     load_registry,
@@ -151,10 +152,15 @@ def find_archives(
     for path in files_below(folder, DEPTH, [Path(s) for s in skip]):
         if len(loose) == len(sought):
             break
-        name = f"{folder.resolve().name}/{path.relative_to(folder).as_posix()}"
-        loose |= {layout for layout, tree in sought.items() if tree.find(name)}
+        loose |= {layout for layout, tree in sought.items() if _member(tree, folder, path)}
     folders = [Source(layout, folder, "folder") for layout in sought if layout in loose]
     return Found([*folders, *archives], unknown)
+
+
+def _member(tree: Layout, folder: Path, path: Path) -> Member | None:
+    """What a loose file is; the folder may be that of a single subject."""
+    relative = path.relative_to(folder).as_posix()
+    return tree.find(relative) or tree.find(f"{folder.resolve().name}/{relative}")
 
 
 def _layout_of(names: list[str], registry: Registry) -> str | None:
@@ -363,7 +369,7 @@ class _Import:
         folder = folder.resolve()
         skip = [] if folder == self.raw_root.resolve() else [self.raw_root]
         for path in files_below(folder, DEPTH, skip):
-            member = self.tree.find(f"{folder.name}/{path.relative_to(folder).as_posix()}")
+            member = _member(self.tree, folder, path)
             if member is None:
                 continue
             source = path.resolve()
