@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from uad.datasets.modalities import LAYOUT_MODALITIES
 from uad.errors import ConfigError
 from uad.strict import Strict, unknown
 
@@ -146,11 +147,24 @@ class DataSet(Strict):
                     raise ValueError(f"access 'open', but {file.name} has no address (urls)")
         return self
 
-    @property
-    def bytes(self) -> int | None:
-        """Size of all its files, if every one is known."""
-        sizes = [file.bytes for file in self.files]
-        return None if None in sizes else sum(sizes)
+    def kinds_for(self, modalities: Iterable[str] | None) -> list[str]:
+        """What a subject needs for our modalities (default: all): images and lesion mask."""
+        if modalities is None or self.layout not in LAYOUT_MODALITIES:
+            return self.tree.kinds
+        ours = LAYOUT_MODALITIES[self.layout]
+        wanted = [ours[modality] for modality in modalities if modality in ours]
+        masks = [kind for kind in self.tree.kinds if kind not in ours.values()]
+        return [*wanted, *masks]
+
+    def files_for(self, kinds: Iterable[str]) -> list[File]:
+        """The files that hold these kinds."""
+        return [file for file in self.files if file.kind is None or file.kind in set(kinds)]
+
+    def expected_for(self, kinds: Iterable[str]) -> int:
+        """Subjects that have all of these kinds."""
+        files = self.files_for(kinds)
+        alone = len(files) == 1 and files[0].kind is not None
+        return files[0].subjects or self.subjects if alone else self.subjects
 
 
 class Registry(Strict):
@@ -253,6 +267,7 @@ def status(
     *,
     layout: str | None = None,
     source: str = "folder",
+    modalities: Iterable[str] | None = None,
     registry: Registry | None = None,
 ) -> Status:
     """What there is of a data set, and the one next step.
@@ -263,6 +278,7 @@ def status(
         archives_root: the folder in which archives are looked for.
         layout: its layout, if its name is not that of the registry.
         source: ``folder``, ``download`` or ``phantom``, as in the config.
+        modalities: those that the config uses; default: all.
         registry: default: the project's.
     """
     registry = registry or load_registry()
@@ -277,13 +293,16 @@ def status(
     where, subjects = str(raw_root), {}
     if raw_root is not None and Path(raw_root).is_dir():
         subjects = _atlas_in(raw_root) if entry.layout == "atlas" else entry.tree.scan(raw_root)
-    kinds = set(entry.tree.kinds)
-    found = sum(kinds <= has for has in subjects.values())
-    state = "present" if found >= entry.subjects else "partial" if subjects else "missing"
-    if state == "present":
-        return Status(name, state, found, entry.subjects, where)
-    step = _next_step(entry, subjects, archives_root, source)
-    return Status(name, state, found, entry.subjects, where, step)
+    kinds = entry.kinds_for(modalities)
+    expected = entry.expected_for(kinds)
+    gaps = {n: [kind for kind in kinds if kind not in has] for n, has in subjects.items()}
+    found = sum(not missing for missing in gaps.values())
+    state = "present" if found >= expected else "partial" if subjects else "missing"
+    step = ""
+    if state != "present":
+        at_hand = _archives_at_hand(entry, archives_root, raw_root, registry)
+        step = at_hand or _next_step(entry, gaps, kinds, source)
+    return Status(name, state, found, expected, where, step)
 
 
 def _atlas_in(folder: str | os.PathLike[str]) -> dict[str, set[str]]:
@@ -292,46 +311,55 @@ def _atlas_in(folder: str | os.PathLike[str]) -> dict[str, set[str]]:
     return {"sri24": {"T1", "T1_brain"}} if sri24_pair(folder) else {}
 
 
-def _next_step(
+def _archives_at_hand(
     entry: DataSet,
-    subjects: dict[str, set[str]],
-    archives_root: str | os.PathLike[str] | None,
-    source: str,
+    archives: str | os.PathLike[str] | None,
+    raw_root: str | os.PathLike[str] | None,
+    registry: Registry,
 ) -> str:
-    lacking = [
-        kind for kind in entry.tree.kinds if not any(kind in has for has in subjects.values())
-    ]
-    if subjects and not lacking:
-        gaps = {n: sorted(set(entry.tree.kinds) - has) for n, has in subjects.items()}
-        gaps = {n: missing for n, missing in gaps.items() if missing}
-        complete = len(subjects) - len(gaps)
-        if gaps and entry.layout != "ixi":
-            first, missing = next(iter(gaps.items()))
+    if archives is None or not Path(archives).is_dir():
+        return ""
+    from uad.datasets.importing import find_archives, imported_from
+
+    skip = [] if raw_root is None else [raw_root]
+    done = set() if raw_root is None else imported_from(raw_root)
+    for source in find_archives(archives, skip=skip, registry=registry).sources:
+        if source.layout == entry.layout and source.path.name not in done:
+            return f"make import ARCHIVES={archives}"
+    return ""
+
+
+def _next_step(entry: DataSet, gaps: dict[str, list[str]], kinds: list[str], source: str) -> str:
+    """What to do about a data set of which no archive is at hand.
+
+    Args:
+        entry: the data set.
+        gaps: kinds that each subject in the raw tree lacks.
+        kinds: kinds that a subject needs.
+        source: as in the config.
+    """
+    lacking = [kind for kind in kinds if all(kind in missing for missing in gaps.values())]
+    if gaps and not lacking:
+        holes = {name: missing for name, missing in gaps.items() if missing}
+        if holes and entry.layout != "ixi":
+            first, missing = next(iter(holes.items()))
             return (
-                f"{len(gaps)} subject(s) lack files ({first}: {', '.join(missing)}): import the "
+                f"{len(holes)} subject(s) lack files ({first}: {', '.join(missing)}): import the "
                 "archive again, or exclude them in the config with the reason"
             )
-        return (
-            f"{entry.subjects - complete} subject(s) fewer than published: import the rest, or go "
-            "on with these"
-        )
-    wanted = [f for f in entry.files if not (subjects and f.kind) or f.kind in lacking]
-    names = (
-        " and ".join(f.name for f in wanted) if len(wanted) < 3 else f"its {len(wanted)} archives"
-    )
-    if archives_root is not None and Path(archives_root).is_dir():
-        from uad.datasets.importing import find_archives
-
-        if any(s.layout == entry.layout for s in find_archives(archives_root).sources):
-            return f"make import ARCHIVES={archives_root}"
+        fewer = entry.expected_for(kinds) - (len(gaps) - len(holes))
+        return f"{fewer} subject(s) fewer than published: import the rest, or go on with these"
+    files = entry.files_for(lacking if gaps else kinds)
+    names = f"its {len(files)} archives"
+    if len(files) < 3:
+        names = (" or " if entry.any_file else " and ").join(file.name for file in files)
+    size = sum(file.bytes or 0 for file in files)
+    size = f" ({size / 1e9:.1f} GB)" if size else ""
+    if entry.access == "open" and source == "download":
+        return f"run the workflow: it downloads {names}{size}"
     if entry.access == "open":
-        size = sum(f.bytes or 0 for f in wanted)
-        size = f" ({size / 1e9:.1f} GB)" if size else ""
-        if source == "download":
-            return f"run the workflow: it downloads {names}{size}"
         return f"get {names}{size} from {entry.home}, then make import ARCHIVES=<its folder>"
-    names = " or ".join(f.name for f in wanted)
-    return f"{entry.terms}; get {names}, then make import ARCHIVES=<its folder>"
+    return f"{entry.terms}; get {names}{size}, then make import ARCHIVES=<its folder>"
 
 
 def table(statuses: Iterable[Status]) -> str:

@@ -112,7 +112,7 @@ _TEXT = (
 _NUMBERS = (
     "voxel_ml", "shear", "header_mm", "nonfinite", "minimum", "maximum", "negative", "nonzero",
     "foreground_ml", "outline",
-    "mask_off", "mask_ml", "mask_fractional", "mask_dice",
+    "mask_off", "mask_ml", "mask_maximum", "mask_fractional", "mask_dice",
     "lesion_off", "lesion_ml", "lesion_fractional", "lesion_faint",
     "lesion_inside", "lesion_contrast", "lesion_best",
 )  # fmt: skip
@@ -384,6 +384,7 @@ def _mask_measures(mask: _Volume | str, head: _Head) -> dict[str, Any]:
         "mask_axes": axes,
         "mask_off": off,
         "mask_ml": float((data > 0).sum() * voxel),
+        "mask_maximum": float(data.max()),
         "mask_fractional": float((data != np.rint(data)).mean()),
         "mask_dice": _dice(small, head.filled) if small.shape == head.filled.shape else np.nan,
     }
@@ -600,7 +601,9 @@ def _judge_image(rules: Rules, index: Any, row: Mapping[str, Any], found: _Findi
             index,
             f"{what}: qform and sform disagree by {row['header_mm']:.1f} mm; sform is used",
         )
-    if rules.coregistered and row["stripped"] == "yes" and row["outline"] < OUTLINE:
+    # preprocessed modalities were registered one by one
+    together = rules.coregistered and "mask" not in row
+    if together and row["stripped"] == "yes" and row["outline"] < OUTLINE:
         found.warn(
             index,
             f"{what}: its brain has another outline than another image of this subject "
@@ -622,11 +625,11 @@ def _judge_masks(rules: Rules, index: Any, row: Mapping[str, Any], found: _Findi
                 f"{what}: its header lies {row[f'{kind}_off']:.1f} voxels from that of the "
                 f"{row['modality']} image; it is taken voxel for voxel",
             )
+    if row["mask_maximum"] > 1:
+        found.fault(index, f"brain mask: has values up to {row['mask_maximum']:g}; is it a mask?")
     if row["mask_dice"] < 0.9:
-        found.fault(
-            index,
-            f"brain mask: fits the {row['modality']} image badly (Dice {row['mask_dice']:.2f})",
-        )
+        text = f"fits the {row['modality']} image badly (Dice {row['mask_dice']:.2f})"
+        found.fault(index, f"brain mask: {text}")
     if np.isnan(row["lesion_ml"]):
         return
     if row["lesion_ml"] == 0:
@@ -672,7 +675,9 @@ def _judge_majority(rules: Rules, read: pd.DataFrame, found: _Findings) -> None:
 
     Where these are fewer than :data:`FEW`, the modality is the measure, or the data set.
     """
-    judged = ["orientation", "spacing"] + (["shape"] if rules.one_grid else [])
+    judged = ["orientation", "spacing"]
+    if rules.one_grid and "mask" not in read:  # preprocessed scans are cropped
+        judged.append("shape")
     groups = [
         {key: part for key, part in read.groupby(by)}
         for by in (["modality", "site"], ["modality"], lambda _: "all")
