@@ -123,6 +123,7 @@ def test_ixi_from_its_two_tars(tmp_path):
     t2 = tar_of(tmp_path / "IXI-T2.tar", [f"./{n}" for n in ixi_names("T2", range(3, 10))])
     done = bring("ixi", t1, tmp_path / "ixi")
     assert (done.placed, done.subjects, len(done.incomplete)) == (7, 0, 7)
+    assert "7 subject(s) lack T2: IXI001-HH-0001, " in describe("ixi", done)
     assert subjects("ixi", tmp_path / "ixi", ["T1"]) == 7
     done = bring("ixi", t2, tmp_path / "ixi")
     assert (done.placed, done.subjects) == (7, 5)
@@ -302,7 +303,10 @@ def test_files_of_a_folder_are_linked_or_copied(tmp_path, mode):
     assert made.samefile(original) == (mode != "copy")
     again = bring("brats21", tmp_path / "mine", tmp_path / "raw", mode=mode)
     assert (again.placed, again.kept) == (0, 10)
-    assert "2 of 1251 subjects" in describe("brats21", again)
+    assert describe("brats21", again).splitlines() == [
+        f"brats21: 2 of 1251 subjects with flair, t1, t1ce, t2, seg in {tmp_path / 'raw'} "
+        "(0 files new, 10 kept)"
+    ]
 
 
 def test_a_hard_link_across_disks_is_one_message(tmp_path, monkeypatch):
@@ -569,6 +573,20 @@ def registry_at(url, **checksums):
     return Registry.model_validate(content)
 
 
+def test_only_the_files_of_the_wanted_modalities_are_fetched(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    home = tmp_path / "home"
+    home.mkdir()
+    tar_of(home / "IXI-T2.tar", ixi_names("T2", range(1, 5)))
+    with served(home) as url:
+        imported, files = download(
+            "ixi", tmp_path / "archives", tmp_path / "ixi", modalities=["T2"], progress=False,
+            registry=registry_at(url),
+        )  # fmt: skip
+    assert (imported.subjects, imported.expected, imported.incomplete) == (4, 578, {})
+    assert [f.path.name for f in files] == ["IXI-T2.tar"]
+
+
 def test_a_download_ends_in_the_raw_tree(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     home = tmp_path / "home"
@@ -583,7 +601,10 @@ def test_a_download_ends_in_the_raw_tree(tmp_path, monkeypatch):
         imported, files = get(registry=registry)
         assert (imported.subjects, [f.verified for f in files]) == (4, [False, False])
     imported, files = get(registry=registry)  # the server is gone: nothing is asked for
-    assert (imported.placed, imported.kept, files[0].transferred) == (0, 8, 0)
+    assert (imported.placed, imported.kept, imported.subjects, files) == (0, 8, 4, [])
+    for path in (tmp_path / "archives").iterdir():
+        path.unlink()  # nor are the archives needed any more
+    assert get(registry=registry)[0] == imported
     with pytest.raises(DataError, match="no connection to 127.0.0.1"):
         download(
             "mslub", tmp_path / "archives", tmp_path / "mslub", progress=False, registry=registry,

@@ -169,6 +169,20 @@ def test_what_is_partly_there_says_what_is_lacking(tmp_path):
     assert "20 subject(s) fewer than published" in status("mslub", mslub).next_step
 
 
+def test_only_the_modalities_of_the_config_count(tmp_path):
+    ixi = stand_in(tmp_path / "ixi", "ixi", 578, LAYOUTS["ixi"][1:])
+    found = status("ixi", ixi, modalities=["T2"])
+    assert (found.state, found.found, found.expected) == ("present", 578, 578)
+    assert status("ixi", ixi, modalities=["T1", "T2"]).state == "partial"
+    step = status("ixi", tmp_path / "none", modalities=["T1"]).next_step
+    assert "IXI-T1.tar (4.8 GB)" in step and "IXI-T2" not in step
+    mslub = stand_in(tmp_path / "mslub", "mslub", 30)
+    for path in mslub.rglob("*_T1W*"):
+        path.unlink()
+    assert status("mslub", mslub, modalities=["T2"]).state == "present"
+    assert status("mslub", mslub, modalities=["T1"]).state == "partial"
+
+
 def test_broken_links_and_temporary_folders_do_not_count(tmp_path):
     root = stand_in(tmp_path, "mslub", 2)
     path = root / "patient02" / "patient02_T2W.nii.gz"

@@ -1,4 +1,4 @@
-"""Which data sets are there, and the next step for each. Usage: show_datasets.py CONFIG [ATLAS]."""
+"""Which data sets are there, and the next step for each. Usage: show_datasets.py CONFIG."""
 
 import sys
 
@@ -16,7 +16,14 @@ def statuses(cfg: uad_config.Config) -> list[Status]:
     """The state of every data set of a config, and of the atlas."""
     archives = getattr(cfg, "archives", None) or ARCHIVES
     rows = [
-        status(name, spec.path, archives, layout=spec.layout, source=spec.source)
+        status(
+            name,
+            spec.path,
+            archives,
+            layout=spec.layout,
+            source=spec.source,
+            modalities=spec.modalities,
+        )
         for name, spec in cfg.datasets.items()
     ]
     atlas = getattr(cfg.preprocessing, "atlas", "wheel")

@@ -97,6 +97,7 @@ class Imported:
         kept: files that were there already.
         subjects: complete subjects in the raw tree now.
         expected: subjects of the public data set.
+        kinds: what a complete subject has.
         incomplete: what other subjects in the raw tree lack, by subject.
     """
 
@@ -106,6 +107,7 @@ class Imported:
     kept: int
     subjects: int
     expected: int
+    kinds: list[str]
     incomplete: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -286,6 +288,7 @@ def _import(
 ) -> Imported:
     if not origin.exists():
         raise DataError(f"{origin}: no such file or folder.")
+    made = not raw_root.exists()
     raw_root.mkdir(parents=True, exist_ok=True)
     try:
         with lock(raw_root / "import"), staging(raw_root, "import") as temporary:
@@ -305,17 +308,26 @@ def _import(
             work.place()
     finally:
         with contextlib.suppress(OSError):
-            raw_root.rmdir()  # if nothing came
+            if made:
+                raw_root.rmdir()  # if nothing came
+    return _result(entry, raw_root, work.placed, len(work.planned) - work.placed)
+
+
+def _result(
+    entry: DataSet, raw_root: Path, placed: int, kept: int, kinds: list[str] | None = None
+) -> Imported:
+    kinds = kinds or entry.tree.kinds
     subjects = entry.tree.scan(raw_root)
-    kinds = set(entry.tree.kinds)
-    lacking = {name: sorted(kinds - has) for name, has in subjects.items() if kinds - has}
+    gaps = {name: [kind for kind in kinds if kind not in has] for name, has in subjects.items()}
+    lacking = {name: missing for name, missing in gaps.items() if missing}
     return Imported(
         layout=entry.layout,
         raw_root=raw_root,
-        placed=work.placed,
-        kept=len(work.planned) - work.placed,
+        placed=placed,
+        kept=kept,
         subjects=len(subjects) - len(lacking),
-        expected=entry.subjects,
+        expected=entry.expected_for(kinds),
+        kinds=kinds,
         incomplete=lacking,
     )
 
@@ -533,6 +545,16 @@ def _write_manifest(raw_root: Path, rows: dict[str, tuple[str, ...]]) -> None:
     write_text(raw_root / MANIFEST, "\n".join([*lines, ""]))
 
 
+def imported_from(raw_root: str | os.PathLike[str]) -> set[str]:
+    """Names of the archives whose images are all in the raw tree, by its manifest."""
+    root = Path(raw_root)
+    complete: dict[str, bool] = {}
+    for relative, (size, source, _) in _read_manifest(root).items():
+        name = Path(source).name
+        complete[name] = complete.get(name, True) and _size(root / relative) == int(size)
+    return {name for name, whole in complete.items() if whole}
+
+
 def _apart(path: Path, mask: Path) -> str | None:
     """How two images differ in their grid; None if they do not."""
     import nibabel as nib
@@ -564,6 +586,7 @@ def download(
     archives: str | os.PathLike[str],
     raw_root: str | os.PathLike[str],
     *,
+    modalities: Iterable[str] | None = None,
     progress: bool = True,
     grids: bool = True,
     patience: Patience | None = None,
@@ -571,10 +594,13 @@ def download(
 ) -> tuple[Imported, list[Fetched]]:
     """Get the files of a data set from its home and unpack them into its raw tree.
 
+    A file whose images are in the raw tree already is not needed any more and not asked for.
+
     Args:
         layout: ``ixi``, ``brats21`` or ``mslub``.
         archives: the folder for the downloaded files.
         raw_root: the raw tree.
+        modalities: ours; only the files that hold them (default: all).
         progress: show it on standard error.
         grids: see :func:`import_archive`.
         patience: default: the usual one.
@@ -586,12 +612,18 @@ def download(
     """
     registry = registry or load_registry()
     entry = registry.of_layout(layout)
+    raw_root = Path(raw_root)
+    kinds = entry.kinds_for(modalities)
+    done = imported_from(raw_root)
+    wanted = [file for file in entry.files_for(kinds) if file.name not in done]
+    if not wanted or (entry.any_file and len(wanted) < len(entry.files)):
+        return _result(entry, raw_root, 0, len(_read_manifest(raw_root)), kinds), []
     if entry.access == "registration":
         files = [fetch_synapse(entry, archives)]
     else:
         files = [
             fetch(file, archives, progress=progress, unpack_to=raw_root, patience=patience)
-            for file in entry.files
+            for file in wanted
         ]
     for file in files if progress else ():
         if not file.verified:
@@ -600,8 +632,8 @@ def download(
                 file=sys.stderr,
             )
     sources = [Source(layout, file.path, "archive") for file in files]
-    imported = _import(entry, sources, Path(archives), Path(raw_root), "symlink", grids, progress)
-    return imported, files
+    did = _import(entry, sources, Path(archives), raw_root, "symlink", grids, progress)
+    return _result(entry, raw_root, did.placed, did.kept, kinds), files
 
 
 def fetch_synapse(entry: DataSet, folder: str | os.PathLike[str]) -> Fetched:
@@ -821,10 +853,16 @@ def download_atlas(
 def describe(name: str, imported: Imported) -> str:
     """What an import did, as lines for a person."""
     lines = [
-        f"{name}: {imported.subjects} of {imported.expected} subjects in {imported.raw_root} "
+        f"{name}: {imported.subjects} of {imported.expected} subjects with "
+        f"{', '.join(imported.kinds)} in {imported.raw_root} "
         f"({imported.placed} files new, {imported.kept} kept)"
     ]
-    if imported.incomplete and imported.layout != "ixi":
-        first = [f"{s} ({', '.join(k)})" for s, k in list(imported.incomplete.items())[:3]]
-        lines.append(f"  incomplete: {len(imported.incomplete)} subject(s): {', '.join(first)}")
+    holes: dict[str, list[str]] = {}
+    for subject, missing in imported.incomplete.items():
+        holes.setdefault(", ".join(missing), []).append(subject)
+    for missing, subjects in holes.items():
+        more = " ..." if len(subjects) > 3 else ""
+        lines.append(
+            f"  {len(subjects)} subject(s) lack {missing}: {', '.join(subjects[:3])}{more}"
+        )
     return "\n".join(lines)
