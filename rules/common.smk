@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from uad import config as uad_config
 from uad.datasets.layouts import missing_data
+from uad.datasets.splits import reference_files
 from uad.errors import ConfigError, DataError
 from uad.files import read_tsv
 from uad.paths import MODALITY, SUFFIX, Tree
@@ -98,10 +99,27 @@ def split_keys(wildcards):
     """The sizes that an experiment's splits depend on."""
     content, experiment = plain(cfg.splits), experiment_of(wildcards)
     if experiment.setting == "intra":
-        return {"seed": content["seed"]}
+        return {key: content[key] for key in ("kind", "seed")}
+    if content["kind"] == "reference":
+        return {"kind": "reference", "reference": content["reference"]}
+    del content["reference"]
     sizes = content["unhealthy_validation"]
     content["unhealthy_validation"] = {t: sizes[t] for t in experiment.test if t in sizes}
     return content
+
+
+def split_lists(wildcards):
+    """The published lists that a split is made from."""
+    experiment = experiment_of(wildcards)
+    if cfg.splits.kind != "reference" or experiment.setting == "intra":
+        return []
+    names = reference_files(
+        [cfg.datasets[name].layout for name in (experiment.train, *experiment.test)],
+        experiment.modality,
+        int(wildcards.fold),
+    )
+    folder = cfg.splits.reference.folder
+    return [f"{folder}/{name}" if folder else tree.published_split(name) for name in names]
 
 
 def model_of(wildcards):
@@ -275,6 +293,12 @@ def cells(tables):
     )
 
 
+def raw_root(wildcards):
+    """Where the raw tree of a data set lies."""
+    dataset = cfg.datasets[wildcards.dataset]
+    return tree.raw(wildcards.dataset) if dataset.source == "phantom" else dataset.path
+
+
 def raw_tree(wildcards):
     """What the index of a data set waits for; a missing raw tree is explained at once."""
     dataset = cfg.datasets[wildcards.dataset]
@@ -290,8 +314,22 @@ def raw_tree(wildcards):
     return []
 
 
+def is_preprocessed(dataset):
+    """Whether a data set enters after registration and N4."""
+    return cfg.datasets[dataset].source == "preprocessed"
+
+
 def scans(wildcards):
     """All registered scans of one data set and modality."""
+    if is_preprocessed(wildcards.dataset):
+        rows = [
+            r for (_, m), r in participants(wildcards.dataset).items() if m == wildcards.modality
+        ]
+        return {
+            "images": [row.image for row in rows],
+            "masks": [row.mask for row in rows],
+            "lesions": [row.lesion for row in rows if row.lesion],
+        }
     subjects = [s for s, m in participants(wildcards.dataset) if m == wildcards.modality]
     scan = dict(dataset=wildcards.dataset, suffix=SUFFIX[wildcards.modality], space="SRI24")
     return {

@@ -69,16 +69,49 @@ checkpoint index_dataset:
     conda:
         "../envs/preprocess.yaml"
     params:
-        root=lambda wildcards: (
-            tree.raw(wildcards.dataset)
-            if cfg.datasets[wildcards.dataset].source == "phantom"
-            else cfg.datasets[wildcards.dataset].path
-        ),
+        root=raw_root,
         dataset=lambda wildcards: dataset_keys(
-            wildcards, "layout", "modalities", "exclude", "limit"
+            wildcards, "layout", "source", "modalities", "exclude", "limit"
         ),
     script:
         f"{SCRIPTS}/index_dataset.py"
+
+
+rule validate_dataset:
+    input:
+        tree.participants(),
+    output:
+        tsv=tree.validation("tsv"),
+        html=report(
+            tree.validation("html"),
+            caption="../report/validation.rst",
+            category="Raw data",
+            labels={"data set": "{dataset}"},
+        ),
+        scans=tree.validation("scans.tsv"),
+    log:
+        tree.log("validate_dataset", "{dataset}"),
+    benchmark:
+        tree.benchmark("validate_dataset", "{dataset}")
+    conda:
+        "../envs/preprocess.yaml"
+    threads: cfg.run.validation_threads
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        root=raw_root,
+        dataset=lambda wildcards: dataset_keys(
+            wildcards, "layout", "source", "expected", "exclude", "limit"
+        ),
+        phantom=cfg.phantom,
+    script:
+        f"{SCRIPTS}/validate_dataset.py"
+
+
+rule validate:
+    input:
+        expand(tree.validation("html"), dataset=cfg.datasets_of_run()),
 
 
 rule index:

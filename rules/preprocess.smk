@@ -7,6 +7,7 @@ rule skullstrip_scan:
         atlas=rules.prepare_atlas.output,
         # not before the index: a checkpoint below a job that runs again is not looked at
         room=ancient(rules.check_disk_space.output),
+        checked=ancient(rules.validate_dataset.output.tsv),
     output:
         mask=tree.scan("nii.gz", space="orig", label="brain", desc="mask"),
         sidecar=tree.scan("json", space="orig", label="brain", desc="mask"),
@@ -68,6 +69,7 @@ rule pack_slices:
     input:
         unpack(scans),
         participants=tree.participants(),
+        checked=ancient(tree.validation("tsv")),
     output:
         tree.slices(),
     log:
@@ -85,5 +87,6 @@ rule pack_slices:
             for key in ("spacing", "field_of_view", "shape", "percentiles")
         },
         curvature_flow=cfg.protocol.curvature_flow,
+        preprocessed=lambda wildcards: is_preprocessed(wildcards.dataset),
     script:
         f"{SCRIPTS}/pack_slices.py"

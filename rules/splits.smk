@@ -1,14 +1,27 @@
 """Who is trained on, validated on and tested on."""
 
 
+rule fetch_split_list:
+    output:
+        tree.published_split(),
+    log:
+        tree.log("fetch_split_list", "{list}"),
+    localrule: True
+    conda:
+        "../envs/preprocess.yaml"
+    script:
+        f"{SCRIPTS}/fetch_split_list.py"
+
+
 rule make_splits:
     input:
-        lambda wildcards: [
+        participants=lambda wildcards: [
             tree.participants(dataset)
             for dataset in dict.fromkeys(
                 [experiment_of(wildcards).train, *experiment_of(wildcards).test]
             )
         ],
+        lists=split_lists,
     output:
         tree.split(),
     log:
@@ -19,5 +32,6 @@ rule make_splits:
     params:
         experiment=lambda wildcards: plain(experiment_of(wildcards)),
         splits=split_keys,
+        layouts=lambda wildcards: {name: d.layout for name, d in cfg.datasets.items()},
     script:
         f"{SCRIPTS}/make_splits.py"

@@ -331,8 +331,21 @@ def test_an_answer_for_another_file_or_place_is_not_joined(server, tmp_path, fau
         handler.wfile.write(OTHER[start:])
 
     server.script = [cut_after(100_000), wrong, whole()]
-    assert ask(server, tmp_path).path.read_bytes() == BODY
+    # no checksum is known: nothing else would find the mixture
+    assert ask(server, tmp_path, entry(server, known=False)).path.read_bytes() == BODY
     assert server.offsets() == [None, "bytes=100000-", None]
+
+
+def test_a_server_that_gives_less_than_asked_for_is_asked_for_the_rest(server, tmp_path):
+    def piece(handler):
+        end = 180_000
+        span = f"bytes 100000-{end - 1}/{len(BODY)}"
+        handler.head(206, end - 100_000, Content_Range=span, ETag='"v1"')
+        handler.wfile.write(BODY[100_000:end])
+
+    server.script = [cut_after(100_000), piece, whole()]
+    assert ask(server, tmp_path, entry(server, known=False)).path.read_bytes() == BODY
+    assert server.offsets() == [None, "bytes=100000-", "bytes=180000-"]
 
 
 def test_a_mixture_of_two_files_is_found_by_its_checksum(server, tmp_path):
@@ -783,7 +796,8 @@ def test_a_member_written_twice_counts_once(tmp_path):
 
 
 def test_unpacking_checks_the_room_and_survives_a_full_disk(tmp_path, monkeypatch):
-    archives = [packed(tmp_path / "a.tar.gz", FILES), zipped(tmp_path / "a.zip", FILES)]
+    two = {"a.nii": BODY[:40_000], "b.nii": BODY[:40_000]}
+    archives = [packed(tmp_path / "a.tar.gz", FILES), zipped(tmp_path / "a.zip", two)]
     with monkeypatch.context() as patch:
         free(patch, 50_000)
         for archive in archives:

@@ -433,6 +433,9 @@ def test_two_sources_that_differ_are_refused_and_equal_ones_are_one(tmp_path):
     tar_of(folder / "BraTS2021_Training_Data.tar", names("brats21", 2))
     done = bring("brats21", folder, tmp_path / "raw")
     assert (done.placed, done.subjects) == (10, 2)
+    first = manifest(tmp_path / "raw")
+    bring("brats21", folder / "two", tmp_path / "raw")
+    assert manifest(tmp_path / "raw") == first  # it stays where it is from
     (folder / "two" / names("brats21", 1)[0]).write_bytes(b"another one")
     with pytest.raises(DataError, match="is another file"):
         bring("brats21", folder, tmp_path / "other")

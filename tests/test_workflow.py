@@ -104,6 +104,7 @@ def paper_jobs(ixi, brats21, mslub, room):
         "skullstrip_scan": scans,
         "register_scan": scans,
         "prepare_atlas": 1,
+        "validate_dataset": 3,
         "pack_slices": 7,
         "make_splits": 4 * 5,
         "compute_air": 4 * 5,

@@ -1,23 +1,36 @@
 """Rule make_splits: the roles of all subjects in one fold of an experiment."""
 
-from uad.datasets.splits import cross_dataset, intra_dataset
+from pathlib import Path
+
+from uad.datasets.splits import cross_dataset, intra_dataset, reference_split
 from uad.files import read_tsv, write_tsv
 from uad.provenance import job
 
 with job(snakemake) as context:
-    experiment, sizes = snakemake.params.experiment, snakemake.params.splits
+    experiment, splits = snakemake.params.experiment, dict(snakemake.params.splits)
     names = list(dict.fromkeys([experiment["train"], *experiment["test"]]))
-    tables = {name: read_tsv(path) for name, path in zip(names, snakemake.input, strict=True)}
-    fold, train = int(snakemake.wildcards.fold), experiment["train"]
+    files = snakemake.input.participants
+    tables = {name: read_tsv(path) for name, path in zip(names, files, strict=True)}
+    fold, folds = int(snakemake.wildcards.fold), experiment["folds"]
+    healthy = experiment["train"], tables[experiment["train"]]
+    tested = {name: tables[name] for name in experiment["test"]}
+    kind = splits.pop("kind")
+    context.facts["kind"] = kind
     if experiment["setting"] == "intra":
-        split = intra_dataset(train, tables[train], fold, experiment["folds"], seed=sizes["seed"])
-    else:
-        split = cross_dataset(
-            (train, tables[train]),
-            {name: tables[name] for name in experiment["test"]},
+        split = intra_dataset(*healthy, fold, folds, kind=kind, **splits)
+    elif kind == "reference":
+        options = splits["reference"]
+        del options["folder"]
+        split, context.facts["published"] = reference_split(
+            Path(snakemake.input.lists[0]).parent,
+            healthy,
+            tested,
             fold,
-            experiment["folds"],
-            **sizes,
+            layouts=snakemake.params.layouts,
+            modality=experiment["modality"],
+            **options,
         )
-    context.facts |= {"seed": sizes["seed"], "sizes": split["role"].value_counts().to_dict()}
+    else:
+        split = cross_dataset(healthy, tested, fold, folds, **splits)
+    context.facts["sizes"] = split["role"].value_counts().to_dict()
     write_tsv(snakemake.output[0], split)

@@ -1,31 +1,49 @@
 """Rule pack_slices: all volumes of one data set and modality, scaled and resampled, in one file."""
 
+from uad.datasets.preprocessed import load_preprocessed
 from uad.datasets.slices import write_store
+from uad.files import read_tsv
 from uad.preprocessing.intensity import pack_volume
 from uad.provenance import job
 from uad.volumes import read_mask, read_volume
 
 
-def packed(image, mask, lesion):
+def packed(data, mask, lesion, name):
     """One scan as (volume, mask, lesion) on the packed grid."""
-    data, _ = read_volume(image)
     options = snakemake.params.preprocessing
     return pack_volume(
         data,
-        read_mask(mask, data.shape, image),
-        read_mask(lesion, data.shape, image),
+        mask,
+        lesion,
         options["spacing"],
         field_of_view_mm=options["field_of_view"],
         shape=options["shape"],
         smooth=snakemake.params.curvature_flow,
         percentiles=options["percentiles"],
-        name=image,
+        name=name,
     )
+
+
+def registered(image, mask, lesion):
+    """A scan of this workflow, from its files."""
+    data, _ = read_volume(image)
+    masks = (read_mask(path, data.shape, image) for path in (mask, lesion))
+    return packed(data, *masks, image)
+
+
+def shared(row):
+    """A scan that somebody else preprocessed: packed on its own axes, then turned."""
+    scan = load_preprocessed(row, spacing=snakemake.params.preprocessing["spacing"])
+    return tuple(map(scan.to_ras, packed(scan.image, scan.mask, scan.lesion, row["image"])))
 
 
 with job(snakemake) as context:
     files = snakemake.input
-    scans = list(zip(files.images, files.masks, files.lesions, strict=True))
-    subjects = [image.split("/sub-")[1].split("/")[0] for image in files.images]
-    write_store(snakemake.output[0], subjects, (packed(*scan) for scan in scans))
-    context.facts |= {"volumes": len(subjects)}
+    table = read_tsv(files.participants).fillna("")
+    rows = table[table["modality"] == snakemake.wildcards.modality].to_dict("records")
+    if snakemake.params.preprocessed:
+        scans = map(shared, rows)
+    else:
+        scans = map(registered, files.images, files.masks, files.lesions)
+    write_store(snakemake.output[0], [row["subject"] for row in rows], scans)
+    context.facts |= {"volumes": len(rows)}

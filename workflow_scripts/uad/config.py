@@ -41,8 +41,15 @@ class Dataset(Strict):
     """One data set: where its raw tree comes from and what is in it."""
 
     layout: Literal["ixi", "brats21", "mslub"]
-    source: Literal["folder", "phantom"] = "folder"
-    path: str | None = Field(None, description="Root of the raw tree (source: folder).")
+    source: Literal["folder", "download", "preprocessed", "phantom"] = Field(
+        "folder",
+        description="folder: a raw tree that is there; download: fetched into 'path'; "
+        "preprocessed: the tree that the authors of pDDPM share, after N4; phantom: synthetic.",
+    )
+    path: str | None = Field(None, description="Root of the tree (all sources but phantom).")
+    expected: int | None = Field(
+        None, ge=1, description="Subjects that the data set should have; validation compares."
+    )
     phantom: PhantomSource = PhantomSource()
     modalities: list[Modality] = Field(min_length=1)
     skullstrip: str | None = Field(
@@ -62,8 +69,8 @@ class Dataset(Strict):
 
     @model_validator(mode="after")
     def _path_given(self) -> Dataset:
-        if self.source == "folder" and not self.path:
-            raise ValueError("source 'folder' needs 'path': the root of the raw tree")
+        if self.source != "phantom" and not self.path:
+            raise ValueError(f"source '{self.source}' needs 'path': the root of the tree")
         return self
 
 
@@ -239,8 +246,25 @@ class Experiment(Strict):
     )
 
 
+class ReferenceSplits(Strict):
+    """How the lists published with pDDPM are used."""
+
+    folder: str | None = Field(
+        None, description="Where the lists lie; null: fetched from their repository."
+    )
+    duplicates: Literal["keep", "drop"] = "keep"
+    leaks: Literal["keep", "drop_from_train"] = "drop_from_train"
+    verify: bool = Field(True, description="Compare the lists with the published checksums.")
+
+
 class Splits(Strict):
-    """Sizes of the subject sets: counts (integers) or fractions (below 1)."""
+    """Who is in which set: ``clean`` (ours, by the sizes below) or ``reference`` (published).
+
+    Sizes are counts (integers) or fractions (below 1).
+    """
+
+    kind: Literal["clean", "reference"] = "clean"
+    reference: ReferenceSplits = ReferenceSplits()
 
     healthy_validation: Size = 44
     healthy_test: Size = 158
@@ -387,6 +411,7 @@ class Run(Strict):
     keep_reconstructions: bool = False
     train_threads: int = Field(1, ge=1)
     scan_threads: int = Field(1, ge=1)
+    validation_threads: int = Field(1, ge=1)
 
 
 class Config(Strict):
@@ -603,6 +628,15 @@ def _dangling(config: Config) -> Iterable[str]:
             if fold >= experiment.folds:
                 last = experiment.folds - 1
                 yield f"run.folds: there is no fold {fold}; '{name}' has 0 to {last}"
+    for name in _experiments_in_use(config) if config.splits.kind == "reference" else ():
+        experiment = config.experiments[name]
+        if experiment.setting == "cross" and experiment.train in config.datasets:
+            layout = config.datasets[experiment.train].layout
+            if layout != "ixi" or experiment.folds > 5:
+                yield (
+                    f"experiments.{name}: the published splits (splits.kind: reference) have five "
+                    "folds and train on IXI"
+                )
     for key in config.protocol.t_test:
         if config.protocol.preset == "paper" and key in PAPER_PROTOCOL["t_test"]:
             continue  # the preset names the paper's experiments, which a config need not have

@@ -72,6 +72,14 @@ class Tree:
         """Roles of all subjects in one fold."""
         return f"{self.root}/splits/{experiment}/fold-{fold}.tsv"
 
+    def published_split(self, name: str = "{list}") -> str:
+        """A subject list that pDDPM published."""
+        return f"{self.root}/splits/published/{name}"
+
+    def validation(self, ending: str, dataset: str = "{dataset}") -> str:
+        """Verdict of the raw scans' validation."""
+        return f"{self.root}/validation/{dataset}.{ending}"
+
     def air(self, experiment: str = "{experiment}", fold: int | str = "{fold}") -> str:
         """AIR statistics and the inversion that they imply."""
         return f"{self.root}/air/{experiment}/fold-{fold}.json"

@@ -205,8 +205,7 @@ def import_archive(
     registry = registry or load_registry()
     source, raw_root = Path(source), Path(raw_root)
     if source.is_dir():
-        same = os.path.realpath(source) == os.path.realpath(raw_root)
-        found = find_archives(source, skip=() if same else (raw_root,), registry=registry)
+        found = find_archives(source, skip=[raw_root], registry=registry)
         sources = [s for s in found.sources if s.layout == layout]
     else:
         sources = [Source(layout, source, "archive")]
@@ -379,8 +378,7 @@ class _Import:
     def folder(self, folder: Path) -> None:
         """Plan to link or copy the images below a folder."""
         folder = folder.resolve()
-        skip = [] if folder == self.raw_root.resolve() else [self.raw_root]
-        for path in files_below(folder, DEPTH, skip):
+        for path in files_below(folder, DEPTH, [self.raw_root]):
             member = _member(self.tree, folder, path)
             if member is None:
                 continue

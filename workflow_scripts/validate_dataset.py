@@ -1,0 +1,32 @@
+"""Rule validate_dataset: a verdict per subject before any job works on its scans."""
+
+import logging
+
+from uad.datasets.validation import (
+    refuse_unreadable,
+    report,
+    stray_files,
+    validate_tree,
+    write_report,
+)
+from uad.files import read_tsv, write_tsv
+from uad.provenance import job
+
+with job(snakemake) as context:
+    params, name = snakemake.params, snakemake.wildcards.dataset
+    spec, rows = params.dataset, read_tsv(snakemake.input[0]).fillna("")
+    checked = validate_tree(spec["layout"], rows, threads=snakemake.threads)
+    refuse_unreadable(name, checked)
+    preprocessed = spec["source"] == "preprocessed"
+    result = report(
+        name,
+        checked,
+        expected=None if spec["limit"] else spec["expected"],
+        exclude=spec["exclude"],
+        strays=() if preprocessed else stray_files(spec["layout"], params.root),
+    )
+    for subject, why in result.advice.items():
+        logging.warning("%s should be excluded: %s", subject, why)
+    context.facts |= {"subjects": result.counts, "notes": result.notes}
+    write_tsv(snakemake.output.scans, checked)
+    write_report(result, snakemake.output.tsv, snakemake.output.html)
