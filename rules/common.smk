@@ -304,6 +304,8 @@ def raw_tree(wildcards):
     dataset = cfg.datasets[wildcards.dataset]
     if dataset.source == "phantom":
         return tree.manifest(wildcards.dataset)
+    if dataset.source == "download":
+        return tree.downloaded(wildcards.dataset)
     needed = {name: cfg.datasets[name] for name in cfg.datasets_of_run()}
     problem = missing_data({wildcards.dataset: dataset}) and missing_data(
         {**needed, wildcards.dataset: dataset}

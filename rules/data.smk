@@ -54,8 +54,25 @@ rule prepare_atlas:
         runtime=10,
     params:
         spacing=cfg.preprocessing.spacing,
+        atlas=cfg.preprocessing.atlas,
     script:
         f"{SCRIPTS}/prepare_atlas.py"
+
+
+rule download_dataset:
+    output:
+        tree.downloaded(),
+    log:
+        tree.log("download_dataset", "{dataset}"),
+    localrule: True
+    conda:
+        "../envs/preprocess.yaml"
+    params:
+        root=raw_root,
+        archives=cfg.archives,
+        dataset=lambda wildcards: dataset_keys(wildcards, "layout", "modalities"),
+    script:
+        f"{SCRIPTS}/download_dataset.py"
 
 
 checkpoint index_dataset:

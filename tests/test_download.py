@@ -168,6 +168,14 @@ def patience(waits=None, **options):
     return Patience(**{"attempts": 4, "connect": 2.0, "read": 5.0, **options}, sleep=waits.append)
 
 
+def until(condition):
+    """Wait for what another process or thread does."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def left(folder):
     return sorted(path.name for path in Path(folder).iterdir())
 
@@ -370,13 +378,10 @@ def test_a_part_of_another_address_is_not_used(server, tmp_path):
 
 
 def test_a_killed_process_leaves_a_part_that_the_next_one_uses(server, tmp_path):
-    server.script = [cut_after(100_000, stall=30.0), whole()]
+    server.script = [cut_after(100_000, stall=60.0), whole()]
     with process(server, tmp_path) as child:
         part = tmp_path / f"{NAME}.part"
-        for _ in range(500):
-            if part.exists() and part.stat().st_size == 100_000:
-                break
-            time.sleep(0.02)
+        until(lambda: part.exists() and part.stat().st_size == 100_000)
         child.kill()
     assert not (tmp_path / NAME).exists()
     assert ask(server, tmp_path).path.read_bytes() == BODY
@@ -565,12 +570,24 @@ def process(server, folder):
 
 
 def test_two_processes_fetch_once(server, tmp_path):
-    server.script = [whole(pause=0.15, blocks=8)]
-    with process(server, tmp_path) as one, process(server, tmp_path) as two:
-        errors = [child.communicate(timeout=30)[1] for child in (one, two)]
-        assert (one.returncode, two.returncode) == (0, 0), errors
+    go_on = threading.Event()
+
+    def held(handler):
+        handler.head(200, len(BODY), ETag='"v1"')
+        handler.wfile.write(BODY[:1000])
+        handler.wfile.flush()
+        go_on.wait(60)
+        handler.wfile.write(BODY[1000:])
+
+    server.script = [held]
+    with process(server, tmp_path) as one:
+        until(lambda: server.asked)
+        with process(server, tmp_path) as two:
+            assert two.stderr.readline() == f"{NAME}: waiting for another process\n"
+            go_on.set()
+            errors = [child.communicate(timeout=60)[1] for child in (one, two)]
+            assert (one.returncode, two.returncode) == (0, 0), errors
     assert len(server.asked) == 1
-    assert sum("waiting for another process" in text for text in errors) == 1
     assert (tmp_path / NAME).read_bytes() == BODY
     assert left(tmp_path) == FINISHED
 

@@ -205,6 +205,8 @@ def test_the_source_decides_on_the_next_step(tmp_path):
     step = status("ixi", tmp_path, source="download").next_step
     assert step == "run the workflow: it downloads IXI-T1.tar and IXI-T2.tar (8.7 GB)"
     assert status("mine", None, layout="mslub", source="phantom").next_step == ""
+    assert status("ixi", tmp_path, source="preprocessed").state == "present"
+    assert status("ixi", tmp_path / "none", source="preprocessed").state == "missing"
     assert status("mine", tmp_path, layout="mslub").name == "mine"
 
 
@@ -231,16 +233,18 @@ def test_the_table_fits_into_a_terminal(tmp_path):
     assert "https://www.synapse.org/Synapse:syn25829067" in text  # never broken in two
 
 
-def test_the_script_prints_the_table_of_a_config(tmp_path, root, content):
-    for name in ("ixi", "brats21", "mslub"):
-        content["datasets"][name]["path"] = str(tmp_path / name)
+def test_the_script_prints_the_table_of_a_config_with_overlays(tmp_path, root):
+    overlay = {"datasets": {n: {"path": str(tmp_path / n)} for n in ("ixi", "brats21", "mslub")}}
     stand_in(tmp_path / "mslub", "mslub", 30)
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(content))
-    script = str(root / "workflow_scripts" / "show_datasets.py")
-    done = subprocess.run(
-        [sys.executable, script, str(config)], capture_output=True, text=True, cwd=tmp_path
-    )
+    mine = tmp_path / "mine.yaml"
+
+    def show():
+        mine.write_text(yaml.safe_dump(overlay))
+        script = root / "workflow_scripts" / "show_datasets.py"
+        command = [sys.executable, str(script), str(root / "config.yaml"), str(mine)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    done = show()
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines if line.startswith(("ixi", "mslub"))] == [
@@ -248,8 +252,7 @@ def test_the_script_prints_the_table_of_a_config(tmp_path, root, content):
         ["mslub", "present"],
     ]
     assert max(map(len, lines)) <= 100
-    content["datasets"]["ixi"]["pth"] = 1
-    config.write_text(yaml.safe_dump(content))
-    done = subprocess.run([sys.executable, script, str(config)], capture_output=True, text=True)
+    overlay["datasets"]["ixi"]["pth"] = 1
+    done = show()
     assert done.returncode == 1 and "unknown key 'pth'" in done.stderr
     assert "Traceback" not in done.stderr

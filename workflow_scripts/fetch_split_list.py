@@ -3,11 +3,16 @@
 from pathlib import Path
 
 from uad.datasets.download import fetch
-from uad.datasets.splits import published_file
+from uad.datasets.registry import File
+from uad.datasets.splits import read_registry
 from uad.provenance import job
 
 with job(snakemake) as context:
-    name, target = snakemake.wildcards.list, Path(snakemake.output[0])
-    entry = published_file(name)
-    fetch(entry, target.parent)
-    context.facts |= {"url": entry.url}
+    name, registry = snakemake.wildcards.list, read_registry()
+    file = File(
+        name=name,
+        urls=[registry["url"].format(file=name)],
+        checksum=f"sha256:{registry['files'][name]['sha256']}",
+    )
+    got = fetch(file, Path(snakemake.output[0]).parent)
+    context.facts |= {"url": file.urls[0], "checksum": got.checksum, "verified": got.verified}

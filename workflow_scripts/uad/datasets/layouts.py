@@ -162,7 +162,7 @@ def missing_data(datasets: Mapping[str, Any]) -> str:
     """
     lines = []
     for name, dataset in datasets.items():
-        if dataset.source != "phantom" and not Path(dataset.path).is_dir():
+        if dataset.source in ("folder", "preprocessed") and not Path(dataset.path).is_dir():
             lines += [
                 f"  {name}: no folder '{dataset.path}' (looked at {Path(dataset.path).resolve()})",
                 f"      {HOW_TO_GET[dataset.layout]}.",

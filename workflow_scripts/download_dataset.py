@@ -1,0 +1,23 @@
+"""Rule download_dataset: a data set from its public home into its raw tree."""
+
+from dataclasses import asdict
+
+from uad.datasets.importing import download
+from uad.files import write_json
+from uad.provenance import job
+
+with job(snakemake) as context:
+    params = snakemake.params
+    spec = params.dataset
+    imported, files = download(
+        spec["layout"], params.archives, params.root, modalities=spec["modalities"]
+    )
+    record = {
+        "raw_root": str(params.root),
+        "files": [
+            {"name": f.path.name, "checksum": f.checksum, "verified": f.verified} for f in files
+        ],
+        "imported": {key: str(value) for key, value in asdict(imported).items()},
+    }
+    write_json(snakemake.output[0], record)
+    context.facts |= {"files": record["files"]}
