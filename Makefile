@@ -22,7 +22,7 @@ LOCK = $(if $(FLOCK),$(FLOCK) --nonblock --conflict-exit-code 75 .uad/run.lock)
 RUN = mkdir -p .uad; $(LOCK) snakemake $(if $(FLOCK),--nolock) --cores $(CORES)
 BUSY = || { code=$$?; [ $$code -ne 75 ] || echo "Another run is at work in this directory."; exit $$code; }
 
-.PHONY: help env demo paper report test test-fast test-e2e test-real lint format envs schema lock clean-env
+.PHONY: help env demo paper report datasets import test test-fast test-e2e test-real lint format envs schema lock clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,14 @@ paper: $(STAMP) ## all tables and figures on the data sets of config.yaml
 
 report: $(STAMP) ## results/report.html for the data sets of config.yaml
 	@$(RUN) -- report $(BUSY)
+
+datasets: $(STAMP) ## which data sets are there, and the next step for each
+	@python workflow_scripts/show_datasets.py config.yaml $(OVERLAY)
+
+import: $(STAMP) ## bring a folder of archives into the raw trees: make import ARCHIVES=/folder
+	@[ -n "$(ARCHIVES)" ] || { echo "Name the folder with your archives: make import ARCHIVES=/folder"; exit 2; }
+	@python workflow_scripts/import_datasets.py config.yaml $(OVERLAY) "$(ARCHIVES)"
+	@$(RUN) --quiet rules host $(if $(OVERLAY),--configfile $(OVERLAY)) -- validate $(BUSY)
 
 test: test-fast test-e2e ## fast suite, then the end-to-end runs
 

@@ -293,6 +293,15 @@ def cells(tables):
     )
 
 
+def datasets_at_hand():
+    """Data sets of the config that are there, or that the workflow itself can get."""
+    return [
+        name
+        for name, dataset in cfg.datasets.items()
+        if dataset.source in ("phantom", "download") or Path(dataset.path).is_dir()
+    ]
+
+
 def raw_root(wildcards):
     """Where the raw tree of a data set lies."""
     dataset = cfg.datasets[wildcards.dataset]

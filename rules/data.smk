@@ -128,7 +128,7 @@ rule validate_dataset:
 
 rule validate:
     input:
-        expand(tree.validation("html"), dataset=cfg.datasets_of_run()),
+        expand(tree.validation("html"), dataset=datasets_at_hand()),
 
 
 rule index:

@@ -1,11 +1,10 @@
-"""Bring what a folder holds into the raw trees. Usage: import_datasets.py CONFIG [OVERLAY ...] FOLDER."""
+"""Import what a folder holds. Usage: import_datasets.py CONFIG [OVERLAY ...] FOLDER."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from show_datasets import load
-
 from uad.datasets.importing import describe, import_all, import_atlas
 from uad.errors import UadError
 

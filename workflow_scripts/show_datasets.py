@@ -1,4 +1,4 @@
-"""Which data sets are there, and the next step for each. Usage: show_datasets.py CONFIG [OVERLAY ...]."""
+"""The data sets, what is there, the next step. Usage: show_datasets.py CONFIG [OVERLAY ...]."""
 
 import sys
 from collections.abc import Iterable

@@ -18,10 +18,11 @@ with job(snakemake) as context:
     checked = validate_tree(spec["layout"], rows, threads=snakemake.threads)
     refuse_unreadable(name, checked)
     preprocessed = spec["source"] == "preprocessed"
+    whole = not spec["limit"] and spec["source"] != "phantom"
     result = report(
         name,
         checked,
-        expected=None if spec["limit"] else spec["expected"],
+        expected=spec["expected"] if whole else None,
         exclude=spec["exclude"],
         strays=() if preprocessed else stray_files(spec["layout"], params.root),
     )
