@@ -168,6 +168,30 @@ def test_a_changed_key_reruns_the_rules_that_read_it_and_what_follows(
     assert ("train_model" in planned) == (first == "train_model")
 
 
+def test_preprocessed_scans_enter_after_n4_and_give_the_same_slices(
+    root, config, finished, tmp_path
+):
+    """The tree that the authors of pDDPM share, made here of registered scans."""
+    shared = tmp_path / "shared/Test/Brats21"
+    for folder in sorted((finished / "results/preprocessed/brats21").iterdir()):
+        name = f"BraTS2021_{folder.name[-5:]}"
+        for place, file in (
+            (f"flair/{name}_flair", "desc-preproc_FLAIR"),
+            (f"mask/{name}_mask", "label-brain_desc-mask_FLAIR"),
+            (f"seg/{name}_seg", "label-lesion_desc-mask_FLAIR"),
+        ):
+            target = shared / f"{place}.nii.gz"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / f"anat/{folder.name}_space-SRI24_{file}.nii.gz", target)
+    overlay = tmp_path / "preprocessed.yaml"
+    brats21 = {"source": "preprocessed", "path": str(tmp_path / "shared"), "phantom": {}}
+    overlay.write_text(yaml.safe_dump({"datasets": {"brats21": brats21}}))
+    path = "results/slices/brats21_FLAIR.safetensors"
+    output = snakemake(root, tmp_path, path, "--configfile", config, overlay)
+    assert "register_scan" not in output and "validate_dataset" in output
+    assert filecmp.cmp(tmp_path / path, finished / path, shallow=False)
+
+
 def start(root, folder, config):
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
     command += ["--directory", str(folder), "--cores", "2", "--nolock", *TARGETS]

@@ -1,5 +1,6 @@
 """The workflow's graph, on zero-byte stand-ins: no image is opened, seconds each."""
 
+import json
 import re
 import subprocess
 import sys
@@ -192,6 +193,51 @@ def test_a_run_on_two_of_the_data_sets_does_not_ask_for_the_third(root, tmp_path
     snakemake(root, tmp_path, "index", *overlays)
     counts = job_counts(snakemake(root, tmp_path, "-n", "tables", "air", "figures", *overlays))
     assert counts["skullstrip_scan"] == 24 + 3 and counts["train_model"] == 5 * 3
+
+
+def published_lists(folder):
+    """Lists like the published ones, about the stand-ins: one subject leaks into the test set."""
+    ixi = [f"IXI{i:03d}-Guys-{i:04d}" for i in range(12)]
+    lists = {
+        "IXI_train_fold0.csv": [f"{n}_t1.nii.gz" for n in [*ixi[:7], ixi[0], ixi[9]]],
+        "IXI_val_fold0.csv": [f"{n}_t1.nii.gz" for n in ixi[7:9]],
+        "IXI_test.csv": [f"{n}_t1.nii.gz" for n in ixi[9:]],
+        "Brats21_val.csv": [f"BraTS2021_{i:05d}" for i in range(3)],
+        "Brats21_test.csv": [f"BraTS2021_{i:05d}" for i in range(3, 10)],
+        "MSLUB_val.csv": ["patient00"],
+        "MSLUB_test.csv": [f"patient{i:02d}" for i in (1, 2, 3)],
+        "avail_t2.csv": [f"{n}_t2.nii.gz" for n in ixi],
+    }
+    folder.mkdir()
+    for name, rows in lists.items():
+        column = "0" if name == "avail_t2.csv" else "img_name"
+        pd.DataFrame({column: rows}).to_csv(folder / name)
+
+
+def test_the_published_splits_are_a_choice_of_the_config(root, stand_ins):
+    published_lists(stand_ins / "lists")
+    reference = {"folder": "lists", "verify": False}
+    overlay = stand_ins / "reference.yaml"
+    overlay.write_text(yaml.safe_dump({"splits": {"kind": "reference", "reference": reference}}))
+    path = "results/splits/cross_T2/fold-0.tsv"
+    snakemake(root, stand_ins, path, "--configfile", overlay)
+    split = pd.read_csv(stand_ins / path, sep="\t")
+    assert split["role"].value_counts().to_dict() == {
+        "train": 7, "val_healthy": 2, "test_healthy": 3, "val_unhealthy": 4, "test": 10
+    }  # fmt: skip
+    assert split.set_index("subject")["weight"]["IXI000Guys0000"] == 2
+    record = json.loads((stand_ins / f"{path}.prov.json").read_text())["facts"]["published"]
+    assert "IXI009-Guys-0009" in json.dumps(record)
+
+
+def test_published_lists_are_fetched_where_no_folder_is_named(root, indexed):
+    folder, arguments = indexed
+    overlay = folder / "fetched.yaml"
+    overlay.write_text(yaml.safe_dump({"splits": {"kind": "reference"}}))
+    output = snakemake(
+        root, folder, "-n", "results/splits/cross_T2/fold-0.tsv", *arguments, overlay
+    )
+    assert job_counts(output)["fetch_split_list"] == 8
 
 
 def test_phantom_and_real_results_are_not_mixed_in_one_tree(root, stand_ins, small_splits):

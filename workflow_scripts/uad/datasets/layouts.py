@@ -173,8 +173,9 @@ def missing_data(datasets: Mapping[str, Any]) -> str:
         [
             "Raw data are missing:",
             *lines,
-            "With the archives in one folder: make import ARCHIVES=/that/folder (docs/data.md). Or put",
-            "or link each tree there, or name another folder: datasets.<name>.path in the config.",
-            "What is there and what is missing: make datasets. To try the workflow without any data: make demo (a synthetic phantom).",
+            "With the archives in one folder: make import ARCHIVES=/that/folder (docs/data.md). Or",
+            "put or link each tree there, or name another: datasets.<name>.path in the config.",
+            "What is there and what is missing: make datasets. To try the workflow without any",
+            "data: make demo (a synthetic phantom).",
         ]
     )
