@@ -48,17 +48,13 @@ rule paper:
 # what the paper's later version adds
 rule later:
     input:
-        part_tables("later"),
-        part_figures("later"),
-        part_studies("later"),
+        part_files("later"),
 
 
 # what neither version has
 rule extras:
     input:
-        part_tables("extra"),
-        part_figures("extra"),
-        part_studies("extra"),
+        part_files("extras"),
         rules.cost.input,
 
 

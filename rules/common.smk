@@ -182,21 +182,30 @@ def weights_if_trained(wildcards):
     return tree.model("model.safetensors", wildcards.experiment, wildcards.method, wildcards.fold)
 
 
-def quality_of(wildcards):
-    """Options of a method's quality maps."""
-    return cfg.quality_of(wildcards.method)
+def loss_quality(wildcards):
+    """Options that the loss of a method takes."""
+    return cfg.quality_of(wildcards.method, cfg.methods[wildcards.method].loss)
 
 
-def part_tables(part):
-    """Every format of the tables of one part of the config."""
-    names = [name for name, table in cfg.tables.items() if table.part == part]
-    return expand(tree.table("{ending}"), table=names, ending=TABLE_ENDINGS)
+def score_quality(wildcards):
+    """Options that the score of a method takes."""
+    return cfg.quality_of(wildcards.method, cfg.methods[wildcards.method].score)
 
 
-def part_figures(part):
-    """The figures of one part of the config."""
-    names = [name for name, figure in cfg.figures.items() if figure.part == part]
-    return expand(tree.figure("png"), figure=names)
+def seed_name(wildcards):
+    """The method whose random numbers a method draws."""
+    return cfg.seed_name_of(wildcards.method)
+
+
+def noise_field(wildcards):
+    """How noise is shared, for methods that draw it."""
+    return cfg.protocol.noise_field if cfg.family_of(wildcards.method).noisy else "per_batch"
+
+
+def batch_that_matters(wildcards):
+    """Slices per pass, where the noise of a slice depends on its place in the pass."""
+    one_field = noise_field(wildcards) == "per_batch"
+    return None if one_field else cfg.train_of(wildcards.method).inference_batch
 
 
 def study_files(names):
@@ -211,9 +220,16 @@ def study_files(names):
     ]
 
 
-def part_studies(part):
-    """The studies of one part of the config, as far as this run wants them."""
-    return study_files([n for n in cfg.studies_of_run() if cfg.studies[n].part == part])
+def part_files(part):
+    """Tables, figures and studies of one part of the config."""
+    tables = [name for name, table in cfg.tables.items() if table.part == part]
+    figures = [name for name, figure in cfg.figures.items() if figure.part == part]
+    studies = [name for name in cfg.studies_of_run() if cfg.studies[name].part == part]
+    return [
+        *expand(tree.table("{ending}", "{table}"), table=tables, ending=TABLE_ENDINGS),
+        *expand(tree.figure("png", "{figure}"), figure=figures),
+        *study_files(studies),
+    ]
 
 
 def study_cells(wildcards):
@@ -385,6 +401,12 @@ def figure_air(wildcards):
     fold = cfg.folds_of(spec.experiment)[0]
     used = any(cfg.methods[method].air for method in spec.methods)
     return tree.air(spec.experiment, fold) if used else []
+
+
+def figure_split(wildcards):
+    """Who is tested in the fold that a figure shows."""
+    spec = cfg.figures[wildcards.figure]
+    return tree.split(spec.experiment, cfg.folds_of(spec.experiment)[0])
 
 
 def figure_methods(wildcards):

@@ -24,7 +24,9 @@ rule reconstruct_volumes:
         model=model_of,
         air=air_of,
         t_test=lambda wildcards: cfg.protocol.t_test_of(wildcards.experiment, wildcards.test),
-        noise_field=cfg.protocol.noise_field,
+        noise_field=noise_field,
+        batch=batch_that_matters,
+        seed_name=seed_name,
         seed=cfg.seed,
     script:
         f"{SCRIPTS}/reconstruct_volumes.py"
@@ -49,7 +51,7 @@ rule score_volumes:
     params:
         score=lambda wildcards: cfg.methods[wildcards.method].score,
         air=air_of,
-        quality=quality_of,
+        quality=score_quality,
         postprocessing={
             "erosion": cfg.protocol.erosion,
             "median": cfg.protocol.median,

@@ -73,6 +73,9 @@ rule make_maps_figure:
         figure=figures_of_kind("maps"),
     conda:
         "../envs/report.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=30,
     params:
         figure=lambda wildcards: plain(cfg.figures[wildcards.figure]),
         methods=figure_methods,
@@ -86,6 +89,7 @@ rule make_methods_figure:
         reconstructions=figure_input("reconstructions", "safetensors"),
         store=figure_store,
         air=figure_air,
+        split=figure_split,
     output:
         report(
             tree.figure("png"),
@@ -99,6 +103,9 @@ rule make_methods_figure:
         figure=figures_of_kind("methods"),
     conda:
         "../envs/report.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=30,
     params:
         figure=lambda wildcards: plain(cfg.figures[wildcards.figure]),
         methods=figure_methods,
@@ -125,6 +132,9 @@ rule make_curves_figure:
         figure=figures_of_kind("curves"),
     conda:
         "../envs/report.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=30,
     params:
         figure=lambda wildcards: plain(cfg.figures[wildcards.figure]),
         methods=figure_methods,
@@ -192,6 +202,8 @@ rule report:
         rules.air.input,
         rules.figures.input,
         rules.notebooks.input,
+        [part_files(part) for part in cfg.run.parts if part != "paper"],
+        tree.table("html", "cost") if "extras" in cfg.run.parts else [],
         config=rules.save_config.output[0],
     output:
         f"{cfg.results}/report.html",
@@ -203,7 +215,7 @@ rule report:
     params:
         snakefile=f"{workflow.basedir}/Snakefile",
         python=sys.executable,
-        targets="tables figures air notebooks",
+        targets=" ".join(dict.fromkeys(["paper", *cfg.run.parts])),
     shell:
         "{params.python:q} -m snakemake --snakefile {params.snakefile:q} --configfile {input.config:q} --nolock"
         " --report {output:q} --cores 1 {params.targets} > {log:q} 2>&1"

@@ -96,11 +96,16 @@ rule measure_cost:
     params:
         model=model_of,
         loss=lambda wildcards: cfg.methods[wildcards.method].loss,
-        quality=quality_of,
+        quality=loss_quality,
         batch_size=lambda wildcards: cfg.train_of(wildcards.method).batch_size,
+        inference_batch=lambda wildcards: cfg.train_of(wildcards.method).inference_batch,
         precision=lambda wildcards: cfg.train_of(wildcards.method).precision,
-        noise_field=cfg.protocol.noise_field,
+        accelerator=lambda wildcards: cfg.train_of(wildcards.method).accelerator,
+        threads=cfg.run.train_threads,
+        noise_field=noise_field,
+        t_test=cfg.protocol.t_test["default"],
         shape=cfg.preprocessing.shape,
+        seed=cfg.seed,
     script:
         f"{SCRIPTS}/measure_cost.py"
 
@@ -126,7 +131,6 @@ rule make_cost_table:
     params:
         labels=labels(),
         phantom=cfg.phantom,
-        seed=cfg.seed,
     script:
         f"{SCRIPTS}/make_cost_table.py"
 

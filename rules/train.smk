@@ -27,15 +27,19 @@ rule train_model:
     resources:
         gpu=GPU_WANTED,
         mem_mb=lambda wildcards, attempt: 16000 * attempt,
-        runtime=lambda wildcards, attempt: 24 * 60 * attempt,
+        # mDDPM sees each subject six times per epoch
+        runtime=lambda wildcards, attempt: (
+            24 * 60 * attempt * cfg.train_of(wildcards.method).samples_per_volume
+        ),
     params:
         model=model_of,
         loss=lambda wildcards: cfg.methods[wildcards.method].loss,
         air=air_of,
         loop=loop_of,
         data=training_data,
-        quality=quality_of,
-        noise_field=cfg.protocol.noise_field,
+        quality=loss_quality,
+        seed_name=seed_name,
+        noise_field=noise_field,
         keep=cfg.protocol.checkpoint,
         draw=cfg.protocol.validation_draw,
         seed=cfg.seed,

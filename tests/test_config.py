@@ -1,6 +1,7 @@
 """The configuration: the paper as data, refused where it points to nothing."""
 
 import copy
+import re
 import subprocess
 import sys
 
@@ -130,3 +131,60 @@ def test_direct_pins_agree_with_the_constraints(root):
     constraints = (root / "envs" / "constraints.txt").read_text(encoding="utf-8").splitlines()
     wanted = {r.lower() for r in pins(root / "envs" / "requirements.txt")}
     assert wanted <= set(constraints)
+
+
+def test_the_options_of_the_quality_maps_are_those_that_the_maps_take(content):
+    from uad.iqa import QUALITY_MAPS, options_of
+
+    cfg = uad_config.load(content)
+    for name in QUALITY_MAPS:
+        assert cfg.quality_of("pddpm", name) == options_of(name, cfg.protocol.quality), name
+
+
+def test_a_run_with_any_synthetic_data_set_is_a_phantom_run(content):
+    content["datasets"]["mslub"] |= {"source": "phantom", "path": None}
+    content["run"]["tables"] = ["table3"]
+    assert uad_config.load(content).phantom
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"f-anogan": {"loss": "fusion"}}, "trains with a loss of its own: l2"),
+        ({"thresh": {"loss": "fusion"}}, "is not trained; leave it out"),
+        ({"thresh": {"score": "l1"}}, "'direct' is for methods that score"),
+        ({"pddpm-fq": {"seeded_as": "pdpm"}}, "did you mean 'pddpm'"),
+    ],
+)
+def test_options_that_a_method_would_ignore_are_refused(content, change, message):
+    for name, options in change.items():
+        content["methods"][name] |= options
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        uad_config.load(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"variants": {"even": {"median": 4}}}, "must be odd"),
+        ({"variants": {"odd": {"median": 3}}, "columns": [{"experiment": "intra_FLAIR", "test": "mslub"}]}, "unknown test set 'mslub'"),
+        ({"methods": ["thresh"]}, "has no reconstructions to score again"),
+        ({"variants": {}, "sweep": {"alhpa": [0.5]}}, "did you mean 'alpha'"),
+    ],
+)  # fmt: skip
+def test_a_study_that_would_fail_after_the_trainings_is_refused(content, change, message):
+    content["studies"]["quality_maps"] |= change
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        uad_config.load(content)
+
+
+def test_a_sweep_of_whole_numbers_stays_whole(content):
+    study = content["studies"]["alpha"]
+    study["sweep"] = {"erosion": [0, 1.0]}
+    variants = uad_config.load(content).variants_of("alpha", "pddpm-iqa")
+    assert [type(v["erosion"]) for v in variants] == [int] * 3
+
+
+def test_methods_may_draw_the_same_random_numbers(content):
+    cfg = uad_config.load(content)
+    assert cfg.seed_name_of("pddpm-iqa-max") == cfg.seed_name_of("pddpm-iqa") == "pddpm-iqa"

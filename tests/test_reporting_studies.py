@@ -329,6 +329,40 @@ def test_study_says_what_its_numbers_are(chosen: Any, tmp_path: Path) -> None:
     phantom = write(tmp_path / "c", *chosen, phantom=True)
     assert "Weight of SSIM (phantom data)" in phantom.md
     assert "say nothing about the variants" in phantom.html
+    assert "does not apply" not in plain.md + phantom.md
+
+
+def test_variants_that_change_nothing_are_not_measured(tmp_path: Path) -> None:
+    """The score of method a does not use what '0.5' sets; b is configured with 1."""
+    rows = make_rows(validation=VALIDATION)
+    same = (rows["variant"] == "as configured") | (
+        rows["variant"] == rows["method"].map({"a": "0.5", "b": "1"})
+    )
+    value = EFFECT["as configured"]
+    rows.loc[same, "dice"] = value + 0.01 * rows["subject"].str[1:].astype(int)
+    write_tsv(tmp_path / "rows.tsv", rows.assign(same_as_baseline=same))
+    rows = read_tsv(tmp_path / "rows.tsv")
+    spec = SPEC | {"select_on": "dice"}
+    summary = summarise_study(rows, spec)
+    for method, idle, other in (("a", "0.5", "1"), ("b", "1", "0.5")):
+        record, base = (one(summary, v, method=method) for v in (idle, "as configured"))
+        assert (
+            record["same_as_baseline"]
+            and not one(summary, other, method=method)["same_as_baseline"]
+        )
+        assert (record["mean"], record["difference"]) == (base["mean"], 0)
+        assert np.isnan(record["ci_low"]) and np.isnan(record["ci_high"])
+        assert not one(summary, CHOSEN, method=method)["same_as_baseline"]
+    texts = write(tmp_path, summary, spec)
+    assert texts.md.count("| does not apply |") == 2 * 2 * 2
+    assert "[+0.00, +0.00]" not in texts.md.replace("\\", "")
+    assert "'does not apply': the variant changes nothing for this method" in texts.md
+    assert "does not apply" in texts.html and "does not apply" in texts.tex
+    # The CSV remembers it, and the line of a sweep keeps the point.
+    back = pd.read_csv(tmp_path / "study.csv")
+    assert write(tmp_path / "back", back, spec) == texts
+    plain = summarise_study(rows.drop(columns="same_as_baseline"), spec)
+    assert sweep(tmp_path / "1.png", summary) == sweep(tmp_path / "2.png", plain)
 
 
 def test_clear_differences_are_bold_but_not_on_few_volumes(tmp_path: Path) -> None:
@@ -589,7 +623,7 @@ def test_conditions_that_differ_are_columns(tmp_path: Path) -> None:
 def test_cost_of_phantom_networks_says_so(tmp_path: Path) -> None:
     texts = written(tmp_path, [cost("a")], phantom=True)
     assert "Cost of the methods (phantom data)" in texts.md
-    assert "not those of the networks of the paper" in texts.html
+    assert "need not be the sizes of the paper" in texts.html
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,8 @@ class TestAgainstTheWorkflow:
         for variant in VARIANTS:
             alone = rescore(reconstructions, volumes, [variant])
             beside = together[together["variant"] == variant.name].reset_index(drop=True)
+            assert alone.pop("same_as_baseline").all()
+            assert (beside.pop("same_as_baseline") == (variant is DEFAULT)).all()
             pd.testing.assert_frame_equal(alone, beside, check_exact=True)
 
     def test_the_variants_are_not_all_the_same(self, reconstructions, volumes):
@@ -164,6 +166,7 @@ class TestRows:
             "threshold",
             "mean_normal",
             "mean_anomalous",
+            "same_as_baseline",
         ]
         expected = [
             (variant.name, role, subject)
@@ -187,6 +190,8 @@ class TestRows:
         found = rescore(shuffled, volumes, [VARIANTS[i] for i in order])
         expected = rescore(reconstructions, volumes, VARIANTS[:5])
         place = ["variant", "role", "subject"]
+        # which of them comes first is what this says
+        found, expected = (f.drop(columns="same_as_baseline") for f in (found, expected))
         pd.testing.assert_frame_equal(
             found.sort_values(place, ignore_index=True),
             expected.sort_values(place, ignore_index=True),
@@ -210,6 +215,47 @@ class TestRows:
         assert np.isnan(found.loc["d", ["mean_anomalous", "auprc"]].astype(float)).all()
         assert found.loc["d", "mean_normal"] > 0
         assert np.isnan(found.loc["e", "mean_normal"])
+
+    @pytest.mark.parametrize(
+        ("baseline", "change", "same"),
+        [
+            # what a score does not use
+            (Variant("b", "l1", QUALITY), {"quality": QUALITY | {"window": "uniform"}}, True),
+            (Variant("b", "l1", QUALITY), {"quality": {}}, True),
+            (Variant("b", "direct"), {"quality": QUALITY | {"alpha": 0.5}}, True),
+            (Variant("b", "ssim", QUALITY), {"quality": QUALITY | {"alpha": 0.5}}, True),
+            (DEFAULT, {"quality": QUALITY | {"window": "uniform"}}, False),
+            # what is configured already, spelled out or by default
+            (DEFAULT, {"score": "fusion", "erosion": 3}, True),
+            (DEFAULT, {"quality": {}}, True),
+            (DEFAULT, {"quality": QUALITY | {"alpha": 0.8}}, False),
+            # one step has no order; a window of one voxel is none
+            (Variant("b", "l1", median=0), {"median": 1}, True),
+            (Variant("b", "l1", median=0), {"order": "median_first"}, True),
+            (Variant("b", "l1", erosion=0), {"order": "median_first"}, True),
+            (Variant("b", "l1"), {"order": "median_first"}, False),
+            (Variant("b", "l1"), {"median": 1}, False),
+            (Variant("b", "l1"), {"component_max_size": 0}, False),
+            (Variant("b", "l1"), {"threshold_search": "exact"}, False),
+            (Variant("b", "l1"), {"score": "l2"}, False),
+        ],
+    )
+    def test_variants_that_cannot_differ_are_marked(
+        self, baseline, change, same, reconstructions, volumes
+    ):
+        variant = dataclasses.replace(baseline, name="other", **change)
+        third = Variant("third", "gms")
+        found = rescore(reconstructions, volumes, [baseline, third, variant])
+        marks = found.groupby("variant")["same_as_baseline"].unique()
+        expected = {baseline.name: [True], "third": [False], "other": [same]}
+        assert {name: list(values) for name, values in marks.items()} == expected
+        if same:
+            numbers = ["role", "subject", "dice", "auprc", "threshold"]
+            first, other = (
+                found.loc[found["variant"] == name, numbers].reset_index(drop=True)
+                for name in (baseline.name, "other")
+            )
+            pd.testing.assert_frame_equal(first, other, check_exact=True)
 
     def test_without_test_volumes_there_are_rows_of_the_validation_set(
         self, reconstructions, volumes

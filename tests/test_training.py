@@ -96,7 +96,7 @@ def test_a_method_learns_and_restores_a_healthy_volume_better_than_before(name, 
     data = phantom_slices(4, 0)
     method = make(name)
     facts = fit(method, data, phantom_slices(2, 1), tmp_path, epochs=40)
-    assert facts["val_loss_best"] < 0.7 * facts["val_loss_before"]
+    assert facts["val_loss_of_weights"] < 0.7 * facts["val_loss_before"]
     volume = np.swapaxes(phantom_slices(1, 9).images[0].numpy(), 0, 2)
 
     def error(network):
@@ -120,7 +120,9 @@ def test_outputs_are_whole_and_readable(tmp_path):
         "model.safetensors",
     ]
     history = pd.read_csv(tmp_path / "history.csv")
-    assert list(history.columns) == ["epoch", "step", "train_loss", "val_loss"]
+    assert list(history.columns) == ["epoch", "step", "train_loss", "val_loss", "weights"]
+    best = history["val_loss"].iloc[1:].idxmin()
+    assert history["weights"].tolist() == [int(i == best) for i in range(9)]
     assert history["epoch"].tolist() == list(range(9))
     assert history["step"].tolist() == [4 * e for e in range(9)]
     assert history.set_index("epoch")["val_loss"].notna().tolist() == [e % 2 == 0 for e in range(9)]
@@ -226,6 +228,7 @@ def test_the_last_weights_can_be_kept_instead_of_the_best(tmp_path):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
     fit(make("pddpm"), data, held_out, tmp_path, epochs=7, keep="last")
     load_network(make("pddpm"), tmp_path / "model.safetensors")
+    assert pd.read_csv(tmp_path / "history.csv")["weights"].tolist() == [0] * 7 + [1]
 
 
 def test_too_few_slices_for_a_batch_are_refused(tmp_path):
@@ -312,3 +315,23 @@ def test_pddpm_keeps_the_input_outside_the_patch_and_tiles_all_patches():
         changed = x != images * 2 - 1
         assert (t == 749).all()
         assert 0 < changed.float().mean() <= 0.25
+
+
+def test_a_stage_whose_weights_may_be_used_must_be_validated(tmp_path):
+    """f-AnoGAN's encoder comes last: weights of the first stage would be untrained."""
+    method = load("adversarial")(
+        {"channels": [8, 8], "latent": 4}, Setup(loss="l2", image_size=(16, 16))
+    )
+    loop = Train(epochs=10, validate_every=6, batch_size=2)
+    with pytest.raises(DataError, match="raise train.epochs or lower train.validate_every"):
+        train(
+            method,
+            None,
+            None,
+            tmp_path,
+            loop,
+            keep="best",
+            fixed_validation=True,
+            seed=0,
+            identity={},
+        )

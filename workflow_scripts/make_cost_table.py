@@ -8,10 +8,11 @@ with job(snakemake):
     params = snakemake.params
     records = [read_json(path) for path in snakemake.input]
     table = cost_table([{**r, "label": params.labels[r["method"]]} for r in records])
+    seeds = sorted({r["seed"] for r in records})
     source = "random images of the run's size; the cost does not depend on what they show"
     write_cost_table(
         table,
         list(snakemake.output),
         phantom=params.phantom,
-        caption_facts={"data_source": source, "seed": params.seed, "notes": []},
+        caption_facts={"data_source": source, "seed": ", ".join(map(str, seeds)), "notes": []},
     )

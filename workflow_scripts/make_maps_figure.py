@@ -25,7 +25,7 @@ with job(snakemake) as context:
         volume, mask = part.volumes[index], part.masks[index]
         volume = invert_foreground(volume, mask) if invert else volume
         maps = {
-            name: score_volume(name, volume, restored[subject], **method["quality"])
+            name: mask * score_volume(name, volume, restored[subject], **method["quality"])
             for name in ("l1", "ssim", "fusion")
         }
         layers = {

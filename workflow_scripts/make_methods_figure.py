@@ -4,7 +4,8 @@ import numpy as np
 
 from uad.air import decision, invert_foreground
 from uad.datasets.slices import read_store, read_volumes
-from uad.files import read_json
+from uad.datasets.splits import subjects_of
+from uad.files import read_json, read_tsv
 from uad.provenance import job
 from uad.reporting.figures import MapColumn, choose_slices, figure_maps
 from uad.scoring import score_volume
@@ -12,21 +13,17 @@ from uad.scoring import score_volume
 with job(snakemake) as context:
     files, params = snakemake.input, snakemake.params
     record = read_json(files.air) if files.air else {}
-    restored = {
-        name: read_volumes(path, "test/")
-        for name, path in zip(params.methods, files.reconstructions, strict=True)
-    }
-    keys = next(iter(restored.values()))
-    part = read_store(files.store, [key.split("/")[1] for key in keys])
-    lesions = dict(zip(part.subjects, part.lesions, strict=True))
+    subjects = subjects_of(read_tsv(files.split), params.figure["test"], "test")
+    sizes = {s: int(read_store(files.store, [s]).lesions.sum()) for s in subjects}
     samples = []
-    for subject, z in choose_slices(lesions):
-        index = part.subjects.index(subject)
-        volume, mask, lesion = part.volumes[index], part.masks[index], part.lesions[index]
+    for subject, z in choose_slices(sizes, lambda s: read_store(files.store, [s]).lesions[0]):
+        part = read_store(files.store, [subject])
+        volume, mask, lesion = part.volumes[0], part.masks[0], part.lesions[0]
         layers = {"input": volume, "truth": lesion}
         for name, method in params.methods.items():
             seen = invert_foreground(volume, mask) if decision(record, method["air"]) else volume
-            restoration = restored[name][f"test/{subject}"]
+            path = files.reconstructions[list(params.methods).index(name)]
+            restoration = read_volumes(path, f"test/{subject}")[f"test/{subject}"]
             layers[name] = mask * score_volume(
                 method["score"], seen, restoration, **method["quality"]
             )

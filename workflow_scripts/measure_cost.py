@@ -2,7 +2,6 @@
 
 import torch
 
-from uad import config as uad_config
 from uad.cost import measure
 from uad.files import write_json
 from uad.inference import device_of
@@ -13,7 +12,6 @@ from uad.provenance import job
 with job(snakemake) as context:
     torch.set_num_threads(snakemake.threads)
     params, name = snakemake.params, snakemake.wildcards.method
-    loop = uad_config.load(snakemake.config).train_of(name)
     width, height, _ = params.shape
     setup = Setup(params.loss, params.quality, params.noise_field, (height, width))
     method = load(params.model["family"])(params.model["options"], setup)
@@ -21,8 +19,11 @@ with job(snakemake) as context:
         method,
         tuple(params.shape),
         batch_size=params.batch_size,
+        inference_batch=params.inference_batch,
+        t_test=params.t_test,
         precision=params.precision,
-        device=device_of(loop.accelerator),
+        device=device_of(params.accelerator),
+        seed=params.seed,
     )
     write_json(snakemake.output[0], {"method": name, "loss": params.loss, **record})
     context.facts |= record

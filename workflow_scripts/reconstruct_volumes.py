@@ -25,6 +25,7 @@ with job(snakemake) as context:
     method = load(params.model["family"])(params.model["options"], setup)
     device = device_of(loop.accelerator)
     network = load_network(method, files.weights).to(device) if method.trained else None
+    place = names.experiment, params.seed_name, names.fold, names.test
     results = {}
     for role in ("val_unhealthy", "test"):
         part = read_store(files.store, subjects_of(split, names.test, role))
@@ -37,7 +38,7 @@ with job(snakemake) as context:
                 mask,
                 t_test=params.t_test,
                 batch=loop.inference_batch,
-                seed=derive_seed(params.seed, *names, subject),
+                seed=derive_seed(params.seed, *place, subject),
                 device=device,
             )
             results[f"{role}/{subject}"] = restored.astype(np.float16)

@@ -38,7 +38,7 @@ with job(snakemake) as context:
     seed = derive_seed(
         params.seed,
         snakemake.wildcards.experiment,
-        snakemake.wildcards.method,
+        params.seed_name,
         snakemake.wildcards.fold,
     )
     training, validation = data("train"), data("val_healthy")

@@ -24,7 +24,7 @@ from uad.strict import Strict, near
 Modality = Literal["T1", "T1CE", "T2", "FLAIR"]
 Size = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)]
 Quality = Literal["l1", "l2", "ssim", "fusion", "ms-ssim", "gms"]
-Part = Literal["paper", "later", "extra"]
+Part = Literal["paper", "later", "extras"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
 ExperimentName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -117,6 +117,17 @@ class Preprocessing(Strict):
         return value
 
 
+def odd_side(value: int) -> int:
+    """The side of a median window, which has a middle.
+
+    Raises:
+        ValueError: it is even.
+    """
+    if value % 2 == 0:
+        raise ValueError("the side of the median window must be odd; 1: off")
+    return value
+
+
 class Protocol(Strict):
     """Every choice in which the paper and the authors' code differ, or that both leave open.
 
@@ -162,9 +173,7 @@ class Protocol(Strict):
     @field_validator("median")
     @classmethod
     def _odd(cls, value: int) -> int:
-        if value % 2 == 0:
-            raise ValueError("the side of the median window must be odd; 1: off")
-        return value
+        return odd_side(value)
 
     @property
     def quality(self) -> dict[str, Any]:
@@ -234,6 +243,9 @@ class Method(Strict):
         False, description="Invert as protocol.air_rule decides (true), or as the rule named here."
     )
     alpha: Fraction | None = Field(None, description="In place of protocol.alpha.")
+    seeded_as: str | None = Field(
+        None, description="Draw the same random numbers as this method: differences are its own."
+    )
     label: str | None = None
 
 
@@ -293,7 +305,7 @@ class Table(Strict):
     """A table of the paper: methods down, test sets across."""
 
     title: str
-    part: Part = Field("paper", description="Built by the target of this name (extra: extras).")
+    part: Part = Field("paper", description="Built by the target of this name.")
     rows: list[str] = Field(min_length=1)
     columns: list[Column] = Field(min_length=1)
     claims: list[tuple[str, str]] = Field(
@@ -362,12 +374,17 @@ class Rescoring(Strict):
     component_max_size: int | None = Field(None, ge=0)
     threshold_search: Literal["halving", "exact"] | None = None
 
+    @field_validator("median")
+    @classmethod
+    def _odd(cls, value: int | None) -> int | None:
+        return None if value is None else odd_side(value)
+
 
 class Study(Strict):
     """Stored reconstructions scored again under variants; nothing is trained."""
 
     title: str
-    part: Part = "extra"
+    part: Part = "extras"
     methods: list[str] = Field(min_length=1)
     columns: list[Column] = Field(min_length=1)
     variants: dict[str, Rescoring] = Field(
@@ -393,12 +410,21 @@ class Study(Strict):
             key, values = next(iter(self.sweep.items()))
             if len(self.sweep) > 1:
                 raise ValueError("a sweep varies one number")
+            if key not in Rescoring.model_fields:
+                raise ValueError(f"a sweep cannot vary '{key}'{near(key, Rescoring.model_fields)}")
             for value in values:
                 Rescoring.model_validate({key: value})
         if AS_CONFIGURED in self.variants:
             raise ValueError(f"'{AS_CONFIGURED}' is the name of the unchanged variant")
         return self
 
+
+#: Options that a quality map takes, of ``alpha``, ``window`` and ``clamp`` (a test compares).
+QUALITY_OPTIONS = {
+    "ssim": ("window", "clamp"),
+    "ms-ssim": ("window",),
+    "fusion": ("alpha", "window", "clamp"),
+}
 
 #: The variant of a study that changes nothing.
 AS_CONFIGURED = "as configured"
@@ -412,6 +438,7 @@ class Run(Strict):
     folds: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
     air_experiments: list[str] | None = None
     figures: list[str] | None = None
+    parts: list[Part] = Field(["paper"], description="Parts of the config in the report.")
     keep_reconstructions: bool = False
     train_threads: int = Field(1, ge=1)
     scan_threads: int = Field(1, ge=1)
@@ -446,8 +473,8 @@ class Config(Strict):
 
     @property
     def phantom(self) -> bool:
-        """Whether any data set that this run needs is synthetic."""
-        return any(self.datasets[name].source == "phantom" for name in self.datasets_of_run())
+        """Whether any data set is synthetic: then all that comes out is marked as phantom."""
+        return any(dataset.source == "phantom" for dataset in self.datasets.values())
 
     def datasets_of_run(self) -> list[str]:
         """Data sets that the tables, figures and AIR reports of this run need."""
@@ -476,10 +503,16 @@ class Config(Strict):
         """Skull-stripping back end of a data set."""
         return self.datasets[dataset].skullstrip or self.preprocessing.skullstrip.backend
 
-    def quality_of(self, method: str) -> dict[str, Any]:
-        """Options of the quality maps of a method, for loss and score."""
+    def quality_of(self, method: str, name: str | None = None) -> dict[str, Any]:
+        """Options of the quality maps of a method; with ``name`` those that this map takes."""
         alpha = self.methods[method].alpha
-        return self.protocol.quality | ({} if alpha is None else {"alpha": alpha})
+        options = self.protocol.quality | ({} if alpha is None else {"alpha": alpha})
+        taken = options if name is None else QUALITY_OPTIONS.get(name, ())
+        return {key: value for key, value in options.items() if key in taken}
+
+    def seed_name_of(self, method: str) -> str:
+        """The method whose random numbers a method draws: its own, as a rule."""
+        return self.methods[method].seeded_as or method
 
     def family_of(self, method: str) -> type[method_registry.Method]:
         """The class behind a method."""
@@ -529,7 +562,9 @@ class Config(Strict):
         }
         changes: dict[str, dict[str, Any]] = {AS_CONFIGURED: {}}
         for key, values in spec.sweep.items():
-            changes |= {f"{value:g}": {key: value} for value in values}
+            for value in values:
+                valid = Rescoring.model_validate({key: value})
+                changes[f"{value:g}"] = valid.model_dump(exclude_none=True)
         for name, change in spec.variants.items():
             changes[name] = change.model_dump(exclude_none=True)
         return [{"name": name, **default, **change} for name, change in changes.items()]
@@ -551,9 +586,18 @@ def _dangling(config: Config) -> Iterable[str]:
 
     for key, method in config.methods.items():
         yield from check(f"methods.{key}.model", method.model, "model", config.models)
-        if method.model in config.models and (
-            config.family_of(key).scores != (method.score == "direct")
-        ):
+        if method.seeded_as:
+            yield from check(f"methods.{key}.seeded_as", method.seeded_as, "method", config.methods)
+        if method.model not in config.models:
+            continue
+        family = config.family_of(key)
+        if family.losses is not None and "loss" in method.model_fields_set:
+            if not family.losses:
+                yield f"methods.{key}.loss: this method is not trained; leave it out"
+            elif method.loss not in family.losses:
+                own = " or ".join(family.losses)
+                yield f"methods.{key}.loss: this method trains with a loss of its own: {own}"
+        if family.scores != (method.score == "direct"):
             yield (
                 f"methods.{key}.score: 'direct' is for methods that score without a "
                 "reconstruction, and the only one for them"
@@ -589,7 +633,7 @@ def _dangling(config: Config) -> Iterable[str]:
     # an overlay may shrink an experiment without rewriting every table that it does not build
     in_run = {f"tables.{k}" for k in config.tables_of_run()}
     in_run |= {f"figures.{k}" for k in config.figures_of_run()}
-    in_run |= {f"studies.{k}" for k in config.run.studies or []}
+    in_run |= {f"studies.{k}" for k in config.studies_of_run()}
     for key, table in config.tables.items():
         for row in {row for pair in table.claims for row in pair}:
             yield from check(f"tables.{key}.claims", row, "method", config.methods)

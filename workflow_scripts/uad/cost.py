@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from uad.inference import reconstruct_volume
+from uad.iqa import QUALITY_MAPS
 from uad.methods.base import Method
 
-#: Steps that are timed, after those that warm up caches and the allocator.
-STEPS, WARM_UP = 5, 2
+#: Timed runs of a step or a volume, and the seconds after which no further one starts: a step of
+#: the paper's networks takes many seconds on a CPU. There is always one.
+RUNS, SECONDS = 5, 60.0
+#: Losses whose share of a training step is worth knowing: all that look at more than a pixel.
+STRUCTURAL = frozenset(QUALITY_MAPS) - {"l1", "l2"}
 
 
 def measure(
@@ -27,78 +33,104 @@ def measure(
     shape: tuple[int, int, int],
     *,
     batch_size: int,
+    inference_batch: int,
+    t_test: int,
     precision: str,
     device: str,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Measure one method on this machine, on random images of the run's size.
 
-    Times are medians over :data:`STEPS` training steps (forward, backward, optimiser; the
-    data are on the device) and one reconstruction of a volume. The step is timed once with
-    the method's own loss and once with l1, which tells what the structural term costs.
+    Times are medians over up to :data:`RUNS` training steps (forward, backward, optimiser, in
+    the training's precision; the data are on the device) and restored volumes (in float32, as
+    the workflow restores them). A first run of each, not timed, warms up and is counted.
 
     Args:
         method: the method, with the options and the loss of the run.
         shape: of a volume ``(X, Y, Z)``.
         batch_size: samples per training step.
-        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        inference_batch: slices per forward pass at test time.
+        t_test: noise level at test time; at most the time steps that the method has.
+        precision: of the training: ``32-true``, ``bf16-mixed`` or ``16-mixed`` (whose scaling of
+            the loss is left out).
         device: ``cpu`` or ``cuda``.
         seed: of weights, images and noise.
 
     Returns:
-        ``parameters``; ``gflops_per_slice_inference`` and ``gflops_per_slice_training``
-        (multiplications and additions counted apart, as by PyTorch's counter);
-        ``seconds_per_step``, ``seconds_per_step_l1``, ``seconds_per_volume``;
-        ``peak_memory_mb`` (on a GPU what PyTorch allocated, else the resident memory of the
-        process, which includes the libraries); None where a method has no such thing.
+        A mapping; what does not apply to a method is None:
+
+        - ``parameters`` of the network, or networks;
+        - ``gflops_per_slice_inference``, ``gflops_per_slice_training`` (forward and backward):
+          multiplications and additions counted apart, of convolutions, matrix products and
+          attention, which are all that PyTorch's counter knows; the optimiser has none;
+        - ``seconds_per_step``, ``seconds_per_volume``;
+        - ``seconds_per_step_l1``: with l1 in place of the method's loss, if that is one of
+          :data:`STRUCTURAL` and the method takes any loss;
+        - ``gflops_per_slice_training_late``, ``seconds_per_step_late``: at the end of the
+          training, for a method that steps its optimisers itself and so may have stages; the
+          values without ``_late`` are those of its start;
+        - ``peak_memory_mb`` (MiB; on a GPU what PyTorch allocated for all this, else the peak
+          resident memory of the process so far, libraries included);
+        - ``machine`` and the other conditions.
     """
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(seed)
     width, height, depth = shape
     network = method.build().to(device) if method.trained else None
-    generator = torch.Generator(device=device).manual_seed(seed)
-    size = (batch_size * method.sequence, 1, height, width)
-    images = torch.rand(size, generator=generator, device=device)
-    masks = torch.ones(size, dtype=torch.bool, device=device)
     record: dict[str, Any] = dict.fromkeys(
         (
             "parameters",
             "gflops_per_slice_inference",
             "gflops_per_slice_training",
+            "gflops_per_slice_training_late",
             "seconds_per_step",
+            "seconds_per_step_late",
             "seconds_per_step_l1",
+            "slices_per_step",
         )
     )
     if network is not None:
+        slices = batch_size * method.sequence
         record["parameters"] = sum(p.numel() for p in network.parameters())
-        with _flops() as operations:
-            _step(method, network, images, masks, generator, precision, device)()
-        record["gflops_per_slice_training"] = operations() / 1e9 / len(images)
-        for key, loss in (("seconds_per_step", method.setup.loss), ("seconds_per_step_l1", "l1")):
-            variant = type(method)(method.options.model_dump(), replace(method.setup, loss=loss))
-            record[key] = _median_seconds(
-                _step(variant, network, images, masks, generator, precision, device), device
-            )
+        record["slices_per_step"] = slices
+        generator = torch.Generator(device=device).manual_seed(seed)
+        images = torch.rand((slices, 1, height, width), generator=generator, device=device)
+        batch = images, torch.ones_like(images, dtype=torch.bool), generator
+
+        def step(method: Method, progress: float) -> tuple[int, float]:
+            return _observe(_step(method, network, batch, precision, device, progress), device)
+
+        with _deterministic():
+            stages = {"": 0.0} if method.automatic else {"": 0.0, "_late": 1 - 1e-6}
+            for suffix, progress in stages.items():
+                operations, seconds = step(method, progress)
+                record[f"gflops_per_slice_training{suffix}"] = operations / 1e9 / slices
+                record[f"seconds_per_step{suffix}"] = seconds
+            if method.losses is None and method.setup.loss in STRUCTURAL:
+                plain = replace(method.setup, loss="l1")
+                variant = type(method)(method.options.model_dump(), plain)
+                record["seconds_per_step_l1"] = step(variant, 0.0)[1]
+        network.zero_grad(set_to_none=True)
         network.eval()
     volume = np.random.default_rng(seed).random(shape, dtype=np.float32)
+    t_test = min(t_test, getattr(method.options, "timesteps", t_test))
 
     def restore() -> None:
-        with _autocast(precision, device):
-            reconstruct_volume(
-                method,
-                network,
-                volume,
-                np.ones(shape, bool),
-                t_test=500,
-                batch=depth,
-                seed=seed,
-                device=device,
-            )
+        reconstruct_volume(
+            method,
+            network,
+            volume,
+            np.ones(shape, bool),
+            t_test=t_test,
+            batch=inference_batch,
+            seed=seed,
+            device=device,
+        )
 
+    operations, record["seconds_per_volume"] = _observe(restore, device)
     if network is not None:
-        with _flops() as operations:
-            restore()
-        record["gflops_per_slice_inference"] = operations() / 1e9 / depth
-    record["seconds_per_volume"] = _median_seconds(restore, device, steps=3)
+        record["gflops_per_slice_inference"] = operations / 1e9 / depth
     if device == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**20
     else:
@@ -106,22 +138,25 @@ def measure(
     return record | {
         "peak_memory_mb": round(peak),
         "batch_size": batch_size,
+        "inference_batch": inference_batch,
+        "t_test": t_test,
         "image_size": [height, width],
         "slices_per_volume": depth,
-        "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
+        "machine": _machine(device),
+        "device": "GPU" if device == "cuda" else "CPU",
         "threads": torch.get_num_threads(),
         "precision": precision,
+        "seed": seed,
     }
 
 
 def _step(
     method: Method,
     network: nn.Module,
-    images: Tensor,
-    masks: Tensor,
-    generator: torch.Generator,
+    batch: tuple[Tensor, Tensor, torch.Generator],
     precision: str,
     device: str,
+    progress: float,
 ) -> Callable[[], None]:
     """One training step, as the training loop takes it."""
     optimizers = method.optimizers(network, 1e-4)
@@ -129,41 +164,80 @@ def _step(
 
     def automatic() -> None:
         with _autocast(precision, device):
-            loss = method.training_loss(network, images, masks, generator)
+            loss = method.training_loss(network, *batch)
         optimizers[0].zero_grad()
         loss.backward()
         optimizers[0].step()
 
     def manual() -> None:
         with _autocast(precision, device):
-            method.training_step(
-                network, images, masks, generator, optimizers, torch.Tensor.backward, 0, 0.0
-            )
+            method.training_step(network, *batch, optimizers, Tensor.backward, 0, progress)
 
     return automatic if method.automatic else manual
 
 
 def _autocast(precision: str, device: str) -> contextlib.AbstractContextManager:
+    """The precision of a training; Lightning has no float16 on a CPU and takes bfloat16."""
     if precision == "32-true":
         return contextlib.nullcontext()
-    dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float16
-    return torch.autocast(device, dtype)
+    half = torch.float16 if precision == "16-mixed" and device == "cuda" else torch.bfloat16
+    return torch.autocast(device, half)
 
 
 @contextlib.contextmanager
-def _flops() -> Iterator[Callable[[], int]]:
-    counter = FlopCounterMode(display=False)
-    with counter:
-        yield counter.get_total_flops
+def _deterministic() -> Iterator[None]:
+    """As Lightning trains here (``deterministic="warn"``), which on a GPU costs time."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
-def _median_seconds(action: Callable[[], None], device: str, steps: int = STEPS) -> float:
-    times = []
-    for number in range(WARM_UP + steps):
-        started = time.perf_counter()
+def _observe(action: Callable[[], None], device: str) -> tuple[int, float]:
+    """Operations of one run, and the median seconds of those after it."""
+    started = time.perf_counter()
+    operations = _count(action)
+    times: list[float] = []
+    while not times or (len(times) < RUNS and time.perf_counter() - started < SECONDS):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
         action()
         if device == "cuda":
             torch.cuda.synchronize()
-        if number >= WARM_UP:
-            times.append(time.perf_counter() - started)
-    return statistics.median(times)
+        times.append(time.perf_counter() - begin)
+    return operations, statistics.median(times)
+
+
+class _NoModules(contextlib.nullcontext):
+    """In place of the counter's module tracker, whose hooks fail in a gradient penalty."""
+
+    parents = frozenset({"Global"})
+
+
+def _count(action: Callable[[], None]) -> int:
+    """Multiplications and additions of one run."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into fused layers
+    try:
+        with counter:
+            action()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return counter.get_total_flops()
+
+
+def _machine(device: str) -> str:
+    """The model of the CPU, after that of the GPU if it is used."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    cpu = next(names, "") or platform.processor() or platform.machine()
+    return f"{torch.cuda.get_device_name()} with {cpu}" if device == "cuda" else cpu

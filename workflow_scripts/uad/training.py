@@ -249,6 +249,7 @@ def train(
             is asked for.
     """
     device_of(loop.accelerator)
+    _require_a_choice(method, loop)
     out = Path(out_dir)
     checkpoints = out / "checkpoint"
     _discard_foreign(checkpoints, text_digest(identity))
@@ -323,6 +324,8 @@ def train(
     state = SafetensorsCheckpointIO().load_checkpoint(weights)
     prefix = "network."
     export = {k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)}
+    kept = min(int(state["epoch"]) + 1, loop.epochs)
+    frame["weights"] = (frame["epoch"] == kept).astype(int)  # 1: the epoch that gave the weights
     with atomic_path(out / "history.csv") as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n", float_format="%.8g")
     write_json(out / "config.json", identity)
@@ -333,12 +336,22 @@ def train(
         "seed": seed,
         "resumed": resumed,
         "steps": int(frame["step"].max()),
-        "weights_of_epoch": int(state["epoch"]) + 1,
+        "weights_of_epoch": kept,
         "val_loss_before": float(frame["val_loss"].iloc[0]),
-        "val_loss_best": float(frame["val_loss"].min()),
+        "val_loss_of_weights": float(frame.set_index("epoch")["val_loss"].ffill()[kept]),
         "parameters": sum(p.numel() for p in module.network.parameters()),
         "device": str(trainer.strategy.root_device),
     }
+
+
+def _require_a_choice(method: Method, loop: Train) -> None:
+    """Some validation must fall where the method lets its weights be chosen."""
+    epochs = range(loop.validate_every - 1, loop.epochs, loop.validate_every)
+    if not any(method.selectable(epoch / loop.epochs) for epoch in epochs):
+        raise DataError(
+            f"{loop.epochs} epochs with a validation every {loop.validate_every} have none in the "
+            "stage whose weights may be used; raise train.epochs or lower train.validate_every."
+        )
 
 
 def _discard_foreign(checkpoints: Path, identity: str) -> None:

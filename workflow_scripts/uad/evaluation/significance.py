@@ -106,8 +106,8 @@ def bootstrap_interval(
         n_resamples: number of resamples.
 
     Returns:
-        The interval; with a single value its limits are NaN, with equal values they are
-        that value.
+        The interval; with a single value its limits are NaN, with values that are
+        equal but for rounding they are their mean.
 
     Raises:
         DataError: no value is left.
@@ -122,7 +122,8 @@ def bootstrap_interval(
     mean = float(values.mean())
     if values.size == 1:
         return Interval(mean, float("nan"), float("nan"), level, 1)
-    if np.ptp(values) == 0:
+    # differences of metrics (or of percents) that are closer than this differ by rounding
+    if np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
         return Interval(mean, mean, mean, level, int(values.size))
     from scipy import stats  # slow to import, and only reports need it
 

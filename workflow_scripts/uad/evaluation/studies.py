@@ -36,6 +36,7 @@ COLUMNS = [
     "threshold",
     "mean_normal",
     "mean_anomalous",
+    "same_as_baseline",
 ]
 
 
@@ -133,14 +134,16 @@ def rescore(
         volumes: subject -> the scan as the network saw it (inverted if the method inverts),
             its brain mask and its lesion mask. Called once per test subject, and once per
             different score map for a validation subject.
-        variants: what to compare; names must differ.
+        variants: what to compare, the first is the baseline; names must differ.
 
     Returns:
         One row per variant (in the given order), role (``val_unhealthy``, then ``test``) and
         subject (sorted): ``variant``, ``role``, ``subject``, ``dice``, ``auprc`` (both as
         :func:`uad.evaluation.evaluate_volume`), ``threshold``, and ``mean_normal`` and
         ``mean_anomalous``: mean raw score, before post-processing, of the healthy brain and of
-        the lesion within the brain mask (as for AIR); NaN where there is none.
+        the lesion within the brain mask (as for AIR); NaN where there is none. And
+        ``same_as_baseline``: whether the variant cannot give other numbers than the first,
+        because nothing that its score, post-processing and search use differs.
 
     Raises:
         ConfigError: there is no variant, a name is given twice, or a quality map or one of its
@@ -157,6 +160,9 @@ def rescore(
         (number, role): [] for number in range(len(variants)) for role in (VALIDATION, TEST)
     }
     thresholds: dict[int, float] = {}
+    # the first group is those with the score map of the first variant
+    scored = [number for members in groups[0] for number in members]
+    same = {number for number in scored if _steps(variants[number]) == _steps(variants[0])}
 
     def record(role: str, subject: str, raw: _Raw, scores: np.ndarray, members: list[int]) -> None:
         auprc = average_precision(scores, raw.lesion)
@@ -167,7 +173,7 @@ def rescore(
                 dices[key] = dice(predict(scores, *key), raw.lesion)
             found = {"dice": dices[key], "auprc": auprc, "threshold": key[0], **raw.means}
             row = {"variant": variants[number].name, "role": role, "subject": subject, **found}
-            rows[number, role].append(row)
+            rows[number, role].append({**row, "same_as_baseline": number in same})
 
     for posts in groups:
         first = variants[posts[0][0]]
@@ -260,6 +266,14 @@ def _grouped(variants: list[Variant]) -> list[list[list[int]]]:
         raw, post = _score_key(variant), repr(variant.postprocessing)
         groups.setdefault(raw, {}).setdefault(post, []).append(number)
     return [list(posts.values()) for posts in groups.values()]
+
+
+def _steps(variant: Variant) -> tuple[Any, ...]:
+    """Equal for variants that make the same of equal score maps."""
+    post = variant.postprocessing
+    if not (post["erosion"] and post["median"]):
+        post["order"] = None  # one step or none has no order
+    return sorted(post.items()), variant.component_max_size, variant.threshold_search
 
 
 def _score_key(variant: Variant) -> str:

@@ -43,6 +43,7 @@ class Adversarial(Method):
     Options = AdversarialOptions
     options: AdversarialOptions
     automatic = False
+    losses = ("l2",)
 
     @classmethod
     def problems(cls, options: AdversarialOptions, image_size: tuple[int, int]) -> list[str]:

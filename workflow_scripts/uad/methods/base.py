@@ -64,6 +64,10 @@ class Method(ABC):
     scores: ClassVar[bool] = False
     #: False: :meth:`training_step` steps the optimisers itself (adversarial training).
     automatic: ClassVar[bool] = True
+    #: The losses that a method can be trained with; None: any quality map; (): it is not trained.
+    losses: ClassVar[tuple[str, ...] | None] = None
+    #: True: it draws noise through :meth:`noise`, so that ``protocol.noise_field`` matters.
+    noisy: ClassVar[bool] = False
     #: True: :meth:`reconstruct` always gets all slices of a volume in one call.
     whole_volume: ClassVar[bool] = False
 

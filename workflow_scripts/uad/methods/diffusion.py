@@ -75,6 +75,7 @@ class Diffusion(Method):
 
     Options = DiffusionOptions
     options: DiffusionOptions
+    noisy = True
 
     @classmethod
     def problems(cls, options: DiffusionOptions, image_size: tuple[int, int]) -> list[str]:

@@ -32,6 +32,7 @@ class Thresholding(Method):
     Options = ThresholdingOptions
     options: ThresholdingOptions
     trained = False
+    losses = ()
     scores = True
     whole_volume = True
 

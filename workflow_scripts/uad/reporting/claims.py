@@ -1,4 +1,4 @@
-"""Which values of a table are significantly better, and which of the paper's claims hold.
+"""Which values of a table are significantly better, and which published differences hold.
 
 The tests themselves are made in :mod:`uad.evaluation`; here their results become a mark
 per cell and sentences below a table.
@@ -133,7 +133,7 @@ def was_tested(summary: pd.DataFrame) -> bool:
 def significance_notes(
     summary: pd.DataFrame, spec: TableSpec, significance: pd.DataFrame | None, phantom: bool
 ) -> list[str]:
-    """Footnotes: what the mark means, which claims do not hold, what could not be shown."""
+    """Footnotes: what the mark means, what is not supported, what could not be shown."""
     if not was_tested(summary):
         return []
     tested = summary[summary["significant"] != "not tested"]
@@ -153,14 +153,15 @@ def significance_notes(
     earned = "" if (tested["significant"] == "yes").any() else " No value has earned it."
     notes = [
         f"{MARK} Better than every row that it was tested against in its column and metric "
-        f"({_TEST}).{earned} Tested: {'; '.join(pairs)} (volumes: {', '.join(sizes)}). Where "
-        "the paper claims p < 0.05, it names no test."
+        f"({_TEST}).{earned} Tested: {'; '.join(pairs)} (volumes: {', '.join(sizes)}). The test "
+        "does not know of the spread between trainings. Where the paper states significance, it "
+        "names no test."
     ]
     tests = tests_of_table(significance, spec)
     if phantom:
         notes.append(
-            f"These are phantom data: {MARK} and its absence say nothing about methods, and no "
-            "claim of the paper is judged."
+            f"These are phantom data: {MARK} and its absence say nothing about methods, and "
+            "nothing published is judged."
         )
     else:
         notes += _claims(summary, spec, tests)
@@ -168,20 +169,22 @@ def significance_notes(
 
 
 def _claims(summary: pd.DataFrame, spec: TableSpec, tests: pd.DataFrame) -> Iterable[str]:
-    """Which claims of the paper hold here; one is a published value above the other's."""
+    """Which published differences hold here: those of a row published as higher."""
     published = summary.set_index(_CELL)["published_mean"]
     columns = {(c.experiment, c.test_dataset): c.label for c in spec.columns}
-    failed, other, held = [], [], 0
+    failed, other, unknown, held = [], [], [], 0
     for test in tests[tests["unit"] == "volumes"].itertuples(index=False):
         place = (test.experiment, test.test_dataset, test.metric)
-        claimed = published[(test.row, *place)] > published[(test.against, *place)]
+        lead = published[(test.row, *place)] - published[(test.against, *place)]
         supported = test.difference > 0 and test.p_holm < LEVEL
         text = (
             f"{spec.label(test.row)} over {spec.label(test.against)} on "
             f"{columns[place[:2]]}, {_NAMES[test.metric]} "
             + (f"({signed(test.difference)}, {_p(test.p_holm)})" if test.n else "(no pairs)")
         )
-        if not claimed:
+        if lead != lead:
+            unknown.append(text)
+        elif lead <= 0:
             other.append(text)
         elif supported:
             held += 1
@@ -190,20 +193,19 @@ def _claims(summary: pd.DataFrame, spec: TableSpec, tests: pd.DataFrame) -> Iter
     total = held + len(failed)
     if failed:
         yield (
-            f"Claims of the paper that this run does not support ({len(failed)} of {total}; "
+            f"Published as higher, but not supported by this run ({len(failed)} of {total}; "
             f"difference in percentage points, Holm-corrected p): {'; '.join(failed)}."
         )
     elif total:
         yield (
-            "This run supports the tested claim of the paper."
+            "This run supports the tested difference that is published as higher."
             if total == 1
-            else f"This run supports all {total} tested claims of the paper."
+            else f"This run supports all {total} tested differences that are published as higher."
         )
     if other:
-        yield (
-            "Tested, but not claimed by the paper (its values are not higher there, or not "
-            f"published): {'; '.join(other)}."
-        )
+        yield f"Tested, but not published as higher: {'; '.join(other)}."
+    if unknown:
+        yield f"Tested, no published numbers: {'; '.join(unknown)}."
 
 
 def _limits(spec: TableSpec, tests: pd.DataFrame) -> Iterable[str]:

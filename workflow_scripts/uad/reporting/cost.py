@@ -61,8 +61,8 @@ _CONDITIONS = {
     "image_size": "image size",
 }
 _PHANTOM_WARNING = (
-    "The networks of this phantom run are shrunken: these are their costs, not those of the "
-    "networks of the paper."
+    "These are the costs of a phantom run: its networks and volumes are as large as its "
+    "configuration says, which need not be the sizes of the paper."
 )
 _NONE = "–"
 

@@ -14,6 +14,7 @@ from uad.reporting.style import CYCLE, GREY, PathLike, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
     from matplotlib.lines import Line2D
 
 #: Thresholds of methods that differ by more than this factor need a logarithmic axis.
@@ -67,14 +68,11 @@ def figure_curves(
     single = all(len(parts) == 1 for parts in folds.values())
 
     with style():
-        from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
 
-        heading = textwrap.wrap(f"{title} (phantom data)" if phantom else title, 110)
-        height = max(3.1, 0.9 + 0.17 * (len(curves) + 4)) + 0.15 * (len(heading) - 1)
-        figure = Figure(figsize=(9.2, height), facecolor="white", layout="constrained")
-        figure.suptitle("\n".join(heading), x=0.01, ha="left", weight="bold", size=9)
-        left, right = figure.subplots(1, 2)
+        height = max(3.0, 0.8 + 0.17 * (len(curves) + 4))
+        figure, body = _titled(f"{title} (phantom data)" if phantom else title, 9.2, height)
+        left, right = body.subplots(1, 2)
         handles, ranges = [], []
         for number, (label, parts) in enumerate(folds.items()):
             look = CYCLE[number % len(CYCLE)]
@@ -116,8 +114,28 @@ def figure_curves(
         for axes in (left, right):
             axes.grid(lw=0.4, color="#e3e6ea")
             axes.set_axisbelow(True)
-        figure.legend(handles=handles, loc="outside right upper", handlelength=2.6)
+        body.legend(handles=handles, loc="outside right upper", handlelength=2.6)
         save(figure, path)
+
+
+def _titled(title: str, width: float, height: float) -> tuple[Figure, SubFigure]:
+    """A figure with a title of its full width, and below it the part for all the rest.
+
+    A legend beside the panels would otherwise stand in the title's way.
+
+    Args:
+        title: of any length.
+        width: of the figure in inches.
+        height: of the part below the title in inches.
+    """
+    from matplotlib.figure import Figure
+
+    lines = textwrap.wrap(title, int(11 * width))
+    head = 0.1 + 0.16 * len(lines)
+    figure = Figure(figsize=(width, head + height), facecolor="white", layout="constrained")
+    top, body = figure.subfigures(2, 1, height_ratios=(head, height))
+    top.text(0.01, 0.35, "\n".join(lines), ha="left", va="center", weight="bold", size=9)
+    return figure, body
 
 
 def _folds(label: str, frame: pd.DataFrame) -> list[pd.DataFrame]:
@@ -231,16 +249,9 @@ def draw_sweep(
     }
 
     with style():
-        from matplotlib.figure import Figure
-
         heading = f"{title} (phantom data)" if phantom else title
-        width = 1.6 + 2.5 * len(places) + 1.4
-        wrapped = textwrap.wrap(heading, int((width - 2.4) * 11))  # the legend stands beside it
-        figure = Figure(
-            figsize=(width, 4.2 + 0.15 * len(wrapped)), facecolor="white", layout="constrained"
-        )
-        figure.suptitle("\n".join(wrapped), x=0.01, ha="left", weight="bold", size=9)
-        panels = figure.subplots(2, len(places), sharex=True, squeeze=False)
+        figure, body = _titled(heading, 1.6 + 2.5 * len(places) + 1.4, 4.1)
+        panels = body.subplots(2, len(places), sharex=True, squeeze=False)
         for row, (metric, name) in enumerate((("dice", "DICE [%]"), ("auprc", "AUPRC [%]"))):
             for column, place in enumerate(places):
                 axes = panels[row][column]
@@ -272,7 +283,7 @@ def draw_sweep(
             chosen="n_chosen" in summary.columns and bool((summary["n_chosen"] > 0).any()),
             trained=trained is not None and not trained.empty,
         )
-        figure.legend(handles=handles, loc="outside right upper", handlelength=2.2)
+        body.legend(handles=handles, loc="outside right upper", handlelength=2.2)
         save(figure, path)
 
 

@@ -360,8 +360,10 @@ def figure_loss(path: PathLike | Sequence[PathLike], history: pd.DataFrame, titl
                 ms=2.8,
                 label="healthy validation",
             )
-            best = val.loc[val["val_loss"].astype(float).idxmin()]
-            text = f"best: epoch {int(best['epoch'])}, {best['val_loss']:.4g}"
+            chosen = val[val["weights"] == 1] if "weights" in val else val
+            chosen = chosen if len(chosen) else val
+            best = chosen.loc[chosen["val_loss"].astype(float).idxmin()]
+            text = f"weights: epoch {int(best['epoch'])}, {best['val_loss']:.4g}"
             axes.axvline(best["step"], color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=0)
             axes.plot(
                 [best["step"]],

@@ -23,9 +23,14 @@ PathLike = str | os.PathLike[str]
 
 #: What the published line says where the paper has no value for a cell.
 NOT_PUBLISHED = "not published"
+#: The legend of the remarks, in every format that shows them.
+_REMARKS = (
+    "Behind or below a published value: difference of the measured mean from it in percentage "
+    "points, and the verdict by the published standard deviation where there is one."
+)
 PHANTOM_WARNING = (
-    "These numbers come from phantom data: minutes of training of shrunken networks on "
-    "phantom data cannot rank methods. They show that the workflow runs, nothing else."
+    "These numbers come from phantom data, and phantom data cannot rank methods for real scans: "
+    "they show that the workflow runs, nothing else."
 )
 
 
@@ -37,7 +42,8 @@ class Cell:
         text: the value, for example ``59.45±0.37``.
         rank: 1 for the best of its column, 2 for the second best, 0 otherwise.
         published: the paper's value as text; None where comparing makes no sense.
-        remark: how the value compares with the published one (HTML only).
+        remark: difference from the published value and verdict, for example
+            ``−1.20, within 2 std``; empty where there is nothing to compare.
         mark: a sign set above the line behind the value, explained in a footnote.
     """
 
@@ -92,6 +98,16 @@ class Document:
         return " ".join([self.warning, *self.caption]).strip()
 
     @property
+    def notes(self) -> list[str]:
+        """The footnotes, with the legend of the remarks where there are any."""
+        return [*self.footnotes, *([_REMARKS] if self.compares else [])]
+
+    @property
+    def compares(self) -> bool:
+        """Whether any cell is compared with a published value."""
+        return any(cell.remark for row in self.rows for cell in row.cells)
+
+    @property
     def groups(self) -> list[tuple[str, list[str]]]:
         """Neighbouring columns under one heading: ``[("BraTS21 (T2)", ["DICE [%]", ...])]``."""
         return [
@@ -111,7 +127,10 @@ def markdown(document: Document) -> str:
         text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(content.rank, text) + content.mark
         if content.published == NOT_PUBLISHED:
             return f"{text} ({NOT_PUBLISHED})"
-        return f"{text} (published {content.published})" if content.published else text
+        if not content.published:
+            return text
+        remark = f", {escape(content.remark)}" if content.remark else ""
+        return f"{text} (published {content.published}{remark})"
 
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(cells) + " |"
@@ -125,8 +144,8 @@ def markdown(document: Document) -> str:
         label = f"**{escape(row.label)}**" if apart else escape(row.label)
         cells = [cell(content) for content in row.cells] or [""] * len(heads)
         lines.append(line([label, *cells]))
-    if document.footnotes:
-        lines += ["", *(f"- {escape(note)}" for note in document.footnotes)]
+    if document.notes:
+        lines += ["", *(f"- {escape(note)}" for note in document.notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -183,7 +202,7 @@ _TEX_CHARACTERS = {
 _TEX_LACKS = frozenset("ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ")
 
 #: How a table becomes a document of its own; a test compiles exactly these lines.
-_TEX_PREAMBLE = r"""% A table float for \input that needs the packages booktabs and graphicx. Alone:
+_TEX_PREAMBLE = r"""% Table floats for \input that need the packages booktabs and graphicx. Alone:
 %   \documentclass{article}
 %   \usepackage{booktabs,graphicx}
 %   \begin{document}
@@ -205,22 +224,23 @@ def tex_escape(text: str) -> str:
     return "".join(out)
 
 
-def _panels(document: Document) -> list[list[tuple[str, list[str]]]]:
-    """Column groups, as many side by side as the document allows."""
+def _panels(document: Document, panel: int) -> list[list[tuple[str, list[str]]]]:
+    """Column groups, side by side as long as they have at most ``panel`` columns."""
     panels: list[list[tuple[str, list[str]]]] = []
     for group in document.groups:
-        used = sum(len(heads) for _, heads in panels[-1]) if panels else document.panel
-        if used + len(group[1]) > document.panel:
+        used = sum(len(heads) for _, heads in panels[-1]) if panels else panel
+        if used + len(group[1]) > panel:
             panels.append([])
         panels[-1].append(group)
     return panels
 
 
 def latex(document: Document) -> str:
-    """Render as a LaTeX table float that needs only the packages booktabs and graphicx.
+    """Render as LaTeX table floats that need only the packages booktabs and graphicx.
 
     Groups of columns that do not fit side by side go below each other; a table that is
-    still wider than the line is scaled down to it.
+    still wider than the line is scaled down to it. Remarks are a second float: beside the
+    numbers they would leave them too small to read.
     """
 
     def cell(content: Cell) -> str:
@@ -233,19 +253,70 @@ def latex(document: Document) -> str:
         mark = rf"\textsuperscript{{{tex_escape(content.mark)}}}" if content.mark else ""
         return text + mark
 
+    def compared(content: Cell) -> str:
+        return tex_escape(content.remark or content.published or "")
+
+    floats = [
+        [
+            rf"\caption{{\textbf{{{tex_escape(document.title)}.}} "
+            rf"{tex_escape(document.full_caption)}}}",
+            rf"\label{{tab:{document.name}}}",
+            r"\smallskip\small",
+            *_tabular(document, document.panel, cell, published=True),
+            *_tex_notes(document.footnotes),
+        ]
+    ]
+    if document.compares:
+        title = f"{document.title}: comparison with the published values"
+        text = (
+            "Difference of the measured mean from the published one in percentage points, and "
+            "the verdict by the published standard deviation where there is one."
+        )
+        floats.append(
+            [
+                rf"\caption{{\textbf{{{tex_escape(title)}.}} {text}}}",
+                rf"\label{{tab:{document.name}-comparison}}",
+                r"\smallskip\footnotesize",
+                *_tabular(document, 2, compared, published=False),
+            ]
+        )
+    lines = [_TEX_PREAMBLE]
+    for content in floats:
+        lines += [r"\begin{table}[tbp]", r"\centering", *content, r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _tex_notes(notes: list[str]) -> list[str]:
+    """Footnotes below a tabular."""
+    if not notes:
+        return []
+    return [
+        r"\par\medskip",
+        r"\begin{minipage}{\linewidth}",
+        r"\footnotesize\raggedright",
+        *(tex_escape(note) + r"\par" for note in notes),
+        r"\end{minipage}",
+    ]
+
+
+def _tabular(
+    document: Document, panel_width: int, cell: Callable[[Cell], str], *, published: bool
+) -> list[str]:
+    """The lines of a tabular, scaled down to the width of the line.
+
+    Args:
+        document: the table.
+        panel_width: how many columns may stand side by side.
+        cell: what is written in a cell.
+        published: whether published values are lines of their own.
+    """
+
     def row(cells: list[str], width: int) -> str:
         return " & ".join(cells + [""] * (width - len(cells))) + r" \\"
 
-    panels = _panels(document)
+    panels = _panels(document, panel_width)
     width = 1 + max(sum(len(heads) for _, heads in panel) for panel in panels)
     lines = [
-        _TEX_PREAMBLE,
-        r"\begin{table}[tbp]",
-        r"\centering",
-        rf"\caption{{\textbf{{{tex_escape(document.title)}.}} "
-        rf"{tex_escape(document.full_caption)}}}",
-        rf"\label{{tab:{document.name}}}",
-        r"\smallskip\small",
         r"\setlength{\tabcolsep}{4pt}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{@{{}}l{'c' * (width - 1)}@{{}}}}",
@@ -274,17 +345,11 @@ def latex(document: Document) -> str:
                 continue
             cells = content.cells[first : first + count]
             lines.append(row([label, *map(cell, cells)], width))
-            if any(c.published for c in cells):
-                published = [rf"{{\scriptsize {tex_escape(c.published or '')}}}" for c in cells]
-                lines.append(row([r"\quad{\scriptsize published}", *published], width))
+            if published and any(c.published for c in cells):
+                known = [rf"{{\scriptsize {tex_escape(c.published or '')}}}" for c in cells]
+                lines.append(row([r"\quad{\scriptsize published}", *known], width))
         first += count
-    lines += [r"\bottomrule", r"\end{tabular}}"]
-    if document.footnotes:
-        lines += [r"\par\medskip", r"\begin{minipage}{\linewidth}", r"\footnotesize\raggedright"]
-        lines += [tex_escape(note) + r"\par" for note in document.footnotes]
-        lines.append(r"\end{minipage}")
-    lines.append(r"\end{table}")
-    return "\n".join(lines) + "\n"
+    return [*lines, r"\bottomrule", r"\end{tabular}}"]
 
 
 _STYLE = """\
@@ -382,14 +447,8 @@ def html_page(document: Document) -> str:
         cells = "".join(cell(content) for content in row.cells)
         lines.append(f'{start}<th scope="row">{escape(row.label)}</th>{cells}</tr>')
     lines += ["</tbody>", "</table>", "</div>"]
-    footnotes = list(document.footnotes)
-    if any(content.remark for row in document.rows for content in row.cells):
-        footnotes.append(
-            "Third line of a cell: difference from the published mean in percentage points, "
-            "judged by the published standard deviation where there is one."
-        )
-    if footnotes:
-        notes = "".join(f"<li>{escape(note)}</li>\n" for note in footnotes)
+    if document.notes:
+        notes = "".join(f"<li>{escape(note)}</li>\n" for note in document.notes)
         lines.append(f'<ul class="notes">\n{notes}</ul>')
     lines += ["</body>", "</html>"]
     return "\n".join(lines) + "\n"

@@ -45,6 +45,8 @@ __all__ = [
 METRICS = {"dice": "DICE [%]", "auprc": "AUPRC [%]"}
 #: The variant that takes, in each fold, the one that is best on the validation set.
 CHOSEN = "chosen on validation"
+#: In place of the difference of a variant that changes nothing for a method.
+NO_EFFECT = "does not apply"
 #: A bootstrap of fewer volumes than this gives intervals that are too narrow.
 FEW_VOLUMES = 10
 VALIDATION, TEST = "val_unhealthy", "test"
@@ -64,10 +66,11 @@ STUDY_COLUMNS = [
     "validation_mean",
     "chosen",
     "n_chosen",
+    "same_as_baseline",
 ]
 PHANTOM_WARNING = (
-    "These numbers come from phantom data and shrunken networks: they show that the study "
-    "runs, and say nothing about the variants."
+    "These numbers come from phantom data: they show that the study runs, and say nothing about "
+    "the variants on real scans."
 )
 _INPUT = ["experiment", "method", "fold", "test_dataset", "variant", "role", "subject"]
 
@@ -174,7 +177,9 @@ def summarise_study(
     Args:
         rows: one row per volume and variant, with the columns experiment, method, fold,
             test_dataset, variant, role (``test`` or ``val_unhealthy``), subject, dice and
-            auprc (in [0, 1]); further columns are not read.
+            auprc (in [0, 1]). ``same_as_baseline``, as from
+            :func:`uad.evaluation.rescore`, is read where it is there; further columns are
+            not.
         spec: the study.
         seed: of the bootstrap.
 
@@ -183,6 +188,8 @@ def summarise_study(
         With ``select_on`` the variant :data:`CHOSEN` takes, in each fold, the variant with
         the best mean validation value (the first of equals); ``chosen`` says which those
         were, and ``n_chosen`` of a variant in how many folds it was taken.
+        ``same_as_baseline``: the variant changes nothing for the method (as the baseline
+        itself), so that its difference was not measured and has no interval.
 
     Raises:
         DataError: a column, a variant or the validation volumes are missing, a value is
@@ -214,6 +221,7 @@ def _checked(rows: pd.DataFrame, spec: StudySpec) -> pd.DataFrame:
     if missing:
         raise DataError(f"study {spec.name}: the columns {', '.join(missing)} are missing.")
     rows = rows.assign(variant=rows["variant"].astype(str), subject=rows["subject"].astype(str))
+    rows["same_as_baseline"] = rows.get("same_as_baseline", rows["variant"] == spec.baseline)
     unknown = sorted(set(rows["role"]) - {VALIDATION, TEST})
     if unknown:
         raise DataError(f"study {spec.name}: unknown role {', '.join(map(str, unknown))}.")
@@ -249,6 +257,7 @@ def _cell_records(
     validation = cell[cell["role"] == VALIDATION]
     if test.empty:
         raise DataError(f"study {spec.name}: {where} has no test volumes.")
+    same = test.groupby("variant")["same_as_baseline"].all()
     choice = None
     if spec.select_on:
         choice = _choose(validation, set(test["fold"]), spec, where)
@@ -271,7 +280,8 @@ def _cell_records(
         for variant in wide.columns:
             differences = (wide[variant] - wide[spec.baseline]).groupby(level="subject").mean()
             low = high = float("nan")
-            if variant != spec.baseline and differences.notna().any():
+            idle = variant != CHOSEN and bool(same[variant])
+            if variant != spec.baseline and not idle and differences.notna().any():
                 interval = bootstrap_interval(differences.dropna().to_numpy(), seed=seed)
                 low, high = interval.low, interval.high
             records[variant, metric] = [
@@ -290,6 +300,7 @@ def _cell_records(
                 float("nan") if known is None else float(known[variant].mean()),
                 _counts(choice, spec) if variant == CHOSEN else "none",
                 0 if choice is None or variant == CHOSEN else int((choice == variant).sum()),
+                idle,
             ]
     variants = [*spec.variants, *([CHOSEN] if choice is not None else [])]
     return [records[variant, metric] for variant in variants for metric in METRICS]
@@ -474,7 +485,9 @@ def _document(
 def _cells(record: Any, baseline: str, validated: bool) -> list[Cell]:
     """Test value, difference with its interval, and validation value of one variant."""
     difference = Cell("–")
-    if record.variant != baseline:
+    if record.variant != baseline and record.same_as_baseline:
+        difference = Cell(NO_EFFECT)
+    elif record.variant != baseline:
         text, clear = signed(record.difference), False
         if not np.isnan(record.ci_low):
             text += f" [{signed(record.ci_low)}, {signed(record.ci_high)}]"
@@ -515,6 +528,12 @@ def _footnotes(summary: pd.DataFrame, spec: StudySpec, facts: Mapping[str, Any])
             f"'{CHOSEN}' takes, in each fold, the variant with the best mean {name} on the "
             "unhealthy validation set, and its value on the test set. To pick the best variant "
             "of this table would be to choose on the test set."
+        )
+    if (summary["same_as_baseline"] & (summary["variant"] != spec.baseline)).any():
+        notes.append(
+            f"'{NO_EFFECT}': the variant changes nothing for this method, because the method does "
+            "not use what it sets or is configured with the same value. Its numbers are the "
+            "baseline's."
         )
     if (summary["n_volumes"] < FEW_VOLUMES).any():
         notes.append(

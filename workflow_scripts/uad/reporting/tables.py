@@ -400,7 +400,7 @@ def write_table(
             ``seed``; ``notes`` may list further footnotes. Volumes and folds are counted
             from the summary, never told.
         significance: the tests behind the marks, as for :func:`summarise`; without them
-            no footnote says which claims of the paper hold.
+            no footnote says which published differences hold.
 
     Raises:
         DataError: the summary lacks a cell of the table, or is of a phantom while
