@@ -599,9 +599,10 @@ def test_cost_table() -> None:
 def test_cost_in_every_format(tmp_path: Path) -> None:
     texts = written(tmp_path / "a", [cost("b"), cost("a", **UNTRAINED)])
     assert texts.csv.splitlines()[1] == (
-        "b,B,14912345,12.3456,37.1,0.0125,0.01,25,3.2,1532,32,96x80,NVIDIA A10,4,32-true,nan"
+        "b,B,14912345,12.3456,37.1,nan,0.0125,nan,0.01,25,3.2,1532,32,nan,nan,96x80,NVIDIA A10,4,"
+        "32-true,nan"
     )
-    assert texts.csv.splitlines()[2].startswith("a,A,nan,nan,nan,nan,nan,nan,3.2,1532,32,")
+    assert texts.csv.splitlines()[2].startswith("a,A" + 8 * ",nan" + ",3.2,1532,32,")
     assert "| B | 14.9 M | 12.3 | 37.1 | 0.0125 | 0.0100 | +25 % | 3.20 | 1532 |" in texts.md
     assert "| A | – | – | – | – | – | – | 3.20 | 1532 |" in texts.md
     for text in (texts.md, texts.html):

@@ -227,7 +227,6 @@ class TestRows:
             (DEFAULT, {"quality": QUALITY | {"window": "uniform"}}, False),
             # what is configured already, spelled out or by default
             (DEFAULT, {"score": "fusion", "erosion": 3}, True),
-            (DEFAULT, {"quality": {}}, True),
             (DEFAULT, {"quality": QUALITY | {"alpha": 0.8}}, False),
             # one step has no order; a window of one voxel is none
             (Variant("b", "l1", median=0), {"median": 1}, True),

@@ -24,11 +24,20 @@ from uad.reporting.render import (
 
 __all__ = ["COST_COLUMNS", "cost_table", "write_cost_table"]
 
-_COUNTS = ["parameters", "batch_size", "threads", "peak_memory_mb"]
+_COUNTS = [
+    "parameters",
+    "peak_memory_mb",
+    "batch_size",
+    "slices_per_step",
+    "slices_per_volume",
+    "threads",
+]
 _NUMBERS = [
     "gflops_per_slice_inference",
     "gflops_per_slice_training",
+    "gflops_per_slice_training_late",
     "seconds_per_step",
+    "seconds_per_step_late",
     "seconds_per_step_l1",
     "overhead_percent",
     "seconds_per_volume",
@@ -39,18 +48,30 @@ COST_COLUMNS = [
     "parameters",
     "gflops_per_slice_inference",
     "gflops_per_slice_training",
+    "gflops_per_slice_training_late",
     "seconds_per_step",
+    "seconds_per_step_late",
     "seconds_per_step_l1",
     "overhead_percent",
     "seconds_per_volume",
     "peak_memory_mb",
     "batch_size",
+    "slices_per_step",
+    "slices_per_volume",
     "image_size",
     "device",
     "threads",
     "precision",
     "machine",
 ]
+#: Fields that a record may lack.
+_OPTIONAL = (
+    "gflops_per_slice_training_late",
+    "seconds_per_step_late",
+    "slices_per_step",
+    "slices_per_volume",
+    "machine",
+)
 #: How a run is described: in the caption where it is the same for all methods.
 _CONDITIONS = {
     "machine": "machine",
@@ -58,6 +79,8 @@ _CONDITIONS = {
     "threads": "threads",
     "precision": "precision",
     "batch_size": "batch size",
+    "slices_per_step": "slices per step",
+    "slices_per_volume": "slices per volume",
     "image_size": "image size",
 }
 _PHANTOM_WARNING = (
@@ -73,26 +96,27 @@ def cost_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     Args:
         records: mappings with the fields of :data:`COST_COLUMNS` (but ``overhead_percent``,
             which is computed here); None where a method has no such thing, as the training
-            of one that is not trained. Two may be left out: ``loss`` (the method's own)
-            and ``machine`` (in words). Further fields are not read.
+            of one that is not trained. They may lack ``machine`` (in words), ``slices_per_step``,
+            ``slices_per_volume``, the two ``_late`` (the end of a training whose stages
+            differ) and ``loss`` (the method's own). Further fields are not read.
 
     Returns:
         A frame with :data:`COST_COLUMNS`. ``overhead_percent`` is how much longer a
         training step takes with the method's loss than with l1 (missing where that is
-        its loss: the difference would be noise of the clock).
+        its loss, or the time with l1 is not given: the difference would be noise of the clock).
 
     Raises:
         DataError: no records, a field is missing, a method is given twice, or a number is
             negative or no number.
     """
-    needed = [c for c in COST_COLUMNS if c not in ("overhead_percent", "machine")]
+    needed = [c for c in COST_COLUMNS if c not in ("overhead_percent", *_OPTIONAL)]
     rows = []
     for number, record in enumerate(records, 1):
         name = record.get("method", f"record {number}")
         missing = [column for column in needed if column not in record]
         if missing:
             raise DataError(f"cost of {name}: the fields {', '.join(missing)} are missing.")
-        row = {column: record[column] for column in needed}
+        row = {column: record.get(column) for column in (*needed, *_OPTIONAL)}
         for column in [*_COUNTS, *_NUMBERS]:
             value = row.get(column)
             if value is None:
@@ -104,7 +128,7 @@ def cost_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         own, plain = row["seconds_per_step"], row["seconds_per_step_l1"]
         compares = own is not None and plain and record.get("loss") != "l1"
         row["overhead_percent"] = 100 * (own / plain - 1) if compares else None
-        row |= {"label": row["label"] or name, "machine": record.get("machine")}
+        row["label"] = row["label"] or name
         size = row["image_size"]
         if size is not None and not isinstance(size, str):
             row["image_size"] = "x".join(str(side) for side in size)
@@ -160,7 +184,7 @@ def _document(frame: pd.DataFrame, phantom: bool, facts: Mapping[str, Any], titl
         ("Training step [s]", "ℓ1 loss"),
         ("Training step [s]", "overhead"),
         ("Test", "s per volume"),
-        ("Memory", "peak [MB]"),
+        ("Memory", "peak [MiB]"),
         *(("Measured with", _CONDITIONS[column]) for column in varying),
     ]
     rows = [
@@ -171,8 +195,8 @@ def _document(frame: pd.DataFrame, phantom: bool, facts: Mapping[str, Any], titl
                 for text in (
                     _parameters(record["parameters"]),
                     _short(record["gflops_per_slice_inference"]),
-                    _short(record["gflops_per_slice_training"]),
-                    _short(record["seconds_per_step"]),
+                    _stages(record, "gflops_per_slice_training"),
+                    _stages(record, "seconds_per_step"),
                     _short(record["seconds_per_step_l1"]),
                     _percent(record["overhead_percent"]),
                     _short(record["seconds_per_volume"]),
@@ -191,19 +215,33 @@ def _document(frame: pd.DataFrame, phantom: bool, facts: Mapping[str, Any], titl
         corner="Method",
         heads=heads,
         rows=rows,
-        footnotes=[
-            "Overhead: how much longer a training step takes with the method's own loss than "
-            "with ℓ1; where that loss has an SSIM term, what this term costs.",
-            "GFLOP: 10⁹ multiplications and additions, counted apart. Training step: forward "
-            "and backward pass and the optimiser's step.",
-            "Peak memory: on a GPU what was allocated there, else that of the whole process with "
-            "its libraries.",
-            f"{_NONE} does not apply: training of a method that is not trained, overhead of one "
-            "that is trained with ℓ1 anyway.",
-            *map(str, facts["notes"]),
-        ],
+        footnotes=[*_footnotes(frame), *map(str, facts["notes"])],
         panel=len(heads),
     )
+
+
+def _footnotes(frame: pd.DataFrame) -> list[str]:
+    """What the columns mean."""
+    staged = not frame["seconds_per_step_late"].isna().all()
+    return [
+        "GFLOP: 10⁹ multiplications and additions, counted apart, of convolutions, matrix "
+        "products and attention; nothing else is counted, no loss and no noise either. Training "
+        "step: forward and backward pass, per slice of the batch, without the optimiser.",
+        "Seconds per training step: forward and backward pass and the optimiser's step, without "
+        "loading of data; median of up to five steps, of fewer where they are slow.",
+        *(
+            ["a / b: at the start / at the end of a training that may have stages."]
+            if staged
+            else []
+        ),
+        "Overhead: how much longer a training step takes with the method's own loss than with ℓ1, "
+        "for methods whose loss has a structural term such as SSIM.",
+        "Seconds per volume: one volume restored in float32, whatever the precision of training.",
+        "Peak memory, of training steps and volumes together: on a GPU what PyTorch allocated "
+        "there; on a CPU the whole process, with Python and all libraries.",
+        f"{_NONE} does not apply: training of a method that is not trained; ℓ1 and overhead for "
+        "a loss without a structural term or a method with a loss of its own.",
+    ]
 
 
 def _caption(frame: pd.DataFrame, varying: Sequence[str], facts: Mapping[str, Any]) -> list[str]:
@@ -258,6 +296,14 @@ def _digits(number: float) -> str:
 
 def _short(value: Any) -> str:
     return _NONE if _missing(value) else _digits(float(value))
+
+
+def _stages(record: pd.Series, column: str) -> str:
+    """The number at the start of the training, and the one at its end if it may differ."""
+    texts = [_short(record[column])]
+    if not _missing(record[f"{column}_late"]):
+        texts.append(_short(record[f"{column}_late"]))
+    return " / ".join(texts)
 
 
 def _whole(value: Any) -> str:

@@ -460,8 +460,9 @@ def mean_std(mean: float, std: float) -> str:
 
 
 def signed(number: float) -> str:
-    """Two decimals and always a sign, with a proper minus."""
-    return f"{'−' if number < 0 else '+'}{abs(number):.2f}"
+    """Two decimals and always a sign, with a proper minus; what rounds to zero is ``+0.00``."""
+    text = f"{abs(number):.2f}"
+    return f"{'−' if number < 0 and float(text) else '+'}{text}"
 
 
 def counted(number: int, noun: str) -> str:
