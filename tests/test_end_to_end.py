@@ -20,7 +20,7 @@ from uad.files import read_json
 
 pytestmark = pytest.mark.slow
 
-TARGETS = ("paper", "alpha", "report")
+TARGETS = ("paper", "alpha", "protocol_effects", "cost", "report")
 #: What two runs must agree on, byte by byte.
 COMPARED = tuple(
     "tables splits air thresholds metrics curves significance studies models slices".split()
@@ -63,6 +63,9 @@ def assert_same_results(one, other):
     assert not differing
 
 
+SIGNIFICANCE = "significant tested_against n_pairs smallest_difference largest_p_holm".split()
+
+
 def leftovers(folder):
     return [str(p) for p in (folder / "results").rglob(".tmp-*")]
 
@@ -87,6 +90,11 @@ def test_every_promised_output_is_there_and_says_phantom(finished):
     pictures = [f"figures/{n}.png" for n in ("figure1", "figure3", "curves_FLAIR", "air")]
     for name in (*pictures, "studies/alpha.png", "report.html"):
         assert (results / name).stat().st_size > 10_000, name
+    for name in ("studies/protocol_effects.md", "tables/cost.md", "validation/brats21.html"):
+        assert "phantom" in (results / name).read_text(encoding="utf-8").lower(), name
+    effects = pd.read_csv(results / "studies/protocol_effects.csv")
+    assert {"no erosion", "no median"} <= set(effects["variant"])
+    assert (pd.read_csv(results / "tables/table3.csv").columns[13:] == SIGNIFICANCE).all()
     notebook = (results / "notebooks/air_statistics.html").read_text(encoding="utf-8")
     assert "phantom" in notebook and "AIR" in notebook
     model = results / "models/intra_FLAIR/pddpm-iqa/fold-0"
