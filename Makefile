@@ -56,7 +56,9 @@ datasets: $(STAMP) ## which data sets are there, and the next step for each
 import: $(STAMP) ## bring a folder of archives into the raw trees: make import ARCHIVES=/folder
 	@[ -n "$(ARCHIVES)" ] || { echo "Name the folder with your archives: make import ARCHIVES=/folder"; exit 2; }
 	@python workflow_scripts/import_datasets.py config.yaml $(OVERLAY) "$(ARCHIVES)"
-	@$(RUN) --quiet rules host $(if $(OVERLAY),--configfile $(OVERLAY)) -- validate $(BUSY)
+	@echo "Looking at every scan ..."
+	@$(RUN) --quiet all $(if $(OVERLAY),--configfile $(OVERLAY)) -- validate $(BUSY)
+	@echo; python workflow_scripts/show_datasets.py config.yaml $(OVERLAY)
 
 test: test-fast test-e2e ## fast suite, then the end-to-end runs
 

@@ -126,13 +126,13 @@ def test_volumes_are_restored_as_in_the_workflow(monkeypatch):
     assert (record["t_test"], record["seed"], record["precision"]) == (500, 3, "bf16-mixed")
 
 
-@pytest.mark.parametrize(("seconds", "runs"), [(0, 1), (1e9, cost.RUNS)])
+@pytest.mark.parametrize(("seconds", "runs"), [(0, 0), (1e9, cost.RUNS)])
 def test_slow_steps_are_timed_less_often(monkeypatch, seconds, runs):
     monkeypatch.setattr(cost, "SECONDS", seconds)
     calls = []
     operations, median = cost._observe(lambda: calls.append(0), "cpu")
     assert (len(calls), operations) == (1 + runs, 0)
-    assert median >= 0
+    assert median > 0
 
 
 def test_table_of_the_records(records, tmp_path):

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import yaml
 from snakemake.utils import update_config
@@ -9,6 +10,11 @@ from snakemake.utils import update_config
 from uad import config as uad_config
 from uad.datasets.registry import Status, status, table
 from uad.errors import ConfigError, UadError
+from uad.files import read_tsv
+from uad.paths import Tree
+
+#: Doubtful subjects shown per data set.
+MOST = 5
 
 
 def load(paths: Iterable[str]) -> uad_config.Config:
@@ -40,9 +46,34 @@ def statuses(cfg: uad_config.Config) -> list[Status]:
     return [*rows, status("sri24", None if atlas == "wheel" else atlas, cfg.archives)]
 
 
+def verdicts(cfg: uad_config.Config) -> list[str]:
+    """What validation found, for the data sets that were validated."""
+    lines = []
+    for name in cfg.datasets:
+        path = Path(Tree(cfg.results).validation("tsv", name))
+        if not path.exists():
+            continue
+        subjects = read_tsv(path).fillna("")
+        counts = subjects["verdict"].value_counts()
+        lines.append(f"{name}: {', '.join(f'{n} {verdict}' for verdict, n in counts.items())}")
+        doubtful = subjects[subjects["why"] != ""]
+        lines += [f"  {row.name}: {row.why}" for row in doubtful.head(MOST).itertuples(index=False)]
+        if len(doubtful) > MOST:
+            lines.append(f"  ... and {len(doubtful) - MOST} more: {path.with_suffix('.html')}")
+    return lines
+
+
+def main(paths: list[str]) -> None:
+    """Print the table and the verdicts."""
+    cfg = load(paths)
+    print(table(statuses(cfg)))
+    if lines := verdicts(cfg):
+        print("\n".join(["", "Validated:", *lines]))
+
+
 if __name__ == "__main__":
     try:
-        print(table(statuses(load(sys.argv[1:]))))
+        main(sys.argv[1:])
     except UadError as error:
         sys.exit(f"ERROR: {error}")
     print("\nLicences, sizes and what to do when something fails: docs/data.md")
