@@ -30,4 +30,9 @@ with job(snakemake) as context:
         logging.warning("%s should be excluded: %s", subject, why)
     context.facts |= {"subjects": result.counts, "notes": result.notes}
     write_tsv(snakemake.output.scans, checked)
-    write_report(result, snakemake.output.tsv, snakemake.output.html)
+    write_report(
+        result,
+        snakemake.output.tsv,
+        snakemake.output.html,
+        phantom=spec["source"] == "phantom",
+    )

@@ -966,13 +966,16 @@ document.querySelectorAll("thead th").forEach((head, column) => {
 """
 
 
-def write_report(result: Report, tsv: str | Path, page: str | Path) -> None:
+def write_report(
+    result: Report, tsv: str | Path, page: str | Path, *, phantom: bool = False
+) -> None:
     """Write the verdicts as TSV and as one self-contained HTML page that can be sorted.
 
     Args:
         result: answer of :func:`report`.
         tsv: the table.
         page: the page; subjects that need a look come first.
+        phantom: the scans are synthetic; the title says so.
     """
     from uad.files import write_text, write_tsv
     from uad.reporting.render import Cell, Document, Row, html_page
@@ -991,7 +994,7 @@ def write_report(result: Report, tsv: str | Path, page: str | Path) -> None:
     ]
     document = Document(
         name=f"validation-{result.dataset}",
-        title=f"Validation of {result.dataset}",
+        title=f"Validation of {result.dataset}{' (phantom data)' if phantom else ''}",
         caption=[
             f"{len(result.subjects)} subjects: {', '.join(counts)}.",
             "A subject that should be excluded is used until the config excludes it.",
