@@ -51,7 +51,8 @@ def compared(folder):
     files = {}
     for stage in COMPARED:
         for path in sorted((folder / "results" / stage).rglob("*")):
-            if path.is_file() and not path.name.endswith(".prov.json"):
+            timed = path.name.startswith("cost.")  # seconds differ
+            if path.is_file() and not path.name.endswith(".prov.json") and not timed:
                 files[path.relative_to(folder / "results")] = path
     return files
 
@@ -324,7 +325,9 @@ def test_validation_subjects_without_lesions_are_refused(root, config, copy_of):
     for mask in copy_of.glob("results/raw/brats21/*/*_seg.nii.gz"):
         no_lesion(mask)
     output = snakemake(root, copy_of, "table3", "--configfile", config, check=False)
-    assert "has a lesion: AIR and threshold cannot be determined" in output
+    # whichever job looks first
+    reasons = ("has a lesion: AIR and threshold cannot be determined", "has no lesion voxel")
+    assert any(reason in output for reason in reasons)
     assert "Traceback (most recent call last)" not in output
     assert (copy_of / "results/tables/table3.csv").read_bytes() == table
 
