@@ -57,8 +57,8 @@ import: $(STAMP) ## bring a folder of archives into the raw trees: make import A
 	@[ -n "$(ARCHIVES)" ] || { echo "Name the folder with your archives: make import ARCHIVES=/folder"; exit 2; }
 	@python workflow_scripts/import_datasets.py config.yaml $(OVERLAY) "$(ARCHIVES)"
 	@echo "Looking at every scan ..."
-	@$(RUN) --quiet all $(if $(OVERLAY),--configfile $(OVERLAY)) -- validate $(BUSY)
-	@echo; python workflow_scripts/show_datasets.py config.yaml $(OVERLAY)
+	@code=0; ( $(RUN) --quiet all --keep-going $(if $(OVERLAY),--configfile $(OVERLAY)) -- validate $(BUSY) ) || code=$$?; \
+	  echo; python workflow_scripts/show_datasets.py config.yaml $(OVERLAY); exit $$code
 
 test: test-fast test-e2e ## fast suite, then the end-to-end runs
 

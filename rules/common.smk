@@ -9,7 +9,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from uad import config as uad_config
-from uad.datasets.layouts import missing_data
+from uad.datasets.layouts import listing_digest, missing_data
 from uad.datasets.splits import reference_files
 from uad.errors import ConfigError, DataError
 from uad.files import read_tsv
@@ -106,6 +106,14 @@ def split_keys(wildcards):
     sizes = content["unhealthy_validation"]
     content["unhealthy_validation"] = {t: sizes[t] for t in experiment.test if t in sizes}
     return content
+
+
+def split_experiment(wildcards):
+    """What a split depends on of its experiment, and the layouts of its data sets."""
+    content = plain(experiment_of(wildcards))
+    names = [content["train"], *content["test"]]
+    kept = {key: content[key] for key in ("setting", "modality", "train", "test", "folds")}
+    return {**kept, "layouts": {name: cfg.datasets[name].layout for name in names}}
 
 
 def split_lists(wildcards):
@@ -310,11 +318,11 @@ def cells(tables):
 
 
 def datasets_at_hand():
-    """Data sets of the config that are there, or that the workflow itself can get."""
+    """Data sets of the config that are there."""
     return [
         name
         for name, dataset in cfg.datasets.items()
-        if dataset.source in ("phantom", "download") or Path(dataset.path).is_dir()
+        if dataset.source == "phantom" or Path(dataset.path).is_dir()
     ]
 
 
@@ -322,6 +330,17 @@ def raw_root(wildcards):
     """Where the raw tree of a data set lies."""
     dataset = cfg.datasets[wildcards.dataset]
     return tree.raw(wildcards.dataset) if dataset.source == "phantom" else dataset.path
+
+
+def raw_listing(content):
+    """Param: a digest of a raw tree that is not ours, so that additions to it are seen."""
+
+    def digest(wildcards):
+        if cfg.datasets[wildcards.dataset].source == "phantom":
+            return None  # its manifest is an input
+        return listing_digest(raw_root(wildcards), content=content)
+
+    return digest
 
 
 def raw_tree(wildcards):

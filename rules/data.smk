@@ -87,6 +87,7 @@ checkpoint index_dataset:
         "../envs/preprocess.yaml"
     params:
         root=raw_root,
+        listing=raw_listing(content=False),
         dataset=lambda wildcards: dataset_keys(
             wildcards, "layout", "source", "modalities", "exclude", "limit"
         ),
@@ -118,6 +119,7 @@ rule validate_dataset:
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
         root=raw_root,
+        listing=raw_listing(content=True),
         dataset=lambda wildcards: dataset_keys(
             wildcards, "layout", "source", "expected", "exclude", "limit"
         ),

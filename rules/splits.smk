@@ -30,8 +30,7 @@ rule make_splits:
     conda:
         "../envs/preprocess.yaml"
     params:
-        experiment=lambda wildcards: plain(experiment_of(wildcards)),
+        experiment=split_experiment,
         splits=split_keys,
-        layouts=lambda wildcards: {name: d.layout for name, d in cfg.datasets.items()},
     script:
         f"{SCRIPTS}/make_splits.py"

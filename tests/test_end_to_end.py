@@ -201,6 +201,21 @@ def test_preprocessed_scans_enter_after_n4_and_give_the_same_slices(
     assert filecmp.cmp(tmp_path / path, finished / path, shallow=False)
 
 
+def test_an_exclusion_packs_and_splits_anew_but_preprocesses_nothing_again(root, config, copy_of):
+    overlay = copy_of / "exclude.yaml"
+    excluded = {"datasets": {"brats21": {"exclude": {"BraTS2021_00007": "a test"}}}}
+    overlay.write_text(yaml.safe_dump(excluded))
+    targets = ("results/slices/brats21_FLAIR.safetensors", "results/splits/intra_FLAIR/fold-0.tsv")
+    snakemake(root, copy_of, "results/validation/brats21.html", "--configfile", config, overlay)
+    verdicts = pd.read_csv(copy_of / "results/validation/brats21.tsv", sep="\t")
+    assert verdicts.set_index("name")["verdict"]["BraTS2021_00007"] == "excluded"
+    output = snakemake(root, copy_of, *targets, "--configfile", config, overlay)
+    assert "rule pack_slices" in output
+    assert "rule skullstrip_scan" not in output and "rule register_scan" not in output
+    split = pd.read_csv(copy_of / targets[1], sep="\t")
+    assert "BraTS2021_00007" not in set(split["name"])
+
+
 def start(root, folder, config):
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
     command += ["--directory", str(folder), "--cores", "2", "--nolock", *TARGETS]

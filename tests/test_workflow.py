@@ -137,6 +137,35 @@ def test_the_full_data_sets_give_110_trainings_and_the_expected_jobs(root, tmp_p
     assert counts["train_model"] == 110
 
 
+def roles(folder, path):
+    return pd.read_csv(folder / path, sep="\t")["role"].value_counts().to_dict()
+
+
+@pytest.mark.slow
+def test_the_full_data_sets_are_split_as_published_in_number(root, tmp_path):
+    make_stand_ins(tmp_path, ixi=577, brats21=1251, mslub=30)
+    cross, intra = (f"results/splits/{e}/fold-0.tsv" for e in ("cross_T2", "intra_FLAIR"))
+    last = "results/splits/intra_FLAIR/fold-4.tsv"
+    snakemake(root, tmp_path, cross, intra, last)
+    assert roles(tmp_path, cross) == {
+        "train": 577 - 44 - 158, "val_healthy": 44, "test_healthy": 158,
+        "val_unhealthy": 100 + 10, "test": 1151 + 20,
+    }  # fmt: skip
+    assert roles(tmp_path, intra) == {
+        "train": 750, "val_healthy": 125, "val_unhealthy": 125, "test": 251
+    }  # fmt: skip
+    assert roles(tmp_path, last)["test"] == 250
+
+
+def test_subjects_that_are_added_to_a_raw_tree_are_seen(root, stand_ins, small_splits):
+    arguments = ("index", "--configfile", small_splits)
+    snakemake(root, stand_ins, *arguments)
+    assert "Nothing to be done" in snakemake(root, stand_ins, *arguments)
+    touch(stand_ins, *(f"data/ixi/IXI-{m}/IXI600-HH-0600-{m}.nii.gz" for m in ("T1", "T2")))
+    snakemake(root, stand_ins, *arguments)
+    assert "IXI600-HH-0600" in (stand_ins / "results/participants/ixi.tsv").read_text()
+
+
 @pytest.mark.parametrize(
     ("target", "trainings", "others"),
     [

@@ -26,7 +26,7 @@ with job(snakemake) as context:
             healthy,
             tested,
             fold,
-            layouts=snakemake.params.layouts,
+            layouts=experiment["layouts"],
             modality=experiment["modality"],
             **options,
         )

@@ -1,6 +1,7 @@
 """Rule validate_dataset: a verdict per subject before any job works on its scans."""
 
 import logging
+from pathlib import Path
 
 from uad.datasets.validation import (
     refuse_unreadable,
@@ -9,6 +10,7 @@ from uad.datasets.validation import (
     validate_tree,
     write_report,
 )
+from uad.errors import DataError
 from uad.files import read_tsv, write_tsv
 from uad.provenance import job
 
@@ -16,7 +18,6 @@ with job(snakemake) as context:
     params, name = snakemake.params, snakemake.wildcards.dataset
     spec, rows = params.dataset, read_tsv(snakemake.input[0]).fillna("")
     checked = validate_tree(spec["layout"], rows, threads=snakemake.threads)
-    refuse_unreadable(name, checked)
     preprocessed = spec["source"] == "preprocessed"
     whole = not spec["limit"] and spec["source"] != "phantom"
     result = report(
@@ -26,6 +27,13 @@ with job(snakemake) as context:
         exclude=spec["exclude"],
         strays=() if preprocessed else stray_files(spec["layout"], params.root),
     )
+    try:
+        refuse_unreadable(name, checked)
+    except DataError as error:
+        # beside the declared outputs, which Snakemake removes after a failure
+        page = Path(snakemake.output.html).with_suffix(".refused.html")
+        write_report(result, page.with_suffix(".tsv"), page)
+        raise DataError(f"{error}\nAll verdicts: {page}") from error
     for subject, why in result.advice.items():
         logging.warning("%s should be excluded: %s", subject, why)
     context.facts |= {"subjects": result.counts, "notes": result.notes}

@@ -7,6 +7,7 @@ Layouts: IXI as unpacked from ``IXI-T1.tar`` and ``IXI-T2.tar``
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 
 from uad.datasets.modalities import LAYOUT_MODALITIES
 from uad.errors import DataError
+from uad.files import text_digest
 
 #: How to get each data set, shown when its raw tree is missing.
 HOW_TO_GET = {
@@ -135,7 +137,10 @@ def index_dataset(
             "exclude the subject(s) in the config with a reason."
         )
     if not names:
-        raise DataError(f"{root}: no subject has all of {', '.join(modalities)}.")
+        raise DataError(
+            f"{root}: no subject has all of {', '.join(modalities)}. Import the rest (make "
+            "datasets says what), or list what you have in the config: datasets.<name>.modalities."
+        )
     rows = [
         {
             "subject": bids_label(name),
@@ -149,6 +154,29 @@ def index_dataset(
         for modality in modalities
     ]
     return pd.DataFrame(rows)
+
+
+def listing_digest(root: str | Path, *, content: bool = False) -> str:
+    """What tells that a raw tree has changed, without opening a file.
+
+    Args:
+        root: the raw tree.
+        content: also sizes and times of the files, not only their names.
+
+    Returns:
+        A digest of the NIfTI files' names below ``root`` (links are followed).
+    """
+    rows = []
+    for folder, _, files in os.walk(root, followlinks=True):
+        for name in files:
+            if name.endswith(_SUFFIXES):
+                path = Path(folder) / name
+                row: list[Any] = [os.path.relpath(path, root)]
+                if content:
+                    state = path.stat()
+                    row += [state.st_size, state.st_mtime_ns]
+                rows.append(row)
+    return text_digest(sorted(rows))
 
 
 def missing_data(datasets: Mapping[str, Any]) -> str:

@@ -194,13 +194,21 @@ class Registry(Strict):
         return found[layout]
 
 
-@functools.cache
-def load_registry(path: str | os.PathLike[str] = REGISTRY) -> Registry:
+def load_registry(path: str | os.PathLike[str] | None = None) -> Registry:
     """Read and validate the registry.
+
+    Args:
+        path: default: the file that the environment variable ``UAD_DATASETS`` names (for a
+            mirror within an institute), else the project's.
 
     Raises:
         ConfigError: it is missing, not YAML, or not as the model says.
     """
+    return _load(path or os.environ.get("UAD_DATASETS") or REGISTRY)
+
+
+@functools.cache
+def _load(path: str | os.PathLike[str]) -> Registry:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
