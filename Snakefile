@@ -39,6 +39,7 @@ localrules:
 rule paper:
     default_target: True
     input:
+        checks(),
         rules.tables.input,
         rules.air.input,
         rules.figures.input,
@@ -48,12 +49,14 @@ rule paper:
 # what the paper's later version adds
 rule later:
     input:
+        checks(),
         part_files("later"),
 
 
 # what neither version has
 rule extras:
     input:
+        checks(),
         part_files("extras"),
         rules.cost.input,
 
@@ -65,6 +68,7 @@ for name in cfg.tables:
         name:
             name
         input:
+            checks(),
             expand(tree.table("{ending}", name), ending=TABLE_ENDINGS),
         localrule: True
 
@@ -76,5 +80,6 @@ for name in cfg.studies:
         name:
             name
         input:
+            checks(),
             study_files([name]),
         localrule: True

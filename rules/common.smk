@@ -228,6 +228,14 @@ def study_files(names):
     ]
 
 
+def checks():
+    """What every target asks for first: room on the disk, and a verdict on the raw scans."""
+    return [
+        f"{cfg.results}/preflight.json",
+        *expand(tree.validation("html"), dataset=cfg.datasets_of_run()),
+    ]
+
+
 def part_files(part):
     """Tables, figures and studies of one part of the config."""
     tables = [name for name, table in cfg.tables.items() if table.part == part]

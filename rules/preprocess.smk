@@ -5,9 +5,6 @@ rule skullstrip_scan:
     input:
         image=raw_image,
         atlas=rules.prepare_atlas.output,
-        # not before the index: a checkpoint below a job that runs again is not looked at
-        room=ancient(rules.check_disk_space.output),
-        checked=ancient(rules.validate_dataset.output.tsv),
     output:
         mask=tree.scan("nii.gz", space="orig", label="brain", desc="mask"),
         sidecar=tree.scan("json", space="orig", label="brain", desc="mask"),
@@ -69,7 +66,6 @@ rule pack_slices:
     input:
         unpack(scans),
         participants=tree.participants(),
-        checked=ancient(tree.validation("tsv")),
     output:
         tree.slices(),
     log:
