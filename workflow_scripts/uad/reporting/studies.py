@@ -31,6 +31,7 @@ from uad.reporting.render import (
     span,
     write_all,
 )
+from uad.reporting.tables import METRICS
 
 __all__ = [
     "CHOSEN",
@@ -42,7 +43,6 @@ __all__ = [
     "write_study",
 ]
 
-METRICS = {"dice": "DICE [%]", "auprc": "AUPRC [%]"}
 #: The variant that takes, in each fold, the one that is best on the validation set.
 CHOSEN = "chosen on validation"
 #: In place of the difference of a variant that changes nothing for a method.
