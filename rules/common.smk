@@ -2,6 +2,7 @@
 
 import sys
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -93,6 +94,11 @@ def skullstrip_gpu(wildcards):
     """One GPU for the back end that can use one, unless it is kept on the CPU."""
     network = cfg.backend_of(wildcards.dataset) == "hdbet"
     return int(network and cfg.preprocessing.skullstrip.device != "cpu")
+
+
+def reconstruction_gpu(wildcards):
+    """One GPU for the methods that have a network."""
+    return GPU_WANTED if cfg.family_of(wildcards.method).trained else 0
 
 
 def split_keys(wildcards):
@@ -395,6 +401,59 @@ def scans(wildcards):
             tree.scan("nii.gz", subject=s, label="lesion", desc="mask", **scan) for s in subjects
         ],
     }
+
+
+def scans_of(dataset):
+    """How many scans of one modality a data set has, by the config; for what jobs request."""
+    spec = cfg.datasets[dataset]
+    count = spec.phantom.subjects if spec.source == "phantom" else spec.expected or 1000
+    return min(count, spec.limit or count)
+
+
+#: float32 volume of a store, MB
+VOLUME_MB = prod(cfg.preprocessing.shape) * 4 / 2**20
+
+
+def by_attempt(amount):
+    """Resource function: an amount, more with each attempt."""
+    return lambda wildcards, attempt: amount * attempt
+
+
+def request(base, per_scan, dataset):
+    """Resource function: a base and a share per scan of a data set; more with each attempt."""
+
+    def amount(wildcards, attempt):
+        return round((base + per_scan * scans_of(dataset(wildcards))) * attempt)
+
+    return amount
+
+
+def request_memory(base, copies, dataset):
+    """MB: the interpreter with its libraries, and float32 copies of all volumes at once."""
+    return request(base, copies * VOLUME_MB, dataset)
+
+
+def of_wildcard(wildcards):
+    """The data set that a job is named after."""
+    return wildcards.dataset
+
+
+def of_training(wildcards):
+    """The data set that a job trains on."""
+    return experiment_of(wildcards).train
+
+
+def of_test(wildcards):
+    """The data set that a job tests on."""
+    return wildcards.test
+
+
+def training_minutes(wildcards, attempt):
+    """Time limit of a training: half a second a step, an hour at least; it resumes beyond."""
+    loop = cfg.train_of(wildcards.method)
+    slices = scans_of(of_training(wildcards)) * loop.samples_per_volume
+    steps = loop.epochs * max(1, slices // loop.batch_size)
+    return max(60, round(steps * 0.5 / 60)) * attempt
 
 
 def kept(path):

@@ -31,8 +31,8 @@ rule make_phantom:
     conda:
         "../envs/preprocess.yaml"
     resources:
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=by_attempt(3000),
+        runtime=by_attempt(60),
     params:
         root=tree.raw(),
         dataset=lambda wildcards: dataset_keys(wildcards, "layout", "modalities", "phantom"),
@@ -41,7 +41,24 @@ rule make_phantom:
         f"{SCRIPTS}/make_phantom.py"
 
 
+rule download_atlas:
+    output:
+        tree.atlas("download.json"),
+    log:
+        tree.log("download_atlas"),
+    retries: 0
+    localrule: True
+    conda:
+        "../envs/preprocess.yaml"
+    params:
+        archives=cfg.archives,
+    script:
+        f"{SCRIPTS}/download_atlas.py"
+
+
 rule prepare_atlas:
+    input:
+        rules.download_atlas.output if cfg.preprocessing.atlas == "download" else [],
     output:
         tree.atlas("head.nii.gz"),
         tree.atlas("brain.nii.gz"),
@@ -52,8 +69,8 @@ rule prepare_atlas:
     conda:
         "../envs/preprocess.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(10),
     params:
         spacing=cfg.preprocessing.spacing,
         atlas=cfg.preprocessing.atlas,
@@ -66,6 +83,7 @@ rule download_dataset:
         tree.downloaded(),
     log:
         tree.log("download_dataset", "{dataset}"),
+    retries: 0  # a transfer is patient by itself, and a missing token does not come by waiting
     localrule: True
     conda:
         "../envs/preprocess.yaml"
@@ -118,8 +136,8 @@ rule validate_dataset:
         "../envs/preprocess.yaml"
     threads: cfg.run.validation_threads
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        mem_mb=by_attempt(4000),
+        runtime=request(30, 0.2, of_wildcard),
     params:
         root=raw_root,
         listing=raw_listing(content=True),

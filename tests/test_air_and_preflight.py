@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from uad.air import stored_decision
 from uad.datasets.slices import Volumes
 from uad.errors import DataError
 from uad.files import atomic_path, read_json, write_json
@@ -27,6 +28,14 @@ def volumes(normal, anomalous, n=2, lesion=True):
 
 
 # --- AIR
+
+
+def test_a_method_inverts_as_the_record_says_by_the_rule_that_it_names(tmp_path):
+    path = tmp_path / "air.json"
+    write_json(path, {"invert": True, "paper_rule_invert": False, "maximising_invert": True})
+    decided = {air: stored_decision(str(path), air) for air in (True, "paper", "maximising", False)}
+    assert decided == {True: True, "paper": False, "maximising": True, False: False}
+    assert stored_decision([], False) is False  # a rule without the input
 
 
 def test_region_means_are_taken_inside_the_brain_per_volume_then_averaged():

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from uad.columns import SIGNIFICANCE
 from uad.errors import ConfigError, DataError
 from uad.evaluation import bootstrap_interval, claims, paired_permutation
 from uad.evaluation.claims import holm, smallest_p
@@ -138,7 +139,7 @@ class TestRows:
         for pairs in ([], [("ours", "nobody")]):
             found = results(study(), pairs)
             assert found.empty
-            assert list(found.columns) == claims.COLUMNS
+            assert list(found.columns) == SIGNIFICANCE
 
 
 class TestUnits:

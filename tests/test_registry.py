@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -46,11 +47,21 @@ def test_the_facts_are_those_of_the_publications():
     t1, t2 = sets["ixi"].files
     assert (t1.checksum, t1.subjects) == ("md5:34901a0593b41dd19c1a1f746eac2d58", 581)
     assert (t2.checksum, t2.subjects) == ("md5:e3140d78730ecdd32ba92da48c0a9aaa", 578)
+    assert [f.name for f in sets["ixi"].tables] == ["IXI.xls"]
     assert sum(f.subjects for f in sets["mslub"].files) == 30
     assert len({f.name for f in sets["mslub"].files}) == 6
     assert len({url for f in sets["mslub"].files for url in f.urls}) == 6
     for entry in sets.values():
         assert entry.licence and entry.citation and entry.facts
+
+
+def test_each_mslub_patient_is_in_one_archive():
+    files = load_registry().get("mslub").files
+    for i in range(1, 31):
+        holding = [f for f in files if re.fullmatch(f.names, f"patient{i:02d}")]
+        first, last = holding[0].name.removesuffix(".zip").rpartition("patient")[2].split("-")
+        assert len(holding) == 1 and int(first) <= i <= int(last)
+        assert holding[0].subjects == int(last) - int(first) + 1
 
 
 BRATS = "BraTS2021_00000/BraTS2021_00000"
@@ -79,6 +90,9 @@ NAMES = {
         "patient01/patient02_T2W.nii.gz": None,
         "x/MNI/patient07/T1_N4_noneck_reduced_winsor_regtoFLAIR_brain_N4_regtoMNI.nii.gz": None,
         "longitudinal/coregistered/patient01/study1_T2W.nii.gz": None,
+        "longitudinal/coregistered/patient01/brainmask.nii.gz": None,
+        "x/cross_sectional/coregistered_resampled/patient01/T1W.nii.gz": None,
+        "MNI/patient01/T1W.nii.gz": None,
     },
 }
 
@@ -108,6 +122,7 @@ FAULTS = {
     "address": (lambda d: d["ixi"]["files"][0].update(urls=["ftp://x"]), "files.0.urls.0"),
     "no address": (lambda d: d["ixi"]["files"][0].update(urls=[]), "has no address"),
     "name": (lambda d: d["ixi"]["files"][0].update(name="../x.tar"), "files.0.name"),
+    "names": (lambda d: d["mslub"]["files"][0].update(names="("), "not a regular expression"),
     "terms": (lambda d: d["brats21"].pop("terms"), "what to sign and where"),
     "expression": (lambda d: d["ixi"]["tree"].update(member="("), "not a regular expression"),
     "groups": (lambda d: d["ixi"]["tree"].update(member="x"), "needs the groups kind, subject"),
@@ -210,6 +225,17 @@ def test_the_source_decides_on_the_next_step(tmp_path):
     assert status("mine", tmp_path, layout="mslub").name == "mine"
 
 
+def test_a_download_fetches_only_what_the_raw_tree_lacks(tmp_path):
+    ixi = stand_in(tmp_path / "ixi", "ixi", 581, LAYOUTS["ixi"][:1])
+    step = status("ixi", ixi, source="download").next_step
+    assert step == "run the workflow: it downloads IXI-T2.tar (3.9 GB)"
+    mslub = stand_in(tmp_path / "mslub", "mslub", 12)
+    step = status("mslub", mslub, source="download").next_step
+    assert step == "run the workflow: it downloads 4 archives"
+    step = status("sri24", tmp_path / "none", source="download").next_step
+    assert step == "run the workflow: it downloads sri24_spm8.zip"
+
+
 def test_the_atlas_is_in_its_wheel_or_in_a_folder(tmp_path, monkeypatch):
     assert status("sri24", None).state == "present"
     monkeypatch.setattr(registry.importlib.util, "find_spec", lambda _: None)
@@ -220,6 +246,17 @@ def test_the_atlas_is_in_its_wheel_or_in_a_folder(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     assert status("sri24", tmp_path).state == "present"
+
+
+def test_a_packed_atlas_in_the_users_folder_is_there(tmp_path):
+    (tmp_path / "sri24_spm8.zip").touch()
+    assert status("sri24", tmp_path).state == "present"
+    # what is to be downloaded is not looked for packed in the folder of the images
+    assert status("sri24", tmp_path, source="download").state == "missing"
+
+
+def test_either_archive_of_brats_counts_once_in_its_size(tmp_path):
+    assert "(13.0 GB)" in status("brats21", tmp_path).next_step
 
 
 def test_the_table_fits_into_a_terminal(tmp_path):

@@ -17,10 +17,11 @@ import pytest
 import yaml
 
 from uad import evaluation
+from uad.columns import SIGNIFICANCE
+from uad.datasets.slices import write_store
 from uad.errors import ConfigError, DataError
 from uad.files import read_tsv, write_text, write_tsv
 from uad.reporting import figures
-from uad.reporting.claims import SIGNIFICANCE_COLUMNS
 from uad.reporting.render import Cell, Document, Row, latex, tex_escape
 from uad.reporting.tables import (
     PHANTOM_VERDICT,
@@ -262,7 +263,7 @@ def significance(*tests: dict[str, Any]) -> pd.DataFrame:
         "p_holm": 0.002,
         "smallest_p": 0.0002,
     }
-    return pd.DataFrame([base | test for test in tests], columns=SIGNIFICANCE_COLUMNS)
+    return pd.DataFrame([base | test for test in tests], columns=SIGNIFICANCE)
 
 
 @pytest.mark.parametrize(
@@ -1038,6 +1039,29 @@ def test_choose_slices_refusals() -> None:
         figures.choose_slices({"a": np.zeros((2, 2, 2))})
     with pytest.raises(DataError, match="a: 3 lesion voxels"):
         figures.choose_slices({"a": 3}, lambda _: np.zeros((2, 2, 2)))
+
+
+def test_map_samples_are_turned_for_display_and_made_of_the_chosen_volumes_only(tmp_path) -> None:
+    names = [f"case-{i}" for i in range(4)]
+    volumes = np.arange(4 * 5 * 6 * 3, dtype=np.float16).reshape(4, 5, 6, 3)
+    lesions = np.zeros(volumes.shape, np.uint8)
+    for i, lesion in enumerate(lesions):  # case-0 has none; slice 1 has most
+        lesion[0, 0, 2], lesion[1 : 1 + i, 4, 1] = i > 0, 1
+    store = tmp_path / "s.safetensors"
+    write_store(store, names, zip(volumes, np.ones_like(lesions), lesions, strict=True))
+    asked = []
+
+    def layers(subject: str, volume: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        asked.append(subject)
+        return {"input": volume, "half": volume / 2 * mask}
+
+    samples = figures.map_samples(store, names[:3], layers)
+    assert asked == [s["subject"] for s in samples] == ["case-1", "case-2"]  # case-3 is not tested
+    assert [(s["slice"], s["lesion_voxels"]) for s in samples] == [(1, 2), (1, 3)]
+    first = samples[0]
+    np.testing.assert_array_equal(first["input"], np.rot90(volumes[1, :, :, 1]))
+    np.testing.assert_array_equal(first["half"], first["input"] / 2)
+    assert first["truth"].shape == (6, 5) and first["truth"][1, 1]
 
 
 def test_imports_stay_light() -> None:

@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from test_config import merged
-from uad.config import load
+from uad.config import load, merged
 from uad.files import write_json, write_tsv
 from uad.paths import Tree
 from uad.reporting.sanity import check_phantom_run

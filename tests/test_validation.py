@@ -422,6 +422,10 @@ def test_the_report_has_one_verdict_per_subject_and_keeps_exclusion_to_the_confi
     )
     assert "http" not in page and "src=" not in page
     assert page.index("BraTS2021_00001") < page.index("BraTS2021_00000")
+    assert "phantom" not in page
+    phantom = report("brats21", checked, phantom=True)
+    write_report(phantom, tmp_path / "v.tsv", tmp_path / "v.html")
+    assert "Validation of brats21 (phantom data)" in (tmp_path / "v.html").read_text()
 
 
 # --- real scans

@@ -166,6 +166,30 @@ def test_subjects_that_are_added_to_a_raw_tree_are_seen(root, stand_ins, small_s
     assert "IXI600-HH-0600" in (stand_ins / "results/participants/ixi.tsv").read_text()
 
 
+def test_ages_that_are_put_into_a_raw_tree_reach_the_index_and_the_record_of_the_splits(
+    root, stand_ins, small_splits
+):
+    split = "results/splits/cross_T2/fold-0.tsv"
+    arguments = (split, "--configfile", small_splits)
+
+    def stratified():
+        snakemake(root, stand_ins, *arguments)
+        return json.loads((stand_ins / f"{split}.prov.json").read_text())["facts"]["stratified_by"]
+
+    assert stratified()["ixi"] == {"by": [], "groups": {"Guys": 12}}
+    ages = [f"{i},{30 if i % 2 else 70}" for i in range(11)]
+    (stand_ins / "data/ixi/IXI.csv").write_text("\n".join(["IXI_ID,AGE", *ages]))
+    assert stratified()["ixi"] == {
+        "by": ["age"],
+        "groups": {"Guys, 60 and over": 6, "Guys, age unknown": 1, "Guys, below 40": 5},
+    }
+    indexed = json.loads((stand_ins / "results/participants/ixi.tsv.prov.json").read_text())
+    assert indexed["facts"]["ages"]["known"] == 11
+    (stand_ins / "data/ixi/IXI.csv").write_text("IXI_ID,AGE\n3,older")
+    output = snakemake(root, stand_ins, *arguments, check=False)
+    assert "IXI.csv: row 2 (IXI003): 'older' is no age" in output and "Traceback" not in output
+
+
 @pytest.mark.parametrize(
     ("target", "trainings", "others"),
     [
@@ -267,6 +291,20 @@ def test_published_lists_are_fetched_where_no_folder_is_named(root, indexed):
         root, folder, "-n", "results/splits/cross_T2/fold-0.tsv", *arguments, overlay
     )
     assert job_counts(output)["fetch_split_list"] == 8
+
+
+def test_the_page_of_a_refused_phantom_says_phantom(root, tmp_path):
+    # made and then spoilt: the scans have no bytes
+    make_stand_ins(tmp_path, ixi=0, brats21=2, mslub=0)
+    (tmp_path / "results/raw").mkdir(parents=True)
+    (tmp_path / "data/brats21").rename(tmp_path / "results/raw/brats21")
+    touch(tmp_path, "results/raw/brats21.manifest.tsv")
+    arguments = ("results/validation/brats21.html", "--configfile", root / "config.demo.yaml")
+    output = snakemake(root, tmp_path, *arguments, check=False)
+    pages = list(tmp_path.glob("results/validation/*.html"))
+    assert [page.name for page in pages] == ["brats21.refused.html"], output
+    assert "All verdicts: results/validation/brats21.refused.html" in output
+    assert "Validation of brats21 (phantom data)" in pages[0].read_text()
 
 
 def test_phantom_and_real_results_are_not_mixed_in_one_tree(root, stand_ins, small_splits):

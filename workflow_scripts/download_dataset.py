@@ -10,12 +10,17 @@ with job(snakemake) as context:
     params = snakemake.params
     spec = params.dataset
     imported, files = download(
-        spec["layout"], params.archives, params.root, modalities=spec["modalities"]
+        spec["layout"],
+        params.archives,
+        params.root,
+        modalities=spec["modalities"],
+        progress=context.terminal or True,
     )
     record = {
         "raw_root": str(params.root),
         "files": [
-            {"name": f.path.name, "checksum": f.checksum, "verified": f.verified} for f in files
+            {"name": f.path.name, "checksum": f.checksum, "verified": f.verified, "url": f.url}
+            for f in files
         ],
         "imported": {key: str(value) for key, value in asdict(imported).items()},
     }

@@ -4,25 +4,28 @@ import argparse
 import sys
 from pathlib import Path
 
-from show_datasets import load
-from uad.datasets.importing import describe, import_all, import_atlas
+from uad.config import load_files
+from uad.datasets.importing import (
+    atlas_archives,
+    atlas_root,
+    describe,
+    import_all,
+    import_atlas,
+)
 from uad.errors import UadError
 
 
 def main(configs: list[str], folder: str, mode: str) -> None:
     """Import, and say what was done."""
-    cfg = load(configs)
+    cfg = load_files(configs)
     archives = Path(folder).expanduser()
     datasets = {
         name: (spec.layout, spec.path)
         for name, spec in cfg.datasets.items()
         if spec.path and spec.source in ("folder", "download")
     }
-    if cfg.preprocessing.atlas != "wheel":
-        atlas = import_atlas(archives, cfg.preprocessing.atlas)
-        if atlas is not None:
-            print(f"sri24: {atlas.head} and {atlas.brain.name}")
-    done, found = import_all(datasets, archives, mode=mode)
+    atlases = atlas_archives(archives) if archives.is_dir() else []
+    done, found = import_all(datasets, archives, mode=mode, need=not atlases)
     for name, imported in done.items():
         print(describe(name, imported))
     for name in datasets:
@@ -30,6 +33,12 @@ def main(configs: list[str], folder: str, mode: str) -> None:
             print(f"{name}: nothing of it is in {archives}")
     for archive, why in found.unknown.items():
         print(f"not used: {archive.name}: {why}")
+    root = atlas_root(cfg.preprocessing.atlas, cfg.archives)
+    if atlases and root is not None:
+        atlas = import_atlas(atlases, root)
+        print(f"sri24: {atlas.head} and {atlas.brain.name}")
+    for archive in atlases if root is None else ():
+        print(f"not used: {archive.name}: preprocessing.atlas is '{cfg.preprocessing.atlas}'")
 
 
 if __name__ == "__main__":

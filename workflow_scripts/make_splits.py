@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from uad.datasets.splits import cross_dataset, intra_dataset, reference_split
+from uad.datasets.splits import cross_dataset, intra_dataset, reference_split, stratification
 from uad.files import read_tsv, write_tsv
 from uad.provenance import job
 
@@ -16,6 +16,9 @@ with job(snakemake) as context:
     tested = {name: tables[name] for name in experiment["test"]}
     kind = splits.pop("kind")
     context.facts["kind"] = kind
+    # published splits are taken as they are
+    balanced = tables if kind == "clean" else {}
+    context.facts["stratified_by"] = {n: stratification(t) for n, t in balanced.items()}
     if experiment["setting"] == "intra":
         split = intra_dataset(*healthy, fold, folds, kind=kind, **splits)
     elif kind == "reference":

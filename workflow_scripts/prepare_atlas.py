@@ -7,4 +7,5 @@ from uad.provenance import job
 
 with job(snakemake):
     params = snakemake.params
-    prepare_atlas(Path(snakemake.output[0]).parent, params.spacing, params.atlas)
+    record = snakemake.input[0] if params.atlas == "download" else None
+    prepare_atlas(Path(snakemake.output[0]).parent, params.spacing, params.atlas, record)

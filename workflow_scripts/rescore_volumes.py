@@ -1,14 +1,14 @@
 """Rule rescore_volumes: stored reconstructions under every variant of a study."""
 
-from uad.air import decision, invert_foreground
+from uad.air import invert_foreground, stored_decision
 from uad.datasets.slices import read_store, read_volumes
 from uad.evaluation.studies import Variant, rescore
-from uad.files import read_json, write_tsv
+from uad.files import write_tsv
 from uad.provenance import job
 
 with job(snakemake) as context:
     names, files, params = snakemake.wildcards, snakemake.input, snakemake.params
-    invert = decision(read_json(files.air) if files.air else {}, params.air)
+    invert = stored_decision(files.air, params.air)
 
     def volume(subject):
         """Scan as the network saw it, brain and lesion of a subject."""

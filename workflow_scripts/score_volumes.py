@@ -2,16 +2,15 @@
 
 import numpy as np
 
-from uad.air import decision, invert_foreground
+from uad.air import invert_foreground, stored_decision
 from uad.datasets.slices import read_store, read_volumes, write_volumes
 from uad.evaluation import postprocess
-from uad.files import read_json
 from uad.provenance import job
 from uad.scoring import score_volume
 
 with job(snakemake) as context:
     files = snakemake.input
-    invert = decision(read_json(files.air) if files.air else {}, snakemake.params.air)
+    invert = stored_decision(files.air, snakemake.params.air)
     maps = {}
     for key, reconstruction in read_volumes(files.reconstructions[0]).items():
         part = read_store(files.store, [key.split("/")[1]])

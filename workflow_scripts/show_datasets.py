@@ -1,32 +1,17 @@
 """The data sets, what is there, the next step. Usage: show_datasets.py CONFIG [OVERLAY ...]."""
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-from snakemake.utils import update_config
-
 from uad import config as uad_config
+from uad.datasets.importing import atlas_root
 from uad.datasets.registry import Status, status, table
-from uad.errors import ConfigError, UadError
+from uad.errors import UadError
 from uad.files import read_tsv
 from uad.paths import Tree
 
 #: Doubtful subjects shown per data set.
 MOST = 5
-
-
-def load(paths: Iterable[str]) -> uad_config.Config:
-    """A config with its overlays, merged as Snakemake does."""
-    content: dict = {}
-    for path in paths:
-        try:
-            with open(path, encoding="utf-8") as handle:
-                update_config(content, yaml.safe_load(handle) or {})
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    return uad_config.load(content)
 
 
 def statuses(cfg: uad_config.Config) -> list[Status]:
@@ -43,7 +28,9 @@ def statuses(cfg: uad_config.Config) -> list[Status]:
         for name, spec in cfg.datasets.items()
     ]
     atlas = cfg.preprocessing.atlas
-    return [*rows, status("sri24", None if atlas == "wheel" else atlas, cfg.archives)]
+    source = "download" if atlas == "download" else "folder"
+    root = atlas_root(atlas, cfg.archives)
+    return [*rows, status("sri24", root, cfg.archives, source=source)]
 
 
 def verdicts(cfg: uad_config.Config) -> list[str]:
@@ -65,7 +52,7 @@ def verdicts(cfg: uad_config.Config) -> list[str]:
 
 def main(paths: list[str]) -> None:
     """Print the table and the verdicts."""
-    cfg = load(paths)
+    cfg = uad_config.load_files(paths)
     print(table(statuses(cfg)))
     if lines := verdicts(cfg):
         print("\n".join(["", "Validated:", *lines]))

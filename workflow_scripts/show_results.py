@@ -1,18 +1,20 @@
-"""End of a run: print the tables and where to look. Usage: show_results.py CONFIG."""
+"""End of a run: print the tables and where to look. Usage: show_results.py CONFIG [OVERLAY ...]."""
 
 import sys
 
 import pandas as pd
-import yaml
 
-from uad import config as uad_config
+from uad.config import load_files
+from uad.errors import UadError
 from uad.files import read_json
 from uad.paths import Tree
 from uad.reporting.sanity import check_phantom_run
 from uad.reporting.tables import terminal_table
 
-with open(sys.argv[1], encoding="utf-8") as handle:
-    cfg = uad_config.load(yaml.safe_load(handle))
+try:
+    cfg = load_files(sys.argv[1:])
+except UadError as error:
+    sys.exit(f"ERROR: {error}")
 tree = Tree(cfg.results)
 labels = {name: method.label or name for name, method in cfg.methods.items()}
 for name in cfg.tables_of_run():

@@ -26,6 +26,7 @@ with job(snakemake) as context:
         expected=spec["expected"] if whole else None,
         exclude=spec["exclude"],
         strays=() if preprocessed else stray_files(spec["layout"], params.root),
+        phantom=spec["source"] == "phantom",
     )
     try:
         refuse_unreadable(name, checked)
@@ -38,9 +39,4 @@ with job(snakemake) as context:
         logging.warning("%s should be excluded: %s", subject, why)
     context.facts |= {"subjects": result.counts, "notes": result.notes}
     write_tsv(snakemake.output.scans, checked)
-    write_report(
-        result,
-        snakemake.output.tsv,
-        snakemake.output.html,
-        phantom=spec["source"] == "phantom",
-    )
+    write_report(result, snakemake.output.tsv, snakemake.output.html)

@@ -8,10 +8,12 @@ only look at statistics start quickly. Intensities are scaled to [0, 1].
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from uad.files import read_json
 
 #: A mean above this value is inverted (Eq. 13, and the second and third prior).
 MIDDLE = 0.5
@@ -115,6 +117,16 @@ def decision(record: Mapping[str, Any], air: bool | str) -> bool:
     if not air:
         return False
     return bool(record[DECISIONS[air]])
+
+
+def stored_decision(path: str | Sequence[str], air: bool | str) -> bool:
+    """:func:`decision` by the AIR record in a file.
+
+    Args:
+        path: the record; empty for methods that do not use it.
+        air: ``air`` of the method, see :func:`decision`.
+    """
+    return decision(read_json(path) if path else {}, air)
 
 
 def invert_foreground(x: Any, mask: Any) -> Any:

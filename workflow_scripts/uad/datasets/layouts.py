@@ -17,7 +17,7 @@ import pandas as pd
 
 from uad.datasets.modalities import LAYOUT_MODALITIES
 from uad.errors import DataError
-from uad.files import text_digest
+from uad.files import sha256, text_digest
 
 #: How to get each data set, shown when its raw tree is missing.
 HOW_TO_GET = {
@@ -34,6 +34,11 @@ HOW_TO_GET = {
         "one folder patientXX per patient, co-registered images"
     ),
 }
+
+#: The table of subjects of BIDS, which any raw tree may have at its root.
+PARTICIPANTS = "participants.tsv"
+#: Published tables of subjects, by layout: the file as it is, or saved as text.
+DEMOGRAPHICS = {"ixi": ("IXI.xls", "IXI.csv", "IXI.tsv")}
 
 _SUFFIXES = (".nii.gz", ".nii")
 
@@ -156,6 +161,17 @@ def index_dataset(
     return pd.DataFrame(rows)
 
 
+def demographics_file(layout: str, root: str | Path) -> Path | None:
+    """The table of subjects at the root of a raw tree; of several the first, None without.
+
+    Args:
+        layout: ``ixi``, ``brats21`` or ``mslub``.
+        root: the raw tree.
+    """
+    paths = (Path(root) / name for name in (PARTICIPANTS, *DEMOGRAPHICS.get(layout, ())))
+    return next((path for path in paths if path.is_file()), None)
+
+
 def listing_digest(root: str | Path, *, content: bool = False) -> str:
     """What tells that a raw tree has changed, without opening a file.
 
@@ -164,9 +180,11 @@ def listing_digest(root: str | Path, *, content: bool = False) -> str:
         content: also sizes and times of the files, not only their names.
 
     Returns:
-        A digest of the NIfTI files' names below ``root`` (links are followed).
+        A digest of the NIfTI files' names below ``root`` (links are followed), and of the bytes
+        of the tables of subjects at its root.
     """
-    rows = []
+    tables = {PARTICIPANTS, *(name for names in DEMOGRAPHICS.values() for name in names)}
+    rows = [[p.name, sha256(p)] for p in (Path(root) / n for n in tables) if p.is_file()]
     for folder, _, files in os.walk(root, followlinks=True):
         for name in files:
             if name.endswith(_SUFFIXES):

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -29,6 +29,14 @@ DIGITS = {"md5": 32, "sha256": 64}
 Url = Annotated[str, Field(pattern=r"^https?://")]
 
 
+def _compiled(value: str | None) -> str | None:
+    try:
+        re.compile(value or "")
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
 class File(Strict):
     """One file of a data set as its home distributes it."""
 
@@ -37,9 +45,15 @@ class File(Strict):
     synapse: str | None = Field(None, pattern=r"^syn\d+$", description="Number on synapse.org.")
     kind: str | None = Field(None, description="The kind of image in it, if it is only one.")
     subjects: int | None = Field(None, ge=1, description="Subjects in this file.")
+    names: str | None = Field(None, description="Regular expression for their names; null: all.")
     bytes: int | None = Field(None, ge=1, description="For planning; the checksum decides.")
     unpacked_bytes: int | None = Field(None, ge=1, description="Default: as large as the file.")
     checksum: str | None = Field(None, description="<algorithm>:<hexadecimal digits>.")
+
+    @field_validator("names")
+    @classmethod
+    def _expression(cls, value: str | None) -> str | None:
+        return _compiled(value)
 
     @field_validator("checksum")
     @classmethod
@@ -68,11 +82,7 @@ class Layout(Strict):
     @field_validator("member", "nested")
     @classmethod
     def _expression(cls, value: str | None) -> str | None:
-        try:
-            re.compile(value or "")
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-        return value
+        return _compiled(value)
 
     @model_validator(mode="after")
     def _groups(self) -> Layout:
@@ -134,6 +144,10 @@ class DataSet(Strict):
     subjects: int = Field(ge=1, description="Subjects with all kinds.")
     tree: Layout
     files: list[File] = Field(min_length=1)
+    tables: list[File] = Field(
+        default_factory=list,
+        description="Tables about the subjects, for the root of the raw tree; none is needed.",
+    )
     any_file: bool = Field(False, description="Any one of the files holds the whole data set.")
     facts: dict[str, str] = Field(description="Where each fact is from.")
 
@@ -142,7 +156,7 @@ class DataSet(Strict):
         if self.access == "registration" and not self.terms:
             raise ValueError("access 'registration' needs 'terms': what to sign and where")
         if self.access == "open":
-            for file in self.files:
+            for file in [*self.files, *self.tables]:
                 if not file.urls:
                     raise ValueError(f"access 'open', but {file.name} has no address (urls)")
         return self
@@ -159,6 +173,38 @@ class DataSet(Strict):
     def files_for(self, kinds: Iterable[str]) -> list[File]:
         """The files that hold these kinds."""
         return [file for file in self.files if file.kind is None or file.kind in set(kinds)]
+
+    def lacking(
+        self,
+        subjects: Mapping[str, set[str]],
+        kinds: Iterable[str],
+        imported: Iterable[str] = (),
+    ) -> list[File]:
+        """The files that a raw tree still needs, by the names and numbers of its images.
+
+        Args:
+            subjects: kinds that each of its subjects has (:meth:`Layout.scan`).
+            kinds: what a subject needs.
+            imported: names of files whose images are known to be all there.
+        """
+        kinds = set(kinds)
+        if sum(kinds <= has for has in subjects.values()) >= self.expected_for(kinds):
+            return []
+        files, imported = self.files_for(kinds), set(imported)
+        lacking = [
+            file
+            for file in files
+            if file.name not in imported and not self._is_there(file, subjects, kinds)
+        ]
+        return [] if self.any_file and len(lacking) < len(files) else lacking
+
+    def _is_there(self, file: File, subjects: Mapping[str, set[str]], kinds: set[str]) -> bool:
+        """Whether a raw tree has as many subjects as a file has."""
+        own = {file.kind} if file.kind else kinds
+        names = [name for name, has in subjects.items() if own <= has]
+        if file.names:
+            names = [name for name in names if re.fullmatch(file.names, name)]
+        return file.subjects is not None and len(names) >= file.subjects
 
     def expected_for(self, kinds: Iterable[str]) -> int:
         """Subjects that have all of these kinds."""
@@ -282,7 +328,7 @@ def status(
 
     Args:
         name: its name in the config (and, without ``layout``, in the registry).
-        raw_root: its raw tree; None for an atlas that comes from the wheel.
+        raw_root: its raw tree, or the folder of the atlas; None if that is the wheel's.
         archives_root: the folder in which archives are looked for.
         layout: its layout, if its name is not that of the registry.
         source: ``folder``, ``download``, ``preprocessed`` or ``phantom``, as in the config.
@@ -305,7 +351,8 @@ def status(
         return Status(name, state, int(there), 1, f"wheel {ATLAS_PACKAGE.replace('_', '-')}", step)
     where, subjects = str(raw_root), {}
     if raw_root is not None and Path(raw_root).is_dir():
-        subjects = _atlas_in(raw_root) if entry.layout == "atlas" else entry.tree.scan(raw_root)
+        atlas = entry.layout == "atlas"
+        subjects = _atlas_in(raw_root, source) if atlas else entry.tree.scan(raw_root)
     kinds = entry.kinds_for(modalities)
     expected = entry.expected_for(kinds)
     gaps = {n: [kind for kind in kinds if kind not in has] for n, has in subjects.items()}
@@ -314,14 +361,25 @@ def status(
     step = ""
     if state != "present":
         at_hand = _archives_at_hand(entry, archives_root, raw_root, registry)
-        step = at_hand or _next_step(entry, gaps, kinds, source)
+        lacking = []
+        if entry.access == "open" and source == "download":
+            lacking = entry.lacking(subjects, kinds, _fetched(raw_root))
+        step = at_hand or _next_step(entry, gaps, kinds, lacking)
     return Status(name, state, found, expected, where, step)
 
 
-def _atlas_in(folder: str | os.PathLike[str]) -> dict[str, set[str]]:
-    from uad.datasets.importing import sri24_pair
+def _atlas_in(folder: str | os.PathLike[str], source: str) -> dict[str, set[str]]:
+    from uad.datasets.importing import packed_atlas, sri24_pair
 
-    return {"sri24": {"T1", "T1_brain"}} if sri24_pair(folder) else {}
+    # archives in a folder of the user's are unpacked when the atlas is prepared
+    there = sri24_pair(folder) or (source == "folder" and packed_atlas(folder))
+    return {"sri24": {"T1", "T1_brain"}} if there else {}
+
+
+def _fetched(raw_root: str | os.PathLike[str] | None) -> set[str]:
+    from uad.datasets.importing import fetched_into
+
+    return set() if raw_root is None else fetched_into(raw_root)
 
 
 def _archives_at_hand(
@@ -332,25 +390,30 @@ def _archives_at_hand(
 ) -> str:
     if archives is None or not Path(archives).is_dir():
         return ""
-    from uad.datasets.importing import find_archives, imported_from
+    from uad.datasets.importing import find_archives, was_imported
 
     skip = [] if raw_root is None else [raw_root]
-    done = set() if raw_root is None else imported_from(raw_root)
     for source in find_archives(archives, skip=skip, registry=registry).sources:
-        if source.layout == entry.layout and source.path.name not in done:
+        if source.layout != entry.layout:
+            continue
+        if raw_root is None or not was_imported(source, entry, raw_root):
             return f"make import ARCHIVES={archives}"
     return ""
 
 
-def _next_step(entry: DataSet, gaps: dict[str, list[str]], kinds: list[str], source: str) -> str:
+def _next_step(
+    entry: DataSet, gaps: dict[str, list[str]], kinds: list[str], downloads: list[File]
+) -> str:
     """What to do about a data set of which no archive is at hand.
 
     Args:
         entry: the data set.
         gaps: kinds that each subject in the raw tree lacks.
         kinds: kinds that a subject needs.
-        source: as in the config.
+        downloads: files that the workflow will download.
     """
+    if downloads:
+        return f"run the workflow: it downloads {_what(entry, downloads)}"
     lacking = [kind for kind in kinds if all(kind in missing for missing in gaps.values())]
     if gaps and not lacking:
         holes = {name: missing for name, missing in gaps.items() if missing}
@@ -362,17 +425,22 @@ def _next_step(entry: DataSet, gaps: dict[str, list[str]], kinds: list[str], sou
             )
         fewer = entry.expected_for(kinds) - (len(gaps) - len(holes))
         return f"{fewer} subject(s) fewer than published: import the rest, or go on with these"
-    files = entry.files_for(lacking if gaps else kinds)
-    names = f"its {len(files)} archives"
+    what = _what(entry, entry.files_for(lacking if gaps else kinds))
+    if entry.access == "open":
+        return f"get {what} from {entry.home}, then make import ARCHIVES=<its folder>"
+    return f"{entry.terms}; get {what}, then make import ARCHIVES=<its folder>"
+
+
+def _what(entry: DataSet, files: list[File]) -> str:
+    """Some files of a data set, with their size if it is known."""
+    names = f"{len(files)} archives"
+    if len(files) == len(entry.files):
+        names = f"its {names}"
     if len(files) < 3:
         names = (" or " if entry.any_file else " and ").join(file.name for file in files)
-    size = sum(file.bytes or 0 for file in files)
-    size = f" ({size / 1e9:.1f} GB)" if size else ""
-    if entry.access == "open" and source == "download":
-        return f"run the workflow: it downloads {names}{size}"
-    if entry.access == "open":
-        return f"get {names}{size} from {entry.home}, then make import ARCHIVES=<its folder>"
-    return f"{entry.terms}; get {names}{size}, then make import ARCHIVES=<its folder>"
+    sizes = [file.bytes or 0 for file in files]
+    size = max(sizes) if entry.any_file else sum(sizes)
+    return f"{names} ({size / 1e9:.1f} GB)" if size else names
 
 
 def table(statuses: Iterable[Status]) -> str:

@@ -138,11 +138,19 @@ def write_volumes(path: str | os.PathLike[str], volumes: dict[str, np.ndarray]) 
         save_file({k: np.ascontiguousarray(v) for k, v in volumes.items()}, temporary)
 
 
-def read_volumes(path: str | os.PathLike[str], prefix: str = "") -> dict[str, np.ndarray]:
-    """Read the volumes whose name starts with ``prefix``, as float32, sorted by name."""
+def names_in(path: str | os.PathLike[str], prefix: str = "") -> list[str]:
+    """Names of the volumes of :func:`write_volumes` that start with ``prefix``, sorted."""
     from safetensors import safe_open
 
     read_metadata(path)
     with safe_open(path, framework="numpy") as handle:
-        names = sorted(name for name in handle.keys() if name.startswith(prefix))  # noqa: SIM118
+        return sorted(name for name in handle.keys() if name.startswith(prefix))  # noqa: SIM118
+
+
+def read_volumes(path: str | os.PathLike[str], prefix: str = "") -> dict[str, np.ndarray]:
+    """Read the volumes whose name starts with ``prefix``, as float32, sorted by name."""
+    from safetensors import safe_open
+
+    names = names_in(path, prefix)
+    with safe_open(path, framework="numpy") as handle:
         return {name: handle.get_tensor(name).astype(np.float32) for name in names}

@@ -68,13 +68,34 @@ def strata(participants: pd.DataFrame) -> pd.Series:
     """
     missing = pd.Series("", index=participants.index)
     site = participants.get("site", missing).fillna("").astype(str)
-    age = pd.to_numeric(participants.get("age", missing), errors="coerce")
+    age = _ages(participants)
     if not age.notna().any():
         return site
     low, high = AGE_LIMITS
     names = [f"below {low}", f"{low}-{high}", f"{high} and over"]
     group = pd.cut(age, [-np.inf, low, high, np.inf], right=False, labels=names)
     return site + ", " + group.astype(object).where(age.notna(), "age unknown").astype(str)
+
+
+def _ages(participants: pd.DataFrame) -> pd.Series:
+    missing = pd.Series("", index=participants.index)
+    return pd.to_numeric(participants.get("age", missing), errors="coerce")
+
+
+def stratification(participants: pd.DataFrame) -> dict[str, Any]:
+    """What a split of this table is balanced by, for the record.
+
+    Args:
+        participants: a participants table, see :func:`strata`.
+
+    Returns:
+        ``by``: ``site`` where there are several, ``age`` where any is known; ``groups``: the
+        number of subjects of each stratum.
+    """
+    subjects = participants.drop_duplicates(["subject", "name"])
+    several = "site" in subjects and subjects["site"].nunique() > 1
+    by = [*(["site"] if several else []), *(["age"] if _ages(subjects).notna().any() else [])]
+    return {"by": by, "groups": strata(subjects).value_counts().sort_index().to_dict()}
 
 
 def stratified_order(groups: Sequence[str], rng: np.random.Generator) -> np.ndarray:

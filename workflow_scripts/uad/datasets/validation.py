@@ -841,11 +841,13 @@ class Report:
         subjects: ``name``, ``subject``, ``site``, ``verdict`` (one of :data:`VERDICTS`),
             ``why``; sorted by name.
         notes: sentences about the data set as a whole.
+        phantom: the scans are synthetic.
     """
 
     dataset: str
     subjects: pd.DataFrame
     notes: list[str]
+    phantom: bool = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -867,6 +869,7 @@ def report(
     expected: int | None = None,
     exclude: Mapping[str, str] | None = None,
     strays: Sequence[str] = (),
+    phantom: bool = False,
 ) -> Report:
     """One verdict per subject.
 
@@ -879,6 +882,7 @@ def report(
         expected: number of subjects that the data set should have, excluded ones included.
         exclude: the config's exclusions: public name and reason.
         strays: files of the tree that belong to nobody (:func:`stray_files`).
+        phantom: the scans are synthetic.
     """
     exclude = exclude or {}
     rows = []
@@ -901,7 +905,7 @@ def report(
     if strays:
         shown = ", ".join(strays[:5]) + (" ..." if len(strays) > 5 else "")
         notes.append(f"{len(strays)} file(s) with a name that belongs to nobody: {shown}.")
-    return Report(dataset, subjects, notes)
+    return Report(dataset, subjects, notes, phantom)
 
 
 def _collected(texts: pd.Series) -> list[str]:
@@ -966,16 +970,13 @@ document.querySelectorAll("thead th").forEach((head, column) => {
 """
 
 
-def write_report(
-    result: Report, tsv: str | Path, page: str | Path, *, phantom: bool = False
-) -> None:
+def write_report(result: Report, tsv: str | Path, page: str | Path) -> None:
     """Write the verdicts as TSV and as one self-contained HTML page that can be sorted.
 
     Args:
-        result: answer of :func:`report`.
+        result: answer of :func:`report`; if it is of phantoms, the title says so.
         tsv: the table.
         page: the page; subjects that need a look come first.
-        phantom: the scans are synthetic; the title says so.
     """
     from uad.files import write_text, write_tsv
     from uad.reporting.render import Cell, Document, Row, html_page
@@ -994,7 +995,7 @@ def write_report(
     ]
     document = Document(
         name=f"validation-{result.dataset}",
-        title=f"Validation of {result.dataset}{' (phantom data)' if phantom else ''}",
+        title=f"Validation of {result.dataset}{' (phantom data)' if result.phantom else ''}",
         caption=[
             f"{len(result.subjects)} subjects: {', '.join(counts)}.",
             "A subject that should be excluded is used until the config excludes it.",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from uad.columns import SIGNIFICANCE
 from uad.errors import ConfigError, DataError
 from uad.evaluation.significance import bootstrap_interval, paired_permutation
 from uad.seeds import derive_seed
@@ -32,24 +33,6 @@ if TYPE_CHECKING:
 METRICS = ("dice", "auprc")
 UNITS = ("volumes", "folds")
 KEYS = ["experiment", "method", "fold", "test_dataset", "subject"]
-
-#: Columns of :func:`test_claims`.
-COLUMNS = [
-    "row",
-    "against",
-    "experiment",
-    "test_dataset",
-    "metric",
-    "unit",
-    "n",
-    "difference",
-    "ci_low",
-    "ci_high",
-    "effect_size",
-    "p_value",
-    "smallest_p",
-    "p_holm",
-]
 
 #: One claim is one of a family of claims on the same numbers.
 FAMILY = ["experiment", "test_dataset", "metric", "unit"]
@@ -78,8 +61,9 @@ def test_claims(
             enumerated where there are not more (up to 13 pairs for 10,000).
 
     Returns:
-        A row per claim, test set, metric (``dice``, ``auprc``) and unit (``volumes``,
-        ``folds``; see the module's text), in the order of the claims, test sets sorted:
+        A frame with :data:`uad.columns.SIGNIFICANCE`, a row per claim, test set, metric
+        (``dice``, ``auprc``) and unit (``volumes``, ``folds``; see the module's text), in the
+        order of the claims, test sets sorted:
 
         - ``n``: pairs with a value on both sides;
         - ``difference``, ``ci_low``, ``ci_high``: mean of row minus against and its interval,
@@ -123,7 +107,7 @@ def test_claims(
                     name = {**about, "metric": metric, "unit": unit}
                     difference = _differences(first, second, metric, unit)
                     records.append({**name, **_test(difference, name, seed, n_resamples)})
-    found = pd.DataFrame(records, columns=COLUMNS)
+    found = pd.DataFrame(records, columns=SIGNIFICANCE)
     for _, family in found.groupby(FAMILY):
         found.loc[family.index, "p_holm"] = holm(family["p_value"].to_numpy(np.float64))
     return found

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from uad.columns import SIGNIFICANCE
 from uad.errors import DataError
 from uad.reporting.render import signed
 
@@ -20,22 +21,6 @@ if TYPE_CHECKING:
 #: A corrected p value below this is significant, as in the paper.
 LEVEL = 0.05
 MARK = "†"
-SIGNIFICANCE_COLUMNS = [
-    "row",
-    "against",
-    "experiment",
-    "test_dataset",
-    "metric",
-    "unit",
-    "n",
-    "difference",
-    "ci_low",
-    "ci_high",
-    "effect_size",
-    "p_value",
-    "p_holm",
-    "smallest_p",
-]
 #: What :func:`add_marks` says of each cell.
 MARK_COLUMNS = [
     "significant",
@@ -56,7 +41,7 @@ def tests_of_table(significance: pd.DataFrame | None, spec: TableSpec) -> pd.Dat
     """The tests between two rows of one table, checked, in the order of the table.
 
     Args:
-        significance: a frame with :data:`SIGNIFICANCE_COLUMNS`, differences in percentage
+        significance: a frame with :data:`uad.columns.SIGNIFICANCE`, differences in percentage
             points, as from :func:`uad.evaluation.test_claims`. None or an empty frame:
             nothing was tested.
         spec: the table; tests of other rows and columns are left out.
@@ -65,8 +50,8 @@ def tests_of_table(significance: pd.DataFrame | None, spec: TableSpec) -> pd.Dat
         DataError: a column is missing, a unit is not known, or a test is listed twice.
     """
     if significance is None or significance.empty:
-        return pd.DataFrame(columns=SIGNIFICANCE_COLUMNS)
-    missing = [c for c in SIGNIFICANCE_COLUMNS if c not in significance.columns]
+        return pd.DataFrame(columns=SIGNIFICANCE)
+    missing = [c for c in SIGNIFICANCE if c not in significance.columns]
     if missing:
         raise DataError(f"significance of {spec.name}: no column {', '.join(missing)}.")
     for column, known in (("unit", {"volumes", "folds"}), ("metric", set(_NAMES))):
@@ -88,7 +73,7 @@ def tests_of_table(significance: pd.DataFrame | None, spec: TableSpec) -> pd.Dat
         if {t.row, t.against} <= set(rows) and (t.experiment, t.test_dataset) in columns
     ]
     places = [order[-1] for order in sorted(orders)]
-    return significance[SIGNIFICANCE_COLUMNS].iloc[places].reset_index(drop=True)
+    return significance[SIGNIFICANCE].iloc[places].reset_index(drop=True)
 
 
 def add_marks(

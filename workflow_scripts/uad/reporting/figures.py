@@ -8,13 +8,14 @@ input gives equal bytes.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from uad.datasets.slices import read_store
 from uad.errors import DataError
 from uad.reporting.curves import figure_curves
 from uad.reporting.style import BLUE, GREEN, GREY, ORANGE, PathLike, save, style
@@ -31,6 +32,7 @@ __all__ = [
     "figure_curves",
     "figure_loss",
     "figure_maps",
+    "map_samples",
 ]
 
 _OUTLINE = "#5CE1FF"
@@ -116,6 +118,36 @@ def choose_slices(
             raise DataError(f"{name}: {size} lesion voxels were counted, but its mask is empty.")
         choices.append(SliceChoice(name, int(area.argmax())))
     return choices
+
+
+def map_samples(
+    store: PathLike,
+    subjects: Iterable[str],
+    layers: Callable[[str, np.ndarray, np.ndarray], Mapping[str, np.ndarray]],
+) -> list[dict[str, Any]]:
+    """The samples of :func:`figure_maps` on the slices that :func:`choose_slices` takes.
+
+    One volume is in memory at a time.
+
+    Args:
+        store: slice store of the test set.
+        subjects: BIDS labels of those who are tested.
+        layers: called with a chosen subject, its volume and brain mask (both ``(X, Y, Z)``);
+            gives the volumes to show, on the same grid, by name.
+
+    Returns:
+        One sample per chosen slice: ``subject``, ``slice``, ``lesion_voxels`` (of the whole
+        volume), the layers and ``truth``, each ``(Y, X)`` as displayed.
+    """
+    sizes = {s: int(read_store(store, [s]).lesions.sum()) for s in subjects}
+    samples = []
+    for subject, z in choose_slices(sizes, lambda s: read_store(store, [s]).lesions[0]):
+        part = read_store(store, [subject])
+        shown = {**layers(subject, part.volumes[0], part.masks[0]), "truth": part.lesions[0]}
+        # the atlas is stored left to right, back to front: turn it for display
+        arrays = {name: np.rot90(layer[:, :, z]) for name, layer in shown.items()}
+        samples.append({"subject": subject, "slice": z, "lesion_voxels": sizes[subject], **arrays})
+    return samples
 
 
 # Drawing ---------------------------------------------------------------------------------

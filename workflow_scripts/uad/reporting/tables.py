@@ -285,8 +285,7 @@ def summarise(
         spec: the table.
         published: published values, as from :func:`read_published`.
         phantom: the volumes are phantoms, so nothing may be compared with the paper.
-        significance: tests between rows, with
-            :data:`uad.reporting.claims.SIGNIFICANCE_COLUMNS`.
+        significance: tests between rows, with :data:`uad.columns.SIGNIFICANCE`.
 
     Returns:
         A frame in long form with :data:`SUMMARY_COLUMNS`. ``n_volumes`` counts the

@@ -1,0 +1,12 @@
+"""Rule download_atlas: the SRI24 atlas from NITRC."""
+
+from uad.datasets.importing import atlas_root, download_atlas
+from uad.files import write_json
+from uad.provenance import job
+
+with job(snakemake) as context:
+    archives = snakemake.params.archives
+    atlas = download_atlas(archives, progress=context.terminal or True)
+    folder = str(atlas_root("download", archives))
+    write_json(snakemake.output[0], {"folder": folder, "provenance": atlas.provenance})
+    context.facts |= {"atlas": atlas.provenance}
