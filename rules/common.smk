@@ -1,12 +1,17 @@
 """Configuration, paths and input functions that several stages share."""
 
+import os
 import sys
+from collections import Counter
 from functools import lru_cache
 from math import prod
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+# the repository itself, also for a run that works on a copy of it (uad.launch): as an input, a
+# path must not depend on where a run was started from
+REPOSITORY = os.environ.get("UAD_REPOSITORY") or workflow.basedir
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from uad import config as uad_config
@@ -60,6 +65,35 @@ def participant(wildcards):
     """The row of one scan."""
     key = (wildcards.subject, MODALITY[wildcards.suffix])
     return participants(wildcards.dataset)[key]
+
+
+@lru_cache
+def _places(path, modified):
+    """Each scan's place among the scans of its modality."""
+    count, places = Counter(), {}
+    for subject, modality in _participants(path, modified):
+        places[subject, modality] = count[modality]
+        count[modality] += 1
+    return places
+
+
+def batch_of(stage):
+    """Group function: so many scans of a data set and modality make one submission.
+
+    Not ``group-components`` in a profile: Snakemake 9.27 merges the groups anew at each update of
+    the graph, and ten become a hundred. It serves here to join the members of one name.
+    """
+
+    def name(wildcards):
+        path = checkpoints.index_dataset.get(dataset=wildcards.dataset).output[0]
+        places = _places(path, Path(path).stat().st_mtime_ns)
+        place = places[wildcards.subject, MODALITY[wildcards.suffix]]
+        batch = place // cfg.run.scans_per_submission
+        group = f"{stage}_{wildcards.dataset}_{wildcards.suffix}_{batch}"
+        workflow.parent_groupids[group] = stage
+        return group
+
+    return name
 
 
 def raw_image(wildcards):
@@ -448,12 +482,15 @@ def of_test(wildcards):
     return wildcards.test
 
 
-def training_minutes(wildcards, attempt):
-    """Time limit of a training: half a second a step, an hour at least; it resumes beyond."""
+def training_minutes(wildcards):
+    """Time limit of a training: half a second a step, an hour at least.
+
+    Not more with each attempt: it goes on where it was, and partitions have limits.
+    """
     loop = cfg.train_of(wildcards.method)
     slices = scans_of(of_training(wildcards)) * loop.samples_per_volume
     steps = loop.epochs * max(1, slices // loop.batch_size)
-    return max(60, round(steps * 0.5 / 60)) * attempt
+    return max(60, round(steps * 0.5 / 60))
 
 
 def kept(path):

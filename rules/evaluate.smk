@@ -17,9 +17,9 @@ rule reconstruct_volumes:
         "../envs/train.yaml"
     threads: cfg.run.train_threads
     resources:
-        gpu=GPU_WANTED,
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        gpu=reconstruction_gpu,
+        mem_mb=request_memory(6000, 4, of_test),
+        runtime=request(60, 0.2, of_test),
     params:
         model=model_of,
         air=air_of,
@@ -46,8 +46,8 @@ rule score_volumes:
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        mem_mb=request_memory(3000, 5, of_test),
+        runtime=request(60, 0.1, of_test),
     params:
         score=lambda wildcards: cfg.methods[wildcards.method].score,
         air=air_of,
@@ -72,8 +72,8 @@ rule search_threshold:
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=request_memory(3000, 5, of_test),
+        runtime=request(30, 0.05, of_test),
     params:
         search=cfg.protocol.threshold_search,
     script:
@@ -93,8 +93,8 @@ rule evaluate_volumes:
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        mem_mb=request_memory(3000, 5, of_test),
+        runtime=request(30, 0.1, of_test),
     params:
         component_max_size=cfg.protocol.component_max_size,
     script:

@@ -13,13 +13,15 @@ rule skullstrip_scan:
         tree.log("skullstrip_scan", "{dataset}", "{subject}_{suffix}"),
     benchmark:
         tree.benchmark("skullstrip_scan", "{dataset}", "{subject}_{suffix}")
+    group:
+        batch_of("skullstrip")
     conda:
         "../envs/preprocess.yaml"
     threads: cfg.run.scan_threads
     resources:
         gpu=skullstrip_gpu,
-        mem_mb=lambda wildcards, attempt: 6000 * attempt,
-        runtime=lambda wildcards, attempt: 30 * attempt,
+        mem_mb=by_attempt(6000),
+        runtime=by_attempt(10),
     params:
         backend=lambda wildcards: cfg.backend_of(wildcards.dataset),
         skullstrip=skullstrip_options,
@@ -47,12 +49,14 @@ rule register_scan:
         tree.log("register_scan", "{dataset}", "{subject}_{suffix}"),
     benchmark:
         tree.benchmark("register_scan", "{dataset}", "{subject}_{suffix}")
+    group:
+        batch_of("register")
     conda:
         "../envs/preprocess.yaml"
     threads: cfg.run.scan_threads
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 30 * attempt,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(10),
     params:
         spacing=cfg.preprocessing.spacing,
         n4=plain(cfg.preprocessing.n4),
@@ -75,8 +79,8 @@ rule pack_slices:
     conda:
         "../envs/preprocess.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        mem_mb=request_memory(3000, 4, of_wildcard),
+        runtime=request(30, 0.1, of_wildcard),
     params:
         preprocessing={
             key: plain(cfg.preprocessing)[key]

@@ -11,8 +11,8 @@ rule compare_methods:
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(60),
     params:
         claims=lambda wildcards: cfg.tables[wildcards.table].tested,
         seed=cfg.seed,
@@ -24,7 +24,7 @@ rule make_table:
     input:
         metrics=lambda wildcards: cells([wildcards.table]),
         significance=rules.compare_methods.output,
-        published=f"{workflow.basedir}/resources/published/tables.csv",
+        published=f"{REPOSITORY}/resources/published/tables.csv",
     output:
         csv=tree.table("csv"),
         md=tree.table("md"),
@@ -74,8 +74,8 @@ rule make_maps_figure:
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=30,
+        mem_mb=by_attempt(8000),
+        runtime=by_attempt(30),
     params:
         figure=lambda wildcards: plain(cfg.figures[wildcards.figure]),
         methods=figure_methods,
@@ -104,8 +104,8 @@ rule make_methods_figure:
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=30,
+        mem_mb=by_attempt(8000),
+        runtime=by_attempt(30),
     params:
         figure=lambda wildcards: plain(cfg.figures[wildcards.figure]),
         methods=figure_methods,
@@ -133,8 +133,8 @@ rule make_curves_figure:
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=30,
+        mem_mb=by_attempt(8000),
+        runtime=by_attempt(30),
     params:
         figure=lambda wildcards: plain(cfg.figures[wildcards.figure]),
         methods=figure_methods,
@@ -150,7 +150,7 @@ rule figures:
 
 rule run_notebook:
     input:
-        notebook=f"{workflow.basedir}/notebooks/{{notebook}}.ipynb",
+        notebook=f"{REPOSITORY}/notebooks/{{notebook}}.ipynb",
         air=rules.make_air_table.input,
         stores=sorted(
             {

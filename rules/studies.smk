@@ -17,8 +17,8 @@ rule rescore_volumes:
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
-        runtime=lambda wildcards, attempt: 360 * attempt,
+        mem_mb=request_memory(3000, 6, of_test),
+        runtime=request(60, 1, of_test),
     params:
         air=air_of,
         variants=lambda wildcards: cfg.variants_of(wildcards.study, wildcards.method),
@@ -43,8 +43,8 @@ rule make_study:
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=by_attempt(8000),
+        runtime=by_attempt(60),
     params:
         spec=study_spec,
         trained=lambda wildcards: cfg.studies[wildcards.study].trained,
@@ -90,8 +90,8 @@ rule measure_cost:
     threads: cfg.run.train_threads
     resources:
         gpu=GPU_WANTED,
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=by_attempt(16000),
+        runtime=by_attempt(60),
         timing=1,
     params:
         model=model_of,

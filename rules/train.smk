@@ -26,11 +26,8 @@ rule train_model:
     threads: cfg.run.train_threads
     resources:
         gpu=GPU_WANTED,
-        mem_mb=lambda wildcards, attempt: 16000 * attempt,
-        # mDDPM sees each subject six times per epoch
-        runtime=lambda wildcards, attempt: (
-            24 * 60 * attempt * cfg.train_of(wildcards.method).samples_per_volume
-        ),
+        mem_mb=request_memory(6000, 4, of_training),
+        runtime=training_minutes,
     params:
         model=model_of,
         loss=lambda wildcards: cfg.methods[wildcards.method].loss,

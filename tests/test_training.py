@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from safetensors.torch import load_file
 
+from uad import training
 from uad.checkpoints import SafetensorsCheckpointIO
 from uad.config import Train
 from uad.errors import DataError
@@ -21,7 +24,9 @@ from uad.inference import load_network, reconstruct_volume
 from uad.methods import load
 from uad.methods.base import Setup
 from uad.training import (
+    ReconstructionModule,
     SliceBatches,
+    StoppedError,
     TrainingSet,
     train,
 )
@@ -39,6 +44,8 @@ METHODS = {
     ),
     "dae": ("denoising", {"channels": [8, 16], "norm_num_groups": 4, "noise_resolution": 6}, "l2"),
 }
+#: Steps its own optimisers, in two stages.
+ADVERSARIAL = ("adversarial", {"channels": [8, 8], "latent": 4, "critic_steps": 2}, "l2")
 LOOP = {
     "epochs": 8,
     "batch_size": 4,
@@ -81,10 +88,9 @@ def phantom_slices(n, seed):
 
 
 def make(name):
-    family, options, loss = METHODS[name]
-    return load(family)(
-        options, Setup(loss=loss, quality={"clamp": True} if loss == "fusion" else {})
-    )
+    family, options, loss = {**METHODS, "f-anogan": ADVERSARIAL}[name]
+    quality = {"clamp": True} if loss == "fusion" else {}
+    return load(family)(options, Setup(loss=loss, quality=quality, image_size=(SIZE, SIZE)))
 
 
 def digest(path):
@@ -195,6 +201,237 @@ def test_a_training_killed_while_it_writes_its_results_ends_with_the_same(tmp_pa
     fit(make("pddpm"), data, held_out, tmp_path / "killed")
     for file in ("model.safetensors", "history.csv"):
         assert digest(tmp_path / "killed" / file) == digest(tmp_path / "whole" / file)
+
+
+SIGNALLED = """
+import os, signal, sys
+from types import SimpleNamespace
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+import test_training as t
+from uad import training
+from uad.provenance import job
+
+original = training.ReconstructionModule.training_step
+def signalled(self, batch, index):
+    if self.current_epoch == {epoch} and index >= 1:
+        os.kill(os.getpid(), signal.{number})  # again at each batch: one is enough, more do no harm
+    return original(self, batch, index)
+training.ReconstructionModule.training_step = signalled
+with job(SimpleNamespace(rule="train_model", log=[{log!r}], output=[{out!r} + "/made"])):
+    data, held_out = t.phantom_slices(4, 0), t.phantom_slices(2, 1)
+    t.fit(t.make({name!r}), data, held_out, {out!r}, checkpoint_every=7)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch", "number"),
+    [("pddpm", 4, "SIGTERM"), ("f-anogan", 2, "SIGTERM"), ("f-anogan", 5, "SIGUSR1")],
+)
+def test_a_signal_saves_the_running_epoch_and_the_same_command_goes_on_from_there(
+    tmp_path, root, monkeypatch, name, epoch, number
+):
+    """checkpoint_every is 7, so what is resumed here is what the signal has saved."""
+    data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
+    fit(make(name), data, held_out, tmp_path / "whole")
+    log, out = tmp_path / "train.log", tmp_path / "stopped"
+    script = SIGNALLED.format(
+        tests=str(root / "tests"), epoch=epoch, number=number, name=name, log=str(log), out=str(out)
+    )
+    script = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(script, capture_output=True, text=True)
+    message = f"Stopped by a signal after epoch {epoch + 1} of 8; the same command goes on"
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"ERROR in rule train_model: {message}")
+    assert message in log.read_text() and "Traceback" not in log.read_text()
+    assert log.read_text().count(f"{number}: stopping the training") == 1
+    assert not (out / "model.safetensors").exists()
+
+    begun = epochs_begun(monkeypatch)
+    assert fit(make(name), data, held_out, out, checkpoint_every=7)["resumed"]
+    assert begun == list(range(epoch + 1, 8))
+    for file in ("model.safetensors", "history.csv"):
+        assert digest(out / file) == digest(tmp_path / "whole" / file)
+
+
+def epochs_begun(monkeypatch):
+    """The epochs (from 0) whose first batch was trained on, from now on."""
+    begun, original = [], ReconstructionModule.training_step
+
+    def noted(self, batch, index):
+        if index == 0:
+            begun.append(self.current_epoch)
+        return original(self, batch, index)
+
+    monkeypatch.setattr(ReconstructionModule, "training_step", noted)
+    return begun
+
+
+def signal_at(monkeypatch, place, when, number=signal.SIGTERM):
+    """One signal to this process, before the step of the module that ``when`` chooses."""
+    original, sent = getattr(ReconstructionModule, place), []
+
+    def signalled(self, batch, index):
+        if not sent and when(self, index):
+            sent.append(os.kill(os.getpid(), number))
+        return original(self, batch, index)
+
+    monkeypatch.setattr(ReconstructionModule, place, signalled)
+
+
+@pytest.fixture(autouse=True)
+def guarded():
+    """Were a signal not caught it would end the tests; nor may a handler of ours stay."""
+
+    def missed(number, frame):
+        raise AssertionError(f"{signal.Signals(number).name} was not caught")
+
+    before = {number: signal.signal(number, missed) for number in training.SIGNALS}
+    yield
+    left = {number: signal.signal(number, handler) for number, handler in before.items()}
+    assert set(left.values()) == {missed}
+
+
+def test_an_epoch_whose_end_is_not_near_is_left_at_once(tmp_path, monkeypatch):
+    data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
+    fit(make("pddpm"), data, held_out, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "GRACE", 0.0)
+        signal_at(patch, "training_step", lambda m, i: m.current_epoch == 5 and i == 1)
+        message = "in epoch 6 of 8, whose end was not near; the same command goes on after epoch 4"
+        with pytest.raises(StoppedError, match=message):
+            fit(make("pddpm"), data, held_out, tmp_path / "stopped")
+    begun = epochs_begun(monkeypatch)
+    fit(make("pddpm"), data, held_out, tmp_path / "stopped")
+    assert begun == [4, 5, 6, 7]
+    for file in ("model.safetensors", "history.csv"):
+        assert digest(tmp_path / "stopped" / file) == digest(tmp_path / "whole" / file)
+
+
+def test_how_near_the_end_is_follows_from_the_batches_of_the_epoch_so_far(tmp_path, monkeypatch):
+    """Four batches of training and two of validation, 10 s each."""
+    clock = SimpleNamespace(now=0)
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock.now)
+
+    def reached(grace):
+        """How many of the six batches are done after a signal at the epoch's start."""
+        done = []
+        interruption = training.Interruption(tmp_path / "last", 1, validation=2)
+        trainer = SimpleNamespace(
+            current_epoch=0,
+            max_epochs=9,
+            check_val_every_n_epoch=1,
+            num_training_batches=4,
+            state=SimpleNamespace(fn=TrainerFn.FITTING),
+        )
+        interruption.on_train_epoch_start(trainer, None)
+        interruption.deadline = clock.now + grace
+        try:
+            for batch in range(6):
+                clock.now += 10
+                done.append(batch)
+                step = "on_train_batch_end" if batch < 4 else "on_validation_batch_end"
+                getattr(interruption, step)(trainer)
+        except StoppedError:
+            return len(done), "left"
+        return len(done), "finished"
+
+    assert reached(59) == (1, "left")
+    assert reached(60) == (6, "finished")
+
+
+@pytest.mark.parametrize("grace", [0.0, 60.0])
+def test_a_signal_during_validation_counts_too(tmp_path, monkeypatch, grace):
+    data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
+    options = {"validate_every": 1, "checkpoint_every": 3}
+    fit(make("pddpm"), data, held_out, tmp_path / "whole", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "GRACE", grace)
+        signal_at(patch, "validation_step", lambda m, i: m.current_epoch == 4)
+        with pytest.raises(StoppedError, match="after epoch 5 of 8" if grace else "after epoch 3"):
+            fit(make("pddpm"), data, held_out, tmp_path / "stopped", **options)
+    begun = epochs_begun(monkeypatch)
+    fit(make("pddpm"), data, held_out, tmp_path / "stopped", **options)
+    assert begun == [*range(5 if grace else 3, 8)]
+    for file in ("model.safetensors", "history.csv"):
+        assert digest(tmp_path / "stopped" / file) == digest(tmp_path / "whole" / file)
+
+
+@pytest.mark.parametrize("number", training.SIGNALS)
+@pytest.mark.parametrize("place", ["set-up", "validation"])
+def test_a_signal_before_the_first_epoch_ends_the_training_at_once(
+    tmp_path, monkeypatch, place, number
+):
+    data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
+    method = make("pddpm")
+    if place == "set-up":
+        build = method.build
+        method.build = lambda: (os.kill(os.getpid(), number), build())[1]
+    else:
+        signal_at(monkeypatch, "validation_step", lambda module, index: True, number)
+    begun = epochs_begun(monkeypatch)
+    with pytest.raises(StoppedError, match="before the first epoch; run the same command again"):
+        fit(method, data, held_out, tmp_path)
+    assert begun == []
+
+
+def test_a_signal_while_a_training_is_taken_up_again_loses_nothing(tmp_path, monkeypatch):
+    data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
+    fit(make("pddpm"), data, held_out, tmp_path / "whole")
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        signal_at(patch, "training_step", lambda m, i: m.current_epoch == 2)
+        with pytest.raises(StoppedError, match="after epoch 3 of 8"):
+            fit(make("pddpm"), data, held_out, out)
+    again = make("pddpm")
+    build = again.build
+    again.build = lambda: (os.kill(os.getpid(), signal.SIGTERM), build())[1]
+    with pytest.raises(StoppedError, match="in epoch 4 of 8.*goes on after epoch 3"):
+        fit(again, data, held_out, out)
+    fit(make("pddpm"), data, held_out, out)
+    assert digest(out / "model.safetensors") == digest(tmp_path / "whole" / "model.safetensors")
+
+
+def test_a_signal_in_the_last_epoch_lets_the_training_finish(tmp_path, monkeypatch):
+    data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
+    fit(make("pddpm"), data, held_out, tmp_path / "whole")
+    signal_at(monkeypatch, "training_step", lambda m, i: m.current_epoch == 7)
+    fit(make("pddpm"), data, held_out, tmp_path / "signalled", checkpoint_every=5)
+    for file in ("model.safetensors", "history.csv"):
+        assert digest(tmp_path / "signalled" / file) == digest(tmp_path / "whole" / file)
+
+
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NAME": "smk-train",
+    "SLURM_NTASKS": "4",  # more than one, and not as SLURM_NTASKS_PER_NODE: Lightning's trap
+    "SLURM_NNODES": "2",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_NODELIST": "node[1-2]",
+}
+
+
+@pytest.mark.parametrize("more", [{}, {"SLURM_NTASKS_PER_NODE": "2"}], ids=["tasks", "per node"])
+def test_inside_a_slurm_job_a_training_is_what_it_is_outside(tmp_path, monkeypatch, more):
+    data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
+    fit(make("pddpm"), data, held_out, tmp_path / "outside", epochs=2)
+    for name, value in {**SLURM, **more}.items():
+        monkeypatch.setenv(name, value)
+    requeued = []
+    monkeypatch.setattr(
+        "pytorch_lightning.trainer.connectors.signal_connector.call", requeued.append
+    )
+    with monkeypatch.context() as patch:
+        signal_at(patch, "training_step", lambda m, i: i == 1, signal.SIGUSR1)
+        with pytest.raises(StoppedError, match="after epoch 1 of 2"):
+            fit(make("pddpm"), data, held_out, tmp_path / "inside", epochs=2)
+    fit(make("pddpm"), data, held_out, tmp_path / "inside", epochs=2)
+    assert requeued == [] and not list((tmp_path / "inside").glob("hpc_ckpt*"))
+    for file in ("model.safetensors", "history.csv"):
+        assert digest(tmp_path / "inside" / file) == digest(tmp_path / "outside" / file)
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_a_clear_error(tmp_path, monkeypatch):

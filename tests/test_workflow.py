@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
 from collections import Counter
@@ -127,14 +128,56 @@ def paper_jobs(ixi, brats21, mslub, room):
     return {**jobs, "total": sum(jobs.values())}
 
 
+@pytest.fixture(scope="module")
+def full_plan(root, tmp_path_factory):
+    """Dry run of the whole paper on stand-ins of full size, as for a cluster."""
+    folder = tmp_path_factory.mktemp("full")
+    make_stand_ins(folder, ixi=577, brats21=1251, mslub=30)
+    touch(folder, "results/preflight.json")  # a test machine need not have the disk for it
+    snakemake(root, folder, "index")
+    return snakemake(root, folder, "-n", "--workflow-profile", root / "profiles/slurm", "paper")
+
+
 @pytest.mark.slow
-def test_the_full_data_sets_give_110_trainings_and_the_expected_jobs(root, tmp_path):
-    make_stand_ins(tmp_path, ixi=577, brats21=1251, mslub=30)
-    touch(tmp_path, "results/preflight.json")  # a test machine need not have the disk for it
-    snakemake(root, tmp_path, "index")
-    counts = job_counts(snakemake(root, tmp_path, "-n", "paper"))
+def test_the_full_data_sets_give_110_trainings_and_the_expected_jobs(full_plan):
+    counts = job_counts(full_plan)
     assert counts == paper_jobs(ixi=577, brats21=1251, mslub=30, room=0)
     assert counts["train_model"] == 110
+
+
+@pytest.mark.slow
+def test_the_graph_of_the_full_data_sets_fits_into_4_gib(full_plan):
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # largest child, GiB
+    assert used < 4
+
+
+@pytest.mark.slow
+def test_ten_scans_are_one_submission_and_so_is_a_cell(full_plan):
+    sizes = {}
+    for part in full_plan.split("] Group job ")[1:]:
+        stage, members = part.split(" ", 1)[0].split("_")[0], part.split("\n[", 1)[0]
+        sizes.setdefault(stage, []).append(len(re.findall(r"^    rule ", members, re.M)))
+    assert set(sizes) == {"skullstrip", "register", "evaluate"}
+    assert set(sizes["evaluate"]) == {3}
+    for stage in ("skullstrip", "register"):
+        assert sum(sizes[stage]) == 5641
+        assert max(sizes[stage]) == 10
+        assert len(sizes[stage]) == 4 * 126 + 58 + 2 * 3  # BraTS, IXI, MSLUB
+
+
+@pytest.mark.slow
+def test_what_the_jobs_of_the_full_data_sets_request_is_sensible(full_plan):
+    requests = {}
+    for rule, text in re.findall(r"rule (\w+):\n(?:.+\n)*? *resources: (.+)", full_plan):
+        found = dict(re.findall(r"(\w+)=(\d+)", text))
+        requests.setdefault(rule, []).append((int(found["mem_mb"]), int(found["runtime"])))
+    largest = {rule: tuple(map(max, zip(*pairs, strict=True))) for rule, pairs in requests.items()}
+    assert max(memory for memory, _ in largest.values()) <= 16000
+    assert largest["train_model"][1] == 24 * 60  # mDDPM: 172 800 steps at half a second
+    assert largest["register_scan"] == (4000, 10)
+    smallest = {rule: tuple(map(min, zip(*pairs, strict=True))) for rule, pairs in requests.items()}
+    # the 1251 of BraTS need more than the 30 of MSLUB
+    assert smallest["evaluate_volumes"][0] < largest["evaluate_volumes"][0] / 3
 
 
 def roles(folder, path):

@@ -3,6 +3,7 @@
 import torch
 
 from uad.cost import measure
+from uad.devices import claim
 from uad.files import write_json
 from uad.inference import device_of
 from uad.methods import load
@@ -10,6 +11,7 @@ from uad.methods.base import Setup
 from uad.provenance import job
 
 with job(snakemake) as context:
+    context.facts["gpu"] = claim(snakemake.resources.get("gpu", 0))
     torch.set_num_threads(snakemake.threads)
     params, name = snakemake.params, snakemake.wildcards.method
     width, height, _ = params.shape

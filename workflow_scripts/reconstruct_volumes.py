@@ -4,10 +4,11 @@ import numpy as np
 import torch
 
 from uad import config as uad_config
-from uad.air import decision, invert_foreground
+from uad.air import invert_foreground, stored_decision
 from uad.datasets.slices import read_shape, read_store, write_volumes
 from uad.datasets.splits import subjects_of
-from uad.files import read_json, read_tsv
+from uad.devices import claim
+from uad.files import read_tsv
 from uad.inference import device_of, load_network, reconstruct_volume
 from uad.methods import load
 from uad.methods.base import Setup
@@ -15,11 +16,12 @@ from uad.provenance import job
 from uad.seeds import derive_seed
 
 with job(snakemake) as context:
+    context.facts["gpu"] = claim(snakemake.resources.get("gpu", 0))
     torch.set_num_threads(snakemake.threads)
     files, params, names = snakemake.input, snakemake.params, snakemake.wildcards
     loop = uad_config.load(snakemake.config).train_of(names.method)
     split = read_tsv(files.split)
-    invert = decision(read_json(files.air) if files.air else {}, params.air)
+    invert = stored_decision(files.air, params.air)
     width, height, _ = read_shape(files.store)
     setup = Setup(noise_field=params.noise_field, image_size=(height, width))
     method = load(params.model["family"])(params.model["options"], setup)

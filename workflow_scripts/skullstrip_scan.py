@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from uad.devices import claim
 from uad.files import write_json
 from uad.preprocessing.qc import qc_picture
 from uad.preprocessing.skullstrip import skull_strip
@@ -10,6 +11,8 @@ from uad.seeds import derive_seed
 
 with job(snakemake) as context:
     files, params, names = snakemake.input, snakemake.params, snakemake.wildcards
+    place = params.skullstrip.get("device", "auto")
+    context.facts["gpu"] = claim(snakemake.resources.get("gpu", 0), place)
     image, mask = files.image, snakemake.output.mask
     seed = derive_seed(params.seed, "skullstrip", *names)
     facts = skull_strip(

@@ -6,10 +6,11 @@ import pandas as pd
 import torch
 
 from uad import config as uad_config
-from uad.air import decision, invert_foreground
+from uad.air import invert_foreground, stored_decision
 from uad.datasets.slices import eligible_slices, read_store
 from uad.datasets.splits import subjects_of
-from uad.files import read_json, read_tsv, sha256
+from uad.devices import claim
+from uad.files import read_tsv, sha256
 from uad.methods import load
 from uad.methods.base import Setup
 from uad.provenance import job
@@ -21,10 +22,11 @@ from uad.training import TrainingSet, train
 TRAINED_WITH = ("model", "loss", "quality", "noise_field", "loop", "keep", "draw", "data")
 
 with job(snakemake) as context:
+    context.facts["gpu"] = claim(snakemake.resources.get("gpu", 0))
     torch.set_num_threads(snakemake.threads)
     files, params = snakemake.input, snakemake.params
     split = read_tsv(files.split)
-    invert = decision(read_json(files.air) if files.air else {}, params.air)
+    invert = stored_decision(files.air, params.air)
     intra = params.data["setting"] == "intra"
 
     def data(role):

@@ -453,6 +453,9 @@ class Run(Strict):
     keep_reconstructions: bool = False
     train_threads: int = Field(1, ge=1)
     scan_threads: int = Field(1, ge=1)
+    scans_per_submission: int = Field(
+        10, ge=1, description="Scans that a scheduler gets as one job, one after another."
+    )
     validation_threads: int = Field(1, ge=1)
 
 

@@ -6,24 +6,29 @@ import json
 import logging
 import os
 import shutil
+import signal
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.trainer.states import TrainerFn
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uad.checkpoints import SafetensorsCheckpointIO
 from uad.config import Train
-from uad.errors import DataError
+from uad.errors import DataError, UadError
 from uad.files import atomic_path, text_digest, write_json
 from uad.inference import device_of, to_slices
 from uad.methods.base import Method
@@ -34,6 +39,17 @@ log = logging.getLogger(__name__)
 #: The metric that chooses the best weights: the validation loss, or infinity where a method
 #: says that its weights may not be chosen yet.
 SELECTION = "selection"
+
+#: Signals that mean: stop soon (SLURM before a time limit, at preemption and at scancel).
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+#: Seconds after such a signal within which an epoch must end to be finished and saved. In a SLURM
+#: job the signal comes two minutes before the time limit (profiles/slurm); a job that is cancelled
+#: or preempted is killed after 30 s (KillWait), and then has what it would have had by leaving.
+GRACE = 110.0 if "SLURM_JOB_ID" in os.environ else 20.0
+
+
+class StoppedError(UadError):
+    """A signal has ended the training; the same command goes on."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +227,117 @@ class History(Callback):
         self.rows = [dict(row) for row in state_dict["rows"]]
 
 
+class Interruption(Checkpoint):
+    """Ends a training that gets one of :data:`SIGNALS`, so that little work is lost.
+
+    The epoch is finished and saved if it ends within :data:`GRACE` at the pace of its batches so
+    far (a validation batch counts as one); else the training stops at the next batch, and what
+    the last checkpoint holds stands. In the last epoch it goes on to the results.
+
+    Use it around the training as a context manager, which listens to the signals, and as the
+    last callback, because what it saves has to contain what the others have done.
+
+    Args:
+        last: the checkpoint to write.
+        every: epochs between the checkpoints that are written anyway.
+        validation: batches of a validation.
+    """
+
+    def __init__(self, last: Path, every: int, validation: int) -> None:
+        self.last, self.every, self.validation = last, every, validation
+        self.deadline: float | None = None  # of the monotonic clock, once a signal has come
+        self.saved = 0  # epochs that the checkpoint holds
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in SIGNALS}
+            self._listen()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _listen(self) -> None:
+        """Lightning puts its own handlers in place, which leave at once and save nothing."""
+        for number in self._before:
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.deadline is None:
+            self.deadline = time.monotonic() + GRACE
+            # not through logging: the signal may have come in the middle of a line of it
+            os.write(2, f"\n{signal.Signals(number).name}: stopping the training\n".encode())
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """The validation before the first epoch begins only if no signal came before it."""
+        self._listen()
+        self._leave_before_the_first_epoch(trainer)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        """Go on only to the end of an epoch that is near."""
+        self._leave_before_the_first_epoch(trainer)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._count(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """A resumed training starts after the epochs of its checkpoint."""
+        self._listen()
+        self.saved = trainer.current_epoch
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """No epoch begins after a signal."""
+        if self.deadline is not None:
+            self._leave(trainer)
+        validates = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        self._batches = trainer.num_training_batches + validates * self.validation
+        self._done, self._begun = 0, time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        """Go on only to the end of an epoch that is near."""
+        self._count(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """After a signal: save this epoch, too, and leave, unless it was the last one."""
+        epoch = trainer.current_epoch + 1
+        if epoch % self.every == 0:
+            self.saved = epoch
+        if self.deadline is None:
+            return
+        if self.saved != epoch:
+            trainer.save_checkpoint(self.last)
+            self.saved = epoch
+        if epoch < (trainer.max_epochs or 0):
+            raise StoppedError(
+                f"Stopped by a signal after epoch {epoch} of {trainer.max_epochs}; the same "
+                "command goes on from there."
+            )
+
+    def _count(self, trainer: pl.Trainer) -> None:
+        """One batch of the epoch is done; after a signal, leave if the rest takes too long."""
+        self._done += 1
+        if self.deadline is None:
+            return
+        now = time.monotonic()
+        rest = (now - self._begun) / self._done * (self._batches - self._done)
+        if now + rest > self.deadline:
+            self._leave(trainer)
+
+    def _leave_before_the_first_epoch(self, trainer: pl.Trainer) -> None:
+        if self.deadline is not None and trainer.state.fn == TrainerFn.VALIDATING:
+            raise StoppedError(
+                "Stopped by a signal before the first epoch; run the same command again."
+            )
+
+    def _leave(self, trainer: pl.Trainer) -> None:
+        where = f"goes on after epoch {self.saved}" if self.saved else "begins again"
+        raise StoppedError(
+            f"Stopped by a signal in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, "
+            f"whose end was not near; the same command {where}."
+        )
+
+
 def train(
     method: Method,
     training: TrainingSet,
@@ -226,8 +353,9 @@ def train(
     """Train a method and write ``model.safetensors``, ``config.json`` and ``history.csv``.
 
     A checkpoint directory in ``out_dir`` is written every ``loop.checkpoint_every``
-    epochs. If the process dies, the next call continues from there and ends
-    with the same weights as an uninterrupted one (same device and threads).
+    epochs, and on SIGTERM or SIGUSR1 (see :class:`Interruption`). If the process dies, the next
+    call continues from there and ends with the same weights as an uninterrupted one (same
+    device and threads).
 
     Args:
         method: the method, with its options.
@@ -247,16 +375,14 @@ def train(
     Raises:
         DataError: fewer slices than one batch, a loss that is not finite, or no GPU where one
             is asked for.
+        StoppedError: a signal has ended the training.
     """
     device_of(loop.accelerator)
     _require_a_choice(method, loop)
     out = Path(out_dir)
     checkpoints = out / "checkpoint"
+    resume = checkpoints / "last.safetensors"
     _discard_foreign(checkpoints, text_digest(identity))
-    torch.manual_seed(derive_seed(seed, "weights"))
-    module = ReconstructionModule(
-        method, method.build(), loop.learning_rate, seed, fixed=fixed_validation
-    )
     batches = SliceBatches(
         training,
         loop.batch_size,
@@ -274,64 +400,59 @@ def train(
         fixed=fixed_validation,
         sequence=method.sequence,
     )
-    history = History()
-    best = ModelCheckpoint(
-        checkpoints,
-        "best",
-        monitor=SELECTION,
-        save_weights_only=True,
-        enable_version_counter=False,
-    )
-    last = ModelCheckpoint(
-        checkpoints,
-        "last",
-        every_n_epochs=loop.checkpoint_every,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    for callback in (best, last):
-        callback.FILE_EXTENSION = ".safetensors"
-    with warnings.catch_warnings():
-        # our loaders are index operations in memory: advice on worker processes does not apply
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
-        trainer = pl.Trainer(
-            max_epochs=loop.epochs,
-            accelerator=loop.accelerator,
-            devices=1,
-            precision=loop.precision,
-            callbacks=[history, best, last, TQDMProgressBar(refresh_rate=50)],
-            plugins=[SafetensorsCheckpointIO()],
-            logger=False,
-            check_val_every_n_epoch=loop.validate_every,
-            num_sanity_val_steps=0,
-            default_root_dir=out,
-            deterministic="warn",
-            enable_model_summary=False,
+    with Interruption(resume, loop.checkpoint_every, len(held_out)) as interruption:
+        torch.manual_seed(derive_seed(seed, "weights"))
+        module = ReconstructionModule(
+            method, method.build(), loop.learning_rate, seed, fixed=fixed_validation
         )
-        resume = checkpoints / "last.safetensors"
+        history = History()
+        best = ModelCheckpoint(
+            checkpoints,
+            "best",
+            monitor=SELECTION,
+            save_weights_only=True,
+            enable_version_counter=False,
+        )
+        last = ModelCheckpoint(
+            checkpoints,
+            "last",
+            every_n_epochs=loop.checkpoint_every,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        for callback in (best, last):
+            callback.FILE_EXTENSION = resume.suffix
+        trainer = _trainer(out, loop, [history, best, last, interruption])
         resumed = resume.exists()
-        if resumed:
-            log.info("continuing from %s", resume)
-        else:
-            trainer.validate(module, held_out, verbose=False)
-            history.add(trainer, 0)
-        trainer.fit(module, batches, held_out, ckpt_path=resume if resumed else None)
-    frame = pd.DataFrame(history.rows)
-    weights = best.best_model_path if keep == "best" else resume
-    if keep == "last":
-        trainer.save_checkpoint(resume)
-    state = SafetensorsCheckpointIO().load_checkpoint(weights)
-    prefix = "network."
-    export = {k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)}
-    kept = min(int(state["epoch"]) + 1, loop.epochs)
-    frame["weights"] = (frame["epoch"] == kept).astype(int)  # 1: the epoch that gave the weights
-    with atomic_path(out / "history.csv") as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n", float_format="%.8g")
-    write_json(out / "config.json", identity)
-    with atomic_path(out / "model.safetensors") as temporary:
-        save_file({k: v.contiguous() for k, v in export.items()}, temporary)
-    shutil.rmtree(checkpoints)
+        with warnings.catch_warnings():
+            # advice that does not apply: our loaders are index operations in memory, one device
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
+            warnings.filterwarnings("ignore", ".*`srun` command is available.*")
+            if resumed:
+                log.info("continuing from %s", resume)
+            else:
+                trainer.validate(module, held_out, verbose=False)
+                history.add(trainer, 0)
+            trainer.fit(module, batches, held_out, ckpt_path=resume if resumed else None)
+        frame = pd.DataFrame(history.rows)
+        weights = best.best_model_path if keep == "best" else resume
+        if keep == "last":
+            trainer.save_checkpoint(resume)
+        state = SafetensorsCheckpointIO().load_checkpoint(weights)
+        prefix = "network."
+        export = {
+            k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)
+        }
+        kept = min(int(state["epoch"]) + 1, loop.epochs)
+        # 1: the epoch that gave the weights
+        frame["weights"] = (frame["epoch"] == kept).astype(int)
+        with atomic_path(out / "history.csv") as temporary:
+            frame.to_csv(temporary, index=False, lineterminator="\n", float_format="%.8g")
+        write_json(out / "config.json", identity)
+        with atomic_path(out / "model.safetensors") as temporary:
+            save_file({k: v.contiguous() for k, v in export.items()}, temporary)
+        shutil.rmtree(checkpoints)
     return {
         "seed": seed,
         "resumed": resumed,
@@ -342,6 +463,25 @@ def train(
         "parameters": sum(p.numel() for p in module.network.parameters()),
         "device": str(trainer.strategy.root_device),
     }
+
+
+def _trainer(out: Path, loop: Train, callbacks: list[Callback]) -> pl.Trainer:
+    """Lightning's loop on one device, the same inside a SLURM job as outside."""
+    return pl.Trainer(
+        max_epochs=loop.epochs,
+        accelerator=loop.accelerator,
+        devices=1,
+        precision=loop.precision,
+        callbacks=[*callbacks, TQDMProgressBar(refresh_rate=50)],
+        # the environment: it would find SLURM's, count its tasks and requeue by itself
+        plugins=[SafetensorsCheckpointIO(), LightningEnvironment()],
+        logger=False,
+        check_val_every_n_epoch=loop.validate_every,
+        num_sanity_val_steps=0,
+        default_root_dir=out,
+        deterministic="warn",
+        enable_model_summary=False,
+    )
 
 
 def _require_a_choice(method: Method, loop: Train) -> None:

@@ -1,0 +1,49 @@
+"""Start a run on a cluster: launch_workflow.py <profile> [snakemake's arguments]."""
+
+import os
+import sys
+from pathlib import Path
+
+from uad.errors import UadError
+from uad.launch import (
+    cancel_unattended,
+    copy_overlays,
+    overlays_of,
+    readable_sacct,
+    register_run,
+    snapshot,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(profile: str, arguments: list[str]) -> None:
+    """Replace this process by Snakemake, at work on a copy of the code."""
+    if not (ROOT / "profiles" / profile / "config.yaml").is_file():
+        sys.exit(f"{profile}: there is no profiles/{profile}/config.yaml")
+    here = Path.cwd()
+    state = here / ".uad"
+    overlays = overlays_of(arguments)
+    register_run(here, state / "run.json")
+    cancelled = cancel_unattended(here)
+    if cancelled:
+        print(f"Ended {len(cancelled)} job(s) of an earlier run that nobody watched any more.")
+    snakefile = snapshot(ROOT, state / "code")
+    arguments = copy_overlays(arguments, overlays, snakefile.parent / "overlays")
+    os.environ["UAD_REPOSITORY"] = str(ROOT)
+    os.environ["PATH"] = readable_sacct(state / "bin")
+    library = str(snakefile.parent / "workflow_scripts")
+    others = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [library, others]))
+    settings = snakefile.parent / "profiles" / profile
+    command = ["--snakefile", snakefile, "--directory", here, "--workflow-profile", settings]
+    os.execv(sys.executable, [sys.executable, "-m", "snakemake", *map(str, command), *arguments])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    try:
+        main(sys.argv[1], sys.argv[2:])
+    except UadError as error:
+        sys.exit(str(error))
