@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -133,6 +134,13 @@ def test_outputs_are_whole_and_readable(tmp_path):
     assert history["step"].tolist() == [4 * e for e in range(9)]
     assert history.set_index("epoch")["val_loss"].notna().tolist() == [e % 2 == 0 for e in range(9)]
     assert json.loads((tmp_path / "config.json").read_text()) == {"test": 1}
+
+
+def test_the_log_says_how_far_a_training_is_without_flooding(tmp_path, capsys):
+    fit(make("pddpm"), phantom_slices(4, 0), phantom_slices(2, 1), tmp_path)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    (line,) = said  # eight epochs in less than ten seconds: only the last is told
+    assert re.fullmatch(r"epoch 8 of 8: train_loss \S+, val_loss \S+; 0:00:00 left", line)
 
 
 def test_same_seed_same_bytes_and_other_seed_other_bytes(tmp_path):

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.trainer.states import TrainerFn
 from safetensors.torch import save_file
@@ -225,6 +226,37 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From the checkpoint."""
         self.rows = [dict(row) for row in state_dict["rows"]]
+
+
+class Progress(Callback):
+    """A line in the log now and then: epoch, loss and the time that is left.
+
+    Args:
+        every: seconds between two lines.
+    """
+
+    def __init__(self, every: float = 10.0) -> None:
+        self.every = every
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """The clock starts; a resumed training has epochs behind it."""
+        self._begun = self._told = time.monotonic()
+        self._first = trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Say something, unless that was a moment ago."""
+        now, epoch, total = time.monotonic(), trainer.current_epoch + 1, trainer.max_epochs or 0
+        if now - self._told < self.every and epoch < total:
+            return
+        self._told = now
+        rest = (now - self._begun) / (epoch - self._first) * (total - epoch)
+        losses = [
+            f"{name} {float(trainer.callback_metrics[name]):.4g}"
+            for name in ("train_loss", "val_loss")
+            if name in trainer.callback_metrics
+        ]
+        left = timedelta(seconds=round(rest))
+        print(f"epoch {epoch} of {total}: {', '.join(losses)}; {left} left", flush=True)
 
 
 class Interruption(Checkpoint):
@@ -472,7 +504,8 @@ def _trainer(out: Path, loop: Train, callbacks: list[Callback]) -> pl.Trainer:
         accelerator=loop.accelerator,
         devices=1,
         precision=loop.precision,
-        callbacks=[*callbacks, TQDMProgressBar(refresh_rate=50)],
+        callbacks=[*callbacks, Progress()],
+        enable_progress_bar=False,  # the output is a log
         # the environment: it would find SLURM's, count its tasks and requeue by itself
         plugins=[SafetensorsCheckpointIO(), LightningEnvironment()],
         logger=False,
