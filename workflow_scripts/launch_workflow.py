@@ -27,7 +27,8 @@ def main(profile: str, arguments: list[str]) -> None:
     register_run(here, state / "run.json")
     cancelled = cancel_unattended(here)
     if cancelled:
-        print(f"Ended {len(cancelled)} job(s) of an earlier run that nobody watched any more.")
+        message = f"Ended {len(cancelled)} job(s) of an earlier run that nobody watched any more."
+        print(message, flush=True)  # exec would drop what is buffered
     snakefile = snapshot(ROOT, state / "code")
     arguments = copy_overlays(arguments, overlays, snakefile.parent / "overlays")
     os.environ["UAD_REPOSITORY"] = str(ROOT)
