@@ -25,7 +25,7 @@ SNAKEMAKE = $(if $(filter default,$(PROFILE)),snakemake --cores $(CORES),python 
 RUN = mkdir -p .uad; $(LOCK) $(SNAKEMAKE) $(if $(FLOCK),--nolock)
 BUSY = || { code=$$?; [ $$code -ne 75 ] || echo "Another run is at work in this directory."; exit $$code; }
 
-.PHONY: help env demo paper plan report datasets import test test-fast test-e2e test-slurm test-real lint format envs schema lock clean-env
+.PHONY: help env demo paper plan report datasets import bench bench-gpu test test-fast test-e2e test-slurm test-real lint format envs schema lock clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,10 +66,16 @@ import: $(STAMP) ## bring a folder of archives into the raw trees: make import A
 	@code=0; ( $(RUN) --quiet all --keep-going $(if $(OVERLAY),--configfile $(OVERLAY)) -- validate $(BUSY) ) || code=$$?; \
 	  echo; python workflow_scripts/show_datasets.py config.yaml $(OVERLAY); exit $$code
 
+bench: $(STAMP) ## speed on the CPU against the reference path, up to 10 minutes on 2 cores
+	@python benchmarks/measure_speed.py
+
+bench-gpu: $(STAMP) ## all figures of a GPU
+	@python benchmarks/measure_speed.py --device cuda
+
 test: test-fast test-e2e ## fast suite, then the end-to-end runs
 
 test-fast: $(STAMP) ## unit, property and dry-run tests
-	@python -m pytest -n 2 -m "not slow and not real and not slurm"
+	@python -m pytest -n 2 --dist worksteal -m "not slow and not real and not slurm"
 
 test-e2e: $(STAMP) ## end-to-end run on the smallest phantom
 	@python -m pytest -m "slow and not real and not slurm"

@@ -21,6 +21,7 @@ from uad.errors import ConfigError, DataError
 from uad.files import read_tsv
 from uad.paths import MODALITY, SUFFIX, Tree
 from uad.preflight import check_one_kind
+from uad.preprocessing import batches
 
 try:
     cfg = uad_config.load(config)
@@ -34,8 +35,25 @@ TABLE_ENDINGS = ["csv", "md", "tex", "html"]
 GPU_WANTED = 0 if cfg.train.accelerator == "cpu" else 1
 
 
+def count_slots():
+    """Without a scheduler: make slots of the run's GPUs (--resources gpu=N), several of each.
+
+    Each job asks for gpu=1, because a scheduler gives out what it reads there. So where jobs share
+    the GPUs of this machine, gpu_slots limits them. A wrong count is no danger: uad.devices waits.
+    """
+    gpus = workflow.global_resources.get("gpu")
+    local = workflow.is_main_process and workflow.resource_settings.nodes is None
+    if local and gpus is not None and cfg.run.jobs_per_gpu > 1:
+        for name in ("gpu", "gpu_slots"):
+            workflow.register_resource(name, gpus.value * cfg.run.jobs_per_gpu)
+
+
+count_slots()
+
+
 wildcard_constraints:
     dataset="|".join(cfg.datasets),
+    batch="[0-9]+",
     test="|".join(cfg.datasets),
     subject="[A-Za-z0-9]+",
     suffix="|".join(MODALITY),
@@ -55,10 +73,15 @@ def _participants(path, modified):
     return {(row.subject, row.modality): row for row in table.itertuples()}
 
 
-def participants(dataset):
-    """Rows of a data set's participants table by (subject, modality); waits for its index."""
+def index_of(dataset):
+    """A data set's participants table and when it was written; waits for its index."""
     path = checkpoints.index_dataset.get(dataset=dataset).output[0]
-    return _participants(path, Path(path).stat().st_mtime_ns)
+    return path, Path(path).stat().st_mtime_ns
+
+
+def participants(dataset):
+    """Rows of a data set's participants table by (subject, modality)."""
+    return _participants(*index_of(dataset))
 
 
 def participant(wildcards):
@@ -85,8 +108,7 @@ def batch_of(stage):
     """
 
     def name(wildcards):
-        path = checkpoints.index_dataset.get(dataset=wildcards.dataset).output[0]
-        places = _places(path, Path(path).stat().st_mtime_ns)
+        places = _places(*index_of(wildcards.dataset))
         place = places[wildcards.subject, MODALITY[wildcards.suffix]]
         batch = place // cfg.run.scans_per_submission
         group = f"{stage}_{wildcards.dataset}_{wildcards.suffix}_{batch}"
@@ -117,22 +139,98 @@ def dataset_keys(wildcards, *keys):
     return {key: content[key] for key in keys}
 
 
-def skullstrip_options(wildcards):
-    """Options that the back end of a data set reads."""
+def has_network(wildcards):
+    """Whether a network strips the skulls of a data set."""
+    return cfg.backend_of(wildcards.dataset) == "hdbet"
+
+
+def is_predicted(wildcards):
+    """Whether masks are predicted in batches: on a GPU, which should not wait for imports.
+
+    Where the config says that there is none a scan is a job: a network takes minutes on a CPU, and
+    more cores take more scans.
+    """
+    on_cpu = cfg.preprocessing.skullstrip.device == "cpu" or not GPU_WANTED
+    return has_network(wildcards) and not on_cpu
+
+
+def network_options(wildcards):
+    """Options of the network of a data set's back end."""
     options = plain(cfg.preprocessing.skullstrip)
-    used = ("mode", "tta", "device") if cfg.backend_of(wildcards.dataset) == "hdbet" else ()
-    return {key: options[key] for key in used}
+    return {key: options[key] for key in ("mode", "tta", "device")}
 
 
-def skullstrip_gpu(wildcards):
-    """One GPU for the back end that can use one, unless it is kept on the CPU."""
-    network = cfg.backend_of(wildcards.dataset) == "hdbet"
-    return int(network and cfg.preprocessing.skullstrip.device != "cpu")
+def skullstrip_options(wildcards):
+    """Options that the back end of a data set reads in the job of a scan."""
+    alone = has_network(wildcards) and not is_predicted(wildcards)
+    return network_options(wildcards) if alone else {}
+
+
+def batches_of(dataset):
+    """How many batches of scans a data set has, from what the config expects of it."""
+    return batches.count_for(scans_of(dataset))
+
+
+def prediction(wildcards):
+    """The file with the predicted mask of a scan, if it comes from one."""
+    if not is_predicted(wildcards):
+        return []
+    batch = batches.number_of(wildcards.subject, batches_of(wildcards.dataset))
+    return tree.brain_masks(wildcards.dataset, wildcards.suffix, batch)
+
+
+@lru_cache
+def _batches(path, modified, count):
+    """Subjects and raw images of each batch, by modality and number."""
+    found = {}
+    for (subject, modality), row in _participants(path, modified).items():
+        number = batches.number_of(subject, count)
+        found.setdefault((modality, number), {})[subject] = row.image
+    return found
+
+
+def scans_of_batch(wildcards):
+    """Raw images of a batch by subject."""
+    found = _batches(*index_of(wildcards.dataset), batches_of(wildcards.dataset))
+    return found[MODALITY[wildcards.suffix], int(wildcards.batch)]
+
+
+def images_of_batch(wildcards):
+    """Raw images of a batch."""
+    return list(scans_of_batch(wildcards).values())
+
+
+def subjects_of_batch(wildcards):
+    """Their subjects, in the same order."""
+    return list(scans_of_batch(wildcards))
+
+
+def prediction_minutes(wildcards, input, attempt):
+    """Time limit of a batch: its images, with reserve for slow GPUs and file systems."""
+    return (10 + 2 * len(input)) * attempt
+
+
+def stripping_memory(wildcards, attempt):
+    """MB that skull stripping takes; little where the mask is there."""
+    return (2000 if is_predicted(wildcards) else 6000) * attempt
+
+
+def stripping_minutes(wildcards, attempt):
+    """Time limit of skull stripping: of writing a mask, of a network on the CPU, of the others."""
+    if is_predicted(wildcards):
+        return 3 * attempt
+    return (30 if has_network(wildcards) else 10) * attempt
 
 
 def reconstruction_gpu(wildcards):
     """One GPU for the methods that have a network."""
     return GPU_WANTED if cfg.family_of(wildcards.method).trained else 0
+
+
+def gpu_slots(wildcards):
+    """Slots of a GPU, which has run.jobs_per_gpu: one for a model that shares it, else all."""
+    slots = cfg.run.jobs_per_gpu // cfg.jobs_per_gpu_of(wildcards.method)
+    return slots * reconstruction_gpu(wildcards)
 
 
 def split_keys(wildcards):
@@ -178,10 +276,8 @@ def model_of(wildcards):
 
 def loop_of(wildcards):
     """Training parameters that define the result; how a training is run is left out."""
-    loop = plain(cfg.train_of(wildcards.method))
-    for key in ("accelerator", "checkpoint_every", "inference_batch"):
-        del loop[key]
-    return loop
+    loop = cfg.train_of(wildcards.method)
+    return loop.model_dump(mode="json", exclude=set(loop.HOW))
 
 
 def training_data(wildcards):

@@ -18,7 +18,8 @@ rule reconstruct_volumes:
     threads: cfg.run.train_threads
     resources:
         gpu=reconstruction_gpu,
-        mem_mb=request_memory(6000, 4, of_test),
+        gpu_slots=gpu_slots,
+        mem_mb=by_attempt(6000),
         runtime=request(60, 0.2, of_test),
     params:
         model=model_of,
@@ -46,7 +47,7 @@ rule score_volumes:
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=request_memory(3000, 5, of_test),
+        mem_mb=by_attempt(2000),
         runtime=request(60, 0.1, of_test),
     params:
         score=lambda wildcards: cfg.methods[wildcards.method].score,
@@ -72,7 +73,7 @@ rule search_threshold:
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=request_memory(3000, 5, of_test),
+        mem_mb=request_memory(1000, 0.5, of_test),
         runtime=request(30, 0.05, of_test),
     params:
         search=cfg.protocol.threshold_search,
@@ -93,7 +94,7 @@ rule evaluate_volumes:
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=request_memory(3000, 5, of_test),
+        mem_mb=request(1000, 0.2, of_test),
         runtime=request(30, 0.1, of_test),
     params:
         component_max_size=cfg.protocol.component_max_size,

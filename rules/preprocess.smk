@@ -1,10 +1,39 @@
-"""Skull stripping, registration and packing: a scan per job, then one file per data set."""
+"""Skull stripping, registration and packing: a scan per job, then one file per data set.
+
+Where a network strips the skulls on a GPU, a job predicts the masks of some scans.
+"""
+
+
+rule predict_brain_masks:
+    input:
+        images_of_batch,
+    output:
+        temp(tree.brain_masks()),
+    log:
+        tree.log("predict_brain_masks", "{dataset}", "{suffix}_batch-{batch}"),
+    benchmark:
+        tree.benchmark("predict_brain_masks", "{dataset}", "{suffix}_batch-{batch}")
+    conda:
+        "../envs/preprocess.yaml"
+    threads: cfg.run.scan_threads
+    resources:
+        gpu=1,
+        gpu_slots=cfg.run.jobs_per_gpu,
+        mem_mb=by_attempt(6000),
+        runtime=prediction_minutes,
+    params:
+        subjects=subjects_of_batch,
+        backend=lambda wildcards: cfg.backend_of(wildcards.dataset),
+        network=network_options,
+    script:
+        f"{SCRIPTS}/predict_brain_masks.py"
 
 
 rule skullstrip_scan:
     input:
         image=raw_image,
         atlas=rules.prepare_atlas.output,
+        prediction=prediction,
     output:
         mask=tree.scan("nii.gz", space="orig", label="brain", desc="mask"),
         sidecar=tree.scan("json", space="orig", label="brain", desc="mask"),
@@ -19,9 +48,8 @@ rule skullstrip_scan:
         "../envs/preprocess.yaml"
     threads: cfg.run.scan_threads
     resources:
-        gpu=skullstrip_gpu,
-        mem_mb=by_attempt(6000),
-        runtime=by_attempt(10),
+        mem_mb=stripping_memory,
+        runtime=stripping_minutes,
     params:
         backend=lambda wildcards: cfg.backend_of(wildcards.dataset),
         skullstrip=skullstrip_options,

@@ -17,7 +17,7 @@ rule rescore_volumes:
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=request_memory(3000, 6, of_test),
+        mem_mb=request_memory(2000, 1, of_test),
         runtime=request(60, 1, of_test),
     params:
         air=air_of,
@@ -90,6 +90,7 @@ rule measure_cost:
     threads: cfg.run.train_threads
     resources:
         gpu=GPU_WANTED,
+        gpu_slots=GPU_WANTED * cfg.run.jobs_per_gpu,
         mem_mb=by_attempt(16000),
         runtime=by_attempt(60),
         timing=1,

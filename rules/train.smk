@@ -1,4 +1,4 @@
-"""Training: a fold of a method per job, one GPU each."""
+"""Training: a fold of a method per job, on one GPU."""
 
 
 rule train_model:
@@ -26,6 +26,7 @@ rule train_model:
     threads: cfg.run.train_threads
     resources:
         gpu=GPU_WANTED,
+        gpu_slots=gpu_slots,
         mem_mb=request_memory(6000, 4, of_training),
         runtime=training_minutes,
     params:

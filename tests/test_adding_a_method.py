@@ -3,14 +3,13 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from test_workflow import job_counts
+from tools.workflow import forked
 
 COPIED = ("Snakefile", "rules", "workflow_scripts", "resources", "notebooks", "report", "envs")
 
@@ -40,47 +39,40 @@ def copy(root, tmp_path):
     return folder
 
 
-def run(folder: Path, command: str, *more: str) -> subprocess.CompletedProcess:
-    """A command line of the page, in the copy and with the copy's library."""
-    words = command.removeprefix("$ ").split()
-    assert words[0] == "snakemake"
-    return subprocess.run(
-        [sys.executable, "-m", *words, "--cores", "2", *more],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder / "workflow_scripts")},
-        capture_output=True,
-        text=True,
-    )
+def run(folder: Path, command: str) -> tuple[int, str]:
+    """Status and output of a command line of the page, in the copy, with the copy's library."""
+    program, *arguments = command.removeprefix("$ ").split()
+    assert program == "snakemake"
+    environment = {**os.environ, "PYTHONPATH": str(folder / "workflow_scripts")}
+    done = forked([*arguments, "--cores", "2"], cwd=folder, environment=environment)
+    return done.returncode, done.stdout + done.stderr
 
 
 def test_a_row_of_existing_parts_needs_a_config_entry_only(root, copy):
     command = next(text for kind, _, text in blocks(root) if kind == "console").strip()
-    done = run(copy, command)
-    counts = job_counts(done.stdout + done.stderr)
+    counts = job_counts(run(copy, command)[1])
     assert counts["train_model"] == 3 * 2 and counts["make_table"] == 1
 
 
 def test_a_new_family_is_one_file_and_a_config_entry(root, copy):
     consoles = [text for kind, _, text in blocks(root) if kind == "console"]
     plan, _ = consoles[1].splitlines()
-    done = run(copy, plan)
-    counts = job_counts(done.stdout + done.stderr)
-    assert counts["train_model"] == 2 * 2, done.stderr
+    _, output = run(copy, plan)
+    assert job_counts(output)["train_model"] == 2 * 2, output
 
 
 def test_a_typo_in_its_options_gets_the_answer_that_the_page_shows(root, copy):
     command, answer = [text for kind, _, text in blocks(root) if kind == "console"][2].splitlines()
-    done = run(copy, command)
-    output = done.stdout + done.stderr
-    assert done.returncode != 0 and answer in output and "Traceback" not in output
+    status, output = run(copy, command)
+    assert status != 0 and answer in output and "Traceback" not in output
 
 
 @pytest.mark.slow
 def test_the_new_family_gets_its_row_on_the_phantom(root, copy):
     command = [text for kind, _, text in blocks(root) if kind == "console"][1].splitlines()[1]
     command = command.replace("config.demo.yaml", "tests/e2e/config.yaml")
-    done = run(copy, command)
-    assert done.returncode == 0, done.stdout + done.stderr
+    status, output = run(copy, command)
+    assert status == 0, output
     table = pd.read_csv(copy / "results/tables/table3.csv")
     mine = table[table["row"] == "context"]
     assert len(mine) == 2 and mine["mean"].between(0, 100).all()

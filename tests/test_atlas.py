@@ -16,6 +16,8 @@ from uad.preprocessing.scans import read_scan
 from uad.volumes import read_volume
 
 VOLUMES = ("head", "brain", "brain_mask")
+#: Millimetres; the quickest: a coarser grid takes more smoothing, a finer one more writing.
+SPACING = 2.0
 #: An origin in the middle of the brain, as SPM puts it.
 SPM = np.array([-120.0, -130.0, -70.0])
 
@@ -55,7 +57,7 @@ def prepared(folder):
 def of_the_wheel(tmp_path_factory):
     """The wheel's atlas, prepared."""
     folder = tmp_path_factory.mktemp("wheel")
-    prepare_atlas(folder, 4.0)
+    prepare_atlas(folder, SPACING)
     return folder
 
 
@@ -68,9 +70,9 @@ def test_all_routes_give_the_same_volumes_whatever_the_header(
         provenance = sri24_from_folder(folder).provenance
         record = {"folder": str(folder), "provenance": provenance}
         write_json(tmp_path / "download.json", record)
-        prepare_atlas(out, 4.0, "download", tmp_path / "download.json")
+        prepare_atlas(out, SPACING, "download", tmp_path / "download.json")
     else:
-        prepare_atlas(out, 4.0, str(folder))
+        prepare_atlas(out, SPACING, str(folder))
     ours, theirs = prepared(of_the_wheel), prepared(out)
     for name in VOLUMES:
         assert np.array_equal(ours[name][0], theirs[name][0]), name
@@ -121,7 +123,7 @@ def test_what_does_not_look_like_the_atlas_is_refused(tmp_path, wheel, fault):
     change, message = FAULTS[fault]
     folder = release(tmp_path / "sri24_spm8", *change(*wheel))
     with pytest.raises(DataError, match=message) as error:
-        prepare_atlas(tmp_path / "out", 4.0, str(folder))
+        prepare_atlas(tmp_path / "out", SPACING, str(folder))
     assert "preprocessing.atlas: wheel" in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -130,7 +132,7 @@ def test_two_grids_are_refused(tmp_path, wheel):
     folder = release(tmp_path / "sri24_spm8", *wheel)
     store(folder / "templates" / "T1_brain.nii", wheel[1], origin=SPM + 3)
     with pytest.raises(DataError, match="are not on one grid"):
-        prepare_atlas(tmp_path / "out", 4.0, str(folder))
+        prepare_atlas(tmp_path / "out", SPACING, str(folder))
 
 
 def test_without_the_wheel_an_atlas_from_elsewhere_is_refused(tmp_path, wheel, monkeypatch):

@@ -120,7 +120,8 @@ def test_volumes_are_restored_as_in_the_workflow(monkeypatch):
         "batch": 3,
         "seed": 3,
         "device": "cpu",
-        "half": False,
+        "precision": "bf16-mixed",
+        "half": False,  # it is the restoring that knows its precision
         "training": False,
     }
     assert (record["t_test"], record["seed"], record["precision"]) == (500, 3, "bf16-mixed")

@@ -1,5 +1,7 @@
 """Raw layouts and the slice store."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,9 +10,11 @@ from uad.datasets.layouts import index_dataset, missing_data
 from uad.datasets.slices import (
     eligible_slices,
     names_in,
+    read_lesion,
     read_store,
     read_volumes,
     subjects_in,
+    volume_writer,
     write_store,
     write_volumes,
 )
@@ -122,6 +126,9 @@ def test_store_round_trip_reads_only_what_is_asked(tmp_path):
     part = read_store(path, ["c", "a"])
     np.testing.assert_array_equal(part.volumes, volumes[[2, 0]].astype(np.float32))
     assert part.masks.dtype == part.lesions.dtype == bool
+    np.testing.assert_array_equal(read_lesion(path, "c"), part.lesions[0])
+    with pytest.raises(DataError, match="no subject 'd'"):
+        read_lesion(path, "d")
     with pytest.raises(DataError, match="no subject 'd'"):
         read_store(path, ["d"])
     path.write_bytes(path.read_bytes()[:40])
@@ -137,6 +144,80 @@ def test_volumes_are_written_the_same_bytes_and_read_by_role(tmp_path):
     assert list(read_volumes(tmp_path / "1.safetensors", "test/")) == ["test/b"]
     assert names_in(tmp_path / "1.safetensors") == ["test/b", "val_unhealthy/a"]
     assert names_in(tmp_path / "1.safetensors", "test/") == ["test/b"]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("count", [0, 1, 12])
+def test_volume_by_volume_gives_the_bytes_of_the_library(tmp_path, dtype, count):
+    rng = np.random.default_rng(0)
+    names = [f'test/{"äöü" * (number % 2)}"{number}' for number in range(count)]
+    volumes = {name: rng.random((3, 4, 5)).astype(dtype) for name in names}
+    write_volumes(tmp_path / "at_once.safetensors", volumes)
+    with volume_writer(tmp_path / "one_by_one.safetensors", names, (3, 4, 5), dtype) as write:
+        for name in rng.permutation(names):
+            write(name, np.asfortranarray(volumes[name].astype(np.float64)))
+    one_by_one, at_once = (
+        (tmp_path / f"{name}.safetensors").read_bytes() for name in ("one_by_one", "at_once")
+    )
+    assert one_by_one == at_once
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ({"test/a": (2, 2, 2)}, "1 volumes are missing, such as test/b"),
+        ({"test/a": (2, 2, 2), "test/b": (2, 2, 3)}, r"'test/b' has shape \(2, 2, 3\)"),
+        ({"test/c": (2, 2, 2)}, "'test/c' was not announced"),
+    ],
+)
+def test_a_file_with_a_wrong_or_missing_volume_never_appears(tmp_path, written, message):
+    path = tmp_path / "v.safetensors"
+    with (
+        pytest.raises(ValueError, match=message),
+        volume_writer(path, ["test/a", "test/b"], (2, 2, 2), np.float32) as write,
+    ):
+        for name, shape in written.items():
+            write(name, np.zeros(shape))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_volume_cannot_be_written_twice(tmp_path):
+    with (
+        pytest.raises(ValueError, match="there already"),
+        volume_writer(tmp_path / "v.safetensors", ["a"], (2,), np.float32) as write,
+    ):
+        write("a", np.zeros(2))
+        write("a", np.zeros(2))
+
+
+def test_volumes_are_read_when_they_are_asked_for(tmp_path):
+    path = tmp_path / "v.safetensors"
+    write_volumes(path, {"test/a": np.ones((2, 2), np.float16), "test/b": np.zeros((2, 2))})
+    volumes = read_volumes(path, "test/")
+    assert (list(volumes), len(volumes)) == (["test/a", "test/b"], 2)
+    assert volumes["test/a"].dtype == volumes["test/b"].dtype == np.float32
+    with pytest.raises(KeyError, match="no volume 'test/c'"):
+        volumes["test/c"]
+    write_volumes(path, {"test/a": np.full((2, 2), 7.0), "test/b": np.zeros((2, 2))})
+    assert (volumes["test/a"] == 7).all()
+
+
+def test_memory_does_not_grow_with_the_number_of_volumes(tmp_path):
+    shape, size = (32, 32, 16), 32 * 32 * 16 * 4
+
+    def peak(count):
+        names = [f"test/{number:03d}" for number in range(count)]
+        tracemalloc.start()
+        with volume_writer(tmp_path / "v.safetensors", names, shape, np.float16) as write:
+            for name in names:
+                write(name, np.ones(shape, np.float32))
+        assert all(volume.all() for volume in read_volumes(tmp_path / "v.safetensors").values())
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(2)  # imports
+    assert peak(60) < peak(4) + size / 2 < 5 * size
 
 
 def test_intra_dataset_training_sees_tumour_free_slices_only():

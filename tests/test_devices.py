@@ -1,17 +1,28 @@
-"""GPUs: one job, one device, also on a machine where nobody but Snakemake hands them out."""
+"""GPUs: one job, one device, also on a machine where nobody but Snakemake hands them out.
+
+And several jobs on a device where the config says that it has room for them.
+"""
 
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
+from fractions import Fraction
 
 import pytest
+import yaml
 
+from test_workflow import SMALL_SPLITS, job_counts, make_stand_ins, snakemake, touch
 from uad import devices
-from uad.devices import VISIBLE, DeviceError, claim, visible
+from uad.config import load
+from uad.devices import VISIBLE, DeviceError, Place, assign, claim, out_of_memory, visible
+from uad.launch import snapshot
 
 UUIDS = ["GPU-aaaa1111", "GPU-bbbb2222", "GPU-bbcc3333"]
 
@@ -22,7 +33,7 @@ from pathlib import Path
 from uad import devices
 devices.installed = lambda: {uuids!r}
 devices.PAUSE = 0.05
-facts = devices.claim({wanted}, {device!r}, locks=Path({locks!r}))
+facts = devices.claim({wanted}, {device!r}, {sharing}, locks=Path({locks!r}))
 print(json.dumps({{**facts, "environment": os.environ.get("CUDA_VISIBLE_DEVICES"),
                    "torch": "torch" in sys.modules}}), flush=True)
 time.sleep(60)
@@ -34,8 +45,12 @@ def start(tmp_path, root):
     """Starts jobs; what is still running at the end is ended."""
     running = []
 
-    def start(wanted=1, device="auto", uuids=UUIDS[:2], locks=tmp_path / "locks", **environment):
-        script = JOB.format(wanted=wanted, device=device, uuids=list(uuids), locks=str(locks))
+    def start(
+        wanted=1, device="auto", sharing=1, uuids=UUIDS[:2], locks=tmp_path / "locks", **environment
+    ):
+        script = JOB.format(
+            wanted=wanted, device=device, sharing=sharing, uuids=list(uuids), locks=str(locks)
+        )
         log = tmp_path / f"job-{len(running)}.log"
         clean = {k: v for k, v in os.environ.items() if k not in (VISIBLE, "SLURM_JOB_ID")}
         with log.open("w") as stream:
@@ -78,6 +93,25 @@ def claimed(job):
     return json.loads(line)
 
 
+def wait_until(happened):
+    """Look again and again, for half a minute at most."""
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def waits(job):
+    """Whether a job has said that it waits for a device."""
+    return "waiting for a GPU" in job.log.read_text()
+
+
+def end(job):
+    """Kill a job as the kernel or a user would; its device is free when this returns."""
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+
+
 def test_two_jobs_get_two_devices_and_a_third_the_one_that_a_killed_job_held(start):
     jobs = [start(), start()]
     facts = [claimed(job) for job in jobs]
@@ -85,11 +119,8 @@ def test_two_jobs_get_two_devices_and_a_third_the_one_that_a_killed_job_held(sta
     assert {fact["uuid"] for fact in facts} == set(UUIDS[:2])
     assert {fact["assigned_by"] for fact in facts} == {"lock"}
     third = start()
-    deadline = time.monotonic() + 20
-    while "waiting for a GPU" not in third.log.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    jobs[1].send_signal(signal.SIGKILL)
+    wait_until(lambda: waits(third))
+    end(jobs[1])
     freed = claimed(third)
     assert freed["uuid"] == facts[1]["uuid"] and freed["waited_s"] > 0
     assert third.log.read_text().count("\n") == 1  # said once, however long it lasts
@@ -216,10 +247,11 @@ def test_a_lock_folder_that_others_may_write_is_refused(here, tmp_path, kind):
         claim(1)
 
 
-def test_a_lock_file_that_is_a_link_is_refused(here, tmp_path):
+@pytest.mark.parametrize("name", ["queue.lock", "1.job"])
+def test_a_lock_file_that_is_a_link_is_refused(here, tmp_path, name):
     (tmp_path / "locks").mkdir(mode=0o700)
-    (tmp_path / "locks" / f"{UUIDS[0]}.lock").symlink_to(tmp_path / "target")
-    with pytest.raises(DeviceError, match=r"lock: cannot be opened"):
+    (tmp_path / "locks" / name).symlink_to(tmp_path / "target")
+    with pytest.raises(DeviceError, match=rf"{name}: cannot be opened"):
         claim(1)
     assert not (tmp_path / "target").exists()
 
@@ -230,3 +262,290 @@ def test_a_device_is_claimed_before_cuda_starts(here):
     here.setattr(torch.cuda, "is_initialized", lambda: True)
     with pytest.raises(RuntimeError, match="before CUDA is initialised"):
         claim(1)
+
+
+# --- several jobs on a device
+
+
+def test_jobs_that_share_spread_over_the_devices_before_they_double_up(start):
+    jobs = [start(sharing=2) for _ in range(4)]
+    facts = []
+    for job in jobs:  # the order in which they came is not the one in which they were started
+        facts.append(claimed(job))
+    assert Counter(fact["uuid"] for fact in facts) == {UUIDS[0]: 2, UUIDS[1]: 2}
+    assert {fact["sharing"] for fact in facts} == {2}
+    fifth = start(sharing=2)
+    wait_until(lambda: waits(fifth))
+    end(jobs[2])
+    assert claimed(fifth)["uuid"] == facts[2]["uuid"]
+
+
+def test_two_jobs_that_could_share_have_a_device_each_while_there_are_two(start):
+    assert {claimed(start(sharing=4))["uuid"] for _ in range(2)} == set(UUIDS[:2])
+
+
+def test_a_job_that_fills_a_device_is_never_beside_others(start):
+    small = start(sharing=4, uuids=UUIDS[:1])
+    claimed(small)
+    large = start(uuids=UUIDS[:1])
+    wait_until(lambda: waits(large))
+    end(small)
+    claimed(large)
+    another = start(sharing=4, uuids=UUIDS[:1])
+    wait_until(lambda: waits(another))
+    end(large)
+    claimed(another)
+
+
+def test_small_jobs_that_come_later_do_not_keep_a_large_one_waiting(start):
+    running = [start(sharing=3, uuids=UUIDS[:1]) for _ in range(2)]
+    for job in running:
+        claimed(job)
+    large = start(uuids=UUIDS[:1])
+    wait_until(lambda: waits(large))
+    later = start(sharing=3, uuids=UUIDS[:1])  # there is room for it beside the two
+    wait_until(lambda: waits(later))
+    end(running[0])
+    end(running[1])
+    claimed(large)
+    end(large)
+    claimed(later)
+
+
+def test_a_job_that_is_killed_while_it_waits_leaves_the_queue(start):
+    small = start(sharing=2, uuids=UUIDS[:1])
+    claimed(small)
+    large = start(uuids=UUIDS[:1])
+    wait_until(lambda: waits(large))
+    end(large)
+    assert claimed(start(sharing=2, uuids=UUIDS[:1]))["waited_s"] < 1
+
+
+def test_a_waiting_job_whose_file_is_removed_queues_up_again(start, tmp_path):
+    holder = start(uuids=UUIDS[:1])
+    claimed(holder)
+    waiting = start(uuids=UUIDS[:1])
+    wait_until(lambda: waits(waiting))
+    max((tmp_path / "locks").glob("*.job")).unlink()
+    end(holder)
+    claimed(waiting)
+
+
+def test_a_numbered_device_is_shared_as_any_other(here, start):
+    assert claim(1, "cuda:1", sharing=2)["uuid"] == UUIDS[1]
+    assert claimed(start(sharing=2, uuids=UUIDS[1:2]))["uuid"] == UUIDS[1]
+
+
+def test_within_an_allocation_of_several_gpus_jobs_share_them(start):
+    inside = {"uuids": UUIDS, "sharing": 2, VISIBLE: "0,2", "SLURM_JOB_ID": "7"}
+    facts = [claimed(start(**inside)) for _ in range(4)]
+    assert Counter(fact["index"] for fact in facts) == {0: 2, 2: 2}
+
+
+#: Many jobs at once; each says when it has a device and when it is about to end, half of them so
+#: that nothing but the kernel can clean up behind them.
+CROWD = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+from uad import devices
+devices.installed = lambda: {uuids!r}
+devices.PAUSE = 0.01
+log = os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+children = []
+for number in range({jobs}):
+    children.append(os.fork())
+    if children[-1] == 0:
+        chance = random.Random(number)
+        time.sleep(chance.random() / 2)
+        sharing = chance.choice([1, 2, 3, 3])
+        uuid = devices.claim(1, sharing=sharing, locks=Path({locks!r}))["uuid"]
+        os.write(log, (json.dumps([uuid, sharing, 1]) + chr(10)).encode())
+        time.sleep(chance.random() / 10)
+        os.write(log, (json.dumps([uuid, sharing, -1]) + chr(10)).encode())
+        if chance.random() < 0.5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(0)
+for child in children:
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_crowd_of_jobs_all_get_a_device_and_none_more_than_it_has_room_for(tmp_path, root):
+    log, jobs = tmp_path / "log", 40
+    script = CROWD.format(uuids=UUIDS[:2], jobs=jobs, log=str(log), locks=str(tmp_path / "locks"))
+    clean = {k: v for k, v in os.environ.items() if k not in (VISIBLE, "SLURM_JOB_ID")}
+    library = {"PYTHONPATH": str(root / "workflow_scripts")}
+    subprocess.run([sys.executable, "-c", script], env=clean | library, check=True, timeout=60)
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(events) == 2 * jobs
+    used, most = Counter(), Counter()
+    for uuid, sharing, change in events:
+        used[uuid] += Fraction(change, sharing)
+        most[uuid] = max(most[uuid], used[uuid])
+        assert used[uuid] <= 1
+    assert set(most.values()) == {1}  # and there was a crowd
+
+
+A, B = "GPU-a", "GPU-b"
+
+
+@pytest.mark.parametrize(
+    ("queue", "expected"),
+    [
+        # one that fills a device takes an empty one, also the second
+        ([Place((A,), 2, True), Place((A, B))], [A, B]),
+        # room is kept where least is in use; whoever comes later goes elsewhere
+        ([Place((A,), 2, True), Place((B,), 4, True), Place((A, B)), Place((A, B), 4)],
+         [A, B, None, A]),
+        # each of two that wait has a device kept for it
+        ([Place((A,), 4, True), Place((B,), 4, True), *[Place((A, B))] * 2, Place((A, B), 4)],
+         [A, B, None, None, None]),
+        # nothing is kept on a device that the waiting job may not use
+        ([Place((A,), 2, True), Place((A,)), Place((B, A), 2)], [A, None, B]),
+        # parts of several sizes add up to one device and no more
+        ([Place((A,), 2, True), Place((A,), 3, True), Place((A,), 6), Place((A,), 6)],
+         [A, A, A, None]),
+        # who waits longer is served first
+        ([Place((A,), 1, True), Place((A,), 2), Place((A,))], [A, None, None]),
+        ([Place((A,), 2), Place((A,))], [A, None]),
+    ],
+)  # fmt: skip
+def test_devices_are_given_out_in_the_order_of_the_queue(queue, expected):
+    assert assign(queue) == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nobody_waits_for_ever_while_others_come_and_go(seed):
+    """Each round a job comes and some end; none waits longer than the jobs before it need."""
+    chance, queue, waited = random.Random(seed), {}, Counter()
+    for number in range(300):
+        queue[number] = Place((A, B), chance.choice([1, 4, 4, 4, 4, 4]))
+        for key, uuid in zip(queue, assign(list(queue.values())), strict=True):
+            if uuid and not queue[key].served:
+                queue[key] = Place((uuid,), queue[key].sharing, served=True)
+        running = [key for key, place in queue.items() if place.served]
+        for device in (A, B):
+            assert (
+                sum(Fraction(1, queue[k].sharing) for k in running if queue[k].devices[0] == device)
+                <= 1
+            )
+        waited.update(key for key, place in queue.items() if not place.served)
+        for key in running[:2]:
+            del queue[key]
+    assert max(waited.values(), default=0) < 40 and len(queue) < 60
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.77 GiB",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
+)
+def test_a_gpu_without_memory_left_is_explained(here, text):
+    alone = out_of_memory(RuntimeError(text))
+    assert text.splitlines()[0] in alone and "jobs_per_gpu" not in alone
+    claim(1, sharing=4)
+    assert "(run.jobs_per_gpu: 4), lower that, or set share_gpu: false" in out_of_memory(
+        RuntimeError(text)
+    )
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("can't allocate memory")])
+def test_another_error_is_not_taken_for_it(error):
+    assert out_of_memory(error) is None
+
+
+# --- the workflow
+
+
+def test_the_config_says_which_models_share_a_gpu(content):
+    assert load(content).jobs_per_gpu_of("ae") == 1  # unless it is asked for
+    content["run"]["jobs_per_gpu"] = 4
+    cfg = load(content)
+    assert cfg.jobs_per_gpu_of("ae") == 4
+    assert cfg.jobs_per_gpu_of("pddpm") == 1
+
+
+def test_every_rule_that_asks_for_a_gpu_asks_for_slots_of_it(root):
+    rules = "".join(path.read_text() for path in root.glob("rules/*.smk"))
+    asking = re.findall(r"^    resources:\n((?: {8}.*\n)+)", rules, re.M)
+    asking = [text for text in asking if re.search(r"^ +gpu=", text, re.M)]
+    assert len(asking) >= 4
+    assert all("gpu_slots=" in text for text in asking)
+
+
+#: In place of train_model.py: holds its GPU, the pretend one of this machine, until a second job
+#: is on it, too, where that is to be.
+TRAINING = """
+import json, time
+from pathlib import Path
+from uad import config, devices
+devices.installed = lambda: ["GPU-aaaa1111"]
+devices.LOCKS = Path("locks").absolute()
+sharing = config.load(snakemake.config).jobs_per_gpu_of(snakemake.wildcards.method)
+facts = devices.claim(snakemake.resources.gpu, sharing=sharing)
+began, seen, others = time.monotonic(), 0, []
+while len(others) < sharing and time.monotonic() < began + 20 or time.monotonic() < began + 0.5:
+    with devices._alone(devices.LOCKS):
+        others = [job for job in devices._living(devices.LOCKS).values() if job.served]
+    seen = max(seen, len(others))
+    time.sleep(0.05)
+for path in snakemake.output:
+    Path(path).write_text(json.dumps({"seen": seen, "waited": facts["waited_s"]}))
+"""
+METHODS = {"ae": 2, "pddpm": 1}
+
+
+@pytest.fixture(scope="module")
+def trained(root, tmp_path_factory):
+    """Two folds of a small and of a large method, trained on one GPU with room for two small jobs.
+
+    Returns the folder, the copy of the repository that it was made with, and what is asked for.
+    """
+    folder = tmp_path_factory.mktemp("shared")
+    snapshot(root, folder / "code")
+    (folder / "code/workflow_scripts/train_model.py").write_text(TRAINING)
+    make_stand_ins(folder, ixi=12, brats21=10, mslub=4)
+    overlay = folder / "two.yaml"
+    overlay.write_text(yaml.safe_dump({**SMALL_SPLITS, "run": {"jobs_per_gpu": 2}}))
+    cells = [f"{method}/fold-{fold}" for method in METHODS for fold in (0, 1)]
+    models = [f"results/models/cross_T2/{cell}/model.safetensors" for cell in cells]
+    run = ("--cores", 4, "--configfile", overlay, "--")
+    snakemake(folder / "code", folder, *run, "results/participants/ixi.tsv")
+    splits = [f"results/splits/cross_T2/fold-{fold}.tsv" for fold in (0, 1)]
+    touch(folder, "results/slices/ixi_T2.safetensors", *splits)
+    snakemake(folder / "code", folder, *run, *models)
+    return folder, folder / "code", models
+
+
+def planned(trained, changes, *arguments):
+    """The output of a dry run with another overlay."""
+    folder, code, models = trained
+    overlay = folder / "other.yaml"
+    overlay.write_text(yaml.safe_dump({**SMALL_SPLITS, **changes}))
+    return snakemake(code, folder, "-n", *arguments, "--configfile", overlay, "--", *models)
+
+
+def test_snakemake_starts_as_many_jobs_as_the_gpu_has_room_for_and_none_that_waits(trained):
+    folder, _, models = trained
+    for path in models:
+        told = json.loads((folder / path).read_text())
+        assert told["seen"] == METHODS[path.split("/")[3]]
+        assert told["waited"] < 0.9 * devices.PAUSE
+
+
+def test_how_many_jobs_share_a_gpu_changes_no_result(trained):
+    alone = {"run": {"jobs_per_gpu": 1}, "models": {"ae": {"share_gpu": False}}}
+    assert "Nothing to be done" in planned(trained, alone)
+    assert job_counts(planned(trained, {"train": {"epochs": 7}}))["train_model"] == 4
+
+
+def test_a_scheduler_is_asked_for_one_gpu_for_each_job_whoever_shares(trained):
+    profile = ("--forceall", "--workflow-profile", trained[1] / "profiles/slurm")
+    output = planned(trained, {"run": {"jobs_per_gpu": 2}}, *profile)
+    asked = re.findall(r"^rule train_model:\n(?:.+\n)*? *resources: (.+)", output, re.M)
+    assert len(asked) == 4
+    assert {re.search(r"\bgpu=(\d+)", text)[1] for text in asked} == {"1"}

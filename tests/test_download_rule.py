@@ -22,20 +22,20 @@ import pytest
 import yaml
 
 from test_atlas import release
-from test_workflow import snakemake, touch
+from test_workflow import touch
+from tools.workflow import snakemake
 from uad.files import read_json
 from uad.preprocessing.atlas import atlas_paths
 from uad.preprocessing.scans import read_scan
 
 BAR = re.compile(r"IXI-T1\.tar: +\d+%\|")
+TABLE = "results/participants/ixi.tsv"
+ATLAS = "sri24_spm8.zip"
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch, root):
-    """A server with both IXI archives (zero-byte scans), and a registry that points to it.
-
-    The atlas is one in the layout of NITRC's archive, made of the wheel's.
-    """
+    """A server with both IXI archives (zero-byte scans), and a registry that points to it."""
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     registry = yaml.safe_load((root / "resources/datasets.yaml").read_text(encoding="utf-8"))
@@ -52,14 +52,8 @@ def home(tmp_path, monkeypatch, root):
         body = (shelf / file["name"]).read_bytes()
         file["urls"] = [f"http://127.0.0.1:{server.server_port}/{file['name']}"]
         file |= {"bytes": len(body), "checksum": f"sha256:{hashlib.sha256(body).hexdigest()}"}
-    paths = atlas_paths()
-    images = release(tmp_path / "images", read_scan(paths.head).data, read_scan(paths.brain).data)
-    name = "sri24_spm8.zip"
-    with zipfile.ZipFile(shelf / name, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for image in sorted((images / "templates").iterdir()):
-            archive.write(image, f"sri24_spm8/templates/{image.name}")
     for file, shown in (
-        (registry["datasets"]["sri24"]["files"][0], name),
+        (registry["datasets"]["sri24"]["files"][0], ATLAS),  # put there by its test
         (registry["datasets"]["ixi"]["tables"][0], "IXI.xls"),  # not on the shelf
     ):
         file["urls"] = [f"http://127.0.0.1:{server.server_port}/{shown}"]
@@ -71,9 +65,6 @@ def home(tmp_path, monkeypatch, root):
     yield server
     server.shutdown()
     server.server_close()
-
-
-TABLE = "results/participants/ixi.tsv"
 
 
 @pytest.fixture
@@ -110,12 +101,6 @@ def test_the_progress_of_a_rule_is_shown_on_the_terminal(root, home, tmp_path, a
     assert not BAR.search(log) and "\r" not in log
 
 
-def test_without_a_terminal_there_is_no_bar_anywhere(root, home, tmp_path, arguments):
-    shown = snakemake(root, tmp_path, *arguments)
-    log = (tmp_path / "results/logs/download_dataset/ixi.log").read_text()
-    assert not BAR.search(shown + log)
-
-
 def test_a_download_that_failed_is_not_tried_again_by_the_workflow(root, home, tmp_path, arguments):
     (tmp_path / "shelf" / "IXI-T1.tar").unlink()
     shown = snakemake(root, tmp_path, *arguments, "--retries", "2", check=False)
@@ -135,34 +120,49 @@ def test_a_raw_tree_made_by_hand_is_not_downloaded(root, home, tmp_path, argumen
     assert read_json(tmp_path / "results/raw/ixi.download.json")["files"] == []
 
 
-def test_the_atlas_from_its_home_outlives_its_host(root, home, tmp_path):
+@pytest.fixture
+def shelved_atlas(home, tmp_path):
+    """An archive in the layout of NITRC's on the shelf, made of the wheel's atlas."""
+    paths = atlas_paths()
+    images = release(tmp_path / "images", read_scan(paths.head).data, read_scan(paths.brain).data)
+    with zipfile.ZipFile(tmp_path / "shelf" / ATLAS, "w") as archive:
+        for image in sorted((images / "templates").iterdir()):
+            archive.write(image, f"sri24_spm8/templates/{image.name}")
+
+
+@pytest.mark.slow
+def test_the_atlas_from_its_home_outlives_its_host(root, home, shelved_atlas, tmp_path):
     overlay = tmp_path / "atlas.yaml"
-    content = {"preprocessing": {"atlas": "download", "spacing": 4.0}}
+    content = {"preprocessing": {"atlas": "download", "spacing": 2.0}}
     overlay.write_text(yaml.safe_dump(content))
     arguments = ("results/atlas/atlas.json", "--configfile", overlay)
     snakemake(root, tmp_path, *arguments)
     facts = read_json(tmp_path / arguments[0])
     assert facts["provenance"]["route"] == "download"
-    assert list(facts["provenance"]["archives"]) == ["sri24_spm8.zip"]
+    assert list(facts["provenance"]["archives"]) == [ATLAS]
     assert facts["provenance"]["verified"] is False  # no checksum is published
     assert facts["compared_with_wheel"]["dice"] == 1.0
     home.shutdown()
     assert "Nothing to be done" in snakemake(root, tmp_path, *arguments)
-    shutil.rmtree(tmp_path / "results")
-    snakemake(root, tmp_path, *arguments)
-    assert (tmp_path / arguments[0]).exists()
+    (tmp_path / "results").rename(tmp_path / "before")
+    snakemake(root, tmp_path, *arguments, "--until", "download_atlas")
+    again, before = (
+        read_json(tmp_path / run / "atlas/download.json") for run in ("results", "before")
+    )
+    assert again == before  # which is what the atlas is prepared from
 
 
 def test_a_download_ends_in_an_indexed_raw_tree_and_outlives_its_host(
     root, home, tmp_path, arguments
 ):
-    table = TABLE
-    snakemake(root, tmp_path, *arguments)
-    assert len(pd.read_csv(tmp_path / table, sep="\t")) == 6 * 2
+    shown = snakemake(root, tmp_path, *arguments)
+    assert len(pd.read_csv(tmp_path / TABLE, sep="\t")) == 6 * 2
+    log = (tmp_path / "results/logs/download_dataset/ixi.log").read_text()
+    assert not BAR.search(shown + log)  # without a terminal there is no bar anywhere
     home.shutdown()
     # a finished run does not ask
     assert "Nothing to be done" in snakemake(root, tmp_path, *arguments)
     # nor does one whose results were removed: the raw tree is whole
     shutil.rmtree(tmp_path / "results")
     snakemake(root, tmp_path, *arguments)
-    assert len(pd.read_csv(tmp_path / table, sep="\t")) == 6 * 2
+    assert len(pd.read_csv(tmp_path / TABLE, sep="\t")) == 6 * 2

@@ -153,7 +153,7 @@ TRAINING = {"train_model", "reconstruct_volumes", "make_maps_figure", *EVERYTHIN
     ("overlay", "rules"),
     [
         ({"methods": {"ddpm": {"label": "other"}}}, {"make_table"}),
-        ({"train": {"inference_batch": 7, "checkpoint_every": 2}}, set()),
+        ({"train": {"inference_batch": 7, "checkpoint_every": 2, "compile": "default"}}, set()),
         ({"protocol": {"threshold_search": "exact"}}, {"search_threshold"}),
         ({"protocol": {"component_max_size": 3}}, {"evaluate_volumes"}),
         ({"protocol": {"erosion": 0}}, EVERYTHING_AFTER_SCORING | {"reconstruct_volumes"}),

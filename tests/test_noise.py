@@ -1,5 +1,6 @@
 """Noise: the reference implementation, reproducibility, and statistics."""
 
+import itertools
 import math
 
 import numpy as np
@@ -137,6 +138,102 @@ class TestSimplex:
     def test_wrong_arguments(self, options):
         with pytest.raises(ValueError, match=next(iter(options))):
             noise.simplex((4, 4), **options)
+
+
+PAPERS = {"octaves": 6, "persistence": 0.8, "frequency": 64}
+SIDE = 48
+#: A mean of ours may be so many standard errors away from that of the package. There are 32
+#: statistics: by chance alone one comparison in some thousands would go past it.
+TOLERANCE = 4.5
+
+
+def statistics_of(fields):
+    """Names, and values per field: moments, correlation in space, power over the frequency.
+
+    Raw moments and products rather than normalised ones: as means over a field they can be
+    averaged over fields, and the scatter between fields gives the standard error.
+    """
+    fields = np.asarray(fields, dtype=np.float64)
+    mean = fields.mean((1, 2))
+    found = {f"moment {k}": (fields**k).mean((1, 2)) for k in (1, 2, 3, 4)}
+    found |= {f"moment {k} of the field's mean": mean**k for k in (2, 3, 4)}
+    for lag in (1, 2, 4, 8, 16, 32):
+        down, across = fields[:, lag:] * fields[:, :-lag], fields[..., lag:] * fields[..., :-lag]
+        found[f"correlation down, {lag} pixels"] = down.mean((1, 2))
+        found[f"correlation across, {lag} pixels"] = across.mean((1, 2))
+    window = np.hanning(SIDE)[:, None] * np.hanning(SIDE)  # the fields are not periodic
+    power = np.abs(np.fft.fft2((fields - mean[:, None, None]) * window)) ** 2
+    cycles = np.fft.fftfreq(SIDE) * SIDE
+    ring = np.hypot(cycles[:, None], cycles).round()
+    for low, high in itertools.pairwise((1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 25)):
+        inside = power[:, (ring >= low) & (ring < high)].mean(1)
+        found[f"log power, {low} to {high} cycles"] = np.log(inside)
+    return list(found), np.stack(list(found.values()), axis=1)
+
+
+def largest_deviation(fields, others):
+    """The statistic in which two samples of fields differ most, in standard errors."""
+    (names, first), (_, second) = statistics_of(fields), statistics_of(others)
+    error = np.sqrt(sum(part.var(axis=0, ddof=1) / len(part) for part in (first, second)))
+    deviation = np.abs(first.mean(axis=0) - second.mean(axis=0)) / error
+    return float(deviation.max()), names[int(deviation.argmax())]
+
+
+@pytest.fixture(scope="module")
+def package_sources():
+    """Generators of the package with seeds from all over their range."""
+    seeds = np.random.default_rng(8).integers(-(2**62), 2**62, 400)
+    return [opensimplex.OpenSimplex(int(seed)) for seed in seeds]
+
+
+@pytest.fixture(scope="module")
+def package_fields(package_sources):
+    """The package's fields, value for value: slow, so few of them."""
+    return np.stack([reference(s, SIDE, SIDE, *PAPERS.values()) for s in package_sources[:24]])
+
+
+@pytest.fixture(scope="module")
+def permuted_fields(package_sources):
+    """Fields of the package's permutations by our arithmetic, which gives the package's values
+    (TestSimplexIsOpenSimplex) at once: what is compared is how permutations are drawn."""
+    tables = torch.from_numpy(np.stack([source._perm for source in package_sources]))
+    return own(tables, SIDE, SIDE, *PAPERS.values()).numpy()
+
+
+class TestTheDistributionIsThePackages:
+    """Moments, correlation and spectrum of random fields; it is enough to look at one channel."""
+
+    def draw(self, n, seed=1, **options):
+        return noise.simplex((n, SIDE, SIDE), generator=seeded(seed), **PAPERS | options).numpy()
+
+    def test_of_its_fields(self, package_fields):
+        deviation, statistic = largest_deviation(self.draw(400), package_fields)
+        assert deviation < TOLERANCE, statistic
+
+    def test_of_its_permutations(self, permuted_fields):
+        deviation, statistic = largest_deviation(self.draw(400, seed=2), permuted_fields)
+        assert deviation < TOLERANCE, statistic
+
+    @pytest.mark.parametrize(
+        "wrong", [{"persistence": 0.75}, {"frequency": 60}, {"octaves": 5}, {"octaves": 7}]
+    )
+    def test_a_wrong_parameter_shows(self, package_fields, wrong):
+        assert largest_deviation(self.draw(100, **wrong), package_fields)[0] > 2 * TOLERANCE
+
+    def test_a_wrong_amplitude_an_offset_and_a_lost_sign_show(self, permuted_fields):
+        fields = self.draw(400, seed=2)
+        for changed in (1.03 * fields, fields + 0.2, np.abs(fields)):
+            assert largest_deviation(changed, permuted_fields)[0] > 1.5 * TOLERANCE
+
+    def test_permutations_that_are_not_random_show(self, package_fields):
+        shifts = torch.randint(256, (100, 1), generator=seeded())
+        rotated = (torch.arange(256) + shifts) % 256
+        fields = own(rotated, SIDE, SIDE, *PAPERS.values())
+        assert largest_deviation(fields, package_fields)[0] > 2 * TOLERANCE
+
+    def test_a_direction_that_differs_shows(self, package_fields):
+        stretched = np.repeat(self.draw(100)[:, ::2], 2, axis=1)
+        assert largest_deviation(stretched, package_fields)[0] > 2 * TOLERANCE
 
 
 class TestCoarse:

@@ -152,7 +152,7 @@ def test_more_subjects_than_names_are_refused(layout, n):
 
 
 def digests(root, layout, subject, modalities, seed=SEED):
-    paths = write_subject(root, layout, subject, modalities, 4.0, seed)
+    paths = write_subject(root, layout, subject, modalities, 6.0, seed)
     return {path.name: sha256(path) for path in paths}
 
 
@@ -172,7 +172,7 @@ def test_an_image_does_not_depend_on_what_else_is_asked_for(tmp_path):
 
 
 def test_a_subject_does_not_depend_on_the_others(tmp_path):
-    paths = write_dataset(tmp_path / "a", "mslub", 2, ["T2"], 4.0, SEED)
+    paths = write_dataset(tmp_path / "a", "mslub", 2, ["T2"], 6.0, SEED)
     alone = digests(tmp_path / "b", "mslub", "patient02", ["T2"])
     assert {path.name: sha256(path) for path in paths[-3:]} == alone
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from test_workflow import SMALL_SPLITS, job_counts, small_splits, snakemake, stand_ins  # noqa: F401
+from tools.workflow import forked
 from uad import methods as method_registry
 from uad.config import Train, load, load_files
 from uad.errors import ConfigError, DataError
@@ -286,16 +288,30 @@ def test_volumes_are_those_of_the_splits(cfg, costs, full):
 
 def test_a_job_of_several_scans_costs_as_many(cfg, costs, full):
     amounts = Amounts(cfg, full, costs)
-    tree = Tree()
-    scan = dict(dataset="ixi", suffix="T2w", space="orig", label="brain", desc="mask")
 
-    def strip(subjects):
-        outputs = [tree.scan(e, subject=s, **scan) for s in subjects for e in ("nii.gz", "json")]
-        return amounts.of(Job("skullstrip_scan", {"dataset": "ixi"}, (), tuple(outputs), gpus=1))
+    def predict(scans, gpus=1):
+        outputs = (Tree().brain_masks("ixi", "T2w", 0),)
+        return amounts.of(Job("predict_brain_masks", {"dataset": "ixi"}, scans, outputs, gpus=gpus))
 
-    assert strip(["A"]).units["scan"] == 1 and strip(["A", "B", "C"]).units["scan"] == 3
+    one, three = predict(("a.nii.gz",)), predict(("a.nii.gz", "b.nii.gz", "c.nii.gz"))
+    assert one.units["scan"] == 1 and three.units["scan"] == 3
     # HD-BET: five networks, eight orientations
-    assert strip(["A"]).units["pass"] == 40 and {"hdbet", "gpu"} <= strip(["A"]).tags
+    assert one.units["pass"] == 40 and {"hdbet", "gpu"} <= one.tags
+
+
+def test_a_network_costs_where_it_runs(cfg, costs, full):
+    """In the job of a batch; in that of a scan only where masks are not predicted in batches."""
+    estimator = Estimator(Amounts(cfg, full, costs), costs)
+    scan = dict(dataset="ixi", subject="A", suffix="T2w", space="orig", label="brain", desc="mask")
+    outputs = tuple(Tree().scan(ending, **scan) for ending in ("nii.gz", "json"))
+
+    def strip(*inputs):
+        return estimator.seconds(Job("skullstrip_scan", {"dataset": "ixi"}, inputs, outputs))
+
+    light, source, work = strip("a.nii.gz", Tree().brain_masks("ixi", "T2w", 0))
+    assert source == "measured" and "pass" not in work.units and light < 10
+    heavy, source, work = strip("a.nii.gz")
+    assert source == "measured" and work.units["pass"] == 40 and heavy > 40 * 20
 
 
 def test_reconstructions_are_temporary_unless_they_are_kept(content, costs, full):
@@ -427,6 +443,17 @@ def test_a_finished_target_says_so():
 # --- the working directory
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Dry runs start with Snakemake loaded; the tests of the script start it as users do."""
+
+    def run(command, **_):
+        assert command[:3] == [sys.executable, "-m", "snakemake"]
+        return forked(command[3:])
+
+    monkeypatch.setattr("uad.planning.jobs.subprocess", SimpleNamespace(run=run))
+
+
 def files_of(folder):
     """All that can change in a folder without leaving a trace in a file's content."""
     return {p: (p.lstat().st_mtime_ns, p.lstat().st_size) for p in Path(folder).rglob("*")}
@@ -448,13 +475,14 @@ def overlay(tmp_path_factory):
     return path
 
 
+@pytest.mark.usefixtures("quick")
 def test_data_that_are_not_there_are_stood_in_for(root, tmp_path, overlay):
     cfg = load_files([root / "config.yaml", overlay])
     found = make_plan(cfg, Command(overlays=(overlay,)), ["table3"], directory=tmp_path)
     rows = {row.rule: row for row in found.rows}
     assert rows["register_scan"].to_do == 10 and rows["train_model"].to_do == 4 * 5
     assert rows["index_dataset"].to_do == rows["validate_dataset"].to_do == 3
-    assert rows["pack_slices"].to_do == 1
+    assert rows["pack_slices"].to_do == 1 and "predict_brain_masks" not in rows
     assert any("brats21 is not there: planned with the 10 subjects" in n for n in found.notes)
     assert rows["train_model"].sources == {"derived": 20}
     assert rows["train_model"].gpu_hours == rows["train_model"].derived_gpu_hours > 0
@@ -463,6 +491,7 @@ def test_data_that_are_not_there_are_stood_in_for(root, tmp_path, overlay):
     assert not list(tmp_path.iterdir())  # nothing was left behind
 
 
+@pytest.mark.usefixtures("quick")
 def test_data_that_are_there_are_counted_and_left_as_they_are(root, stand_ins, small_splits):  # noqa: F811
     before = files_of(stand_ins)
     cfg = load_files([root / "config.yaml", small_splits])
@@ -472,6 +501,7 @@ def test_data_that_are_there_are_counted_and_left_as_they_are(root, stand_ins, s
     assert files_of(stand_ins) == before
 
 
+@pytest.mark.usefixtures("quick")
 def test_absolute_paths_are_stood_in_for_without_being_written(root, tmp_path, overlay):
     nowhere = tmp_path / "nowhere"
     content = yaml.safe_load(overlay.read_text())
@@ -507,6 +537,7 @@ def test_a_preprocessed_tree_cannot_be_stood_in_for(content, tmp_path):
         mirror.index(["ixi"])
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("place", ["{}/out", "../out"])
 def test_results_outside_the_directory_are_seen_and_left_as_they_are(root, stand_ins, place):  # noqa: F811
     work = stand_ins / "work"
@@ -523,6 +554,7 @@ def test_results_outside_the_directory_are_seen_and_left_as_they_are(root, stand
     assert sum(row.to_do for row in rows) == counts["total"] - counts["table3"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_on_a_cluster_grouped_jobs_are_counted_and_so_are_submissions(root, stand_ins):  # noqa: F811
     overlay = stand_ins / "small.yaml"
     overlay.write_text(yaml.safe_dump(SMALL_SPLITS))
@@ -572,6 +604,7 @@ def test_the_smallest_run_is_planned_in_print_and_as_json(root, tmp_path):
     assert re.search(r"^total +\d+ +0 ", done.stdout, re.M)
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.slow
 def test_what_is_done_is_counted_and_times_the_rest(root, tmp_path):
     overlay = root / "tests/e2e/config.yaml"

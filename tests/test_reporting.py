@@ -6,7 +6,6 @@ import re
 import shutil
 import statistics
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -1062,12 +1061,3 @@ def test_map_samples_are_turned_for_display_and_made_of_the_chosen_volumes_only(
     np.testing.assert_array_equal(first["input"], np.rot90(volumes[1, :, :, 1]))
     np.testing.assert_array_equal(first["half"], first["input"] / 2)
     assert first["truth"].shape == (6, 5) and first["truth"][1, 1]
-
-
-def test_imports_stay_light() -> None:
-    code = (
-        "import sys, uad.reporting.tables, uad.reporting.figures;"
-        "print([m for m in ('matplotlib', 'torch', 'scipy', 'snakemake') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -26,6 +26,8 @@ from uad.launch import snapshot
 pytestmark = pytest.mark.slurm
 
 CLUSTER = Path(__file__).parent / "slurm" / "cluster.sh"
+#: Python imports what is there when it starts: polls every second.
+POLLS = CLUSTER.parent / "polls"
 #: What two runs must agree on, byte by byte.
 COMPARED = "tables splits air thresholds metrics curves significance models slices".split()
 GROUPS = ("skullstrip", "register", "evaluate")
@@ -110,7 +112,7 @@ def code(root, tmp_path_factory):
     profile["default-resources"] |= {"slurm_account": ACCOUNT, "slurm_partition": "main", **SMALL}
     for rule in rules_with(root, "mem_mb="):
         profile["set-resources"].setdefault(rule, {}).update(SMALL)
-    profile |= {"latency-wait": 5, "slurm-init-seconds-before-status-checks": 2}
+    profile |= {"latency-wait": 5, "slurm-init-seconds-before-status-checks": 1}
     (folder / "profiles/test").mkdir()
     (folder / "profiles/test/config.yaml").write_text(yaml.safe_dump(profile))
     shutil.copy(Path(__file__).parent / "slurm" / "config.yaml", folder / "overlay.yaml")
@@ -142,7 +144,8 @@ def command(code, *arguments, profile="test"):
 def start(code, folder, *arguments):
     """Begin a run; its output goes to ``run.log``."""
     folder.mkdir(exist_ok=True)
-    environment = os.environ | {"PYTHONPATH": str(code / "workflow_scripts")}
+    path = os.pathsep.join([str(code / "workflow_scripts"), str(POLLS)])
+    environment = os.environ | {"PYTHONPATH": path}
     with open(folder / "run.log", "a") as log:
         return subprocess.Popen(
             command(code, *arguments), cwd=folder, stdout=log, stderr=log, env=environment

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_evaluation import SEEDS, Controls
+from uad import scoring
 from uad.config import Protocol
 from uad.datasets.slices import read_store, read_volumes, write_store, write_volumes
 from uad.errors import ConfigError, DataError
@@ -174,7 +175,7 @@ class TestRows:
             for role in ("val_unhealthy", "test")
             for subject in sorted(SUBJECTS[role])
         ]
-        backwards = dict(reversed(reconstructions.items()))
+        backwards = dict(reversed(list(reconstructions.items())))
         for rows in (found, rescore(backwards, volumes, VARIANTS[:3])):
             keys = rows[["variant", "role", "subject"]].itertuples(index=False, name=None)
             assert list(keys) == expected
@@ -437,6 +438,16 @@ class TestScoringDirectly:
     def test_unknown_scores(self):
         with pytest.raises(ConfigError, match="unknown quality map"):
             score_volume("directly", np.zeros((2, 2, 2)), np.zeros((2, 2, 2)))
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "ssim", "fusion", "ms-ssim", "gms"])
+@pytest.mark.parametrize("shape", [(24, 24, 9), (20, 21, 40)])
+def test_the_number_of_slices_at_a_time_changes_no_bit(name, shape, monkeypatch):
+    images = np.random.default_rng(0).random((2, *shape), dtype=np.float32)
+    expected = score_volume(name, *images, **QUALITY)
+    monkeypatch.setattr(scoring, "_PIXELS", 1500)
+    assert len(list(scoring._slices_at_a_time(shape))) > 2
+    np.testing.assert_array_equal(score_volume(name, *images, **QUALITY), expected)
 
 
 BARE = {"erosion": 0, "median": 0, "component_max_size": 0}

@@ -5,8 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import textwrap
 from types import SimpleNamespace
 
@@ -17,10 +15,12 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from safetensors.torch import load_file
 
+from tools import forks
 from uad import training
 from uad.checkpoints import SafetensorsCheckpointIO
 from uad.config import Train
 from uad.errors import DataError
+from uad.files import text_digest
 from uad.inference import load_network, reconstruct_volume
 from uad.methods import load
 from uad.methods.base import Setup
@@ -47,6 +47,8 @@ METHODS = {
 }
 #: Steps its own optimisers, in two stages.
 ADVERSARIAL = ("adversarial", {"channels": [8, 8], "latent": 4, "critic_steps": 2}, "l2")
+forks.preload("pytorch_lightning")
+
 LOOP = {
     "epochs": 8,
     "batch_size": 4,
@@ -55,6 +57,7 @@ LOOP = {
     "learning_rate": 3e-3,
     "validate_every": 2,
     "checkpoint_every": 2,
+    "checkpoint_seconds": 0,
     "precision": "32-true",
     "accelerator": "cpu",
 }
@@ -158,7 +161,6 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 import test_training as t
-from pytorch_lightning.callbacks import ModelCheckpoint
 from uad import training
 
 after = {epochs}
@@ -179,7 +181,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights(tmp_path, root
     script = KILLED.format(
         tests=str(root / "tests"), epochs=epochs, name="pddpm", out=str(tmp_path / "killed")
     )
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
+    done = forks.python(textwrap.dedent(script))
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     facts = fit(make("pddpm"), data, held_out, tmp_path / "killed")
@@ -204,7 +206,7 @@ def test_a_training_killed_while_it_writes_its_results_ends_with_the_same(tmp_pa
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
     fit(make("pddpm"), data, held_out, tmp_path / "whole")
     script = EXPORTING.format(tests=str(root / "tests"), out=str(tmp_path / "killed"))
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
+    done = forks.python(textwrap.dedent(script))
     assert done.returncode == -signal.SIGKILL
     fit(make("pddpm"), data, held_out, tmp_path / "killed")
     for file in ("model.safetensors", "history.csv"):
@@ -247,8 +249,7 @@ def test_a_signal_saves_the_running_epoch_and_the_same_command_goes_on_from_ther
     script = SIGNALLED.format(
         tests=str(root / "tests"), epoch=epoch, number=number, name=name, log=str(log), out=str(out)
     )
-    script = [sys.executable, "-c", textwrap.dedent(script)]
-    done = subprocess.run(script, capture_output=True, text=True)
+    done = forks.python(textwrap.dedent(script))
     message = f"Stopped by a signal after epoch {epoch + 1} of 8; the same command goes on"
     assert done.returncode == 1
     assert done.stderr.startswith(f"ERROR in rule train_model: {message}")
@@ -325,7 +326,7 @@ def test_how_near_the_end_is_follows_from_the_batches_of_the_epoch_so_far(tmp_pa
     def reached(grace):
         """How many of the six batches are done after a signal at the epoch's start."""
         done = []
-        interruption = training.Interruption(tmp_path / "last", 1, validation=2)
+        interruption = training.Saving(tmp_path / "last", 1, 0, validation=2)
         trainer = SimpleNamespace(
             current_epoch=0,
             max_epochs=9,
@@ -460,11 +461,13 @@ def test_a_loss_that_is_not_finite_stops_the_training_at_once(tmp_path):
         )
 
 
-def test_a_checkpoint_of_another_configuration_is_not_continued(tmp_path):
+@pytest.mark.parametrize("identity", ["other", text_digest({"test": 1})], ids=["other", "old"])
+def test_a_checkpoint_of_another_configuration_or_format_is_not_continued(tmp_path, identity):
+    """Before format 2 the marker was the digest of the identity alone."""
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
     foreign = tmp_path / "checkpoint"
     foreign.mkdir()
-    (foreign / "identity.json").write_text('{"identity": "other"}')
+    (foreign / "identity.json").write_text(json.dumps({"identity": identity}))
     (foreign / "last.safetensors").write_bytes(b"not even a checkpoint")
     assert not fit(make("pddpm"), data, held_out, tmp_path)["resumed"]
 
@@ -474,6 +477,99 @@ def test_the_last_weights_can_be_kept_instead_of_the_best(tmp_path):
     fit(make("pddpm"), data, held_out, tmp_path, epochs=7, keep="last")
     load_network(make("pddpm"), tmp_path / "model.safetensors")
     assert pd.read_csv(tmp_path / "history.csv")["weights"].tolist() == [0] * 7 + [1]
+
+
+def test_checkpoints_are_not_written_more_often_than_they_may(tmp_path, monkeypatch):
+    """Five epochs of 10 s, a checkpoint may be written each: but not within 25 s of another."""
+    clock, written = SimpleNamespace(now=0.0), []
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock.now)
+    trainer = SimpleNamespace(current_epoch=0, max_epochs=9, save_checkpoint=written.append)
+    saving = training.Saving(tmp_path / "last", 1, 25, validation=1)
+    saving.on_train_start(trainer, None)
+    after = []
+    for trainer.current_epoch in range(6):
+        clock.now += 10
+        before = len(written)
+        saving.on_train_epoch_end(trainer, None)
+        after += [trainer.current_epoch + 1] * (len(written) - before)
+    assert after == [3, 6] and saving.saved == 6
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [([3, 1, 2], 2), ([np.inf, np.inf, 5], 3), ([2, 2, 2], 1), ([np.nan, 7, np.nan], 2)],
+    ids=["lowest", "not before the method allows it", "the first of equals", "never a NaN"],
+)
+def test_the_best_weights_are_those_of_the_lowest_selection_metric(scores, best):
+    found, network = training.Best(), torch.nn.Linear(1, 1)
+    for epoch, score in enumerate(scores):
+        torch.nn.init.constant_(network.weight, epoch + 1)
+        trainer = SimpleNamespace(
+            state=SimpleNamespace(fn=TrainerFn.FITTING),
+            callback_metrics={training.SELECTION: torch.tensor(float(score))},
+            current_epoch=epoch,
+        )
+        found.on_validation_end(trainer, SimpleNamespace(network=network))
+    again = training.Best()
+    again.load_state_dict(found.state_dict())
+    for one in (found, again):
+        assert (one.epoch, float(one.weights["weight"])) == (best, best)
+
+
+@pytest.mark.parametrize(
+    ("choice", "free", "moved"),
+    [
+        ("auto", 10.0, True),
+        ("auto", 1.9, False),
+        ("accelerator", 1.9, True),
+        ("host", 10.0, False),
+    ],
+)
+def test_slices_live_beside_the_network_where_they_fit(monkeypatch, choice, free, moved):
+    data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
+    needed = data.nbytes + held_out.nbytes
+    assert needed == sum(t.nbytes for d in (data, held_out) for t in (d.images, d.masks))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free * needed), 0))
+    monkeypatch.setattr(TrainingSet, "to", lambda self, device: device)
+    placed = training._placed(data, held_out, Train(data_device=choice), "cuda")
+    assert placed == (("cuda", "cuda") if moved else (data, held_out))
+    assert training._placed(data, held_out, Train(data_device=choice), "cpu") == (data, held_out)
+
+
+def test_half_precision_learns_the_same_within_its_rounding(tmp_path):
+    data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        out = tmp_path / precision
+        fit(make("pddpm-iqa"), data, held_out, out, precision=precision, epochs=20)
+        losses[precision] = pd.read_csv(out / "history.csv").set_index("epoch")["val_loss"].dropna()
+    full, half = losses["32-true"], losses["bf16-mixed"]
+    assert full.iloc[-1] < 0.5 * full.iloc[0] and not half.equals(full)
+    assert (half - full).abs().max() < 0.1 * full.iloc[0]  # the curve itself goes up and down so
+
+    network = load_network(make("pddpm-iqa"), tmp_path / "32-true" / "model.safetensors")
+    volume = np.swapaxes(phantom_slices(1, 9).images[0].numpy(), 0, 2)
+    options = {"t_test": 500, "batch": 6, "seed": 1}
+    exact, rounded = (
+        reconstruct_volume(
+            make("pddpm-iqa"), network, volume, volume > 0, precision=precision, **options
+        )
+        for precision in losses
+    )
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - exact).max() < 0.02
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same_and_its_weights_load_without_it(tmp_path):
+    data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
+    for mode in ("off", "default"):
+        fit(make("pddpm-iqa"), data, held_out, tmp_path / mode, epochs=2, compile=mode)
+    plain, compiled = (load_file(tmp_path / m / "model.safetensors") for m in ("off", "default"))
+    assert plain.keys() == compiled.keys()
+    for name, weights in plain.items():
+        assert torch.allclose(weights, compiled[name], atol=1e-3), name
+    load_network(make("pddpm-iqa"), tmp_path / "default" / "model.safetensors")
 
 
 def test_too_few_slices_for_a_batch_are_refused(tmp_path):

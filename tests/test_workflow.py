@@ -3,23 +3,18 @@
 import json
 import re
 import resource
-import subprocess
-import sys
+import shutil
 from collections import Counter
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-
-def snakemake(root, workdir, *arguments, check=True):
-    """Run Snakemake of this environment in ``workdir``; returns its whole output."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
-    command += ["--directory", str(workdir), "--cores", "2", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    output = done.stdout + done.stderr
-    assert not check or done.returncode == 0, output
-    return output
+from tools.workflow import snakemake
+from uad.paths import Tree
+from uad.preprocessing import batches
+from uad.volumes import write_volume
 
 
 def job_counts(output):
@@ -86,11 +81,10 @@ def indexed(root, tmp_path_factory):
     return folder, arguments
 
 
-def test_the_whole_paper_is_planned_from_stand_ins(root, stand_ins, small_splits):
-    arguments = ("--configfile", small_splits)
-    snakemake(root, stand_ins, "index", *arguments)
-    assert len(pd.read_csv(stand_ins / "results/participants/ixi.tsv", sep="\t")) == 24
-    counts = job_counts(snakemake(root, stand_ins, "-n", "paper", *arguments))
+def test_the_whole_paper_is_planned_from_stand_ins(root, indexed):
+    folder, arguments = indexed
+    assert len(pd.read_csv(folder / "results/participants/ixi.tsv", sep="\t")) == 24
+    counts = job_counts(snakemake(root, folder, "-n", "paper", *arguments))
     assert counts == paper_jobs(ixi=12, brats21=10, mslub=4, room=1)
 
 
@@ -98,11 +92,15 @@ def paper_jobs(ixi, brats21, mslub, room):
     """Jobs of ``paper`` for data sets of these sizes: five folds, no method trained twice."""
     # T2 of all; FLAIR, T1-CE and T1 (for its AIR) of BraTS21; T1 of MSLUB (for its AIR)
     scans = ixi + 4 * brats21 + 2 * mslub
+    # those with a skull, in batches whose number follows the size that the config expects
+    on_ixi = {batches.number_of(f"IXI{i:03d}Guys{i:04d}", 64) for i in range(ixi)}
+    on_mslub = {batches.number_of(f"patient{i:02d}", 4) for i in range(mslub)}
     # Table I: ten methods, one of them untrained; Table IV adds ddpm-iqa. Table II: four methods
     # on FLAIR and T1-CE; Table III adds two on FLAIR, Table IV ddpm-iqa on both.
     on_t2, on_flair, on_t1ce = 10 + 1, 4 + 2 + 1, 4 + 1
     cells = (2 * on_t2 + on_flair + on_t1ce) * 5
     jobs = {
+        "predict_brain_masks": len(on_ixi) + 2 * len(on_mslub),
         "skullstrip_scan": scans,
         "register_scan": scans,
         "prepare_atlas": 1,
@@ -135,7 +133,8 @@ def full_plan(root, tmp_path_factory):
     make_stand_ins(folder, ixi=577, brats21=1251, mslub=30)
     touch(folder, "results/preflight.json")  # a test machine need not have the disk for it
     snakemake(root, folder, "index")
-    return snakemake(root, folder, "-n", "--workflow-profile", root / "profiles/slurm", "paper")
+    profile = ("--workflow-profile", root / "profiles/slurm")
+    return snakemake(root, folder, "-n", *profile, "paper", fresh=True)
 
 
 @pytest.mark.slow
@@ -167,17 +166,120 @@ def test_ten_scans_are_one_submission_and_so_is_a_cell(full_plan):
 
 @pytest.mark.slow
 def test_what_the_jobs_of_the_full_data_sets_request_is_sensible(full_plan):
-    requests = {}
+    requests, on_gpu = {}, set()
     for rule, text in re.findall(r"rule (\w+):\n(?:.+\n)*? *resources: (.+)", full_plan):
+        on_gpu |= {rule} if "gpu=1" in text else set()
         found = dict(re.findall(r"(\w+)=(\d+)", text))
         requests.setdefault(rule, []).append((int(found["mem_mb"]), int(found["runtime"])))
     largest = {rule: tuple(map(max, zip(*pairs, strict=True))) for rule, pairs in requests.items()}
     assert max(memory for memory, _ in largest.values()) <= 16000
     assert largest["train_model"][1] == 24 * 60  # mDDPM: 172 800 steps at half a second
     assert largest["register_scan"] == (4000, 10)
+    assert 10 + 2 * 9 < largest["predict_brain_masks"][1] <= 10 + 2 * 25
+    assert on_gpu == {"predict_brain_masks", "train_model", "reconstruct_volumes"}
     smallest = {rule: tuple(map(min, zip(*pairs, strict=True))) for rule, pairs in requests.items()}
     # the 1251 of BraTS need more than the 30 of MSLUB
-    assert smallest["evaluate_volumes"][0] < largest["evaluate_volumes"][0] / 3
+    assert smallest["evaluate_volumes"][1] < largest["evaluate_volumes"][1] / 3
+
+
+#: A stand-in for HD-BET in every process of a run: bright is brain. It notes when it is loaded.
+FAKE_NETWORK = """
+from pathlib import Path
+from uad.preprocessing import hdbet
+
+def load(folds, place, tta):
+    with open(Path(__file__).parent / "loaded", "a") as handle:
+        handle.write(f"{folds}\\n")
+    return lambda array, spacing: array > 5
+
+hdbet.load_network, hdbet.require_weights = load, lambda folds: None
+"""
+
+
+@pytest.fixture
+def bright_scans(tmp_path, monkeypatch):
+    """Four scans in one batch, and a stand-in for the network."""
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake/sitecustomize.py").write_text(FAKE_NETWORK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
+    content = {
+        "datasets": {"ixi": {"modalities": ["T1"], "expected": 4}},
+        "preprocessing": {"spacing": 4.0, "skullstrip": {"mode": "accurate"}},
+        "experiments": {"cross_T2": {"modality": "T1"}},
+    }
+    (tmp_path / "overlay.yaml").write_text(yaml.safe_dump(content))
+    for number in range(4):
+        add_bright_scan(tmp_path, number)
+    return tmp_path
+
+
+def add_bright_scan(folder, number, brightness=9):
+    data = np.ones((24, 24, 24 + number), dtype=np.float32)
+    data[4:20, 4:20, 4:20] = brightness
+    path = folder / f"data/ixi/IXI-T1/IXI{number:03d}-HH-{number:04d}-T1.nii.gz"
+    write_volume(path, data, np.diag([8.0, 8.0, 8.0, 1.0]))
+    return path
+
+
+def bright_masks(*numbers):
+    tree = Tree()
+    names = dict(dataset="ixi", suffix="T1w", space="orig", label="brain", desc="mask")
+    return [tree.scan("nii.gz", subject=f"IXI{n:03d}HH{n:04d}", **names) for n in numbers]
+
+
+@pytest.mark.slow
+def test_masks_are_predicted_in_batches_and_a_bad_scan_fails_alone(root, bright_scans):
+    arguments = ("--keep-going", "--configfile", bright_scans / "overlay.yaml", "--")
+    bad = bright_scans / "data/ixi/IXI-T1/IXI003-HH-0003-T1.nii.gz"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:300])
+    output = snakemake(root, bright_scans, *arguments, *bright_masks(*range(4)), check=False)
+    assert "ERROR in rule skullstrip_scan: data/ixi/IXI-T1/IXI003-HH-0003-T1.nii.gz: " in output
+    assert "Traceback" not in output and "Error in rule predict_brain_masks" not in output
+    there = [path for path in bright_masks(*range(4)) if (bright_scans / path).exists()]
+    assert there == bright_masks(0, 1, 2)
+    record = json.loads(
+        (bright_scans / f"{Tree().brain_masks('ixi', 'T1w', 0)}.prov.json").read_text()
+    )
+    assert record["facts"]["without_mask"] == ["IXI003HH0003"] and len(record["inputs"]) == 4
+    sidecar = json.loads(
+        (bright_scans / bright_masks(0)[0].replace(".nii.gz", ".json")).read_text()
+    )
+    assert sidecar["brain_voxels"] == 16**3 and sidecar["mode"] == "accurate"
+
+    # mended: the batch is predicted again, and its file goes when it has been used
+    bad.write_bytes(whole)
+    snakemake(root, bright_scans, *arguments, *bright_masks(*range(4)))
+    assert (bright_scans / "fake/loaded").read_text() == "5\n5\n"
+    assert not (bright_scans / Tree().brain_masks("ixi", "T1w", 0)).exists()
+    again = snakemake(root, bright_scans, *arguments, *bright_masks(*range(4)))
+    assert "Nothing to be done" in again
+
+
+@pytest.mark.slow
+def test_what_a_mask_depends_on_is_seen_though_the_predictions_are_gone(root, bright_scans):
+    overlay = bright_scans / "overlay.yaml"
+    content = yaml.safe_load(overlay.read_text())
+    content["datasets"]["ixi"]["expected"] = 20  # two batches
+
+    masks = bright_masks(*range(4))
+
+    def counts(**skullstrip):
+        content["preprocessing"]["skullstrip"] |= skullstrip
+        overlay.write_text(yaml.safe_dump(content))
+        output = snakemake(root, bright_scans, "-n", "--configfile", overlay, "--", *masks)
+        found = job_counts(output)
+        return found["predict_brain_masks"], found["skullstrip_scan"]
+
+    overlay.write_text(yaml.safe_dump(content))
+    snakemake(root, bright_scans, "--configfile", overlay, "--", *masks)
+    batch = [batches.number_of(f"IXI{n:03d}HH{n:04d}", 2) for n in range(4)]
+    assert set(batch) == {0, 1}
+    content["run"] = {"scans_per_submission": 2}  # how a run is run is no part of a mask
+    assert counts() == (0, 0)
+    add_bright_scan(bright_scans, 0, brightness=8)
+    assert counts() == (1, batch.count(batch[0]))
+    assert counts(mode="fast") == (2, 4)
 
 
 def roles(folder, path):
@@ -200,9 +302,9 @@ def test_the_full_data_sets_are_split_as_published_in_number(root, tmp_path):
     assert roles(tmp_path, last)["test"] == 250
 
 
-def test_subjects_that_are_added_to_a_raw_tree_are_seen(root, stand_ins, small_splits):
-    arguments = ("index", "--configfile", small_splits)
-    snakemake(root, stand_ins, *arguments)
+def test_subjects_that_are_added_to_a_raw_tree_are_seen(root, stand_ins, indexed):
+    shutil.copytree(indexed[0], stand_ins, dirs_exist_ok=True)
+    arguments = ("index", *indexed[1])
     assert "Nothing to be done" in snakemake(root, stand_ins, *arguments)
     touch(stand_ins, *(f"data/ixi/IXI-{m}/IXI600-HH-0600-{m}.nii.gz" for m in ("T1", "T2")))
     snakemake(root, stand_ins, *arguments)
@@ -238,6 +340,7 @@ def test_ages_that_are_put_into_a_raw_tree_reach_the_index_and_the_record_of_the
     [
         ("table1", 9 * 5, {"make_table": 1, "compare_methods": 1}),
         ("table2", 2 * 4 * 5, {"make_table": 1}),
+        ("table3", 4 * 5, {"make_table": 1}),
         ("table4", 3 * 2 * 5, {"make_table": 1}),
         # the sweep scores what is stored: two methods, three experiments
         ("alpha", 2 * 3 * 5, {"rescore_volumes": 2 * 4 * 5, "make_sweep_figure": 1}),
@@ -260,14 +363,8 @@ def test_the_demo_is_planned_before_the_phantom_exists(root, tmp_path):
     counts = job_counts(snakemake(root, tmp_path, "-n", "paper", "--configfile", overlay))
     assert counts["make_phantom"] == counts["index_dataset"] == 3
     assert counts["train_model"] == 22 * 2
+    assert not counts["predict_brain_masks"]  # no network strips its skulls
     assert counts["make_table"] == 4
-
-
-def test_each_table_is_a_target_and_needs_its_own_trainings_only(root, stand_ins, small_splits):
-    arguments = ("--configfile", small_splits)
-    snakemake(root, stand_ins, "index", *arguments)
-    counts = job_counts(snakemake(root, stand_ins, "-n", "table3", *arguments))
-    assert counts["train_model"] == 4 * 5 and counts["make_table"] == 1
 
 
 def test_absent_data_are_explained_on_one_screen_without_a_traceback(root, tmp_path):
@@ -289,6 +386,7 @@ def test_a_run_on_two_of_the_data_sets_does_not_ask_for_the_third(root, tmp_path
     snakemake(root, tmp_path, "index", *overlays)
     counts = job_counts(snakemake(root, tmp_path, "-n", "tables", "air", "figures", *overlays))
     assert counts["skullstrip_scan"] == 24 + 3 and counts["train_model"] == 5 * 3
+    assert not counts["predict_brain_masks"]  # on the CPU the job of a scan does it
 
 
 def published_lists(folder):

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from uad.datasets.slices import read_store, read_volumes
+from uad.datasets.slices import read_lesion, read_store, read_volumes
 from uad.evaluation import evaluate_volume, threshold_curve
 from uad.files import read_json, write_tsv
 from uad.provenance import job
@@ -17,18 +17,16 @@ with job(snakemake):
         "test_dataset": names.test,
     }
     maps = read_volumes(files.maps[0], "test/")
-    subjects = [key.split("/")[1] for key in maps]
-    part = read_store(files.store, subjects)
-    rows = [
-        {
-            **cell,
-            "subject": subject,
-            **evaluate_volume(scores, lesion, mask, threshold, snakemake.params.component_max_size),
-        }
-        for subject, scores, lesion, mask in zip(
-            subjects, maps.values(), part.lesions, part.masks, strict=True
+    subjects = [name.split("/")[1] for name in maps]
+    rows = []
+    for subject, scores in zip(subjects, maps.values(), strict=True):
+        part = read_store(files.store, [subject])
+        found = evaluate_volume(
+            scores, part.lesions[0], part.masks[0], threshold, snakemake.params.component_max_size
         )
-    ]
+        rows.append({**cell, "subject": subject, **found})
     write_tsv(snakemake.output.metrics, pd.DataFrame(rows))
-    curve = threshold_curve(list(maps.values()), list(part.lesions))
+    curve = threshold_curve(
+        maps.values, lambda: (read_lesion(files.store, subject) for subject in subjects)
+    )
     write_tsv(snakemake.output.curve, curve.assign(**cell)[[*cell, *curve.columns]])

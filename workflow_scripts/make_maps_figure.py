@@ -1,7 +1,7 @@
 """Rule make_maps_figure: one reconstruction under several quality maps (Fig. 1)."""
 
 from uad.air import invert_foreground, stored_decision
-from uad.datasets.slices import names_in, read_volumes
+from uad.datasets.slices import read_volumes
 from uad.provenance import job
 from uad.reporting.figures import figure_maps, map_samples
 from uad.scoring import score_volume
@@ -10,13 +10,13 @@ with job(snakemake) as context:
     files, figure = snakemake.input, snakemake.params.figure
     method = snakemake.params.methods[figure["method"]]
     invert = stored_decision(files.air, method["air"])
-    tested = [name.removeprefix("test/") for name in names_in(files.reconstructions[0], "test/")]
+    reconstructions = read_volumes(files.reconstructions[0], "test/")
+    tested = [name.removeprefix("test/") for name in reconstructions]
 
     def layers(subject, volume, mask):
         """Input, reconstruction and its quality maps of a subject."""
         seen = invert_foreground(volume, mask) if invert else volume
-        name = f"test/{subject}"
-        restored = read_volumes(files.reconstructions[0], name)[name]
+        restored = reconstructions[f"test/{subject}"]
         maps = {
             key: mask * score_volume(key, seen, restored, **method["quality"])
             for key in ("l1", "ssim", "fusion")

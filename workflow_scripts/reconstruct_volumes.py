@@ -5,44 +5,50 @@ import torch
 
 from uad import config as uad_config
 from uad.air import invert_foreground, stored_decision
-from uad.datasets.slices import read_shape, read_store, write_volumes
+from uad.datasets.slices import read_shape, read_store, volume_writer
 from uad.datasets.splits import subjects_of
 from uad.devices import claim
 from uad.files import read_tsv
-from uad.inference import device_of, load_network, reconstruct_volume
+from uad.inference import device_of, load_network, reconstruct_volume, reuse_freed_memory
 from uad.methods import load
 from uad.methods.base import Setup
 from uad.provenance import job
 from uad.seeds import derive_seed
 
 with job(snakemake) as context:
-    context.facts["gpu"] = claim(snakemake.resources.get("gpu", 0))
-    torch.set_num_threads(snakemake.threads)
     files, params, names = snakemake.input, snakemake.params, snakemake.wildcards
-    loop = uad_config.load(snakemake.config).train_of(names.method)
+    cfg = uad_config.load(snakemake.config)
+    sharing = cfg.jobs_per_gpu_of(names.method)
+    context.facts["gpu"] = claim(snakemake.resources.get("gpu", 0), sharing=sharing)
+    torch.set_num_threads(snakemake.threads)
+    loop = cfg.train_of(names.method)
     split = read_tsv(files.split)
     invert = stored_decision(files.air, params.air)
-    width, height, _ = read_shape(files.store)
+    shape = read_shape(files.store)
+    width, height, _ = shape
     setup = Setup(noise_field=params.noise_field, image_size=(height, width))
     method = load(params.model["family"])(params.model["options"], setup)
     device = device_of(loop.accelerator)
-    network = load_network(method, files.weights).to(device) if method.trained else None
+    reuse_freed_memory()
+    network = load_network(method, files.weights, device) if method.trained else None
     place = names.experiment, params.seed_name, names.fold, names.test
-    results = {}
-    for role in ("val_unhealthy", "test"):
-        part = read_store(files.store, subjects_of(split, names.test, role))
-        images = invert_foreground(part.volumes, part.masks) if invert else part.volumes
-        for subject, volume, mask in zip(part.subjects, images, part.masks, strict=True):
+    parts = {role: subjects_of(split, names.test, role) for role in ("val_unhealthy", "test")}
+    keys = [(role, subject) for role, subjects in parts.items() for subject in subjects]
+    stored = (f"{role}/{subject}" for role, subject in keys)
+    with volume_writer(snakemake.output[0], stored, shape, np.float16) as write:
+        for role, subject in keys:
+            part = read_store(files.store, [subject])
+            volume, mask = part.volumes[0], part.masks[0]
             restored = reconstruct_volume(
                 method,
                 network,
-                volume,
+                invert_foreground(volume, mask) if invert else volume,
                 mask,
                 t_test=params.t_test,
                 batch=loop.inference_batch,
                 seed=derive_seed(params.seed, *place, subject),
                 device=device,
+                precision=loop.precision,
             )
-            results[f"{role}/{subject}"] = restored.astype(np.float16)
-    context.facts |= {"volumes": len(results), "device": device, "t_test": params.t_test}
-    write_volumes(snakemake.output[0], results)
+            write(f"{role}/{subject}", restored)
+    context.facts |= {"volumes": len(keys), "device": device, "t_test": params.t_test}

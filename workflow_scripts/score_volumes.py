@@ -3,26 +3,21 @@
 import numpy as np
 
 from uad.air import invert_foreground, stored_decision
-from uad.datasets.slices import read_store, read_volumes, write_volumes
+from uad.datasets.slices import read_shape, read_store, read_volumes, volume_writer
 from uad.evaluation import postprocess
 from uad.provenance import job
 from uad.scoring import score_volume
 
 with job(snakemake) as context:
-    files = snakemake.input
-    invert = stored_decision(files.air, snakemake.params.air)
-    maps = {}
-    for key, reconstruction in read_volumes(files.reconstructions[0]).items():
-        part = read_store(files.store, [key.split("/")[1]])
-        volume, mask = part.volumes[0], part.masks[0]
-        reference = invert_foreground(volume, mask) if invert else volume
-        residual = score_volume(
-            snakemake.params.score, reference, reconstruction, **snakemake.params.quality
-        )
-        maps[key] = postprocess(
-            residual,
-            mask,
-            **snakemake.params.postprocessing,
-        ).astype(np.float32)
-    write_volumes(snakemake.output[0], maps)
-    context.facts |= {"volumes": len(maps)}
+    files, params = snakemake.input, snakemake.params
+    invert = stored_decision(files.air, params.air)
+    reconstructions = read_volumes(files.reconstructions[0])
+    shape = read_shape(files.store)
+    with volume_writer(snakemake.output[0], reconstructions, shape, np.float32) as write:
+        for name, reconstruction in reconstructions.items():
+            part = read_store(files.store, [name.split("/")[1]])
+            volume, mask = part.volumes[0], part.masks[0]
+            reference = invert_foreground(volume, mask) if invert else volume
+            residual = score_volume(params.score, reference, reconstruction, **params.quality)
+            write(name, postprocess(residual, mask, **params.postprocessing))
+    context.facts |= {"volumes": len(reconstructions)}

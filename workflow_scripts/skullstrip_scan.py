@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from uad.devices import claim
 from uad.files import write_json
+from uad.preprocessing.brain_masks import read_prediction
 from uad.preprocessing.qc import qc_picture
 from uad.preprocessing.skullstrip import skull_strip
 from uad.provenance import job
@@ -11,9 +11,7 @@ from uad.seeds import derive_seed
 
 with job(snakemake) as context:
     files, params, names = snakemake.input, snakemake.params, snakemake.wildcards
-    place = params.skullstrip.get("device", "auto")
-    context.facts["gpu"] = claim(snakemake.resources.get("gpu", 0), place)
-    image, mask = files.image, snakemake.output.mask
+    image, mask, prediction = files.image, snakemake.output.mask, files.get("prediction")
     seed = derive_seed(params.seed, "skullstrip", *names)
     facts = skull_strip(
         image,
@@ -22,6 +20,7 @@ with job(snakemake) as context:
         Path(files.atlas[0]).parent,
         seed=seed,
         threads=snakemake.threads,
+        predicted=read_prediction(prediction, names.subject) if prediction else None,
         **params.skullstrip,
     )
     context.facts |= {"seed": seed}

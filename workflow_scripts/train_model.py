@@ -7,7 +7,7 @@ import torch
 
 from uad import config as uad_config
 from uad.air import invert_foreground, stored_decision
-from uad.datasets.slices import eligible_slices, read_store
+from uad.datasets.slices import eligible_slices, read_shape, read_store
 from uad.datasets.splits import subjects_of
 from uad.devices import claim
 from uad.files import read_tsv, sha256
@@ -22,7 +22,9 @@ from uad.training import TrainingSet, train
 TRAINED_WITH = ("model", "loss", "quality", "noise_field", "loop", "keep", "draw", "data")
 
 with job(snakemake) as context:
-    context.facts["gpu"] = claim(snakemake.resources.get("gpu", 0))
+    cfg = uad_config.load(snakemake.config)
+    sharing = cfg.jobs_per_gpu_of(snakemake.wildcards.method)
+    context.facts["gpu"] = claim(snakemake.resources.get("gpu", 0), sharing=sharing)
     torch.set_num_threads(snakemake.threads)
     files, params = snakemake.input, snakemake.params
     split = read_tsv(files.split)
@@ -43,9 +45,8 @@ with job(snakemake) as context:
         params.seed_name,
         snakemake.wildcards.fold,
     )
-    training, validation = data("train"), data("val_healthy")
-    size = tuple(training.images.shape[-2:])
-    setup = Setup(params.loss, params.quality, params.noise_field, size)
+    width, height, _ = read_shape(files.store)
+    setup = Setup(params.loss, params.quality, params.noise_field, (height, width))
     method = load(params.model["family"])(params.model["options"], setup)
     identity = {
         **{name: params[name] for name in TRAINED_WITH},
@@ -56,10 +57,10 @@ with job(snakemake) as context:
     }
     context.facts |= train(
         method,
-        training,
-        validation,
+        data("train"),
+        data("val_healthy"),
         Path(snakemake.output.weights).parent,
-        uad_config.load(snakemake.config).train_of(snakemake.wildcards.method),
+        cfg.train_of(snakemake.wildcards.method),
         keep=params.keep,
         fixed_validation=params.draw == "fixed",
         seed=seed,

@@ -13,14 +13,14 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from uad import methods as method_registry
 from uad.datasets.modalities import LAYOUT_MODALITIES
-from uad.errors import ConfigError
-from uad.strict import Strict, near
+from uad.errors import ConfigError, near
+from uad.strict import Strict
 
 Modality = Literal["T1", "T1CE", "T2", "FLAIR"]
 Size = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)]
@@ -221,9 +221,30 @@ class Train(Strict):
     learning_rate: float = Field(1e-4, gt=0)
     validate_every: int = Field(1, ge=1, description="Epochs between validations.")
     checkpoint_every: int = Field(10, ge=1, description="Epochs between resumable checkpoints.")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    checkpoint_seconds: float = Field(
+        60, ge=0, description="And at least so many seconds: epochs can be shorter than a write."
+    )
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        "32-true", description="Of training and reconstruction."
+    )
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    data_device: Literal["auto", "accelerator", "host"] = Field(
+        "auto",
+        description="Where the slices live; auto: beside the network if they take at most half "
+        "of the memory that is free there.",
+    )
+    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = Field(
+        "off",
+        description="Mode of torch.compile, for networks that are trained as one call; the first "
+        "steps take minutes.",
+    )
     inference_batch: int = Field(50, ge=1, description="Slices per forward pass at test time.")
+
+    #: How a training is run, not what it is: free to change without a new training.
+    HOW: ClassVar[frozenset[str]] = frozenset(
+        "accelerator data_device compile inference_batch checkpoint_every "
+        "checkpoint_seconds".split()
+    )
 
 
 class Model(Strict):
@@ -232,6 +253,9 @@ class Model(Strict):
     family: str
     options: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict, description="Overrides of 'train'.")
+    share_gpu: bool = Field(
+        False, description="Does not fill a GPU: run.jobs_per_gpu jobs of such models fit on one."
+    )
 
     @model_validator(mode="after")
     def _family(self) -> Model:
@@ -457,6 +481,12 @@ class Run(Strict):
         10, ge=1, description="Scans that a scheduler gets as one job, one after another."
     )
     validation_threads: int = Field(1, ge=1)
+    jobs_per_gpu: int = Field(
+        1,
+        ge=1,
+        description="Jobs on one GPU at once, for models with share_gpu; where a scheduler hands "
+        "out the GPUs, each job has one of its own all the same.",
+    )
 
 
 class Config(Strict):
@@ -527,6 +557,11 @@ class Config(Strict):
     def seed_name_of(self, method: str) -> str:
         """The method whose random numbers a method draws: its own, as a rule."""
         return self.methods[method].seeded_as or method
+
+    def jobs_per_gpu_of(self, method: str) -> int:
+        """How many jobs of a method's kind may be on one GPU: one if its model fills it."""
+        shares = self.models[self.methods[method].model].share_gpu
+        return self.run.jobs_per_gpu if shares else 1
 
     def family_of(self, method: str) -> type[method_registry.Method]:
         """The class behind a method."""

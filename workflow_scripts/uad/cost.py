@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from uad.inference import reconstruct_volume
+from uad.inference import autocast, ready, reconstruct_volume, reuse_freed_memory
 from uad.iqa import QUALITY_MAPS
 from uad.methods.base import Method
 
@@ -42,8 +42,8 @@ def measure(
     """Measure one method on this machine, on random images of the run's size.
 
     Times are medians over up to :data:`RUNS` training steps (forward, backward, optimiser, in
-    the training's precision; the data are on the device) and restored volumes (in float32, as
-    the workflow restores them). A first run of each warms up and is counted.
+    the training's precision; the data are on the device) and restored volumes (likewise). A
+    first run of each warms up and is counted.
 
     Args:
         method: the method, with the options and the loss of the run.
@@ -76,6 +76,7 @@ def measure(
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(seed)
+    reuse_freed_memory()
     width, height, depth = shape
     network = method.build().to(device) if method.trained else None
     record: dict[str, Any] = dict.fromkeys(
@@ -112,7 +113,7 @@ def measure(
                 variant = type(method)(method.options.model_dump(), plain)
                 record["seconds_per_step_l1"] = step(variant, 0.0)[1]
         network.zero_grad(set_to_none=True)
-        network.eval()
+        ready(network, device)
     volume = np.random.default_rng(seed).random(shape, dtype=np.float32)
     t_test = min(t_test, getattr(method.options, "timesteps", t_test))
 
@@ -126,6 +127,7 @@ def measure(
             batch=inference_batch,
             seed=seed,
             device=device,
+            precision=precision,
         )
 
     operations, record["seconds_per_volume"] = _observe(restore, device)
@@ -163,25 +165,17 @@ def _step(
     network.train()
 
     def automatic() -> None:
-        with _autocast(precision, device):
+        with autocast(precision, device):
             loss = method.training_loss(network, *batch)
         optimizers[0].zero_grad()
         loss.backward()
         optimizers[0].step()
 
     def manual() -> None:
-        with _autocast(precision, device):
+        with autocast(precision, device):
             method.training_step(network, *batch, optimizers, Tensor.backward, 0, progress)
 
     return automatic if method.automatic else manual
-
-
-def _autocast(precision: str, device: str) -> contextlib.AbstractContextManager:
-    """The precision of a training; Lightning has no float16 on a CPU and takes bfloat16."""
-    if precision == "32-true":
-        return contextlib.nullcontext()
-    half = torch.float16 if precision == "16-mixed" and device == "cuda" else torch.bfloat16
-    return torch.autocast(device, half)
 
 
 @contextlib.contextmanager

@@ -10,13 +10,17 @@ from torch import Tensor
 
 
 @cache
-def alphas_cumprod(timesteps: int = 1000, schedule: str = "cosine") -> Tensor:
+@torch.inference_mode(False)  # what is kept outlives the caller's mode
+def alphas_cumprod(
+    timesteps: int = 1000, schedule: str = "cosine", device: torch.device | str = "cpu"
+) -> Tensor:
     """Cumulative signal fraction of each time step.
 
     Args:
         timesteps: number of steps T.
         schedule: ``cosine`` (Nichol and Dhariwal 2021, s = 0.008, beta capped at 0.999; what
             pDDPM runs) or ``linear`` (Ho et al. 2020, 1e-4 to 0.02 at T = 1000).
+        device: where it shall be; kept there, so that no step of a training waits for a copy.
 
     Returns:
         ``(timesteps,)`` float32, strictly falling within (0, 1).
@@ -33,7 +37,7 @@ def alphas_cumprod(timesteps: int = 1000, schedule: str = "cosine") -> Tensor:
         betas = torch.linspace(1e-4 * scale, 0.02 * scale, timesteps, dtype=torch.float64)
     else:
         raise ValueError(f"unknown noise schedule '{schedule}': cosine or linear")
-    return torch.cumprod(1 - betas, 0).float()
+    return torch.cumprod(1 - betas, 0).float().to(device)
 
 
 def q_sample(x0: Tensor, levels: Tensor, noise: Tensor, schedule: Tensor) -> Tensor:
@@ -49,12 +53,17 @@ def q_sample(x0: Tensor, levels: Tensor, noise: Tensor, schedule: Tensor) -> Ten
     return (signal.sqrt() * x0 + (1 - signal).sqrt() * noise).to(x0.dtype)
 
 
-def patch_masks(image_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+@cache
+@torch.inference_mode(False)
+def patch_masks(
+    image_size: tuple[int, int], grid: tuple[int, int], device: torch.device | str = "cpu"
+) -> Tensor:
     """The patches of a fixed grid, as masks that tile the image without overlap.
 
     Args:
         image_size: rows and columns of the image.
         grid: patches down and across.
+        device: where they shall be; kept there.
 
     Returns:
         bool ``(grid[0] * grid[1], H, W)``; exactly one is true at each pixel.
@@ -68,4 +77,4 @@ def patch_masks(image_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     rows = torch.arange(height) // (height // down)
     columns = torch.arange(width) // (width // across)
     index = rows[:, None] * across + columns[None, :]
-    return index[None] == torch.arange(down * across)[:, None, None]
+    return (index[None] == torch.arange(down * across)[:, None, None]).to(device)

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from uad.errors import ConfigError
-from uad.strict import unknown
+from uad.errors import ConfigError, unknown
 
 # 2D OpenSimplex noise by Kurt Spencer (public domain, 2014), the variant that AnoDDPM and the
 # PyPI package ``opensimplex`` use. Stretching maps the plane onto a square lattice, squishing
@@ -246,12 +245,18 @@ def _evaluate(permutations: Tensor, points: Tensor, columns: Tensor, values: Ten
     """Noise of every pixel, ``(fields, pixels)``, for permutation tables ``(fields, 256)``."""
     hashed = permutations[:, points[:, 0]] + points[:, 1]
     hashed = permutations.gather(1, hashed & 255)
-    table = torch.tensor(_GRADIENTS, dtype=torch.float32, device=permutations.device)
-    gradients = table[(hashed >> 1) & 7]  # (fields, points, 2)
+    gradients = _gradients(str(permutations.device))[(hashed >> 1) & 7]  # (fields, points, 2)
     # the product with the sparse matrix, without a copy of it for every field
     return F.embedding_bag(
         columns, gradients.flatten(1).T.contiguous(), per_sample_weights=values, mode="sum"
     ).T
+
+
+@functools.lru_cache(maxsize=8)
+def _gradients(device: str) -> Tensor:
+    """The eight gradients, kept on the device: a copy from the host would wait for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(_GRADIENTS, dtype=torch.float32, device=device)
 
 
 def _devices(

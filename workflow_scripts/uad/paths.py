@@ -68,6 +68,12 @@ class Tree:
         name = "_".join([*parts, suffix])
         return f"{self.root}/preprocessed/{dataset}/sub-{subject}/{folder}/{name}.{ending}"
 
+    def brain_masks(
+        self, dataset: str = "{dataset}", suffix: str = "{suffix}", batch: int | str = "{batch}"
+    ) -> str:
+        """Brain masks that a network predicted for a batch of scans."""
+        return f"{self.root}/preprocessed/{dataset}/brain_masks/{suffix}_batch-{batch}.safetensors"
+
     def slices(self, dataset: str = "{dataset}", modality: str = "{modality}") -> str:
         """Packed volumes of one data set and modality."""
         return f"{self.root}/slices/{dataset}_{modality}.safetensors"

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from uad.devices import out_of_memory
 from uad.errors import UadError
 from uad.files import read_json, sha256, text_digest, write_json
 
@@ -68,7 +70,10 @@ def job(snakemake: Any) -> Iterator[Job]:
         except SystemExit:
             # Lightning answers SIGTERM by leaving with status 0: to Snakemake that is success
             _fail("Ended by a signal; run the same command again to go on.\n", terminal)
-        except Exception:
+        except Exception as error:
+            if advice := out_of_memory(error):
+                traceback.print_exc()  # to the log: where it ran out
+                _fail(f"ERROR in rule {snakemake.rule}: {advice}\n", terminal)
             _fail(traceback.format_exc(), terminal)
         write_json(f"{snakemake.output[0]}{SUFFIX}", _record(context, started, clock))
 
@@ -181,8 +186,15 @@ def _environment() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
+            versions[name] = _version(name)
     return versions
+
+
+def _version(package: str) -> str:
+    """Version of an installed package; parsing its whole description costs ten times more."""
+    found = metadata.distribution(package)
+    line = re.search(r"^Version: (.+)$", found.read_text("METADATA") or "", re.MULTILINE)
+    return line[1].strip() if line else found.version
 
 
 def _device() -> str:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from uad.errors import DataError
+
+#: Pixels that are scored at a time: five slices of 96x96, whose dozen float32 maps stay in the
+#: processor's cache. All slices at once take twice as long.
+_PIXELS = 5 * 96 * 96
+
+#: Their number is a multiple of this, as that of a processor's vector registers is: torch rounds
+#: powers of the pixels that are left over in another way.
+_VECTOR = 64
 
 #: Name of the score of methods that give an anomaly score in place of a reconstruction.
 DIRECT = "direct"
@@ -51,8 +61,20 @@ def score_volume(
         moved = np.ascontiguousarray(np.moveaxis(array, -1, 0), dtype=np.float32)
         return torch.from_numpy(moved).unsqueeze(1)
 
-    scores = quality_map(name, slices(volume), slices(reconstruction), **quality)
-    return np.ascontiguousarray(np.moveaxis(scores.squeeze(1).numpy(), 0, -1))
+    images, restored = slices(volume), slices(reconstruction)
+    scores = np.empty(volume.shape, dtype=np.float32)
+    for some in _slices_at_a_time(volume.shape):
+        part = quality_map(name, images[some], restored[some], **quality)
+        scores[..., some] = np.moveaxis(part.squeeze(1).numpy(), 0, -1)
+    return scores
+
+
+def _slices_at_a_time(shape: tuple[int, ...]) -> Iterator[slice]:
+    area = max(1, math.prod(shape[:-1]))
+    multiple = _VECTOR // math.gcd(_VECTOR, area)
+    step = max(1, _PIXELS // area // multiple) * multiple
+    for start in range(0, shape[-1], step):
+        yield slice(start, start + step)
 
 
 def _checked(scores: np.ndarray) -> np.ndarray:

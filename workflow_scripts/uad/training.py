@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType, SimpleNamespace
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.trainer.states import TrainerFn
 from safetensors.torch import save_file
@@ -31,7 +31,7 @@ from uad.checkpoints import SafetensorsCheckpointIO
 from uad.config import Train
 from uad.errors import DataError, UadError
 from uad.files import atomic_path, text_digest, write_json
-from uad.inference import device_of, to_slices
+from uad.inference import device_of, reuse_freed_memory, to_slices
 from uad.methods.base import Method
 from uad.seeds import derive_seed
 
@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 #: The metric that chooses the best weights: the validation loss, or infinity where a method
 #: says that its weights may not be chosen yet.
 SELECTION = "selection"
+
+#: Of the checkpoint: one without the best weights (before 2) cannot be continued.
+FORMAT = 2
 
 #: Signals that mean: stop soon (SLURM before a time limit, at preemption and at scancel).
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -59,7 +62,7 @@ class TrainingSet:
 
     Attributes:
         images: ``(N, Z, Y, X)`` float32 in [0, 1].
-        masks: bool, same shape.
+        masks: bool, same shape and device.
         slices: for each volume the axial slices that may be drawn.
     """
 
@@ -74,6 +77,15 @@ class TrainingSet:
         """From arrays in NIfTI order ``(N, X, Y, Z)``."""
         return cls(to_slices(volumes), to_slices(masks), list(slices))
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of images and masks."""
+        return self.images.nbytes + self.masks.nbytes
+
+    def to(self, device: torch.device | str) -> TrainingSet:
+        """The same slices on a device."""
+        return replace(self, images=self.images.to(device), masks=self.masks.to(device))
+
 
 class SliceBatches:
     """Random slices in batches: the same number from each volume, new ones each epoch.
@@ -82,7 +94,8 @@ class SliceBatches:
     drawn (the last one repeated where a volume has fewer).
 
     Epoch ``e`` is drawn from ``(seed, e)`` alone, so that a resumed run draws
-    what an uninterrupted one would have drawn.
+    what an uninterrupted one would have drawn. A batch is an index operation on the device of
+    the data, which gets the numbers of an epoch's slices once.
     """
 
     def __init__(
@@ -122,12 +135,13 @@ class SliceBatches:
         volume = np.repeat(np.arange(len(self.data.images)), self.per_volume)
         number = np.concatenate([self._draw(slices, rng) for slices in self.data.slices])
         order = rng.permutation(len(volume)) if self.drop_last else np.arange(len(volume))
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            part = order[start : start + self.batch_size]
-            where = np.repeat(volume[part], self.sequence), number[part].ravel()
+        order = order[: len(self) * self.batch_size]
+        where = np.stack((np.repeat(volume[order], self.sequence), number[order].ravel()))
+        where = torch.from_numpy(where).to(self.data.images.device)
+        for part in where.split(self.batch_size * self.sequence, dim=1):
             yield {
-                "images": self.data.images[where].unsqueeze(1),
-                "masks": self.data.masks[where].unsqueeze(1),
+                "images": self.data.images[tuple(part)].unsqueeze(1),
+                "masks": self.data.masks[tuple(part)].unsqueeze(1),
             }
 
     def _draw(self, slices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -228,6 +242,38 @@ class History(Callback):
         self.rows = [dict(row) for row in state_dict["rows"]]
 
 
+class Best(Callback):
+    """The weights of the validation with the lowest selection metric; part of the checkpoint.
+
+    They stay on the device: early on every epoch is the best so far, and writing a network takes
+    longer than such an epoch.
+    """
+
+    def __init__(self) -> None:
+        self.score: float | None = None
+        self.epoch = 0
+        self.weights: dict[str, Tensor] = {}
+
+    def on_validation_end(self, trainer: pl.Trainer, module: ReconstructionModule) -> None:
+        """Copy the weights if they are better; the validation before the training has no part."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        score = float(trainer.callback_metrics[SELECTION])
+        score = score if score == score else np.inf  # a loss that is NaN is worse than any
+        if self.score is None or score < self.score:
+            self.score, self.epoch = score, trainer.current_epoch + 1
+            self.weights = {k: v.detach().clone() for k, v in module.network.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"score": self.score, "epoch": self.epoch, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.score, self.epoch = state_dict["score"], state_dict["epoch"]
+        self.weights = dict(state_dict["weights"])
+
+
 class Progress(Callback):
     """A line in the log now and then: epoch, loss and the time that is left.
 
@@ -259,29 +305,32 @@ class Progress(Callback):
         print(f"epoch {epoch} of {total}: {', '.join(losses)}; {left} left", flush=True)
 
 
-class Interruption(Checkpoint):
-    """Ends a training that gets one of :data:`SIGNALS`, so that little work is lost.
+class Saving(Checkpoint):
+    """Writes the checkpoint now and then, and ends a training that gets one of :data:`SIGNALS`.
 
-    The epoch is finished and saved if it ends within :data:`GRACE` at the pace of its batches so
-    far (a validation batch counts as one); else the training stops at the next batch, and what
-    the last checkpoint holds stands. In the last epoch it goes on to the results.
+    After a signal the epoch is finished and saved if it ends within :data:`GRACE` at the pace of
+    its batches so far (a validation batch counts as one); else the training stops at the next
+    batch, and what the last checkpoint holds stands. In the last epoch it goes on to the results.
 
     Use it around the training as a context manager, which listens to the signals, and as the
     last callback, because what it saves has to contain what the others have done.
 
     Args:
         last: the checkpoint to write.
-        every: epochs between the checkpoints that are written anyway.
+        every: epochs between two checkpoints.
+        seconds: and the least time between them: on a GPU an epoch can be shorter than a write.
         validation: batches of a validation.
     """
 
-    def __init__(self, last: Path, every: int, validation: int) -> None:
-        self.last, self.every, self.validation = last, every, validation
+    def __init__(self, last: Path, every: int, seconds: float, validation: int) -> None:
+        self.last, self.every, self.seconds = last, every, seconds
+        self.validation = validation
+        self._written = time.monotonic()
         self.deadline: float | None = None  # of the monotonic clock, once a signal has come
         self.saved = 0  # epochs that the checkpoint holds
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> Saving:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.getsignal(number) for number in SIGNALS}
             self._listen()
@@ -316,7 +365,7 @@ class Interruption(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """A resumed training starts after the epochs of its checkpoint."""
         self._listen()
-        self.saved = trainer.current_epoch
+        self.saved, self._written = trainer.current_epoch, time.monotonic()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """No epoch begins after a signal."""
@@ -331,16 +380,13 @@ class Interruption(Checkpoint):
         self._count(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """After a signal: save this epoch, too, and leave, unless it was the last one."""
-        epoch = trainer.current_epoch + 1
-        if epoch % self.every == 0:
-            self.saved = epoch
-        if self.deadline is None:
-            return
-        if self.saved != epoch:
+        """Save if it is time; after a signal save anyway and leave, unless it was the last one."""
+        epoch, stopping = trainer.current_epoch + 1, self.deadline is not None
+        due = time.monotonic() - self._written >= self.seconds
+        if stopping or (due and epoch % self.every == 0):
             trainer.save_checkpoint(self.last)
-            self.saved = epoch
-        if epoch < (trainer.max_epochs or 0):
+            self.saved, self._written = epoch, time.monotonic()
+        if stopping and epoch < (trainer.max_epochs or 0):
             raise StoppedError(
                 f"Stopped by a signal after epoch {epoch} of {trainer.max_epochs}; the same "
                 "command goes on from there."
@@ -384,8 +430,9 @@ def train(
 ) -> dict[str, Any]:
     """Train a method and write ``model.safetensors``, ``config.json`` and ``history.csv``.
 
-    A checkpoint directory in ``out_dir`` is written every ``loop.checkpoint_every``
-    epochs, and on SIGTERM or SIGUSR1 (see :class:`Interruption`). If the process dies, the next
+    A checkpoint in ``out_dir/checkpoint`` is written every ``loop.checkpoint_every`` epochs, but
+    not more often than every ``loop.checkpoint_seconds``, and on SIGTERM or SIGUSR1 (see
+    :class:`Saving`). If the process dies, the next
     call continues from there and ends with the same weights as an uninterrupted one (same
     device and threads).
 
@@ -409,12 +456,14 @@ def train(
             is asked for.
         StoppedError: a signal has ended the training.
     """
-    device_of(loop.accelerator)
+    device = device_of(loop.accelerator)
     _require_a_choice(method, loop)
+    reuse_freed_memory()
+    training, validation = _placed(training, validation, loop, device)
     out = Path(out_dir)
     checkpoints = out / "checkpoint"
     resume = checkpoints / "last.safetensors"
-    _discard_foreign(checkpoints, text_digest(identity))
+    _discard_foreign(checkpoints, text_digest({**identity, "checkpoint_format": FORMAT}))
     batches = SliceBatches(
         training,
         loop.batch_size,
@@ -432,29 +481,16 @@ def train(
         fixed=fixed_validation,
         sequence=method.sequence,
     )
-    with Interruption(resume, loop.checkpoint_every, len(held_out)) as interruption:
+    every, seconds = loop.checkpoint_every, loop.checkpoint_seconds
+    with Saving(resume, every, seconds, len(held_out)) as saving:
         torch.manual_seed(derive_seed(seed, "weights"))
         module = ReconstructionModule(
             method, method.build(), loop.learning_rate, seed, fixed=fixed_validation
         )
-        history = History()
-        best = ModelCheckpoint(
-            checkpoints,
-            "best",
-            monitor=SELECTION,
-            save_weights_only=True,
-            enable_version_counter=False,
-        )
-        last = ModelCheckpoint(
-            checkpoints,
-            "last",
-            every_n_epochs=loop.checkpoint_every,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-        for callback in (best, last):
-            callback.FILE_EXTENSION = resume.suffix
-        trainer = _trainer(out, loop, [history, best, last, interruption])
+        if loop.compile != "off" and method.automatic:  # others may need second derivatives
+            module.network.compile(mode=loop.compile)
+        history, best = History(), Best()
+        trainer = _trainer(out, loop, [history, *([best] if keep == "best" else []), saving])
         resumed = resume.exists()
         with warnings.catch_warnings():
             # advice that does not apply: our loaders are index operations in memory, one device
@@ -468,22 +504,17 @@ def train(
                 history.add(trainer, 0)
             trainer.fit(module, batches, held_out, ckpt_path=resume if resumed else None)
         frame = pd.DataFrame(history.rows)
-        weights = best.best_model_path if keep == "best" else resume
-        if keep == "last":
-            trainer.save_checkpoint(resume)
-        state = SafetensorsCheckpointIO().load_checkpoint(weights)
-        prefix = "network."
-        export = {
-            k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)
-        }
-        kept = min(int(state["epoch"]) + 1, loop.epochs)
+        if keep == "best":
+            export, kept = best.weights, best.epoch
+        else:
+            export, kept = module.network.state_dict(), loop.epochs
         # 1: the epoch that gave the weights
         frame["weights"] = (frame["epoch"] == kept).astype(int)
         with atomic_path(out / "history.csv") as temporary:
             frame.to_csv(temporary, index=False, lineterminator="\n", float_format="%.8g")
         write_json(out / "config.json", identity)
         with atomic_path(out / "model.safetensors") as temporary:
-            save_file({k: v.contiguous() for k, v in export.items()}, temporary)
+            save_file({k: v.cpu().contiguous() for k, v in export.items()}, temporary)
         shutil.rmtree(checkpoints)
     return {
         "seed": seed,
@@ -494,7 +525,21 @@ def train(
         "val_loss_of_weights": float(frame.set_index("epoch")["val_loss"].ffill()[kept]),
         "parameters": sum(p.numel() for p in module.network.parameters()),
         "device": str(trainer.strategy.root_device),
+        "data_device": str(training.images.device),
     }
+
+
+def _placed(
+    training: TrainingSet, validation: TrainingSet, loop: Train, device: str
+) -> tuple[TrainingSet, TrainingSet]:
+    """Both sets beside the network, or in host memory (``train.data_device``)."""
+    if device == "cpu" or loop.data_device == "host":
+        return training, validation
+    needed, free = training.nbytes + validation.nbytes, torch.cuda.mem_get_info()[0]
+    if loop.data_device == "auto" and needed > free / 2:
+        log.info("%.0f MB of slices stay on the host: %.0f MB are free", needed / 1e6, free / 1e6)
+        return training, validation
+    return training.to(device), validation.to(device)
 
 
 def _trainer(out: Path, loop: Train, callbacks: list[Callback]) -> pl.Trainer:
@@ -535,6 +580,6 @@ def _discard_foreign(checkpoints: Path, identity: str) -> None:
     except (OSError, ValueError, KeyError):
         known = None
     if checkpoints.exists() and known != identity:
-        log.warning("%s belongs to another configuration: starting anew", checkpoints)
+        log.warning("%s is of another configuration or version: starting anew", checkpoints)
         shutil.rmtree(checkpoints)
     write_json(marker, {"identity": identity})

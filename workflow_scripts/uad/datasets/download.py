@@ -27,16 +27,16 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 from urllib.parse import urlsplit
-
-import requests
-import urllib3
 
 from uad import __version__
 from uad.datasets.registry import File
 from uad.errors import DataError
 from uad.files import read_json, sha256, write_json
+
+if TYPE_CHECKING:
+    import requests
 
 CHUNK = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -295,6 +295,8 @@ def _attempt(
     patience: Patience,
 ) -> int:
     """One request; returns the bytes that it brought if ``part`` is complete then."""
+    import requests
+
     state = _read_small(_state_path(part))
     if offset and offset == state.get("total"):
         return 0
@@ -411,6 +413,8 @@ def _receive(
 
 def _blocks(response: requests.Response) -> Iterator[bytes]:
     """The body as it comes, undecoded; what came before a fault has been given."""
+    import urllib3
+
     while True:
         try:
             block = response.raw.read1(CHUNK)

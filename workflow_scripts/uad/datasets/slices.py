@@ -7,9 +7,11 @@ axis: ``volumes`` float16 ``(N, X, Y, Z)``, ``masks`` and ``lesions`` uint8.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,9 @@ from uad.errors import DataError
 from uad.files import atomic_path
 
 KEYS = ("volumes", "masks", "lesions")
+
+#: NumPy type of a volume -> its name in a safetensors header.
+_DTYPES = {"float16": "F16", "float32": "F32"}
 
 
 @dataclass(frozen=True)
@@ -84,18 +89,36 @@ def read_store(path: str | os.PathLike[str], subjects: Sequence[str]) -> Volumes
     """
     from safetensors import safe_open
 
-    index = {label: i for i, label in enumerate(subjects_in(path))}
-    missing = [label for label in subjects if label not in index]
-    if missing:
-        raise DataError(f"{path}: no subject '{missing[0]}' ({len(missing)} of the split missing).")
+    places = _places(path, subjects)
     with safe_open(path, framework="numpy") as handle:
-        parts = {key: [handle.get_slice(key)[index[label]] for label in subjects] for key in KEYS}
+        parts = {key: [handle.get_slice(key)[place] for place in places] for key in KEYS}
     return Volumes(
         subjects=list(subjects),
         volumes=np.stack(parts["volumes"]).astype(np.float32),
         masks=np.stack(parts["masks"]) > 0,
         lesions=np.stack(parts["lesions"]) > 0,
     )
+
+
+def read_lesion(path: str | os.PathLike[str], subject: str) -> np.ndarray:
+    """Read the lesion of one subject, bool ``(X, Y, Z)``, and nothing else.
+
+    Raises:
+        DataError: the file is damaged, or the subject is not in it.
+    """
+    from safetensors import safe_open
+
+    (place,) = _places(path, [subject])
+    with safe_open(path, framework="numpy") as handle:
+        return handle.get_slice("lesions")[place] > 0
+
+
+def _places(path: str | os.PathLike[str], subjects: Sequence[str]) -> list[int]:
+    index = {label: i for i, label in enumerate(subjects_in(path))}
+    missing = [label for label in subjects if label not in index]
+    if missing:
+        raise DataError(f"{path}: no subject '{missing[0]}' ({len(missing)} of the split missing).")
+    return [index[label] for label in subjects]
 
 
 def eligible_slices(
@@ -130,12 +153,75 @@ def eligible_slices(
     return chosen
 
 
-def write_volumes(path: str | os.PathLike[str], volumes: dict[str, np.ndarray]) -> None:
-    """Write volumes named ``<role>/<subject>`` as one safetensors file."""
+def write_volumes(path: str | os.PathLike[str], volumes: Mapping[str, np.ndarray]) -> None:
+    """Write volumes named ``<role>/<subject>`` as one safetensors file, all from memory."""
     from safetensors.numpy import save_file
 
     with atomic_path(path) as temporary:
         save_file({k: np.ascontiguousarray(v) for k, v in volumes.items()}, temporary)
+
+
+@contextlib.contextmanager
+def volume_writer(
+    path: str | os.PathLike[str],
+    names: Iterable[str],
+    shape: Sequence[int],
+    dtype: type[np.floating],
+) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """Write a file of :func:`write_volumes` volume by volume, in any order: the same bytes.
+
+    The library writes only what is all in memory. The format is the length of the header in 8
+    bytes, the header in JSON and the arrays, little-endian, each at the place that it says.
+
+    Args:
+        path: the file; it is there when the last volume is written and the block ends.
+        names: ``<role>/<subject>`` of all volumes.
+        shape: of each volume.
+        dtype: float16 or float32, to which volumes are converted.
+
+    Yields:
+        A function that writes a volume, given its name and itself.
+
+    Raises:
+        ValueError: a volume has another shape, was not announced or is written twice; or the
+            block ends and a volume is missing. Then there is no file.
+    """
+    stored = np.dtype(dtype).newbyteorder("<")
+    size = math.prod(shape) * stored.itemsize
+    places = {name: number * size for number, name in enumerate(sorted(names))}
+    header = _header(places, tuple(shape), stored)
+    missing = set(places)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(header)
+
+        def write(name: str, volume: np.ndarray) -> None:
+            if name not in missing:
+                raise ValueError(f"{path}: volume {name!r} was not announced, or is there already")
+            if volume.shape != tuple(shape):
+                raise ValueError(f"{path}: {name!r} has shape {volume.shape}, not {tuple(shape)}")
+            file.seek(len(header) + places[name])
+            file.write(np.ascontiguousarray(volume, dtype=stored).data)
+            missing.remove(name)
+
+        yield write
+        if missing:
+            raise ValueError(f"{path}: {len(missing)} volumes are missing, such as {min(missing)}")
+
+
+def _header(places: Mapping[str, int], shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """Length and text of the header of a safetensors file, as the library writes them."""
+    size = math.prod(shape) * dtype.itemsize
+    entries = {
+        name: {
+            "dtype": _DTYPES[dtype.name],
+            "shape": shape,
+            "data_offsets": (place, place + size),
+        }
+        for name, place in places.items()
+    }
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def names_in(path: str | os.PathLike[str], prefix: str = "") -> list[str]:
@@ -147,10 +233,35 @@ def names_in(path: str | os.PathLike[str], prefix: str = "") -> list[str]:
         return sorted(name for name in handle.keys() if name.startswith(prefix))  # noqa: SIM118
 
 
-def read_volumes(path: str | os.PathLike[str], prefix: str = "") -> dict[str, np.ndarray]:
-    """Read the volumes whose name starts with ``prefix``, as float32, sorted by name."""
-    from safetensors import safe_open
+def read_volumes(path: str | os.PathLike[str], prefix: str = "") -> StoredVolumes:
+    """The volumes whose name starts with ``prefix``, as float32, sorted by name.
 
-    names = names_in(path, prefix)
-    with safe_open(path, framework="numpy") as handle:
-        return {name: handle.get_tensor(name).astype(np.float32) for name in names}
+    Each is read when it is asked for, every time, and is not kept.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    return StoredVolumes(path, names_in(path, prefix))
+
+
+class StoredVolumes(Mapping[str, np.ndarray]):
+    """What :func:`read_volumes` gives: volume by name."""
+
+    def __init__(self, path: str | os.PathLike[str], names: Iterable[str]) -> None:
+        self._path = path
+        self._names = dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        from safetensors import safe_open
+
+        if name not in self._names:
+            raise KeyError(f"{self._path}: no volume {name!r}")
+        # Opened for each: as long as it is open, all of the file that was read counts as memory.
+        with safe_open(self._path, framework="numpy") as handle:
+            return handle.get_tensor(name).astype(np.float32, copy=False)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from uad.errors import ConfigError, DataError
+from uad.errors import ConfigError, DataError, unknown
 from uad.files import sha256
 from uad.seeds import derive_seed
-from uad.strict import unknown
 
 #: The roles of a split, in the order in which a file lists them.
 ROLES = ("train", "val_healthy", "test_healthy", "val_unhealthy", "test")

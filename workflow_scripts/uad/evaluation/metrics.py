@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 
 from uad.errors import DataError
@@ -21,7 +24,7 @@ def dice(prediction: np.ndarray, label: np.ndarray) -> float:
     Raises:
         DataError: the shapes differ.
     """
-    prediction, label = np.asarray(prediction) > 0, np.asarray(label) > 0
+    prediction, label = binary(prediction), binary(label)
     check_same_shape(prediction, label)
     size = int(np.count_nonzero(prediction)) + int(np.count_nonzero(label))
     if size == 0:
@@ -48,24 +51,76 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     Raises:
         DataError: the shapes differ, or a score is NaN.
     """
-    positive, negative = split_scores(scores, labels)
-    if positive.size == 0:
+    lesion, *other = split_scores(scores, labels)
+    if lesion.size == 0:
         return float("nan")
-    thresholds, counts = np.unique(positive, return_counts=True)
-    true_positives = positive.size - np.concatenate(([0], np.cumsum(counts)[:-1]))
-    negative.sort()
-    false_positives = negative.size - np.searchsorted(negative, thresholds, side="left")
-    precision = true_positives / (true_positives + false_positives)
-    return float(np.sum(counts * precision) / positive.size)
+    other = Ranked.of([other])
+    thresholds, counts = np.unique(lesion, return_counts=True)
+    true_positives = lesion.size - np.concatenate(([0], np.cumsum(counts)[:-1]))
+    precision = true_positives / (true_positives + other.at_least(thresholds))
+    return float(np.sum(counts * precision) / lesion.size)
 
 
-def split_scores(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of the lesion voxels and scores of all others, flat, as new arrays.
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """Scores in their order; zeros, which are most of a post-processed map, are only counted.
+
+    Attributes:
+        values: the others, flat and rising.
+        zeros: how many scores are zero.
+    """
+
+    values: np.ndarray
+    zeros: int
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[np.ndarray, int]]) -> Ranked:
+        """All scores of at least one part: those that are not zero, and how many are."""
+        values = np.concatenate([values for values, _ in parts])
+        values.sort()
+        return cls(values, sum(zeros for _, zeros in parts))
+
+    @property
+    def largest(self) -> float:
+        """The largest score; minus infinity if there is none."""
+        return max(self.values.max(initial=-np.inf), 0 if self.zeros else -np.inf)
+
+    def at_least(self, thresholds: np.ndarray) -> np.ndarray:
+        """How many scores are not below each threshold; thresholds are of the scores' type."""
+        below = np.searchsorted(self.values, thresholds, side="left")
+        return self.values.size - below + self.zeros * (thresholds <= 0)
+
+    def above(self, thresholds: np.ndarray) -> np.ndarray:
+        """How many scores are above each threshold; thresholds are of the scores' type."""
+        within = np.searchsorted(self.values, thresholds, side="right")
+        return self.values.size - within + self.zeros * (thresholds < 0)
+
+    def next_below(self, threshold: np.generic) -> float:
+        """The largest score that is below the threshold; minus infinity if there is none."""
+        below = self.values[: np.searchsorted(self.values, threshold, side="left")]
+        return max(below.max(initial=-np.inf), 0 if self.zeros and threshold > 0 else -np.inf)
+
+
+def split_scores(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Scores of the lesion voxels; of the others those that are not zero, and how many are.
+
+    The scores are flat, in new arrays.
 
     Raises:
         DataError: the shapes differ, or a score is NaN.
     """
-    scores, labels = np.asarray(scores), np.asarray(labels) > 0
+    scores, labels = checked(scores, labels)
+    lesion, other = scores[labels], scores[(scores != 0) & ~labels]
+    return lesion, other, scores.size - lesion.size - other.size
+
+
+def checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores in floating point and labels as bool.
+
+    Raises:
+        DataError: the shapes differ, or a score is NaN.
+    """
+    scores, labels = np.asarray(scores), binary(labels)
     check_same_shape(scores, labels)
     if not np.issubdtype(scores.dtype, np.floating):
         scores = scores.astype(np.float64)
@@ -74,7 +129,13 @@ def split_scores(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np
             f"{int(np.isnan(scores).sum())} of {scores.size} anomaly scores are NaN. The model "
             "has probably diverged: look at its training history."
         )
-    return scores[labels], scores[~labels]
+    return scores, labels
+
+
+def binary(array: np.ndarray) -> np.ndarray:
+    """Above zero, as bool; a bool array as it is."""
+    array = np.asarray(array)
+    return array if array.dtype == bool else array > 0
 
 
 def check_same_shape(first: np.ndarray, second: np.ndarray) -> None:

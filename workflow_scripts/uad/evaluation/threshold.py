@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import numpy as np
 
 from uad.errors import DataError
-from uad.evaluation.metrics import split_scores
+from uad.evaluation.metrics import Ranked, split_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,8 @@ class ThresholdResult:
 
 
 def search_threshold(
-    scores: np.ndarray | Sequence[np.ndarray],
-    labels: np.ndarray | Sequence[np.ndarray],
+    scores: np.ndarray | Collection[np.ndarray],
+    labels: np.ndarray | Collection[np.ndarray],
     *,
     method: str = "halving",
     steps: int = 10,
@@ -48,7 +48,8 @@ def search_threshold(
     threshold is the largest score that is left out.
 
     Args:
-        scores: anomaly map of any shape, or a list of them (of different shapes if need be).
+        scores: anomaly map of any shape, or a list of them (of different shapes if need be), or
+            another collection, which is gone through once.
         labels: lesions, shaped like ``scores``; above zero is lesion.
         method: ``halving`` or ``exact``.
         steps: number of halvings, at least 1; not used by ``exact``.
@@ -69,7 +70,7 @@ def search_threshold(
             "its lesion masks are not empty after registration and cropping, or put other "
             "subjects into the unhealthy validation set."
         )
-    if not (np.isfinite(lesion).all() and np.isfinite(other).all()):
+    if not (np.isfinite(lesion).all() and np.isfinite(other.values).all()):
         raise DataError(
             "the anomaly scores of the validation set have infinite values. The model has "
             "probably diverged: look at its training history."
@@ -78,27 +79,30 @@ def search_threshold(
 
 
 def _pool(
-    scores: np.ndarray | Sequence[np.ndarray], labels: np.ndarray | Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
+    scores: np.ndarray | Collection[np.ndarray], labels: np.ndarray | Collection[np.ndarray]
+) -> tuple[np.ndarray, Ranked]:
     if isinstance(scores, np.ndarray) and isinstance(labels, np.ndarray):
-        return split_scores(scores, labels)
+        scores, labels = [scores], [labels]
     if len(scores) != len(labels):
         raise DataError(f"{len(scores)} anomaly maps, but {len(labels)} labels.")
-    if len(scores) == 0:
-        return np.empty(0), np.empty(0)
-    if np.ndim(scores[0]) == 0:  # a plain list of numbers
-        return split_scores(np.asarray(scores), np.asarray(labels))
-    parts = [split_scores(score, label) for score, label in zip(scores, labels, strict=True)]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    if isinstance(scores, list) and scores and np.ndim(scores[0]) == 0:  # a list of numbers
+        scores, labels = [np.asarray(scores)], [np.asarray(labels)]
+    parts = [split_scores(*pair) for pair in zip(scores, labels, strict=True)]
+    if not parts:
+        return np.empty(0), Ranked(np.empty(0), 0)
+    return np.concatenate([lesion for lesion, *_ in parts]), Ranked.of([o for _, *o in parts])
 
 
-def _halving(lesion: np.ndarray, other: np.ndarray, steps: int) -> ThresholdResult:
+def _halving(lesion: np.ndarray, other: Ranked, steps: int) -> ThresholdResult:
+    lesion = np.sort(lesion)
+
     def dice_above(threshold: float) -> float:
-        true_positives = int(np.count_nonzero(lesion > threshold))
-        predicted = true_positives + int(np.count_nonzero(other > threshold))
+        threshold = lesion.dtype.type(threshold)  # as NumPy compares an array with a number
+        true_positives = lesion.size - int(np.searchsorted(lesion, threshold, side="right"))
+        predicted = true_positives + int(other.above(threshold))
         return 2 * true_positives / (predicted + lesion.size)
 
-    bottom, top = 0.0, float(max(lesion.max(), other.max(initial=-np.inf)))
+    bottom, top = 0.0, float(max(lesion[-1], other.largest))
     if top == bottom:
         top = 1.0  # a map of zeros, as in the authors' code
     best_threshold, best_dice = 0.0, 0.0
@@ -115,18 +119,14 @@ def _halving(lesion: np.ndarray, other: np.ndarray, steps: int) -> ThresholdResu
     return ThresholdResult(best_threshold, best_dice, "halving", 2 * steps)
 
 
-def _exact(lesion: np.ndarray, other: np.ndarray) -> ThresholdResult:
+def _exact(lesion: np.ndarray, other: Ranked) -> ThresholdResult:
     # Lowering the threshold helps only when a lesion voxel comes in: the best prediction is
     # "at least this lesion score" for one of them.
     candidates, counts = np.unique(lesion, return_counts=True)
     true_positives = lesion.size - np.concatenate(([0], np.cumsum(counts)[:-1]))
-    other.sort()
-    left_out = np.searchsorted(other, candidates, side="left")
-    dices = 2 * true_positives / (true_positives + other.size - left_out + lesion.size)
+    dices = 2 * true_positives / (true_positives + other.at_least(candidates) + lesion.size)
     best = int(len(dices) - 1 - np.argmax(dices[::-1]))  # the highest threshold on a tie
-    below = [candidates[best - 1]] if best > 0 else []
-    below += [other[left_out[best] - 1]] if left_out[best] > 0 else []
-    threshold = (
-        max(below) if below else np.nextafter(candidates[best], candidates.dtype.type(-np.inf))
-    )
-    return ThresholdResult(float(threshold), float(dices[best]), "exact", int(candidates.size))
+    below = max(candidates[best - 1] if best else -np.inf, other.next_below(candidates[best]))
+    if below == -np.inf:  # everything is predicted
+        below = np.nextafter(candidates[best], candidates.dtype.type(-np.inf))
+    return ThresholdResult(float(below), float(dices[best]), "exact", int(candidates.size))

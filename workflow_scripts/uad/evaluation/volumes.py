@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uad.errors import DataError
-from uad.evaluation.metrics import average_precision, check_same_shape, dice, split_scores
+from uad.evaluation.metrics import (
+    Ranked,
+    average_precision,
+    binary,
+    check_same_shape,
+    checked,
+    dice,
+    split_scores,
+)
 from uad.evaluation.postprocessing import remove_small_components
 
 if TYPE_CHECKING:
@@ -62,17 +70,18 @@ def evaluate_volume(
         DataError: the shapes differ, or a score is NaN.
         ValueError: ``component_max_size`` is negative.
     """
-    lesion, brain_mask = np.asarray(lesion) > 0, np.asarray(brain_mask) > 0
+    lesion, brain_mask = binary(lesion), binary(brain_mask)
     check_same_shape(brain_mask, lesion)
     prediction = predict(scores, threshold, component_max_size)
+    lesion_voxels = int(np.count_nonzero(lesion))
     return {
         "dice": dice(prediction, lesion),
         "auprc": average_precision(scores, lesion),
         "threshold": float(threshold),
-        "lesion_voxels": int(lesion.sum()),
-        "predicted_voxels": int(prediction.sum()),
-        "brain_voxels": int(brain_mask.sum()),
-        "prevalence": float(lesion.mean()),
+        "lesion_voxels": lesion_voxels,
+        "predicted_voxels": int(np.count_nonzero(prediction)),
+        "brain_voxels": int(np.count_nonzero(brain_mask)),
+        "prevalence": lesion_voxels / lesion.size,
     }
 
 
@@ -114,9 +123,9 @@ def threshold_curve(scores: Arrays, labels: Arrays, *, points: int = 100) -> pd.
     if points < 2:
         raise ValueError(f"points must be at least 2, got {points}")
     found, top = [], -np.inf
-    for positive, negative in _split(scores, labels):
-        found.append(positive)
-        top = max(top, positive.max(initial=-np.inf), negative.max(initial=-np.inf))
+    for score, label in _pairs(scores, labels):
+        found.append(score[label])
+        top = max(top, score.max(initial=-np.inf))
     lesion = np.concatenate(found) if found else np.empty(0)
     if lesion.size == 0:
         raise DataError("the test set has no lesion voxel, so there is no curve to draw.")
@@ -124,12 +133,14 @@ def threshold_curve(scores: Arrays, labels: Arrays, *, points: int = 100) -> pd.
 
     hits, alarms = (np.zeros(thresholds.size, dtype=np.int64) for _ in range(2))
     dice_sum, dice_count = np.zeros(thresholds.size), np.zeros(thresholds.size, dtype=np.int64)
-    for positive, negative in _split(scores, labels):
-        true_positives = _above(positive, thresholds)
-        false_positives = _above(negative, thresholds)
+    for score, label in _pairs(scores, labels):
+        inside, *outside = split_scores(score, label)
+        inside.sort()
+        true_positives = inside.size - np.searchsorted(inside, thresholds, side="right")
+        false_positives = Ranked.of([outside]).above(thresholds)
         hits += true_positives
         alarms += false_positives
-        size = true_positives + false_positives + positive.size
+        size = true_positives + false_positives + inside.size
         dice_sum += 2 * true_positives / np.maximum(size, 1)
         dice_count += size > 0
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: undefined
@@ -146,18 +157,18 @@ def threshold_curve(scores: Arrays, labels: Arrays, *, points: int = 100) -> pd.
         )
 
 
-def _split(scores: Arrays, labels: Arrays) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Scores of the lesion voxels and of all others, volume by volume, from the start."""
+def _pairs(scores: Arrays, labels: Arrays) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Finite scores and bool labels, volume by volume, from the start."""
     for score, label in itertools.zip_longest(_anew(scores), _anew(labels)):
         if score is None or label is None:
             raise DataError("there are not as many anomaly maps as labels.")
-        positive, negative = split_scores(score, label)
-        if not (np.isfinite(positive).all() and np.isfinite(negative).all()):
+        score, label = checked(score, label)
+        if not np.isfinite(score).all():
             raise DataError(
                 "an anomaly map of the test set has infinite values. The model has probably "
                 "diverged: look at its training history."
             )
-        yield positive, negative
+        yield score, label
 
 
 def _anew(arrays: Arrays) -> Iterable[np.ndarray]:
@@ -181,9 +192,3 @@ def _thresholds(lesion: np.ndarray, top: float, points: int) -> np.ndarray:
     even_recall = np.nextafter(lowest_found, lesion.dtype.type(-np.inf))
     even_steps = np.linspace(0, top, points).astype(lesion.dtype)
     return np.unique(np.concatenate([even_recall, even_steps]))
-
-
-def _above(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """How many of the values are above each of the thresholds; sorts the values in place."""
-    values.sort()
-    return values.size - np.searchsorted(values, thresholds, side="right")

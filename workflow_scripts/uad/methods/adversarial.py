@@ -61,11 +61,9 @@ class Adversarial(Method):
         self, network: nn.Module, learning_rate: float
     ) -> Sequence[torch.optim.Optimizer]:
         """Adam for the encoder, the generator and the critic."""
-        import torch
-
         parts = network.encoder, network.generator, network.critic
         return [
-            torch.optim.Adam(part.parameters(), lr=learning_rate, betas=self.options.betas)
+            self.optimizer(part.parameters(), learning_rate, betas=self.options.betas)
             for part in parts
         ]
 

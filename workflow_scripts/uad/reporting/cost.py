@@ -237,7 +237,7 @@ def _footnotes(frame: pd.DataFrame) -> list[str]:
         "Overhead: how much longer a training step takes with the method's own loss than with ℓ1, "
         "for methods whose loss has a structural term such as SSIM. Both are timed in few steps: "
         "differences of some per cent are noise.",
-        "Seconds per volume: one volume restored in float32, whatever the precision of training.",
+        "Seconds per volume: one volume restored, in the precision of training.",
         "Peak memory, of training steps and volumes together: on a GPU what PyTorch allocated "
         "there; on a CPU the whole process, with Python and all libraries.",
         f"{_NONE} does not apply: training of a method that is not trained; ℓ1 and overhead for "

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from uad.errors import DataError
 from uad.reporting.style import CYCLE, GREY, PathLike, save, style
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.lines import Line2D
@@ -232,6 +232,8 @@ def draw_sweep(
     Raises:
         DataError: no variant of the summary has a number as its name.
     """
+    import pandas as pd
+
     labels = labels or {}
     numeric = summary.assign(value=pd.to_numeric(summary["variant"], errors="coerce"))
     points = numeric[numeric["value"].notna()].sort_values("value", kind="stable")

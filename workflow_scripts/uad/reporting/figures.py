@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from uad.datasets.slices import read_store
 from uad.errors import DataError
@@ -21,6 +20,7 @@ from uad.reporting.curves import figure_curves
 from uad.reporting.style import BLUE, GREEN, GREY, ORANGE, PathLike, save, style
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 __all__ = [

@@ -1,0 +1,42 @@
+"""Snakemake for tests, in processes that have it loaded: importing it takes most of a small run."""
+
+import subprocess
+import sys
+
+from tools import forks
+
+forks.preload("snakemake.cli")
+
+
+def snakemake(root, workdir, *arguments, check=True, fresh=False):
+    """Run Snakemake of this environment in ``workdir``; returns its whole output.
+
+    Args:
+        root: the repository whose Snakefile is run.
+        workdir: directory of the run.
+        arguments: more of Snakemake's.
+        check: fail if Snakemake does.
+        fresh: a new interpreter, a child of this process, for tests that ask what a run used.
+    """
+    command = ["--snakefile", root / "Snakefile", "--directory", workdir, "--cores", "2"]
+    command = [*map(str, command), *map(str, arguments)]
+    if fresh:
+        whole = [sys.executable, "-m", "snakemake", *command]
+        done = subprocess.run(whole, capture_output=True, text=True)
+    else:
+        done = forked(command)
+    output = done.stdout + done.stderr
+    assert not check or done.returncode == 0, output
+    return output
+
+
+def forked(arguments, **options):
+    """``snakemake`` with the arguments of a command line; options and result of ``forks.run``."""
+    return forks.run(_main, [str(argument) for argument in arguments], **options)
+
+
+def _main(arguments):
+    from snakemake.cli import main
+
+    sys.argv = ["snakemake", *arguments]
+    main(arguments)
