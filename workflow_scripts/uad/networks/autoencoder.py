@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from uad.networks.parts import Convolution
 
 Norm = str | tuple[str, dict[str, int]]
 

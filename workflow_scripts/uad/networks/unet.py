@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet, DiffusionUNetResnetBlock
 from torch import Tensor, nn
+
+from uad.networks.parts import DiffusionModelUNet, DiffusionUNetResnetBlock
 
 
 class ScaleShiftResnetBlock(DiffusionUNetResnetBlock):

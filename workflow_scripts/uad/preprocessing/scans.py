@@ -15,8 +15,11 @@ import nibabel as nib
 import numpy as np
 
 from uad.errors import DataError
+from uad.imports import import_lightly
 from uad.volumes import read_mask, read_volume
 
+#: Parts of ANTsPy (plots, statistics, networks) whose imports take most of its time.
+NOT_USED = ("contrib", "deeplearn", "learn", "math", "plotting")
 #: How far (in voxels) a mask's corners may lie from its image's before it is worth a warning.
 GRID_TOLERANCE = 0.5
 
@@ -121,9 +124,7 @@ def import_ants(threads: int = 1) -> ModuleType:
     keeps the first one. One thread gives the same bytes in every run.
     """
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(max(1, int(threads)))
-    import ants
-
-    return ants
+    return import_lightly("ants", empty=[f"ants.{part}" for part in NOT_USED])
 
 
 def to_ants(data: np.ndarray, affine: np.ndarray) -> Any:
