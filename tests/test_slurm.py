@@ -347,8 +347,8 @@ def test_the_same_command_goes_on_after_snakemake_was_killed(untrained, finished
 
 def test_a_training_stopped_by_its_time_limit_goes_on(untrained, code):
     weights = "results/models/intra_FLAIR/pddpm-iqa/fold-0/model.safetensors"
-    # nothing is saved but at the signal
-    long = ["--config", "train={epochs: 400, checkpoint_every: 1000}"]
+    # nothing is saved but at the signal; minutes, on a fast machine, too
+    long = ["--config", "train={epochs: 1000, checkpoint_every: 2000}"]
     whole = untrained.parent / "whole"
     shutil.copytree(untrained, whole, symlinks=True)
     uninterrupted = start(code, whole, *long, "--", weights)
