@@ -246,10 +246,11 @@ def _evaluate(permutations: Tensor, points: Tensor, columns: Tensor, values: Ten
     hashed = permutations[:, points[:, 0]] + points[:, 1]
     hashed = permutations.gather(1, hashed & 255)
     gradients = _gradients(str(permutations.device))[(hashed >> 1) & 7]  # (fields, points, 2)
+    # a copy and not .contiguous(): for one field that keeps strides (1, points), with which
+    # embedding_bag takes a path several times slower
+    table = gradients.flatten(1).T.clone(memory_format=torch.contiguous_format)
     # the product with the sparse matrix, without a copy of it for every field
-    return F.embedding_bag(
-        columns, gradients.flatten(1).T.contiguous(), per_sample_weights=values, mode="sum"
-    ).T
+    return F.embedding_bag(columns, table, per_sample_weights=values, mode="sum").T
 
 
 @functools.lru_cache(maxsize=8)
