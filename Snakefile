@@ -21,6 +21,7 @@ include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
 include: "rules/studies.smk"
+include: "rules/audit.smk"
 
 
 localrules:
@@ -30,6 +31,7 @@ localrules:
     figures,
     air,
     notebooks,
+    report,
     studies,
     cost,
     later,

@@ -1,5 +1,6 @@
 """Configuration, paths and input functions that several stages share."""
 
+import json
 import os
 import sys
 from collections import Counter
@@ -22,12 +23,16 @@ from uad.files import read_tsv
 from uad.paths import MODALITY, SUFFIX, Tree
 from uad.preflight import check_one_kind
 from uad.preprocessing import batches
+from uad.provenance import CODE_STATE, git_state
 
 try:
     cfg = uad_config.load(config)
     check_one_kind(cfg.results, cfg.phantom)
 except (ConfigError, DataError) as error:
     raise WorkflowError(str(error)) from None
+
+if workflow.is_main_process:  # asked once, not by every job
+    os.environ[CODE_STATE] = json.dumps(git_state())
 
 tree = Tree(cfg.results)
 SCRIPTS = "../workflow_scripts"
@@ -365,9 +370,10 @@ def study_files(names):
 
 
 def checks():
-    """What every target asks for first: room on the disk, and a verdict on the raw scans."""
+    """What every target asks for first: room on the disk, a verdict on the raw scans, the config."""
     return [
         f"{cfg.results}/preflight.json",
+        f"{cfg.results}/config.resolved.yaml",
         *expand(tree.validation("html"), dataset=cfg.datasets_of_run()),
     ]
 

@@ -196,7 +196,7 @@ rule save_config:
         f"{SCRIPTS}/save_config.py"
 
 
-rule report:
+rule make_report:
     input:
         rules.tables.input,
         rules.air.input,
@@ -208,14 +208,17 @@ rule report:
     output:
         f"{cfg.results}/report.html",
     log:
-        tree.log("report"),
+        tree.log("make_report"),
     localrule: True
     conda:
         "../envs/report.yaml"
     params:
         snakefile=f"{workflow.basedir}/Snakefile",
-        python=sys.executable,
-        targets=" ".join(dict.fromkeys(["paper", *cfg.run.parts])),
-    shell:
-        "{params.python:q} -m snakemake --snakefile {params.snakefile:q} --configfile {input.config:q} --nolock"
-        " --report {output:q} --cores 1 {params.targets} > {log:q} 2>&1"
+        targets=list(dict.fromkeys(["paper", *cfg.run.parts])),
+    script:
+        f"{SCRIPTS}/make_report.py"
+
+
+rule report:
+    input:
+        rules.make_report.output,

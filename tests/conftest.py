@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,35 @@ def content(root):
     import yaml
 
     return yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
+
+
+#: What the end-to-end run builds.
+TARGETS = ("paper", "alpha", "protocol_effects", "cost", "report")
+
+
+@pytest.fixture(scope="session")
+def config(root):
+    """Overlay of the smallest run through every stage."""
+    return root / "tests" / "e2e" / "config.yaml"
+
+
+@pytest.fixture(scope="session")
+def finished(root, config, tmp_path_factory):
+    """Working directory of an uninterrupted end-to-end run; not to be changed.
+
+    ``UAD_FINISHED_RUN`` names one that is there already, for work on the tests that read it.
+    """
+    from test_workflow import snakemake
+
+    if there := os.environ.get("UAD_FINISHED_RUN"):
+        return Path(there)
+    folder = tmp_path_factory.mktemp("finished")
+    snakemake(root, folder, *TARGETS, "--configfile", config)
+    return folder
+
+
+@pytest.fixture
+def copy_of(finished, tmp_path):
+    """A copy of the finished run that a test may spoil."""
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"

@@ -12,7 +12,7 @@ from uad.datasets.slices import Volumes
 from uad.errors import DataError
 from uad.files import atomic_path, read_json, write_json
 from uad.preflight import check_room, planned_bytes
-from uad.provenance import job
+from uad.provenance import job, record_digest
 from uad.seeds import derive_seed
 from uad.statistics import air_statistics, region_means
 
@@ -154,7 +154,9 @@ def test_a_script_that_succeeds_leaves_a_record_of_what_went_in_and_out(tmp_path
     assert record["rule"] == "some_rule" and record["facts"] == {"seed": 3}
     assert record["inputs"][0]["bytes"] == 2 and len(record["outputs"][0]["sha256"]) == 64
     assert record["code"]["library_files"]["provenance.py"]
-    assert record["environment"]["numpy"]
+    assert record["environment"]["numpy"] and len(record["environment"]["lock_sha256"]) == 64
+    assert record["seeds"] == {"job": 3}
+    assert record["record_sha256"] == record_digest(record)
 
 
 def test_a_script_that_refuses_its_input_says_so_once_without_a_traceback(tmp_path, capfd):

@@ -15,37 +15,17 @@ import pandas as pd
 import pytest
 import yaml
 
+from conftest import TARGETS
 from test_workflow import job_counts, snakemake
 from uad.datasets.slices import subjects_in
 from uad.files import read_json
 
 pytestmark = pytest.mark.slow
 
-TARGETS = ("paper", "alpha", "protocol_effects", "cost", "report")
 #: What two runs must agree on, byte by byte.
 COMPARED = tuple(
     "tables splits air thresholds metrics curves significance studies models slices".split()
 )
-
-
-@pytest.fixture(scope="module")
-def config(root):
-    return root / "tests" / "e2e" / "config.yaml"
-
-
-@pytest.fixture(scope="module")
-def finished(root, config, tmp_path_factory):
-    """Working directory of an uninterrupted run."""
-    folder = tmp_path_factory.mktemp("finished")
-    snakemake(root, folder, *TARGETS, "--configfile", config)
-    return folder
-
-
-@pytest.fixture
-def copy_of(finished, tmp_path):
-    """A copy of the finished run that a test may spoil."""
-    shutil.copytree(finished, tmp_path / "run", symlinks=True)
-    return tmp_path / "run"
 
 
 def compared(folder):

@@ -19,9 +19,12 @@ with job(snakemake) as context:
     files, params, names = snakemake.input, snakemake.params, snakemake.wildcards
     cfg = uad_config.load(snakemake.config)
     sharing = cfg.jobs_per_gpu_of(names.method)
+    loop = cfg.train_of(names.method)
+    context.config["train"] = {
+        name: getattr(loop, name) for name in ("accelerator", "precision", "inference_batch")
+    }
     context.facts["gpu"] = claim(snakemake.resources.get("gpu", 0), sharing=sharing)
     torch.set_num_threads(snakemake.threads)
-    loop = cfg.train_of(names.method)
     split = read_tsv(files.split)
     invert = stored_decision(files.air, params.air)
     shape = read_shape(files.store)

@@ -24,6 +24,8 @@ TRAINED_WITH = ("model", "loss", "quality", "noise_field", "loop", "keep", "draw
 with job(snakemake) as context:
     cfg = uad_config.load(snakemake.config)
     sharing = cfg.jobs_per_gpu_of(snakemake.wildcards.method)
+    loop = cfg.train_of(snakemake.wildcards.method)
+    context.config["train"] = loop.model_dump(mode="json", include=set(loop.HOW))
     context.facts["gpu"] = claim(snakemake.resources.get("gpu", 0), sharing=sharing)
     torch.set_num_threads(snakemake.threads)
     files, params = snakemake.input, snakemake.params
@@ -60,7 +62,7 @@ with job(snakemake) as context:
         data("train"),
         data("val_healthy"),
         Path(snakemake.output.weights).parent,
-        cfg.train_of(snakemake.wildcards.method),
+        loop,
         keep=params.keep,
         fixed_validation=params.draw == "fixed",
         seed=seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import platform
 import re
@@ -22,7 +23,14 @@ from uad.errors import UadError
 from uad.files import read_json, sha256, text_digest, write_json
 
 LIBRARY = Path(__file__).resolve().parent
+SCRIPTS = LIBRARY.parent
 SUFFIX = ".prov.json"
+#: Version of the records' layout; others are not read.
+FORMAT = 2
+#: The pins that the environment is built from.
+LOCK = SCRIPTS.parent / "envs" / "constraints.txt"
+#: State of the repository when the run began, so that no job has to ask git.
+CODE_STATE = "UAD_CODE_STATE"
 #: Beside the library of a copy that a run was started from: the state of the repository then.
 IDENTITY = "code_identity.json"
 PACKAGES = (
@@ -36,6 +44,8 @@ class Job:
 
     Attributes:
         facts: what the script wants in the record (seeds, sizes, measures).
+        config: what the script read of the config while it ran; the rest of what a job depends on
+            are the params of its rule.
         terminal: the user's terminal, while standard error goes to the log; None if the run was
             started without one.
     """
@@ -43,6 +53,7 @@ class Job:
     def __init__(self, snakemake: Any) -> None:
         self.snakemake = snakemake
         self.facts: dict[str, Any] = {}
+        self.config: dict[str, Any] = {}
         self.terminal: TextIO | None = None
 
 
@@ -120,27 +131,64 @@ def _fail(message: str, terminal: int) -> NoReturn:
 
 
 def _record(context: Job, started: float, clock: float) -> dict[str, Any]:
-    job_ = context.snakemake
-    return {
+    job_, recording = context.snakemake, time.monotonic()
+    config = getattr(job_, "config", {})
+    params = {k: v for k, v in job_.params.items()}
+    record = {
+        "format": FORMAT,
         "rule": job_.rule,
         "wildcards": dict(job_.wildcards.items()),
-        "params": {k: v for k, v in job_.params.items()},
+        "params": params,
+        "config": {"used": context.config, "sha256": text_digest(config)},
+        "seeds": _seeds(params, context.facts),
+        "roots": {
+            "results": str(config.get("results", "results")),
+            "repository": os.environ.get("UAD_REPOSITORY") or str(SCRIPTS.parent),
+        },
         "inputs": [_file(path) for path in job_.input],
         "outputs": [_file(path) for path in job_.output],
-        "code": code_identity(),
-        "environment": _environment(),
+        "log": job_.log[0] if job_.log else None,
+        "code": {"script_sha256": _script(job_.rule), **code_identity()},
+        "environment": {**_environment(), "lock_sha256": sha256(LOCK) if LOCK.exists() else None},
         "host": {
             "name": platform.node(),
             "platform": platform.platform(),
             "device": _device(),
+            "driver": _driver(),
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
         },
         "threads": job_.threads,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.monotonic() - clock, 3),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_gpu_memory_mib": _gpu_memory(),
         "facts": context.facts,
     }
+    record["record_seconds"] = round(time.monotonic() - recording, 4)
+    return {**record, "record_sha256": record_digest(record)}
+
+
+def record_digest(record: dict[str, Any]) -> str:
+    """SHA-256 of what a record says, by which an edited one is known.
+
+    Args:
+        record: as read from its file; its own ``record_sha256`` is left out.
+    """
+    # as JSON gives it back: a tuple becomes a list, a number as key a string
+    content = {key: value for key, value in record.items() if key != "record_sha256"}
+    return text_digest(json.loads(json.dumps(content)))
+
+
+def _seeds(params: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """The run's seed where the rule depends on it, and the job's own, which derives from it."""
+    found = {"run": params.get("seed"), "job": facts.get("seed")}
+    return {name: seed for name, seed in found.items() if seed is not None}
+
+
+def _script(rule: str) -> str | None:
+    """Hash of a rule's script; Snakemake runs a copy of it."""
+    path = SCRIPTS / f"{rule}.py"
+    return sha256(path) if path.is_file() else None
 
 
 def _file(path: str) -> dict[str, Any]:
@@ -158,9 +206,10 @@ def code_identity() -> dict[str, Any]:
         if getattr(module, "__file__", None) and LIBRARY in Path(module.__file__).parents
     )
     hashes = {str(path.relative_to(LIBRARY)): sha256(path) for path in files}
-    copied = LIBRARY / IDENTITY
+    copied, told = LIBRARY / IDENTITY, os.environ.get(CODE_STATE)
+    state = read_json(copied) if copied.is_file() else json.loads(told) if told else git_state()
     return {
-        **(read_json(copied) if copied.is_file() else git_state()),
+        **state,
         "library_sha256": text_digest(hashes),
         "library_files": hashes,
     }
@@ -202,3 +251,20 @@ def _device() -> str:
     if torch is None or not torch.cuda.is_initialized():
         return "cpu"
     return torch.cuda.get_device_name()
+
+
+def _driver() -> str | None:
+    """Version of the NVIDIA driver, where there is one."""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+        if found := re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", text):
+            return found[1]
+    return None
+
+
+def _gpu_memory() -> int | None:
+    """MiB that PyTorch held at most on the job's device; None on a CPU."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return round(torch.cuda.max_memory_reserved() / 2**20)

@@ -1,0 +1,1 @@
+"""Auditing and sharing a finished results tree."""
