@@ -25,7 +25,7 @@ SNAKEMAKE = $(if $(filter default,$(PROFILE)),snakemake --cores $(CORES),python 
 RUN = mkdir -p .uad; $(LOCK) $(SNAKEMAKE) $(if $(FLOCK),--nolock)
 BUSY = || { code=$$?; [ $$code -ne 75 ] || echo "Another run is at work in this directory."; exit $$code; }
 
-.PHONY: help env demo paper plan report datasets import bench bench-gpu test test-fast test-e2e test-slurm test-real lint format envs schema lock clean-env
+.PHONY: help env demo paper plan report datasets import audit trace crate verify-crate compare bench bench-gpu test test-fast test-e2e test-slurm test-real lint format envs schema lock clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,25 @@ import: $(STAMP) ## bring a folder of archives into the raw trees: make import A
 	@echo "Looking at every scan ..."
 	@code=0; ( $(RUN) --quiet all --keep-going $(if $(OVERLAY),--configfile $(OVERLAY)) -- validate $(BUSY) ) || code=$$?; \
 	  echo; python workflow_scripts/show_datasets.py config.yaml $(OVERLAY); exit $$code
+
+audit: $(STAMP) ## whether every file is what its record says, and all agree: make audit [RESULTS=results]
+	@python workflow_scripts/audit_results.py "$(or $(RESULTS),results)"
+
+trace: $(STAMP) ## where a cell is from, down to raw files: make trace TABLE=table3 ROW=pddpm-iqa
+	@[ -n "$(TABLE)" ] && [ -n "$(ROW)" ] || { echo "Name a cell: make trace TABLE=table3 ROW=pddpm-iqa [COLUMN=intra_FLAIR/brats21] [METRIC=dice]"; exit 2; }
+	@python workflow_scripts/trace_cell.py --table "$(TABLE)" --row "$(ROW)" $(if $(COLUMN),--column "$(COLUMN)") $(if $(METRIC),--metric "$(METRIC)") $(if $(RESULTS),--results "$(RESULTS)") $(if $(ALL),--all) $(if $(NO_CHECK),--no-check)
+
+crate: $(STAMP) ## results, records, config and code as one file to share: make crate [IMAGES=1] [MODELS=1]
+	@export UAD_CRATE_IMAGES="$(IMAGES)" UAD_CRATE_MODELS="$(MODELS)" UAD_CRATE_AGENT="$(AGENT)"; \
+	  $(RUN) --forcerun pack_crate $(if $(OVERLAY),--configfile $(OVERLAY)) $(if $(RESULTS),--config results=$(RESULTS)) -- crate $(BUSY)
+
+verify-crate: $(STAMP) ## a crate from nothing but itself, down to the cells: make verify-crate CRATE=crate.zip
+	@[ -n "$(CRATE)" ] || { echo "Name the crate: make verify-crate CRATE=/path/to/crate.zip"; exit 2; }
+	@python workflow_scripts/verify_crate.py "$(CRATE)"
+
+compare: $(STAMP) ## two runs, file by file, and where they part: make compare OTHER=/their/results
+	@[ -n "$(OTHER)" ] || { echo "Name the other run: make compare OTHER=<results folder, crate folder or zip> [RESULTS=results]"; exit 2; }
+	@python workflow_scripts/compare_results.py $(if $(OUTPUT),--output "$(OUTPUT)") $(addprefix --tolerance ,$(TOLERANCE)) "$(or $(RESULTS),results)" "$(OTHER)"
 
 bench: $(STAMP) ## speed on the CPU against the reference path, up to 10 minutes on 2 cores
 	@python benchmarks/measure_speed.py

@@ -15,6 +15,7 @@ report: "report/workflow.rst"
 include: "rules/common.smk"
 include: "rules/data.smk"
 include: "rules/preprocess.smk"
+include: "rules/qc.smk"
 include: "rules/splits.smk"
 include: "rules/air.smk"
 include: "rules/train.smk"
@@ -27,6 +28,7 @@ include: "rules/audit.smk"
 localrules:
     paper,
     index,
+    qc,
     tables,
     figures,
     air,

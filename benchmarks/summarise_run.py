@@ -86,6 +86,8 @@ def summarise(results: Path, cores: int) -> dict:
         "jobs": len(records),
         "core_seconds": round(total, 3),
         "busy": total / (wall * cores),
+        # what the records themselves cost: hashes of inputs, outputs and code, versions
+        "record_seconds": round(sum(record["record_seconds"] for record in records), 3),
         "rules": sorted(rules, key=lambda rule: -rule["core_seconds"]),
     }
 

@@ -1,1 +1,46 @@
 """Auditing and sharing a finished results tree."""
+
+
+rule pack_crate:
+    input:
+        rules.report.input,
+        config=rules.save_config.output[0],
+    output:
+        tree.crate(),
+    log:
+        tree.log("pack_crate"),
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    params:
+        phantom=cfg.phantom,
+        datasets={name: cfg.datasets[name].layout for name in cfg.datasets_of_run()},
+        images=bool(asked("IMAGES")),
+        models=bool(asked("MODELS")),
+        agent=asked("AGENT"),
+    script:
+        f"{SCRIPTS}/pack_crate.py"
+
+
+rule crate:
+    input:
+        rules.pack_crate.output,
+    localrule: True
+
+
+# no output: it looks at all files each time that it is asked for
+rule audit:
+    input:
+        checks(),
+        rules.report.input,
+    log:
+        tree.log("audit"),
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    params:
+        python=sys.executable,
+        program=f"{workflow.basedir}/workflow_scripts/audit_results.py",
+        results=cfg.results,
+    shell:
+        "{params.python:q} {params.program:q} {params.results:q} 2>&1 | tee {log:q}"

@@ -24,10 +24,15 @@ from uad.paths import MODALITY, SUFFIX, Tree
 from uad.preflight import check_one_kind
 from uad.preprocessing import batches
 from uad.provenance import CODE_STATE, git_state
+from uad.quality_control.decisions import decisions_of_run, exclusions
+from uad.quality_control.sheets import sheets_of
 
 try:
     cfg = uad_config.load(config)
     check_one_kind(cfg.results, cfg.phantom)
+    decisions = decisions_of_run(
+        cfg.qc.decisions, {name: d.modalities for name, d in cfg.datasets.items()}
+    )
 except (ConfigError, DataError) as error:
     raise WorkflowError(str(error)) from None
 
@@ -142,6 +147,16 @@ def dataset_keys(wildcards, *keys):
     """Some keys of a data set's config: those that a rule reads, so that no other reruns it."""
     content = plain(cfg.datasets[wildcards.dataset])
     return {key: content[key] for key in keys}
+
+
+def reviewed(wildcards):
+    """Whom a reviewer excluded of a data set; nothing where he excluded nobody.
+
+    A key, not a param of its own: a tree that was made before any review stays up to date.
+    """
+    modalities = cfg.datasets[wildcards.dataset].modalities
+    found = exclusions(decisions, wildcards.dataset, modalities)
+    return {"reviewed": found} if found else {}
 
 
 def has_network(wildcards):
@@ -539,6 +554,63 @@ def scans(wildcards):
     }
 
 
+def modalities_of_run(dataset):
+    """Modalities of a data set that this run works on."""
+    return [modality for name, modality in cfg.stores_of_run() if name == dataset]
+
+
+def datasets_of_qc():
+    """Data sets that quality control covers: those that this run works on."""
+    return list(dict.fromkeys(name for name, _ in cfg.stores_of_run()))
+
+
+def subjects_of(dataset, modality):
+    """Subjects that have a scan of a modality."""
+    return [subject for subject, found in participants(dataset) if found == modality]
+
+
+def sidecars(wildcards):
+    """Sidecars of a data set's scans, modality by modality; none where others preprocessed them."""
+    if is_preprocessed(wildcards.dataset):
+        return {}
+    found = [
+        dict(dataset=wildcards.dataset, subject=subject, suffix=SUFFIX[modality])
+        for modality in modalities_of_run(wildcards.dataset)
+        for subject in subjects_of(wildcards.dataset, modality)
+    ]
+    return {
+        "masks": [tree.scan("json", space="orig", label="brain", desc="mask", **s) for s in found],
+        "registrations": [tree.scan("json", space="SRI24", desc="preproc", **s) for s in found],
+    }
+
+
+def subjects_of_sheet(wildcards):
+    """Who is on a sheet of pictures."""
+    subjects = subjects_of(wildcards.dataset, wildcards.modality)
+    return sheets_of(subjects)[int(wildcards.sheet)]
+
+
+def packed_sheets(wildcards):
+    """The sheets of pictures of all packed volumes of this run."""
+    return {
+        "sheets": [
+            tree.packed_sheet(dataset, modality, number)
+            for dataset, modality in cfg.stores_of_run()
+            for number, _ in enumerate(sheets_of(subjects_of(dataset, modality)))
+        ]
+    }
+
+
+def picture_links(dataset):
+    """Links from the gallery to a data set's pictures, with {subject} and {suffix} to fill in."""
+    page = os.path.dirname(tree.gallery())
+    paths = {"packed": tree.packed_sheet(dataset)}
+    if not is_preprocessed(dataset):
+        for stage in ("skullstrip", "register"):
+            paths[stage] = tree.scan("png", dataset=dataset, folder="figures", desc=stage)
+    return {stage: Path(os.path.relpath(path, page)).as_posix() for stage, path in paths.items()}
+
+
 def scans_of(dataset):
     """How many scans of one modality a data set has, by the config; for what jobs request."""
     spec = cfg.datasets[dataset]
@@ -645,3 +717,130 @@ def figure_methods(wildcards):
         }
         for name in cfg.figures[wildcards.figure].methods
     }
+
+
+def browsed():
+    """The cell that a notebook browses: that of the first figure of images, else of the tables."""
+    figures = [cfg.figures[name] for name in cfg.figures_of_run()]
+    found = [(f.experiment, f.methods[-1], f.test) for f in figures if f.kind != "curves"]
+    tables = [cfg.tables[name] for name in cfg.tables_of_run()]
+    found += [(c.experiment, t.rows[-1], c.test) for t in tables for c in t.columns]
+    return found[0] if found else None
+
+
+def air_notebook():
+    """Inputs and parameters of ``air_statistics``."""
+    experiments = cfg.air_experiments_of_run()
+    stores = {
+        tree.slices(test, cfg.experiments[name].modality)
+        for name in experiments
+        for test in cfg.experiments[name].test
+    }
+    return {"air": list(rules.make_air_table.input), "stores": sorted(stores)}, {}
+
+
+def qualitative_notebook():
+    """Inputs and parameters of ``qualitative``: figures of images, and a volume to browse."""
+    experiment, method, test = browsed()
+    fold = cfg.folds_of(experiment)[0]
+    pictures = [name for name in cfg.figures_of_run() if cfg.figures[name].kind != "curves"]
+    inputs = {
+        "figures": expand(tree.figure("png"), figure=pictures),
+        "store": tree.slices(test, cfg.experiments[experiment].modality),
+        **{
+            # reconstructions and maps may be temporary: as inputs they wait for this
+            name: tree.per_test(stage, ending, experiment, method, fold, test)
+            for name, stage, ending in [
+                ("reconstructions", "reconstructions", "safetensors"),
+                ("maps", "maps", "safetensors"),
+                ("threshold", "thresholds", "json"),
+                ("metrics", "metrics", "tsv"),
+            ]
+        },
+        **({"air": tree.air(experiment, fold)} if cfg.methods[method].air else {}),
+    }
+    return inputs, {
+        "experiment": experiment,
+        "method": method,
+        "method_label": labels()[method],
+        "test": test,
+        "fold": fold,
+        "air_rule": cfg.methods[method].air,
+        "component_max_size": cfg.protocol.component_max_size,
+    }
+
+
+def results_notebook():
+    """Inputs and parameters of ``results``."""
+    names = cfg.tables_of_run()
+    methods = {row for name in names for row in cfg.tables[name].rows}
+    return {
+        "tables": expand(tree.table("csv"), table=names),
+        "significance": expand(tree.significance(), table=names),
+    }, {
+        "titles": {name: cfg.tables[name].title for name in names},
+        "labels": {name: labels()[name] for name in sorted(methods)},
+    }
+
+
+def audit_notebook():
+    """Inputs and parameters of ``audit``: what the records are followed from, and the cell."""
+    inputs = {
+        "tables": expand(tree.table("csv"), table=cfg.tables_of_run()),
+        "air_table": rules.make_air_table.output.csv,
+        "quality": expand(tree.quality("tsv"), dataset=datasets_of_qc()),
+    }
+    name = cfg.tables_of_run()[0]
+    table = cfg.tables[name]
+    column = table.columns[0]
+    return inputs, {
+        "table": name,
+        "row": table.rows[-1],
+        "experiment": column.experiment,
+        "test": column.test,
+        "metric": "dice",
+    }
+
+
+#: Notebook -> its inputs and its parameters.
+NOTEBOOKS = {
+    "air_statistics": air_notebook,
+    "qualitative": qualitative_notebook,
+    "results": results_notebook,
+    "audit": audit_notebook,
+}
+
+
+def notebooks_of_run():
+    """Notebooks that have something to show: without tables there are no results."""
+    shown = {"air_statistics": True, "qualitative": browsed()}
+    return [name for name in NOTEBOOKS if shown.get(name, cfg.tables_of_run())]
+
+
+def stages():
+    """Stage -> its rules: those of one file."""
+    found = {}
+    for each in workflow.rules:
+        if each.script:
+            found.setdefault(Path(each.snakefile).stem, []).append(each.name)
+    return found
+
+
+def what_is_reported():
+    """Everything that the report shows, apart from the pages about the run itself."""
+    parts = [part_files(part) for part in cfg.run.parts if part != "paper"]
+    return [
+        *rules.tables.input,
+        *rules.air.input,
+        *rules.figures.input,
+        *(path for files in parts for path in files),
+        *([tree.table("html", "cost")] if "extras" in cfg.run.parts else []),
+        *checks(),
+        tree.quality_summary("html"),
+    ]
+
+
+def asked(name):
+    """What 'make crate NAME=...' asked for; None if nothing."""
+    value = os.environ.get(f"UAD_CRATE_{name}")
+    return None if value in (None, "", "0") else value

@@ -108,9 +108,10 @@ checkpoint index_dataset:
     params:
         root=raw_root,
         listing=raw_listing(content=False),
-        dataset=lambda wildcards: dataset_keys(
-            wildcards, "layout", "source", "modalities", "exclude", "limit"
-        ),
+        dataset=lambda wildcards: {
+            **dataset_keys(wildcards, "layout", "source", "modalities", "exclude", "limit"),
+            **reviewed(wildcards),
+        },
     script:
         f"{SCRIPTS}/index_dataset.py"
 
@@ -141,9 +142,10 @@ rule validate_dataset:
     params:
         root=raw_root,
         listing=raw_listing(content=True),
-        dataset=lambda wildcards: dataset_keys(
-            wildcards, "layout", "source", "expected", "exclude", "limit"
-        ),
+        dataset=lambda wildcards: {
+            **dataset_keys(wildcards, "layout", "source", "expected", "exclude", "limit"),
+            **reviewed(wildcards),
+        },
         phantom=cfg.phantom,
     script:
         f"{SCRIPTS}/validate_dataset.py"

@@ -150,15 +150,8 @@ rule figures:
 
 rule run_notebook:
     input:
+        unpack(lambda wildcards: NOTEBOOKS[wildcards.notebook]()[0]),
         notebook=f"{REPOSITORY}/notebooks/{{notebook}}.ipynb",
-        air=rules.make_air_table.input,
-        stores=sorted(
-            {
-                tree.slices(test, cfg.experiments[experiment].modality)
-                for experiment in cfg.air_experiments_of_run()
-                for test in cfg.experiments[experiment].test
-            }
-        ),
     output:
         ipynb=tree.notebook("ipynb"),
         html=report(
@@ -169,9 +162,15 @@ rule run_notebook:
         ),
     log:
         tree.log("run_notebook", "{notebook}"),
+    wildcard_constraints:
+        notebook="|".join(NOTEBOOKS),
     conda:
         "../envs/report.yaml"
+    resources:
+        mem_mb=by_attempt(8000),
+        runtime=by_attempt(30),
     params:
+        parameters=lambda wildcards: NOTEBOOKS[wildcards.notebook]()[1],
         phantom=cfg.phantom,
     script:
         f"{SCRIPTS}/run_notebook.py"
@@ -179,7 +178,7 @@ rule run_notebook:
 
 rule notebooks:
     input:
-        tree.notebook("html", "air_statistics"),
+        expand(tree.notebook("html"), notebook=notebooks_of_run()),
 
 
 rule save_config:
@@ -196,14 +195,63 @@ rule save_config:
         f"{SCRIPTS}/save_config.py"
 
 
+rule describe_run:
+    input:
+        what_is_reported(),
+        splits=[
+            tree.split(experiment, fold)
+            for experiment in dict(cfg.cells_of_run())
+            for fold in cfg.folds_of(experiment)
+        ],
+        participants=expand(tree.participants(), dataset=cfg.datasets_of_run()),
+        config=rules.save_config.output[0],
+    output:
+        workflow=report(
+            tree.figure("svg", "workflow"),
+            caption="../report/stages.rst",
+            category="Run",
+            labels={"content": "1 workflow by stage"},
+        ),
+        data=report(
+            tree.page("data"),
+            caption="../report/data.rst",
+            category="Run",
+            labels={"content": "2 data sets and volumes"},
+        ),
+        config=report(
+            tree.page("config"),
+            caption="../report/config.rst",
+            category="Run",
+            labels={"content": "3 configuration"},
+        ),
+        runtime=report(
+            tree.runtime(),
+            caption="../report/runtime.rst",
+            category="Run",
+            labels={"content": "4 time and memory by rule"},
+        ),
+    log:
+        tree.log("describe_run"),
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=by_attempt(8000),
+        runtime=by_attempt(30),
+    params:
+        stages=lambda wildcards: stages(),
+        sources={name: cfg.datasets[name].source for name in cfg.datasets_of_run()},
+        phantom=cfg.phantom,
+    script:
+        f"{SCRIPTS}/describe_run.py"
+
+
 rule make_report:
     input:
-        rules.tables.input,
-        rules.air.input,
-        rules.figures.input,
+        what_is_reported(),
         rules.notebooks.input,
-        [part_files(part) for part in cfg.run.parts if part != "paper"],
-        tree.table("html", "cost") if "extras" in cfg.run.parts else [],
+        rules.describe_run.output,
+        workflow=rules.describe_run.output.workflow,
+        style=f"{REPOSITORY}/report/report.css",
         config=rules.save_config.output[0],
     output:
         f"{cfg.results}/report.html",
@@ -214,7 +262,7 @@ rule make_report:
         "../envs/report.yaml"
     params:
         snakefile=f"{workflow.basedir}/Snakefile",
-        targets=list(dict.fromkeys(["paper", *cfg.run.parts])),
+        targets=list(dict.fromkeys(["paper", *cfg.run.parts, "qc", "describe_run"])),
     script:
         f"{SCRIPTS}/make_report.py"
 

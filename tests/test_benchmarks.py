@@ -384,6 +384,7 @@ class TestSummaryOfARun:
                 "threads": threads,
                 "started": f"2026-01-02T{start}Z",
                 "seconds": seconds,
+                "record_seconds": 0.02,
                 "code": {"commit": "abc"},
                 "host": {"platform": "Linux"},
             }
@@ -405,6 +406,7 @@ class TestSummaryOfARun:
         assert found["rules"][1]["seconds_with_start"] is None
         assert found["wall_s"] == 40
         assert found["busy"] == pytest.approx(50 / 80)
+        assert found["record_seconds"] == pytest.approx(0.06)
 
     def test_the_command_writes_file_and_table(self, results, monkeypatch, tmp_path, capsys):
         readme = tmp_path / "README.md"
@@ -415,6 +417,7 @@ class TestSummaryOfARun:
         row = "| `train_model` | 2 | 40 | 10.00 | 12.50 | 80.0% |"
         assert row in capsys.readouterr().out
         assert row in readme.read_text()
+        assert "records took 0 core seconds of it: 0.1%" in readme.read_text()
 
     def test_a_directory_without_records(self, tmp_path):
         with pytest.raises(SystemExit, match="no \\*.prov.json"):

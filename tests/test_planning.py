@@ -502,6 +502,18 @@ def test_data_that_are_there_are_counted_and_left_as_they_are(root, stand_ins, s
 
 
 @pytest.mark.usefixtures("quick")
+def test_whom_a_reviewer_excluded_is_not_planned(root, stand_ins, small_splits):  # noqa: F811
+    snakemake(root, stand_ins, "index", "--configfile", small_splits)
+    head = "dataset\tsubject\tmodality\tverdict\treason\n"
+    whole = "brats21\tBraTS2021_00003\t\texclude\tmotion\n"
+    single = "brats21\tBraTS202100004\tFLAIR\texclude\tcut\n"
+    (stand_ins / "qc_decisions.tsv").write_text(head + whole + single)
+    cfg = load_files([root / "config.yaml", small_splits])
+    found = make_plan(cfg, Command(overlays=(small_splits,)), ["table3"], directory=stand_ins)
+    assert {row.rule: row.to_do for row in found.rows}["skullstrip_scan"] == 8
+
+
+@pytest.mark.usefixtures("quick")
 def test_absolute_paths_are_stood_in_for_without_being_written(root, tmp_path, overlay):
     nowhere = tmp_path / "nowhere"
     content = yaml.safe_load(overlay.read_text())
@@ -571,7 +583,7 @@ def test_on_a_cluster_grouped_jobs_are_counted_and_so_are_submissions(root, stan
     grouped = (
         "skullstrip_scan register_scan score_volumes search_threshold evaluate_volumes".split()
     )
-    local = "check_disk_space index_dataset make_splits make_table".split()
+    local = "check_disk_space index_dataset make_splits make_table save_config".split()
     assert jobs["score_volumes"] < groups < sum(jobs[rule] for rule in grouped)
     assert single == sum(jobs.values()) - sum(jobs[rule] for rule in [*grouped, *local])
     assert found.scheduler == "slurm" and alone.scheduler is None

@@ -23,14 +23,19 @@ HEAVY = (
 #: The rows of one list are tried in one interpreter, so each loads all that the one before loads.
 TABLE = {
     "reports": [
-        ("", "check_disk_space launch_workflow make_maps_figure save_config uad.air"),
+        (
+            "",
+            "audit_results compare_results trace_cell "
+            "check_disk_space launch_workflow make_gallery make_maps_figure make_report "
+            "run_notebook save_config uad.air",
+        ),
         (
             "pandas",
-            "compute_air make_air_table make_cost_table make_curves_figure make_methods_figure "
-            "make_phantom make_splits make_table validate_dataset "
-            "uad.reporting.figures uad.reporting.tables",
+            "compute_air describe_run make_air_table make_cost_table make_curves_figure "
+            "make_methods_figure make_phantom make_splits make_table measure_quality "
+            "validate_dataset uad.reporting.figures uad.reporting.tables",
         ),
-        ("pandas pydantic", "fetch_split_list show_results"),
+        ("pandas pydantic", "fetch_split_list pack_crate show_results verify_crate"),
     ],
     "evaluation": [
         ("scipy.ndimage", "rescore_volumes score_volumes search_threshold uad.evaluation"),
@@ -43,7 +48,7 @@ TABLE = {
         (
             "nibabel",
             "predict_brain_masks prepare_atlas register_scan skullstrip_scan "
-            "uad.preprocessing.intensity uad.preprocessing.qc",
+            "uad.preprocessing.intensity uad.preprocessing.qc draw_packed_scans",
         ),
         ("nibabel pandas", "index_dataset pack_slices"),
         ("nibabel pandas pydantic", "show_plan"),
@@ -57,7 +62,6 @@ TABLE = {
             "train_model",
         ),
     ],
-    "notebooks": [("papermill requests", "run_notebook")],
 }
 
 #: Runs the statements of its argument; prints what is loaded after each.

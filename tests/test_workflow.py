@@ -119,7 +119,9 @@ def paper_jobs(ixi, brats21, mslub, room):
         "make_maps_figure": 1,
         "make_methods_figure": 1,
         "make_curves_figure": 4,
-        "run_notebook": 1,
+        "run_notebook": 4,
+        "measure_quality": 3,  # for the notebook of the audit
+        "save_config": 1,
         "paper": 1,
         **({"check_disk_space": 1} if room else {}),
     }

@@ -11,6 +11,8 @@ with job(snakemake) as context:
     names = list(dict.fromkeys([experiment["train"], *experiment["test"]]))
     files = snakemake.input.participants
     tables = {name: read_tsv(path) for name, path in zip(names, files, strict=True)}
+    # a reviewer may have excluded a subject's scan of one modality
+    tables = {n: t[t["modality"] == experiment["modality"]] for n, t in tables.items()}
     fold, folds = int(snakemake.wildcards.fold), experiment["folds"]
     healthy = experiment["train"], tables[experiment["train"]]
     tested = {name: tables[name] for name in experiment["test"]}

@@ -1,5 +1,6 @@
 """Rule register_scan: resample, register to SRI24, crop and bias-correct one scan."""
 
+import tempfile
 from pathlib import Path
 
 from uad.preprocessing.qc import qc_picture
@@ -8,7 +9,7 @@ from uad.provenance import job
 from uad.seeds import derive_seed
 from uad.volumes import write_empty_like
 
-with job(snakemake) as context:
+with job(snakemake) as context, tempfile.TemporaryDirectory() as folder:
     files, params, names = snakemake.input, snakemake.params, snakemake.wildcards
     output, lesion = snakemake.output, files.get("lesion") or None
     atlas, n4 = Path(files.atlas[0]).parent, params.n4
@@ -24,6 +25,7 @@ with job(snakemake) as context:
             transform=Path(output.transform),
             sidecar=Path(output.sidecar),
             lesion=Path(output.lesion),
+            bias_field=(field := Path(folder, "field.nii")),  # for the picture only
         ),
         spacing=params.spacing,
         seed=seed,
@@ -40,4 +42,5 @@ with job(snakemake) as context:
     context.facts |= {"seed": seed}
     title = f"{names.dataset} {names.subject} {names.suffix}: registered to SRI24"
     shown = output.lesion if lesion else None
-    qc_picture(output.picture, output.image, output.mask, shown, atlas, title)
+    removed = field if n4["enabled"] else None
+    qc_picture(output.picture, output.image, output.mask, shown, atlas, title, removed)

@@ -1,27 +1,26 @@
 """Rule run_notebook: execute a parameterised notebook and render it."""
 
-import nbformat
-import papermill
-from nbconvert import HTMLExporter
+import os
 
-from uad.files import atomic_path, write_text
+import nbformat
+
+from uad.files import write_text
 from uad.provenance import job
+from uad.reporting.notebooks import execute, page
 
 with job(snakemake):
-    output = snakemake.output
-    parameters = {
-        "air_files": list(snakemake.input.air),
-        "stores": list(snakemake.input.stores),
-        "phantom": snakemake.params.phantom,
+    params, output = snakemake.params, snakemake.output
+    folder = snakemake.config.get("results", "results")
+    files = dict(snakemake.input.items())
+    source = files.pop("notebook")
+    # relative to the results: the executed notebook names no path of this machine
+    inputs = {
+        name: os.path.relpath(value, folder)
+        if isinstance(value, str)
+        else [os.path.relpath(path, folder) for path in value]
+        for name, value in files.items()
     }
-    with atomic_path(output.ipynb) as temporary:
-        papermill.execute_notebook(
-            snakemake.input.notebook,
-            temporary,
-            parameters=parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            cwd=".",  # the paths are relative to the working directory of the run
-        )
-    notebook = nbformat.read(output.ipynb, as_version=4)
-    write_text(output.html, HTMLExporter(exclude_input_prompt=True).from_notebook_node(notebook)[0])
+    parameters = {**inputs, **params.parameters, "phantom": params.phantom}
+    notebook = execute(source, parameters, folder)
+    write_text(output.ipynb, nbformat.writes(notebook) + "\n")
+    write_text(output.html, page(notebook, snakemake.wildcards.notebook))

@@ -13,6 +13,7 @@ from uad.datasets.validation import (
 from uad.errors import DataError
 from uad.files import read_tsv, write_tsv
 from uad.provenance import job
+from uad.quality_control.decisions import left_out
 
 with job(snakemake) as context:
     params, name = snakemake.params, snakemake.wildcards.dataset
@@ -24,7 +25,7 @@ with job(snakemake) as context:
         name,
         checked,
         expected=spec["expected"] if whole else None,
-        exclude=spec["exclude"],
+        exclude={**spec["exclude"], **left_out(spec.get("reviewed", []))},
         strays=() if preprocessed else stray_files(spec["layout"], params.root),
         phantom=spec["source"] == "phantom",
     )

@@ -335,9 +335,16 @@ def render_demo(results: dict[str, Any]) -> str:
         f"{results['started'][:10]}, {(results['commit'] or 'an unknown commit')[:10]}: from the "
         f"first job's start to the last one's end {results['wall_s'] / 60:.1f} minutes on "
         f"{results['cores']} cores, which the scripts kept busy {results['busy']:.0%} of that "
-        "time. The rest is the start of interpreters and of Snakemake, and waiting.\n\n"
-        + table(head, rows)
+        "time. The rest is the start of interpreters and of Snakemake, and waiting. "
+        f"{_recording(results)}\n\n" + table(head, rows)
     )
+
+
+def _recording(results: dict[str, Any]) -> str:
+    """What the provenance records cost, as a sentence."""
+    seconds = results["record_seconds"]
+    share = seconds / (results["wall_s"] * results["cores"])
+    return f"The provenance records took {seconds:.0f} core seconds of it: {share:.1%}."
 
 
 #: Block of the README and name of its file -> what makes it.

@@ -465,6 +465,21 @@ QUALITY_OPTIONS = {
 AS_CONFIGURED = "as configured"
 
 
+class QualityControl(Strict):
+    """What a reviewer is shown, and where his decisions are read."""
+
+    decisions: str = Field(
+        "qc_decisions.tsv",
+        description="Table of a reviewer's verdicts on scans (docs/qc.md); none: no such file.",
+    )
+    threshold: float = Field(
+        3.5,
+        gt=0,
+        description="Modified z-score beyond which a measure is flagged as an outlier of its data "
+        "set; 3.5 is what Iglewicz and Hoaglin (1993) recommend.",
+    )
+
+
 class Run(Strict):
     """How much of the paper this run covers (null: all of it)."""
 
@@ -506,6 +521,7 @@ class Config(Strict):
     tables: dict[ExperimentName, Table]
     figures: dict[ExperimentName, Figure] = Field(default_factory=dict)
     studies: dict[ExperimentName, Study] = Field(default_factory=dict)
+    qc: QualityControl = QualityControl()
     run: Run = Run()
 
     @model_validator(mode="after")
@@ -617,6 +633,23 @@ class Config(Strict):
         for name, change in spec.variants.items():
             changes[name] = change.model_dump(exclude_none=True)
         return [{"name": name, **default, **change} for name, change in changes.items()]
+
+    def stores_of_run(self) -> list[tuple[str, str]]:
+        """(data set, modality) of the scans that this run, with its parts, works on."""
+        parts = {"paper", *self.run.parts}
+        listed = [self.tables[name] for name in self.tables_of_run()]
+        listed += [table for table in self.tables.values() if table.part in parts - {"paper"}]
+        columns = [column for table in listed for column in table.columns]
+        columns += [self.figures[name] for name in self.figures_of_run()]
+        columns += [f for f in self.figures.values() if f.part in parts - {"paper"}]
+        used = dict.fromkeys(column.experiment for column in columns)
+        specs = [self.experiments[name] for name in used]
+        found = {(name, spec.modality) for spec in specs for name in (spec.train, *spec.test)}
+        for experiment in self.air_experiments_of_run():
+            spec = self.experiments[experiment]
+            found |= {(name, spec.modality) for name in spec.test}
+        order = [(name, m) for name, dataset in self.datasets.items() for m in dataset.modalities]
+        return [pair for pair in order if pair in found]
 
     def air_experiments_of_run(self) -> list[str]:
         """Experiments whose AIR is reported: those asked for, else those of the tables."""

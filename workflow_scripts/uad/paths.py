@@ -90,6 +90,27 @@ class Tree:
         """Verdict of the raw scans' validation."""
         return f"{self.root}/validation/{dataset}.{ending}"
 
+    def quality(self, ending: str, dataset: str = "{dataset}") -> str:
+        """Measures and flags of the scans of a data set."""
+        return f"{self.root}/qc/{dataset}.{ending}"
+
+    def packed_sheet(
+        self,
+        dataset: str = "{dataset}",
+        modality: str = "{modality}",
+        sheet: int | str = "{sheet}",
+    ) -> str:
+        """Pictures of some packed volumes in one file."""
+        return f"{self.root}/qc/packed/{dataset}_{modality}_sheet-{sheet}.webp"
+
+    def gallery(self) -> str:
+        """The page on which a person goes through all scans."""
+        return f"{self.root}/qc/gallery.html"
+
+    def quality_summary(self, ending: str) -> str:
+        """Counts of the quality control, for the report."""
+        return f"{self.root}/qc/summary.{ending}"
+
     def air(self, experiment: str = "{experiment}", fold: int | str = "{fold}") -> str:
         """AIR statistics and the inversion that they imply."""
         return f"{self.root}/air/{experiment}/fold-{fold}.json"
@@ -142,6 +163,18 @@ class Tree:
     def notebook(self, ending: str, notebook: str = "{notebook}") -> str:
         """An executed notebook."""
         return f"{self.root}/notebooks/{notebook}.{ending}"
+
+    def crate(self) -> str:
+        """The run as one file for others."""
+        return f"{self.root}/crate.zip"
+
+    def page(self, name: str) -> str:
+        """A page of the report about the run: its data or its configuration."""
+        return f"{self.root}/report/{name}.html"
+
+    def runtime(self) -> str:
+        """What the run took, by rule; differs between runs as all of ``cost/`` does."""
+        return f"{self.root}/cost/runtime.html"
 
     def log(self, rule: str, *wildcards: str) -> str:
         """Log of a job."""

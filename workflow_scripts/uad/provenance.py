@@ -152,7 +152,7 @@ def _record(context: Job, started: float, clock: float) -> dict[str, Any]:
         "environment": {**_environment(), "lock_sha256": sha256(LOCK) if LOCK.exists() else None},
         "host": {
             "name": platform.node(),
-            "platform": platform.platform(),
+            "platform": "-".join(os.uname()[i] for i in (0, 2, 4)),
             "device": _device(),
             "driver": _driver(),
             "slurm_job": os.environ.get("SLURM_JOB_ID"),

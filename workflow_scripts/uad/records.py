@@ -206,14 +206,20 @@ def _record(key: str, content: dict[str, Any]) -> Record:
 
     def entries(name: str) -> tuple[Artifact, ...]:
         return tuple(
-            Artifact(_key(file["path"], roots), file.get("bytes"), file.get("sha256"))
+            Artifact(key_of(file["path"], roots), file.get("bytes"), file.get("sha256"))
             for file in content[name]
         )
 
     return Record(key, content, entries("inputs"), entries("outputs"))
 
 
-def _key(path: str, roots: dict[str, str]) -> str:
+def key_of(path: str, roots: dict[str, str]) -> str:
+    """Key of a file.
+
+    Args:
+        path: as a job recorded it.
+        roots: ``results`` and ``repository`` of that job.
+    """
     recorded = PurePosixPath(os.path.normpath(path))
     for prefix, root in (("", roots["results"]), (REPOSITORY, roots["repository"])):
         folder = PurePosixPath(os.path.normpath(root))

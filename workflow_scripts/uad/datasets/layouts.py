@@ -7,9 +7,10 @@ Layouts: IXI as unpacked from ``IXI-T1.tar`` and ``IXI-T2.tar``
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,35 @@ _SCANNERS = {
 }
 
 
+def excluded_names(
+    exclude: Iterable[str], names: Iterable[str], root: str | Path
+) -> dict[str, str]:
+    """Public names of the subjects that are left out.
+
+    Args:
+        exclude: public names or BIDS labels.
+        names: public names of all subjects of the tree.
+        root: the tree, for the message.
+
+    Returns:
+        Public name by the name as it was given.
+
+    Raises:
+        DataError: there is no such subject.
+    """
+    known = {name: name for name in names}
+    known |= {bids_label(name): name for name in known}
+    for name in exclude:
+        if name not in known:
+            match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f" (did you mean '{match[0]}'?)" if match else ""
+            raise DataError(
+                f"{root}: excluded subject '{name}' is not there{hint}; check its name in the "
+                "config (datasets.<name>.exclude) or in the decision file (qc.decisions)."
+            )
+    return {name: known[name] for name in exclude}
+
+
 def index_dataset(
     layout: str,
     root: str | Path,
@@ -96,7 +126,7 @@ def index_dataset(
         layout: ``ixi``, ``brats21`` or ``mslub``.
         root: the raw tree.
         modalities: our modality names; a subject needs a file for each.
-        exclude: public subject names to leave out, with the reason.
+        exclude: subjects to leave out, by public name or BIDS label, with the reason.
         limit: keep the first that many subjects by name.
 
     Returns:
@@ -119,12 +149,10 @@ def index_dataset(
             table.setdefault(name, {})[modality] = (image, lesion)
     if not table:
         raise DataError(f"{root}: no subject in the {layout} layout. {HOW_TO_GET[layout]}.")
-    for name in exclude:
-        if name not in table:
-            raise DataError(f"{root}: excluded subject '{name}' is not there; check its name.")
+    left_out = set(excluded_names(exclude, table, root).values())
     # IXI lists T1 and T2 in two folders and some subjects have only one of them: the
     # public set is used as it is, by those with all modalities. Elsewhere a gap is a fault.
-    names = [n for n in sorted(table) if n not in exclude]
+    names = [n for n in sorted(table) if n not in left_out]
     gaps = [
         f"{name} ({modality})"
         for name in names

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from uad.datasets.layouts import bids_label
+from uad.datasets.layouts import bids_label, excluded_names
 from uad.datasets.validation import RULES
 from uad.errors import DataError
 from uad.volumes import read_mask, read_volume
@@ -96,7 +96,7 @@ def index_preprocessed(
         root: the tree, or the folder of one data set in it.
         layout: ``ixi``, ``brats21`` or ``mslub``.
         modalities: our modality names; a subject needs a file for each.
-        exclude: public subject names to leave out, with the reason.
+        exclude: subjects to leave out, by public name or BIDS label, with the reason.
         limit: keep the first that many subjects by name.
 
     Returns:
@@ -110,10 +110,8 @@ def index_preprocessed(
     images = {modality: _files(place, TOKENS[modality]) for modality in modalities}
     masks, lesions = _files(place, "mask"), _files(place, "seg")
     names = sorted({n for files in images.values() for n in files})
-    for name in exclude:
-        if name not in names:
-            raise DataError(f"{place}: excluded subject '{name}' is not there; check its name.")
-    names = [n for n in names if n not in exclude and re.fullmatch(RULES[layout].name, n)]
+    left_out = set(excluded_names(exclude, names, place).values())
+    names = [n for n in names if n not in left_out and re.fullmatch(RULES[layout].name, n)]
     if layout == "ixi":  # some of its subjects have one modality only, as in the raw set
         names = [n for n in names if all(n in images[m] for m in modalities)]
     needed = {**images, "brain mask": masks} | ({"lesion": lesions} if layout != "ixi" else {})

@@ -100,6 +100,24 @@ def read_store(path: str | os.PathLike[str], subjects: Sequence[str]) -> Volumes
     )
 
 
+def each_volume(
+    path: str | os.PathLike[str], subjects: Sequence[str]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Volume (float16, about [0, 1]), brain and lesion (bool) of each subject, one at a time.
+
+    Raises:
+        DataError: the file is damaged, or a subject is not in it.
+    """
+    from safetensors import safe_open
+
+    places = _places(path, subjects)
+    with safe_open(path, framework="numpy") as handle:
+        parts = [handle.get_slice(key) for key in KEYS]
+        for place in places:
+            volume, mask, lesion = (part[place] for part in parts)
+            yield volume, mask > 0, lesion > 0
+
+
 def read_lesion(path: str | os.PathLike[str], subject: str) -> np.ndarray:
     """Read the lesion of one subject, bool ``(X, Y, Z)``, and nothing else.
 

@@ -13,15 +13,15 @@ import pandas as pd
 import yaml
 
 from uad.config import Config, Dataset
-from uad.datasets.layouts import index_dataset
+from uad.datasets.indexing import index_used
 from uad.datasets.modalities import LAYOUT_MODALITIES
-from uad.datasets.preprocessed import index_preprocessed
 from uad.datasets.registry import DataSet, load_registry
 from uad.errors import DataError
 from uad.files import read_tsv
 from uad.paths import Tree
 from uad.phantom import subject_names
 from uad.planning.jobs import Job
+from uad.quality_control.decisions import decisions_of_run, exclusions
 
 #: Folders of a results tree that hold nothing that later jobs read.
 _UNREAD = ("logs", "benchmarks")
@@ -43,7 +43,8 @@ class Mirror:
     """
 
     def __init__(self, folder: Path, directory: Path, cfg: Config) -> None:
-        paths = [cfg.results, *(spec.path for spec in cfg.datasets.values() if spec.path)]
+        paths = [cfg.results, cfg.qc.decisions]
+        paths += [spec.path for spec in cfg.datasets.values() if spec.path]
         folder = folder.resolve()
         # a config may lead out of the working directory: ../data
         self.root = folder.joinpath(*["up"] * max(Path(p).parts.count("..") for p in paths), "work")
@@ -115,13 +116,13 @@ class Mirror:
         there = self._place(root).is_dir() and (not marker or self._place(marker).exists())
         if there and not remade:
             try:
-                table = self._table(spec, root, spec.exclude, spec.limit)
+                table = self._table(spec, root, reviewed=self._reviewed(name, spec))
             except DataError:
                 if not marker:
                     raise  # else an older tree, which the workflow replaces
         if table is None:
             root, count = self._stand_in(name, spec, root)
-            table = self._table(spec, root, {}, min(count, spec.limit or count))
+            table = self._table(spec, root, exclude={}, limit=min(count, spec.limit or count))
             if marker:
                 self._replace(self._place(marker), b"")
                 rule = "make_phantom" if spec.source == "phantom" else "download_dataset"
@@ -130,13 +131,15 @@ class Mirror:
         self._write_table(self._place(path), table)
         self.upstream.append(Job("index_dataset", {"dataset": name}, outputs=(path,)))
 
-    def _table(
-        self, spec: Dataset, root: Path, exclude: dict[str, str], limit: int | None
-    ) -> pd.DataFrame:
-        index = index_preprocessed if spec.source == "preprocessed" else index_dataset
-        arguments = (spec.layout, root) if index is index_dataset else (root, spec.layout)
+    def _reviewed(self, name: str, spec: Dataset) -> list[dict[str, str]]:
+        """Whom a reviewer excluded."""
+        modalities = {key: dataset.modalities for key, dataset in self.cfg.datasets.items()}
+        decisions = decisions_of_run(self.directory / self.cfg.qc.decisions, modalities)
+        return exclusions(decisions, name, spec.modalities)
+
+    def _table(self, spec: Dataset, root: Path, **changed: Any) -> pd.DataFrame:
         with contextlib.chdir(self.root):
-            return index(*arguments, spec.modalities, exclude, limit)
+            return index_used({**spec.model_dump(), **changed}, root)
 
     def _replace(self, path: Path, content: bytes) -> None:
         """A new file in place of a link; no record of it, so that Snakemake takes it as it is."""

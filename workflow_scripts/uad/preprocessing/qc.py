@@ -1,13 +1,17 @@
-"""Pictures for quality control: three planes, outlines of the masks, the atlas where it matters."""
+"""Pictures for quality control: three planes, outlines of the masks, atlas and bias field."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from uad.files import atomic_path
 from uad.preprocessing.scans import Scan, import_ants, read_scan, read_scan_mask, to_ants
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: Colours that stay apart for colour-blind readers (Okabe and Ito), on grey.
 MASK_COLOUR, LESION_COLOUR, ATLAS_COLOUR = "#56B4E9", "#E69F00", "#CC79A7"
@@ -24,8 +28,11 @@ def qc_picture(
     lesion: str | Path | None,
     atlas_dir: str | Path | None,
     title: str,
+    bias_field: str | Path | None = None,
 ) -> None:
     """Write one PNG: axial, coronal and sagittal slice with the outlines of the masks.
+
+    Where a bias field is given, a fourth panel shows it on the axial slice.
 
     The slices pass through the middle of the lesion where there is one, else through the
     middle of the brain. Orientation is the radiologist's: right of the patient at the
@@ -38,6 +45,7 @@ def qc_picture(
         lesion: its lesion mask, on the same grid, or None.
         atlas_dir: a prepared atlas to outline (registered scans), or None (raw scans).
         title: one line above the picture.
+        bias_field: the field that was divided out, on the same grid, 0 outside the brain; or None.
 
     Raises:
         DataError: a file is unusable, or a mask is on another grid.
@@ -51,25 +59,27 @@ def qc_picture(
     mask = read_scan_mask(brain_mask, scan)[0]
     sick = read_scan_mask(lesion, scan)[0] if lesion is not None else None
     atlas = _atlas_on(scan, Path(atlas_dir)) if atlas_dir is not None else None
+    field = read_scan(bias_field).data if bias_field is not None else None
     centre = _centre(sick if sick is not None and sick.any() else mask)
     inside = scan.data[mask] if mask.any() else scan.data
     top = float(np.percentile(inside, 99.5))
     bottom = min(float(np.percentile(inside, 0.5)), 0.0)
 
     extent = [n * s for n, s in zip(scan.data.shape, scan.spacing, strict=True)]
-    widths = [extent[across] + 2 * MARGIN for _, across, _, _ in PLANES]
+    planes = [*PLANES, *([PLANES[0]] if field is not None else [])]
+    widths = [extent[across] + 2 * MARGIN for _, across, _, _ in planes]
     heights = [extent[up] + 2 * MARGIN for _, _, up, _ in PLANES]
     # all panels share one scale: millimetres per inch
-    size = 10.5
+    size = 3.5 * len(planes)
     # the panels keep their shape: the strips above and below take the rest
     figure = Figure(
         figsize=(size, size * max(heights) / sum(widths) + 0.7), facecolor="black", dpi=80
     )
     canvas = FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 3, gridspec_kw={"width_ratios": widths, "wspace": 0.02})
+    panels = figure.subplots(1, len(planes), gridspec_kw={"width_ratios": widths, "wspace": 0.02})
     floor = 0.34 / figure.get_figheight()
     figure.subplots_adjust(left=0.005, right=0.995, bottom=floor, top=1 - floor)
-    for panel, (name, across, up, through) in zip(panels, PLANES, strict=True):
+    for panel, (name, across, up, through) in zip(panels, PLANES, strict=False):
         at = centre[through]
         wide, high = scan.spacing[across], scan.spacing[up]
         box = (0, extent[across], 0, extent[up])
@@ -112,6 +122,8 @@ def qc_picture(
             0.005, 0.5, "A" if name == "sagittal" else "R", color="white", fontsize=9,
             transform=panel.transAxes, va="center",
         )  # fmt: skip
+    if field is not None:
+        _draw_field(panels[-1], field, mask, centre, extent)
     entries = [("brain mask", MASK_COLOUR)]
     entries += [("lesion", LESION_COLOUR)] if sick is not None else []
     entries += [("atlas", ATLAS_COLOUR)] if atlas is not None else []
@@ -125,10 +137,34 @@ def qc_picture(
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     # a palette of 256 colours halves the file, and PIL writes no date and no version
     small = Image.fromarray(np.ascontiguousarray(pixels)).quantize(
-        256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
     )
     with atomic_path(path) as temporary:
         small.save(temporary, format="PNG", compress_level=9)
+
+
+def _draw_field(
+    panel: Axes, field: np.ndarray, mask: np.ndarray, centre: list[int], extent: list[float]
+) -> None:
+    """The bias field on the axial slice: violet where it darkened the scan, orange the contrary."""
+    known = mask & (field > 0)  # a black voxel tells nothing of the field
+    low, high = np.percentile(field[known], [1, 99]) if known.any() else (1.0, 1.0)
+    # at least 5 %: a field next to nothing should look like nothing
+    most = max(1 - low, high - 1, 0.05)
+    plane = np.where(known, field, np.nan)[..., centre[2]].T
+    panel.imshow(
+        plane, cmap="PuOr_r", vmin=1 - most, vmax=1 + most, origin="lower",
+        extent=(0, extent[0], 0, extent[1]), interpolation="nearest",
+    )  # fmt: skip
+    panel.set_axis_off()
+    panel.set_facecolor("black")
+    panel.set_aspect("equal")
+    panel.set_xlim(extent[0] + MARGIN, -MARGIN)
+    panel.set_ylim(-MARGIN, extent[1] + MARGIN)
+    panel.text(
+        0.02, -0.01, f"bias field: {low:.2f} (violet) to {high:.2f} (orange)", color="white",
+        fontsize=8, transform=panel.transAxes, va="top",
+    )  # fmt: skip
 
 
 def _centre(mask: np.ndarray) -> list[int]:

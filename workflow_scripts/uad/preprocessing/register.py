@@ -52,6 +52,8 @@ class RegisterOutputs:
         transform: ITK affine, from atlas to scan coordinates, as ANTs writes it (``.mat``).
         sidecar: JSON with sources, parameters and quality figures.
         lesion: registered lesion mask (uint8); None where the scan has none.
+        bias_field: bias field that was divided out (float32, mean 1 inside the brain, 0 outside);
+            None: not written. It is written where N4 ran.
     """
 
     image: Path
@@ -59,6 +61,7 @@ class RegisterOutputs:
     transform: Path
     sidecar: Path
     lesion: Path | None = None
+    bias_field: Path | None = None
 
 
 def register_scan(
@@ -186,13 +189,14 @@ def register_scan(
         affine = atlas.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ [piece.start or 0 for piece in box]
         final, final_mask = warped[box], warped_mask[box]
-        bias = None
+        bias = field = None
         if n4:
             final, bias = _n4(
                 ants, final, final_mask, affine,
                 masked=n4_mask, iterations=n4_iterations, tolerance=n4_tolerance,
                 shrink=shrink,
             )  # fmt: skip
+            field = np.divide(warped[box], final, out=np.zeros_like(final), where=final > 0)
         named = [image, brain_mask] + ([lesion] if lesion is not None else [])
         sidecar = {
             "Sources": list(sources) if sources else [Path(path).name for path in named],
@@ -237,6 +241,8 @@ def register_scan(
             write_volume(out.lesion, warped_sick[box], affine)
         write_volume(out.brain_mask, final_mask, affine)
         write_volume(out.image, final.astype(np.float32), affine)
+        if field is not None and out.bias_field is not None:
+            write_volume(out.bias_field, field.astype(np.float32), affine)
         with atomic_path(out.transform) as temporary:
             shutil.copyfile(paths[0], temporary)
     write_json(out.sidecar, sidecar)

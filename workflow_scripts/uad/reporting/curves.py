@@ -115,7 +115,7 @@ def figure_curves(
             axes.grid(lw=0.4, color="#e3e6ea")
             axes.set_axisbelow(True)
         body.legend(handles=handles, loc="outside right upper", handlelength=2.6)
-        save(figure, path)
+        save(figure, path, colours=128)
 
 
 def _titled(title: str, width: float, height: float) -> tuple[Figure, SubFigure]:
@@ -286,7 +286,7 @@ def draw_sweep(
             trained=trained is not None and not trained.empty,
         )
         body.legend(handles=handles, loc="outside right upper", handlelength=2.2)
-        save(figure, path)
+        save(figure, path, colours=128)
 
 
 def _cell(frame: pd.DataFrame, place: tuple[str, str], method: str, metric: str) -> pd.DataFrame:

@@ -422,7 +422,7 @@ def figure_loss(path: PathLike | Sequence[PathLike], history: pd.DataFrame, titl
         axes.grid(axis="y", which="major", lw=0.4, color="#e3e6ea")
         axes.set_axisbelow(True)
         axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
-        save(figure, path)
+        save(figure, path, dpi=130, colours=64)  # a run has a hundred of them in its report
 
 
 def figure_air(
@@ -520,7 +520,7 @@ def figure_air(
                 ("other choice", GREY, "D", True),
             ],
         )
-        save(figure, path)
+        save(figure, path, colours=64)
 
 
 def _choice(mean: pd.Series, folds: pd.DataFrame) -> tuple[str, bool]:

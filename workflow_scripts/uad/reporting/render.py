@@ -405,19 +405,7 @@ def html_page(document: Document) -> str:
             text += f'<small class="remark">{escape(content.remark)}</small>'
         return f"<td>{text}</td>"
 
-    title = escape(document.title)
-    lines = [
-        "<!DOCTYPE html>",
-        '<html lang="en">',
-        "<head>",
-        '<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title}</title>",
-        f"<style>\n{_STYLE}</style>",
-        "</head>",
-        "<body>",
-        f"<h1>{title}</h1>",
-    ]
+    lines = [f"<h1>{escape(document.title)}</h1>"]
     if document.warning:
         lines.append(f'<p class="caption warning">{escape(document.warning)}</p>')
     lines.append(f'<p class="caption">{escape(" ".join(document.caption))}</p>')
@@ -450,7 +438,31 @@ def html_page(document: Document) -> str:
     if document.notes:
         notes = "".join(f"<li>{escape(note)}</li>\n" for note in document.notes)
         lines.append(f'<ul class="notes">\n{notes}</ul>')
-    lines += ["</body>", "</html>"]
+    return html_frame(document.title, "\n".join(lines))
+
+
+def html_frame(title: str, body: str, style: str = "") -> str:
+    """A self-contained page around a body, in the style of the tables.
+
+    Args:
+        title: plain text, for the head of the page only.
+        body: HTML.
+        style: further rules.
+    """
+    lines = [
+        "<!DOCTYPE html>",
+        '<html lang="en">',
+        "<head>",
+        '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{html.escape(title)}</title>",
+        f"<style>\n{_STYLE}{style}</style>",
+        "</head>",
+        "<body>",
+        body,
+        "</body>",
+        "</html>",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -52,14 +52,38 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def save(figure: Figure, path: PathLike | Sequence[PathLike]) -> None:
-    """Save as PNG, SVG or PDF (by suffix), without anything that changes between runs."""
+def save(
+    figure: Figure,
+    path: PathLike | Sequence[PathLike],
+    dpi: int = _DPI,
+    colours: int | None = None,
+) -> None:
+    """Save as PNG, SVG or PDF (by suffix), without anything that changes between runs.
+
+    Args:
+        figure: what to save.
+        path: where to, one path or several.
+        dpi: dots per inch of a PNG.
+        colours: of a PNG, at most; None for as many as there are. Line plots have few, and with a
+            palette they take a third of the bytes.
+    """
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     for target in map(Path, paths):
         if target.suffix not in _METADATA:
             raise DataError(f"{target}: figures are written as {', '.join(_METADATA)} only.")
         with atomic_path(target) as temporary:
-            figure.savefig(temporary, dpi=_DPI, metadata=_METADATA[target.suffix])
+            figure.savefig(temporary, dpi=dpi, metadata=_METADATA[target.suffix])
+            if colours and target.suffix == ".png":
+                _reduce(temporary, colours)
+
+
+def _reduce(path: Path, colours: int) -> None:
+    """Write a PNG again with a palette."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        reduced = picture.convert("RGB").quantize(colours)
+    reduced.save(path, optimize=True)
 
 
 def style() -> Any:
@@ -69,3 +93,10 @@ def style() -> Any:
     # The backend is left alone: figures are made without pyplot.
     defaults = {k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith("backend")}
     return mpl.rc_context(defaults | _RC)
+
+
+def notebook_style() -> None:
+    """The same look for the pictures of a notebook; for the process that it is called in."""
+    import matplotlib as mpl
+
+    mpl.rcParams.update(_RC | {"figure.dpi": 110, "figure.facecolor": "white"})

@@ -1,0 +1,294 @@
+"""Crates: what is packed, what is left out, what a reader can verify. No run needed."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from tools.result_trees import Forge, ResultTree
+from uad.crate import About, Choice, about_run, pack, verify
+from uad.crate.archive import unpack
+from uad.errors import DataError
+
+ABOUT = About("A run", "Of a test.")
+REAL, PHANTOM = Choice(phantom=False), Choice(phantom=True)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A tree of two scans: volumes, a picture, weights, metrics, a curve and a table."""
+    tree = ResultTree(tmp_path / "results", tmp_path / "code")
+    tree.write("repository:Snakefile", "rule all:\n")
+    tree.write("repository:LICENSE", "MIT\n")
+    tree.write("repository:results/README.md", "what each file is\n")
+    tree.write("repository:workflow_scripts/make_table.py", "# makes a table\n")
+    tree.write("repository:private/notes.txt", "not for others\n")
+    tree.write("source.json", '{"source": "real"}\n')
+    tree.write("raw/d/a.nii.gz", b"a raw")
+    tree.write("raw/d/b.nii.gz", b"b raw")
+    tree.job("save_config", {"config.resolved.yaml": "seed: 1\n"})
+    scans = []
+    for subject in "ab":
+        stem = f"preprocessed/d/sub-{subject}/anat/sub-{subject}"
+        outputs = {
+            f"{stem}.nii.gz": subject.encode(),
+            f"{stem}.json": "{}\n",
+            f"preprocessed/d/sub-{subject}/figures/sub-{subject}.png": b"picture " + stem.encode(),
+        }
+        names = {"dataset": "d", "subject": subject, "suffix": "T2w"}
+        tree.job("register_scan", outputs, [f"raw/d/{subject}.nii.gz"], wildcards=names)
+        scans.append(f"{stem}.nii.gz")
+    store = "slices/d_T2.safetensors"
+    tree.job("pack_slices", {store: b"all"}, scans, wildcards={"dataset": "d", "modality": "T2"})
+    weights = {"models/e/m/fold-0/model.safetensors": b"w", "models/e/m/fold-0/history.csv": "1\n"}
+    tree.job("train_model", weights, [store], wildcards={"fold": "0"})
+    metrics = "metrics/e/m/fold-0/d.tsv"
+    tree.job("evaluate_volumes", {metrics: "subject\tdice\n"}, [store])
+    tree.job("make_maps_figure", {"figures/brains.png": b"brains"}, [store])
+    tree.job("make_curves_figure", {"figures/curve.png": b"a curve"}, [metrics])
+    tree.job("make_report", {"report.html": "<p>page</p>"}, ["figures/brains.png"])
+    page = '<img src="data:image/png;base64,AAAA">'
+    tree.job("run_notebook", {"notebooks/results.html": page}, [metrics])
+    tree.job("make_table", {"tables/t.csv": "row\n1\n"}, [metrics], wildcards={"table": "t"})
+    return tree
+
+
+def packed(tree, choice=REAL, name="crate.zip"):
+    """Pack a tree; returns the zip file and the files by place."""
+    out = tree.root / name
+    files = pack(tree.root, out, choice, ABOUT, tree.repository)
+    return out, {file.place: file for file in files}
+
+
+def names(crate):
+    """Places of the files in a crate."""
+    with zipfile.ZipFile(crate) as archive:
+        return {name for name in archive.namelist() if not name.endswith("/")}
+
+
+def entities(crate):
+    """The description's entities by id."""
+    with zipfile.ZipFile(crate) as archive:
+        graph = json.loads(archive.read("ro-crate-metadata.json"))["@graph"]
+    return {entity["@id"]: entity for entity in graph}
+
+
+def test_no_volume_no_weights_and_no_picture_of_a_scan_is_packed(tree):
+    crate, files = packed(tree)
+    left_out = {place: file.left_out for place, file in files.items() if file.left_out}
+    assert left_out == {
+        "results/raw/d/a.nii.gz": "medical image",
+        "results/raw/d/b.nii.gz": "medical image",
+        "results/preprocessed/d/sub-a/anat/sub-a.nii.gz": "medical image",
+        "results/preprocessed/d/sub-b/anat/sub-b.nii.gz": "medical image",
+        "results/preprocessed/d/sub-a/figures/sub-a.png": "shows medical images",
+        "results/preprocessed/d/sub-b/figures/sub-b.png": "shows medical images",
+        "results/slices/d_T2.safetensors": "medical image",
+        "results/models/e/m/fold-0/model.safetensors": "weights of a model",
+        "results/figures/brains.png": "shows medical images",
+        "results/report.html": "shows medical images",
+        "results/notebooks/results.html": "shows medical images",  # a bitmap, from wherever
+    }
+    assert not names(crate) & set(left_out)
+
+
+def test_words_numbers_records_and_code_are_packed(tree):
+    crate, _ = packed(tree)
+    assert names(crate) >= {
+        "ro-crate-metadata.json",
+        "README.md",
+        "manifest.tsv",
+        "manifest.sha256",
+        "code/Snakefile",
+        "code/workflow_scripts/make_table.py",
+        "results/README.md",
+        "results/source.json",
+        "results/config.resolved.yaml",
+        "results/tables/t.csv",
+        "results/tables/t.csv.prov.json",
+        "results/metrics/e/m/fold-0/d.tsv",
+        "results/figures/curve.png",
+        "results/preprocessed/d/sub-a/anat/sub-a.json",
+        "results/preprocessed/d/sub-a/anat/sub-a.nii.gz.prov.json",
+    }
+
+
+def test_logs_and_other_files_of_the_repository_stay_out(tree):
+    crate, _ = packed(tree)
+    assert not [name for name in names(crate) if "/logs/" in name or "private" in name]
+
+
+def test_pictures_of_a_phantom_are_no_medical_images(tree):
+    crate, files = packed(tree, PHANTOM)
+    assert "results/figures/brains.png" in names(crate)
+    assert files["results/slices/d_T2.safetensors"].left_out == "medical image"
+
+
+def test_images_and_weights_are_packed_if_asked_for_but_no_raw_data(tree):
+    crate, files = packed(tree, Choice(phantom=False, images=True, models=True))
+    left_out = {place: file.left_out for place, file in files.items() if file.left_out}
+    assert left_out == {
+        "results/raw/d/a.nii.gz": "raw data of their provider",
+        "results/raw/d/b.nii.gz": "raw data of their provider",
+    }
+    assert "results/slices/d_T2.safetensors" in names(crate)
+
+
+def test_an_unknown_kind_of_file_is_taken_for_an_image(tree):
+    tree.job("new_rule", {"new/thing.xyz": b"?"})
+    _, files = packed(tree)
+    assert files["results/new/thing.xyz"].left_out == "medical image"
+
+
+def test_what_is_left_out_is_in_the_list_with_size_and_hash(tree):
+    crate, files = packed(tree)
+    with zipfile.ZipFile(crate) as archive:
+        rows = [line.split("\t") for line in archive.read("manifest.tsv").decode().splitlines()]
+    place = "results/slices/d_T2.safetensors"
+    assert [place, "3", files[place].sha256, "no", "medical image"] in rows
+    described = entities(crate)[f"#{place}"]
+    assert (described["contentSize"], described["sha256"]) == ("3", files[place].sha256)
+    assert "Not included" in described["description"]
+
+
+def test_the_same_tree_gives_the_same_bytes(tree):
+    first = packed(tree)[0].read_bytes()
+    tree.job("pack_crate", {"crate.zip": None}, ["config.resolved.yaml"])  # as the workflow does
+    assert packed(tree)[0].read_bytes() == first
+
+
+def test_the_workflow_its_steps_and_its_actions_are_described(tree):
+    found = entities(packed(tree)[0])
+    assert found["./"]["mainEntity"] == {"@id": "code/Snakefile"}
+    workflow = found["code/Snakefile"]
+    assert workflow["programmingLanguage"]["@id"].endswith("#snakemake")
+    assert {"@id": "#step/make_table"} in workflow["step"]
+    action = found["#job/tables/t.csv"]
+    assert action["instrument"] == {"@id": "code/workflow_scripts/make_table.py"}
+    assert action["object"] == {"@id": "results/metrics/e/m/fold-0/d.tsv"}
+    assert action["result"] == {"@id": "results/tables/t.csv"}
+    assert action["startTime"].endswith("+00:00")
+    assert action["endTime"] > action["startTime"]
+
+
+def test_jobs_of_single_scans_are_one_action(tree):
+    found = entities(packed(tree)[0])
+    assert found["#jobs/register_scan/d/T2w"]["name"] == "register_scan, d, T2w: 2 scans"
+    assert not [name for name in found if "sub-a" in name]
+
+
+def test_a_run_is_anonymous_unless_an_agent_is_named(tree):
+    assert "agent" not in entities(packed(tree)[0])["#run"]
+    about = about_run({"d": "ixi"}, REAL, agent="Ada Lovelace")
+    pack(tree.root, tree.root / "crate.zip", REAL, about, tree.repository)
+    found = entities(tree.root / "crate.zip")
+    assert found[found["#run"]["agent"]["@id"]]["name"] == "Ada Lovelace"
+
+
+def test_the_description_says_phantom_or_names_licence_and_home():
+    assert "PHANTOM" in about_run({"ixi": "ixi"}, PHANTOM).name
+    real = about_run({"ixi": "ixi"}, REAL)
+    assert "PHANTOM" not in real.name
+    assert real.sources["ixi"].licence == "CC BY-SA 3.0"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda tree: tree.write("tables/t.csv", "row\n2\n"), "not the file that was recorded"),
+        (lambda tree: tree.path("tables/t.csv").unlink(), "is missing"),
+        (lambda tree: Forge(tree.root).replace("tables/t.csv.prov.json", '"t"', '"u"'), "edited"),
+    ],
+)
+def test_a_tree_that_is_not_as_recorded_is_refused(tree, spoil, said):
+    spoil(tree)
+    with pytest.raises(DataError, match=said):
+        packed(tree)
+    assert not (tree.root / "crate.zip").exists()
+
+
+@pytest.fixture
+def unpacked(tree, tmp_path):
+    """Folder of an unpacked crate."""
+    folder = tmp_path / "unpacked"
+    assert unpack(packed(tree)[0], folder) == {}
+    return folder
+
+
+def failures(crate, monkeypatch):
+    """What integrity alone finds; the audit needs a whole run (test_crate_of_a_run)."""
+    monkeypatch.setattr("uad.crate.verification._audit", lambda *_: None)
+    return verify(crate).failures
+
+
+def test_an_untouched_crate_has_no_failures(unpacked, monkeypatch):
+    assert failures(unpacked, monkeypatch) == {}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "results/tables/t.csv",
+        "results/tables/t.csv.prov.json",
+        "code/Snakefile",
+        "README.md",
+        "ro-crate-metadata.json",
+        "manifest.tsv",
+    ],
+)
+def test_one_changed_byte_is_named(unpacked, monkeypatch, place):
+    Forge(unpacked).flip(place)
+    assert "was changed since the crate was packed" in failures(unpacked, monkeypatch)[place]
+
+
+def test_a_changed_byte_in_the_checksums_is_named(unpacked, monkeypatch):
+    Forge(unpacked).flip("manifest.sha256", place=3)
+    assert list(failures(unpacked, monkeypatch)) == ["ro-crate-metadata.json"]
+    Forge(unpacked).flip("manifest.sha256", place=64)
+    assert "manifest.sha256" in failures(unpacked, monkeypatch)
+
+
+def test_missing_and_added_files_are_named(unpacked, monkeypatch):
+    (unpacked / "results/tables/t.csv").unlink()
+    (unpacked / "results/extra.txt").write_text("new")
+    found = failures(unpacked, monkeypatch)
+    assert found["results/tables/t.csv"] == ["is missing"]
+    assert "was added" in found["results/extra.txt"][0]
+
+
+def test_a_damaged_zip_names_the_file(tree, monkeypatch):
+    crate, _ = packed(tree)
+    content = bytearray(crate.read_bytes())
+    with zipfile.ZipFile(crate) as archive:
+        entry = archive.getinfo("results/metrics/e/m/fold-0/d.tsv")
+    content[entry.header_offset + 30 + len(entry.filename) + 2] ^= 1
+    crate.write_bytes(content)
+    assert "cannot be unpacked" in failures(crate, monkeypatch)[entry.filename][0]
+
+
+def test_a_zip_that_would_write_elsewhere_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("../outside.txt", "x")
+    with pytest.raises(DataError, match="outside its folder"):
+        verify(tmp_path / "evil.zip")
+
+
+def test_what_is_no_crate_is_refused(tmp_path):
+    (tmp_path / "text.zip").write_text("no zip")
+    for path, said in [("none.zip", "no such crate"), ("text.zip", "no zip file")]:
+        with pytest.raises(DataError, match=said):
+            verify(tmp_path / path)
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("a.txt", "x")
+    with pytest.raises(DataError, match="no crate of this workflow"):
+        verify(tmp_path / "other.zip")
+
+
+def test_the_command_ends_with_a_sentence_not_a_traceback(root, tmp_path):
+    command = [sys.executable, root / "workflow_scripts" / "verify_crate.py", tmp_path / "none.zip"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ERROR: ")
+    assert "no such crate" in done.stderr

@@ -1,0 +1,231 @@
+"""Notebooks: committed without outputs, executed with parameters, freed of what changes."""
+
+import ast
+import json
+import re
+
+import nbformat
+import pandas as pd
+import pytest
+
+from uad.errors import DataError
+from uad.reporting.notebooks import execute, page, title_of
+
+NOTEBOOKS = ["air_statistics", "audit", "qualitative", "results"]
+
+
+def notebook(*sources, parameters="x = 0"):
+    """A notebook of code cells below a heading and a cell of parameters."""
+    cells = [
+        nbformat.v4.new_markdown_cell("# A & B\n\nText.", id="head"),
+        nbformat.v4.new_code_cell(parameters, id="p", metadata={"tags": ["parameters"]}),
+        *(nbformat.v4.new_code_cell(s, id=f"cell-{i}") for i, s in enumerate(sources)),
+    ]
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Write a notebook; gives its path."""
+
+    def save(*sources, **options):
+        path = tmp_path / "try.ipynb"
+        nbformat.write(notebook(*sources, **options), path)
+        return path
+
+    return save
+
+
+# --- as they are committed
+
+
+def test_these_are_the_notebooks(root):
+    assert sorted(path.stem for path in root.glob("notebooks/*")) == NOTEBOOKS
+
+
+@pytest.fixture(params=NOTEBOOKS)
+def committed(root, request):
+    return root / "notebooks" / f"{request.param}.ipynb"
+
+
+def test_a_committed_notebook_is_valid_and_was_never_executed(committed):
+    content = nbformat.read(committed, as_version=4)
+    nbformat.validate(content)
+    assert set(content.metadata) <= {"kernelspec", "language_info"}
+    assert "version" not in content.metadata.language_info
+    for cell in content.cells:
+        assert set(cell.metadata) <= {"tags"}
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+
+
+def test_its_cells_parse_and_it_has_one_cell_of_parameters_with_defaults(committed):
+    content = nbformat.read(committed, as_version=4)
+    code = [cell for cell in content.cells if cell.cell_type == "code"]
+    trees = [ast.parse(cell.source) for cell in code]
+    (declared,) = [
+        tree
+        for cell, tree in zip(code, trees, strict=True)
+        if "parameters" in cell.metadata.get("tags", [])
+    ]
+    assert declared.body and all(isinstance(line, ast.Assign) for line in declared.body)
+    for line in declared.body:
+        ast.literal_eval(line.value)
+    assert "phantom" in {line.targets[0].id for line in declared.body}
+
+
+def test_it_has_a_title_and_says_phantom_and_names_no_path_or_method(committed, content):
+    text = committed.read_text(encoding="utf-8")
+    source = nbformat.read(committed, as_version=4)
+    assert title_of(source, "none") != "none"
+    assert "phantom" in text and not re.search(r'["\' ]/[a-z]+/', text)
+    code = "\n".join(cell.source for cell in source.cells if cell.cell_type == "code")
+    strings = {n.value for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Constant)}
+    assert not strings & set(content["methods"])
+
+
+def test_it_loads_neither_networks_nor_readers_of_scans(committed):
+    code = [c.source for c in nbformat.read(committed, as_version=4).cells if c.cell_type == "code"]
+    names = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse("\n".join(code)))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert not names & {"torch", "monai", "ants", "pytorch_lightning"}
+
+
+def test_the_rules_give_every_parameter_that_is_declared_nowhere_else(root):
+    text = (root / "rules/common.smk").read_text(encoding="utf-8")
+    listed = re.search(r"^NOTEBOOKS = \{(.*?)^\}", text, re.M | re.S)[1]
+    assert sorted(re.findall(r'^    "(\w+)":', listed, re.M)) == NOTEBOOKS
+
+
+# --- rendered
+
+
+def executed(*outputs):
+    """An executed notebook whose one cell has these outputs."""
+    content = notebook("1")
+    content.cells[-1].outputs = list(outputs)
+    return content
+
+
+def test_a_page_has_results_in_full_and_code_folded_and_loads_nothing():
+    data = {"text/html": "<table class='dataframe'><tr><td>7</td></tr></table>"}
+    text = page(executed(nbformat.v4.new_output("execute_result", data)), "name")
+    assert text.startswith("<!DOCTYPE html>") and "<title>A &amp; B</title>" in text
+    assert "<td>7</td>" in text and text.count("<details>") == 2
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//|<script|@import", text)
+    assert "&para;" not in text and "¶" not in text
+    assert len(text) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("output", "shown"),
+    [
+        (nbformat.v4.new_output("stream", name="stdout", text="a < b"), "<pre>a &lt; b</pre>"),
+        (nbformat.v4.new_output("stream", name="stderr", text="oh"), '<pre class="stderr">oh'),
+        (nbformat.v4.new_output("display_data", {"image/png": "QUJD\n"}), "base64,QUJD"),
+        (nbformat.v4.new_output("display_data", {"text/markdown": "**x**"}), "<strong>x</strong>"),
+        (nbformat.v4.new_output("execute_result", {"text/plain": "7"}), "<pre>7</pre>"),
+    ],
+)
+def test_every_kind_of_output_is_shown(output, shown):
+    assert shown in page(executed(output), "name")
+
+
+# --- executed
+
+
+def test_an_undeclared_parameter_is_refused_before_a_kernel_starts(saved, tmp_path):
+    with pytest.raises(DataError, match=r"try\.ipynb: .*'parameters'.*does not declare y, z"):
+        execute(saved(), {"x": 1, "z": 2, "y": 3}, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_executions_give_the_same_bytes_in_the_folder_that_was_named(saved, tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "number.txt").write_text("41")
+    path = saved(
+        "import os\nimport pandas as pd\nprint(x + int(open('number.txt').read()))",
+        "pd.DataFrame({'a': [x]}).style.set_uuid('t')",
+        "import matplotlib.pyplot as plt\nplt.plot([0, x])\nplt.show()",
+    )
+    first, second = (execute(path, {"x": 1}, folder) for _ in range(2))
+    assert nbformat.writes(first) == nbformat.writes(second)
+    assert page(first, "try") == page(second, "try")
+    text = nbformat.writes(first)
+    assert "42" in text and "image/png" in text
+    assert str(tmp_path) not in text and "papermill" not in text and " at 0x" not in text
+    nbformat.validate(first)
+
+
+@pytest.mark.slow
+def test_a_failing_cell_is_named_with_its_error(saved, tmp_path, capfd):
+    path = saved("a = 1", "\nopen('absent.tsv')\n")
+    with pytest.raises(DataError) as failure:
+        execute(path, {}, tmp_path)
+    said = str(failure.value)
+    assert said.startswith("try.ipynb: cell ") and "open('absent.tsv')" in said
+    assert "FileNotFoundError" in said and "absent.tsv'" in said and "\n" not in said
+    log = capfd.readouterr().err
+    assert "Traceback" in log and "\x1b[" not in log
+
+
+@pytest.mark.slow
+def test_a_kernel_that_dies_is_said(saved, tmp_path):
+    path = saved("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(DataError, match=r"try\.ipynb: its kernel ended .*memory"):
+        execute(path, {}, tmp_path)
+
+
+@pytest.mark.slow
+def test_on_real_scans_the_results_are_compared_with_the_published_values(finished, root, tmp_path):
+    results = finished / "results"
+    summary = pd.read_csv(results / "tables/table3.csv")
+    summary["difference"] = summary["mean"] - summary["published_mean"]
+    summary["verdict"] = "outside (only 2 folds)"
+    summary.to_csv(tmp_path / "table3.csv", index=False, na_rep="nan")
+    (tmp_path / "table3.tsv").write_bytes((results / "significance/table3.tsv").read_bytes())
+    given = {"tables": ["table3.csv"], "significance": ["table3.tsv"], "phantom": False}
+    with_values = execute(root / "notebooks/results.ipynb", given, tmp_path)
+    text = page(with_values, "results")
+    assert "phantom" not in re.sub(r"<details>.*?</details>", "", text, flags=re.S).lower()
+    assert "outside: 4 values" in text
+    assert text.count('alt="figure"') == 2  # tested differences, distances from the paper
+    published = execute(root / "notebooks/results.ipynb", {**given, "phantom": True}, tmp_path)
+    assert "cannot rank methods" in page(published, "results")
+
+
+# --- of a finished run
+
+
+@pytest.mark.slow
+def test_the_notebooks_of_a_run_are_light_and_without_warnings(finished):
+    folder = finished / "results/notebooks"
+    assert sorted(path.stem for path in folder.glob("*.html")) == NOTEBOOKS
+    assert sum(path.stat().st_size for path in folder.glob("*.html")) < 3_000_000
+    for path in folder.glob("*.ipynb"):
+        content = nbformat.read(path, as_version=4)
+        outputs = [o for cell in content.cells for o in cell.get("outputs", [])]
+        assert outputs and not [o for o in outputs if o.get("name") == "stderr"], path
+        text = path.read_text(encoding="utf-8")
+        assert str(finished) not in text and "papermill" not in json.dumps(content.metadata)
+        assert "phantom" in path.with_suffix(".html").read_text(encoding="utf-8").lower()
+
+
+@pytest.mark.slow
+def test_the_audit_notebook_goes_down_to_the_raw_files_and_counts_the_flagged_scans(finished):
+    text = (finished / "results/notebooks/audit.html").read_text(encoding="utf-8")
+    for part in ("tables/table3.csv", "train_model", "_flair.nii.gz", "phantom generator"):
+        assert part in text
+    assert "Every record has the hash that it was written with." in text
+    assert "records took" in text and "<td" in text.partition("Quality control")[2]

@@ -1,0 +1,25 @@
+"""Rule describe_run: pages about the run for its report: stages, data, configuration, times."""
+
+import os
+from pathlib import Path
+
+import yaml
+
+from uad.provenance import job
+from uad.records import load_records
+from uad.reporting.pages import write_config_page, write_data_page
+from uad.reporting.runtime import jobs_behind, write_runtime_page
+from uad.reporting.workflow import figure_workflow, stages_of
+
+with job(snakemake):
+    files, params, output = snakemake.input, snakemake.params, snakemake.output
+    folder, phantom = snakemake.config.get("results", "results"), params.phantom
+    records = load_records(folder)
+    jobs = jobs_behind(records, [os.path.relpath(path, folder) for path in files])
+    stage_of = {rule: stage for stage, rules in params.stages.items() for rule in rules}
+    figure_workflow(output.workflow, stages_of(records, jobs, stage_of), phantom=phantom)
+    write_runtime_page(output.runtime, jobs, records.rule_order, phantom=phantom)
+    config = yaml.safe_load(Path(files.config).read_text(encoding="utf-8"))
+    write_config_page(output.config, config, phantom=phantom)
+    participants = dict(zip(params.sources, files.participants, strict=True))
+    write_data_page(output.data, files.splits, participants, params.sources, phantom=phantom)

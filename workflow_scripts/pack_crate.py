@@ -1,0 +1,45 @@
+"""Rule pack_crate: results, records, config, environment and code as one file for others."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from uad.crate import Choice, about_run, pack, verify
+from uad.provenance import SCRIPTS, job
+
+with job(snakemake) as context:
+    params = snakemake.params
+
+    def tell(text):
+        """Print to the log, and to the user."""
+        print(text)
+        if context.terminal:
+            print(text, file=context.terminal)
+
+    choice = Choice(params.phantom, images=params.images, models=params.models)
+    about = about_run(params.datasets, choice, params.agent)
+    if about.sources and (choice.images or choice.models):
+        lines = [f"  {name}: {source.licence}" for name, source in about.sources.items()]
+        said = "images" if choice.images else "weights"
+        tell(f"This crate holds {said}. Before you pass it on, mind the terms of the data:")
+        tell("\n".join(lines))
+    files = pack(
+        Path(snakemake.input.config).parent,
+        snakemake.output[0],
+        choice,
+        about,
+        os.environ.get("UAD_REPOSITORY") or SCRIPTS.parent,
+    )
+    left_out = Counter(file.left_out for file in files if file.left_out)
+    context.facts = {"files": len(files) - left_out.total(), "left_out": dict(left_out)}
+    for why, count in sorted(left_out.items()):
+        tell(f"not included: {count} files: {why}")
+    # as the reader of the crate will, who has nothing else
+    verified = verify(snakemake.output[0])
+    context.facts["verified"] = verified.passed
+    for place, reasons in sorted(verified.failures.items()):
+        tell(f"FAIL {place}: {'; '.join(reasons)}")
+    if verified.passed:
+        tell(f"{snakemake.output[0]}: packed and verified")
+    else:
+        tell(f"{snakemake.output[0]}: packed, but it does not pass 'make verify-crate': see above")

@@ -1,0 +1,227 @@
+"""What a crate holds, and what stays out of it: every file by its hash, each with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from uad.errors import DataError
+from uad.files import sha256
+from uad.launch import CODE
+from uad.records import EXTERNAL, REPOSITORY, Record, Records
+
+#: Folders of a crate: the results tree, and the repository's code.
+RESULTS_FOLDER, CODE_FOLDER = "results/", "code/"
+#: What belongs to the code besides what a run reads.
+BESIDES = (
+    "docs tests benchmarks Makefile README.md CHANGELOG.md LICENSE CITATION.cff pyproject.toml"
+).split()
+#: Words and numbers; an affine transform (``.mat``) holds twelve of these.
+TEXT = {".json", ".tsv", ".csv", ".md", ".tex", ".yaml", ".yml", ".txt", ".rst", ".mat"}
+#: May show a scan. Any other suffix is taken for a volume: nothing unknown gets into a crate.
+PICTURE = {".png", ".svg", ".jpg", ".jpeg", ".gif", ".webp", ".pdf", ".html", ".ipynb", ".js"}
+PICTURE |= {".css"}
+#: Pages, and how a bitmap is embedded in them.
+PAGES, BITMAP = {".html", ".ipynb", ".svg"}, (b"data:image/", b'"image/png"', b'"image/jpeg"')
+#: Why a file is not included.
+VOLUME, SHOWS_SCANS = "medical image", "shows medical images"
+WEIGHTS, RAW = "weights of a model", "raw data of their provider"
+NOT_KEPT, ELSEWHERE = "not kept by the run", "outside the results and the code"
+ABOUT_TREE = "says something about this tree, which a reader finds out anew"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a run.
+
+    Attributes:
+        place: path in the crate; of a file from outside, its key (see ``uad.records``).
+        bytes: size; None for what is not a plain file.
+        sha256: of the content; None likewise.
+        left_out: why it is not in the crate; empty if it is.
+        source: where it is read from.
+    """
+
+    place: str
+    bytes: int | None
+    sha256: str | None
+    left_out: str = ""
+    source: Path | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is packed beyond words and numbers.
+
+    Attributes:
+        phantom: the scans are generated; pictures of them are no medical images.
+        images: also volumes and pictures of scans.
+        models: also the weights of trained models.
+    """
+
+    phantom: bool
+    images: bool = False
+    models: bool = False
+
+
+def place_of(key: str) -> str:
+    """Path in the crate of a file of the results or of the code; the key itself of any other."""
+    if key.startswith(REPOSITORY):
+        return CODE_FOLDER + key.removeprefix(REPOSITORY)
+    return key if key.startswith(EXTERNAL) else RESULTS_FOLDER + key
+
+
+def collect(records: Records, choice: Choice) -> list[File]:
+    """Every file that a crate holds or leaves out, by place.
+
+    Args:
+        records: of a finished run; ``records.repository`` is the code that is packed.
+        choice: what is packed.
+
+    Raises:
+        DataError: a file that belongs into the crate is missing, or is not the one that its record
+            names: such a tree cannot be shared.
+    """
+    if records.broken:
+        lines = "; ".join(f"{key} {why}" for key, why in sorted(records.broken.items()))
+        raise DataError(f"{records.root}: cannot be packed: {lines}. Make these files again.")
+    files = {file.place: file for file in _code(records.repository)}
+    for key in records.all:
+        files[place_of(key)] = _read(place_of(key), records.root / key)
+    # in a results folder elsewhere nobody has said what each file is
+    readme = records.repository / RESULTS_FOLDER / "README.md"
+    if readme.is_file():
+        files[f"{RESULTS_FOLDER}README.md"] = _read(f"{RESULTS_FOLDER}README.md", readme)
+    for path in _undeclared(records.root):
+        place = RESULTS_FOLDER + path.relative_to(records.root).as_posix()
+        files[place] = _read(place, path)
+    wrong = []
+    for file in _declared(records, choice):
+        there = files.get(file.place)
+        if there and there.sha256 != file.sha256:
+            wrong.append(f"{records.path(_key_of(file.place))} is not the file that was recorded")
+        elif not file.left_out and file.source and not file.source.is_file():
+            wrong.append(f"{file.source} is missing")
+        elif not file.left_out and file.source and sha256(file.source) != file.sha256:
+            wrong.append(f"{file.source} is not the file that was recorded")
+        files.setdefault(file.place, file)
+    if wrong:
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise DataError(
+            f"{records.root}: cannot be packed: {'; '.join(wrong[:5])}{more}. "
+            "'make audit' names all; make these files again, or take back what was changed."
+        )
+    return [files[place] for place in sorted(files)]
+
+
+def _read(place: str, path: Path) -> File:
+    return File(place, path.stat().st_size, sha256(path), source=path)
+
+
+def _key_of(place: str) -> str:
+    if place.startswith(CODE_FOLDER):
+        return REPOSITORY + place.removeprefix(CODE_FOLDER)
+    return place.removeprefix(RESULTS_FOLDER)
+
+
+def _code(repository: Path) -> Iterator[File]:
+    """The repository's files: what a run reads, tests and documentation."""
+    for name in (*CODE, *BESIDES):
+        top = repository / name
+        found = [top] if top.is_file() else sorted(top.rglob("*")) if top.is_dir() else []
+        for path in found:
+            parts = path.relative_to(repository).parts
+            hidden = any(part.startswith(".") or part.endswith(".egg-info") for part in parts)
+            if path.is_file() and not hidden and "__pycache__" not in parts:
+                yield _read(CODE_FOLDER + "/".join(parts), path)
+
+
+def _undeclared(root: Path) -> Iterator[Path]:
+    """Files of a results tree that no job declares: the tree's own, and runtimes of the jobs."""
+    for path in (root / "source.json", root / "README.md", *sorted(root.glob("benchmarks/**/*"))):
+        if path.is_file():
+            yield path
+
+
+def _declared(records: Records, choice: Choice) -> Iterator[File]:
+    """Every output and input of a record, with the reason if it stays out."""
+    shown = Shown(records)
+    entries = {e.key: e for record in records.all.values() for e in record.inputs}
+    entries.update(records.outputs)
+    own_records = {place_of(key) for key in records.all}
+    for key in sorted(entries):
+        entry, place, path = entries[key], place_of(key), records.path(key)
+        if place in own_records:
+            continue
+        why = _why_left_out(key, key in records.outputs, path, choice, shown)
+        source = None if why or key.startswith(EXTERNAL) else path
+        yield File(place, entry.bytes, entry.sha256, why, source)
+
+
+def _why_left_out(key: str, made: bool, path: Path, choice: Choice, shown: Shown) -> str:
+    if key.startswith(EXTERNAL):
+        return RAW if shown.is_volume(key) else ELSEWHERE
+    if key.startswith(REPOSITORY):
+        inside = PurePosixPath(key.removeprefix(REPOSITORY)).parts[0] in {*CODE, *BESIDES}
+        return "" if inside else RAW if shown.is_volume(key) else ELSEWHERE
+    if key.startswith("audit/"):
+        return ABOUT_TREE
+    if is_weights(key):
+        return "" if choice.models else WEIGHTS
+    if shown.is_volume(key):
+        if not choice.images:
+            return VOLUME
+        if not made and not choice.phantom:
+            return RAW
+        return "" if path.is_file() else NOT_KEPT
+    if shown.shows_scans(key) and not (choice.images or choice.phantom):
+        return SHOWS_SCANS
+    return ""
+
+
+def is_weights(key: str) -> bool:
+    """Whether a file holds a trained model."""
+    return key.startswith("models/") and _suffix(key) not in TEXT | PICTURE
+
+
+def _suffix(key: str) -> str:
+    return PurePosixPath(key).suffix.lower()
+
+
+class Shown:
+    """Which files show scans, told by what they were made from rather than by their names.
+
+    A picture or page shows scans if its job read a volume, or something that shows scans. What no
+    job made is taken to show them, and so is a page with bitmaps: a notebook can read more than its
+    rule declares.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+        self._known: dict[str, bool] = {}
+
+    def is_volume(self, key: str) -> bool:
+        """Whether a file holds voxels (or anything that is not known to hold none)."""
+        return _suffix(key) not in TEXT | PICTURE and not is_weights(key)
+
+    def shows_scans(self, key: str) -> bool:
+        """Whether a file is a volume, or a picture or page with images of volumes."""
+        if key not in self._known:
+            self._known[key] = True  # until it is known: records that contradict each other
+            self._known[key] = self._find(key)
+        return self._known[key]
+
+    def _find(self, key: str) -> bool:
+        if self.is_volume(key):
+            return True
+        if _suffix(key) not in PICTURE or key.startswith(REPOSITORY):
+            return False
+        made_by: Record | None = self.records.producers.get(key)
+        if made_by is None or any(self.shows_scans(entry.key) for entry in made_by.inputs):
+            return True
+        path = self.records.path(key)
+        if _suffix(key) not in PAGES or not path.is_file():
+            return False
+        content = path.read_bytes()
+        return any(sign in content for sign in BITMAP)
