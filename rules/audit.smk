@@ -41,6 +41,6 @@ rule audit:
     params:
         python=sys.executable,
         program=f"{workflow.basedir}/workflow_scripts/audit_results.py",
-        results=cfg.results,
+        results=lambda wildcards: cfg.results,
     shell:
         "{params.python:q} {params.program:q} {params.results:q} 2>&1 | tee {log:q}"
