@@ -67,15 +67,16 @@ import: $(STAMP) ## bring a folder of archives into the raw trees: make import A
 	  echo; python workflow_scripts/show_datasets.py config.yaml $(OVERLAY); exit $$code
 
 audit: $(STAMP) ## whether every file is what its record says, and all agree: make audit [RESULTS=results]
-	@python workflow_scripts/audit_results.py "$(or $(RESULTS),results)"
+	@[ -n "$(RESULTS)" ] || [ ! -e .uad/run.lock ] || $(LOCK) true 2>/dev/null || [ $$? -ne 75 ] || echo "A run is at work here: what it has not finished will be named."
+	@python workflow_scripts/audit_results.py $(if $(NO_RAW),--no-raw) $(if $(OUTPUT),--output "$(OUTPUT)") "$(or $(RESULTS),results)"
 
 trace: $(STAMP) ## where a cell is from, down to raw files: make trace TABLE=table3 ROW=pddpm-iqa
 	@[ -n "$(TABLE)" ] && [ -n "$(ROW)" ] || { echo "Name a cell: make trace TABLE=table3 ROW=pddpm-iqa [COLUMN=intra_FLAIR/brats21] [METRIC=dice]"; exit 2; }
-	@python workflow_scripts/trace_cell.py --table "$(TABLE)" --row "$(ROW)" $(if $(COLUMN),--column "$(COLUMN)") $(if $(METRIC),--metric "$(METRIC)") $(if $(RESULTS),--results "$(RESULTS)") $(if $(ALL),--all) $(if $(NO_CHECK),--no-check)
+	@python workflow_scripts/trace_cell.py --table "$(TABLE)" --row "$(ROW)" $(if $(COLUMN),--column "$(COLUMN)") $(if $(METRIC),--metric "$(METRIC)") $(if $(RESULTS),--results "$(RESULTS)") $(if $(ALL),--all) $(if $(NO_CHECK),--no-check) $(if $(OUTPUT),--output "$(OUTPUT)")
 
 crate: $(STAMP) ## results, records, config and code as one file to share: make crate [IMAGES=1] [MODELS=1]
 	@export UAD_CRATE_IMAGES="$(IMAGES)" UAD_CRATE_MODELS="$(MODELS)" UAD_CRATE_AGENT="$(AGENT)"; \
-	  $(RUN) --forcerun pack_crate $(if $(OVERLAY),--configfile $(OVERLAY)) $(if $(RESULTS),--config results=$(RESULTS)) -- crate $(BUSY)
+	  $(RUN) --forcerun pack_crate $(addprefix --configfile ,$(or $(OVERLAY),$(wildcard $(or $(RESULTS),results)/config.resolved.yaml))) $(if $(RESULTS),--config results=$(RESULTS)) -- crate $(BUSY)
 
 verify-crate: $(STAMP) ## a crate from nothing but itself, down to the cells: make verify-crate CRATE=crate.zip
 	@[ -n "$(CRATE)" ] || { echo "Name the crate: make verify-crate CRATE=/path/to/crate.zip"; exit 2; }

@@ -7,12 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from uad import provenance
 from uad.air import stored_decision
 from uad.datasets.slices import Volumes
 from uad.errors import DataError
-from uad.files import atomic_path, read_json, write_json
+from uad.files import atomic_path, read_json, sha256, write_json
 from uad.preflight import check_room, planned_bytes
 from uad.provenance import job, record_digest
+from uad.records import load_records
 from uad.seeds import derive_seed
 from uad.statistics import air_statistics, region_means
 
@@ -159,6 +161,21 @@ def test_a_script_that_succeeds_leaves_a_record_of_what_went_in_and_out(tmp_path
     assert record["record_sha256"] == record_digest(record)
 
 
+def test_an_edit_while_a_job_runs_is_not_taken_for_what_it_ran(tmp_path, monkeypatch):
+    (tmp_path / "in.txt").write_text("in")
+    script = tmp_path / "some_rule.py"
+    script.write_text("what runs")
+    monkeypatch.setattr(provenance, "SCRIPTS", tmp_path)
+    with job(snakemake_like(tmp_path)) as context:
+        (tmp_path / "out.txt").write_text("out")
+        before = sha256(script)
+        script.write_text("what was edited")
+        context.library |= {"lineage.py"}  # a notebook's kernel loaded it
+    code = read_json(tmp_path / "out.txt.prov.json")["code"]
+    assert code["script_sha256"] == before and code["edited_meanwhile"] == ["some_rule.py"]
+    assert "lineage.py" in code["library_files"]
+
+
 def test_a_script_that_refuses_its_input_says_so_once_without_a_traceback(tmp_path, capfd):
     with pytest.raises(SystemExit) as end, job(snakemake_like(tmp_path)):
         raise DataError("scan.nii.gz: is empty. Fetch it again.")
@@ -172,3 +189,14 @@ def test_a_script_that_is_ended_early_is_never_a_success(tmp_path, capfd):
     with pytest.raises(SystemExit) as end, job(snakemake_like(tmp_path)):
         raise SystemExit(0)
     assert end.value.code == 1
+
+
+def test_a_record_that_is_being_written_is_not_read(tmp_path):
+    (tmp_path / "in.txt").write_text("in")
+    with job(snakemake_like(tmp_path)):
+        (tmp_path / "out.txt").write_text("out")
+    (tmp_path / ".tmp-other-1-x.txt.prov.json").write_text('{"format": ')
+    (tmp_path / "y.txt.prov.json").write_text('{"format": ')
+    records = load_records(tmp_path)
+    assert list(records.all) == ["out.txt.prov.json"]
+    assert records.broken == {"y.txt.prov.json": "is damaged"}

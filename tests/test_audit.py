@@ -13,7 +13,7 @@ import yaml
 
 from tools.result_trees import Forge, ResultTree
 from uad import config as uad_config
-from uad.audit import audit, page, terminal, write_verdict
+from uad.audit import audit, is_raw, page, terminal, write_verdict
 from uad.audit.lost import _ONCE
 from uad.datasets.slices import write_store
 from uad.datasets.splits import intra_dataset
@@ -21,6 +21,7 @@ from uad.errors import DataError
 from uad.evaluation import evaluate_volume, search_threshold
 from uad.files import write_json, write_tsv
 from uad.statistics import air_statistics
+from uad.walk import working_directory
 
 EXPERIMENT, TEST, METHOD = "intra_FLAIR", "brats21", "thresh"
 FOLDS = (0, 1)
@@ -315,12 +316,12 @@ def test_the_deleted_record_of_a_rule_that_runs_once_is_named(tree, rule):
     assert finding.artifact == record and all(key in finding.why for key in _ONCE[rule])
 
 
-def test_a_rest_of_a_method_that_the_config_no_longer_has_is_named(tree):
+def test_a_rest_of_a_method_that_the_config_no_longer_has_is_a_note(tree):
     cell = {"experiment": EXPERIMENT, "method": "older", "fold": "0", "test": TEST}
     key = f"reconstructions/{EXPERIMENT}/older/fold-0/{TEST}.safetensors"
     tree.job("reconstruct_volumes", {key: "older"}, wildcards=cell)
-    (finding,) = _audit(tree).findings
-    assert finding.artifact == key and "It belongs to older" in finding.why
+    verdict = _audit(tree)
+    assert verdict.passed and any("left over: method older" in note for note in verdict.notes)
 
 
 def test_a_record_of_an_older_format_is_named(tree):
@@ -397,6 +398,184 @@ def test_published_splits_may_have_a_subject_in_two_sets_if_they_say_so(tree, fo
     assert "is in train and in test_healthy" in split(*((s, role, "") for s, role, _ in kept))
 
 
+# What is no fault of the run --------------------------------------------------------------------
+
+
+def notes(tree, **options):
+    verdict = _audit(tree, **options)
+    assert verdict.passed, verdict.findings
+    return " ".join(verdict.notes)
+
+
+def test_what_a_killed_job_left_is_a_note(tree):
+    tree.write("metrics/.tmp-node-1-brats21.tsv", "half")
+    tree.write("metrics/.tmp-node-1-brats21.tsv.prov.json", "{")
+    assert "metrics/.tmp-node-1-brats21.tsv: left by a killed job" in notes(tree)
+
+
+def test_maps_that_the_config_keeps_since_are_a_note(tree, forge):
+    """run.keep_reconstructions was set after the run that deleted them."""
+    forge.replace("config.resolved.yaml", "run:\n", "run:\n  keep_reconstructions: true\n")
+    forge.rehash("config.resolved.yaml")
+    assert "2 reconstructions and anomaly maps are not here" in notes(tree)
+
+
+def _scan_of_nobody(tree):
+    """A registered scan of somebody who is not in the participants table (any more)."""
+    names = {"dataset": TEST, "subject": "S99", "suffix": "FLAIR"}
+    key = f"preprocessed/{TEST}/sub-S99/anat/sub-S99_FLAIR.nii.gz"
+    raw = f"raw/{TEST}/S3/S3_flair.nii.gz"
+    tree.job("register_scan", {key: "S99"}, [raw], wildcards=names, params={"spacing": 7})
+    return key
+
+
+def test_scans_that_a_decision_excludes_since_are_a_note(tree, forge):
+    key = _scan_of_nobody(tree)
+    text = notes(tree)
+    assert f"left over: scans of {TEST} that its participants table does not list" in text
+    assert f"(1 file, such as {key})" in text
+    forge.flip(key)
+    assert named(tree) == {key}  # its hash is still compared
+
+
+def test_a_scan_that_a_result_was_made_from_is_never_left_over(tree, forge):
+    """A participants table without it hides nothing."""
+    key = _scan_of_nobody(tree)
+
+    def read(content):
+        content["inputs"].append(tree._entry(key))
+
+    forge.record(f"slices/{TEST}_FLAIR.safetensors", read)
+    assert key in named(tree)
+
+
+@pytest.mark.parametrize(
+    ("names", "key", "what"),
+    [
+        ({"experiment": EXPERIMENT, "fold": "7"}, "splits/{experiment}/fold-7.tsv", "fold 7 of"),
+        ({"experiment": "older", "fold": "0"}, "splits/older/fold-0.tsv", "experiment older"),
+        ({"dataset": "older", "modality": "T2"}, "slices/older_T2.safetensors", "dataset older"),
+        (
+            {"dataset": TEST, "modality": "FLAIR", "sheet": "2"},
+            f"qc/packed/{TEST}_FLAIR_sheet-2.webp",
+            f"sheets of pictures of {TEST} FLAIR",
+        ),
+    ],
+)
+def test_what_an_earlier_config_left_is_a_note(tree, names, key, what):
+    key = key.format(**names)
+    tree.job("make_other", {key: "older"}, wildcards=names, params={"seed": 0})
+    assert f"left over: {what}" in notes(tree)
+
+
+def test_a_stage_folder_may_be_a_link(tree):
+    elsewhere = tree.root.parent / "scratch"
+    (tree.root / "preprocessed").rename(elsewhere)
+    (tree.root / "preprocessed").symlink_to(elsewhere)
+    (elsewhere / "loop").symlink_to(tree.root)
+    before = _audit(tree)
+    assert before.passed, before.findings
+    tree.write(f"preprocessed/{TEST}/foreign.nii.gz", "foreign")
+    assert named(tree) == {f"preprocessed/{TEST}/foreign.nii.gz"}
+
+
+def test_decisions_that_changed_since_are_a_note(tree):
+    text = f"dataset\tsubject\tmodality\tverdict\treason\n{TEST}\tS1\t*\texclude\tblurred\n"
+    (tree.root.parent / "qc_decisions.tsv").write_text(text)
+    assert "decisions of the quality control were changed" in notes(tree)
+
+
+# Whose scan -------------------------------------------------------------------------------------
+
+
+def test_a_copied_record_is_named(tree):
+    key = f"metrics/{EXPERIMENT}/{METHOD}/fold-0/{TEST}.tsv.prov.json"
+    shutil.copy(tree.path(key), tree.root / "metrics/copy.tsv.prov.json")
+    assert named(tree) == {"metrics/copy.tsv.prov.json"}
+
+
+def test_a_scan_that_was_made_from_another_subject_is_named(tree, forge):
+    scan = f"preprocessed/{TEST}/sub-S3/anat/sub-S3_FLAIR.nii.gz"
+
+    def read(content):
+        content["inputs"] = [tree._entry(f"raw/{TEST}/S4/S4_flair.nii.gz")]
+
+    forge.record(scan, read)
+    assert named(tree) == {scan}
+
+
+def test_real_raw_data_may_lie_in_the_tree(tree):
+    """As ``results/raw/mslub``, with files that no job reads beside the scans."""
+    scan = "raw/mslub/S9.nii.gz"
+    tree.write(scan, "scan")
+    tree.write("raw/mslub/readme.pdf", "of the data set")
+    rows = f"subject\tname\tmodality\timage\nS9\tS9\tT2\tresults/{scan}\n"
+    names, index = {"dataset": "mslub"}, "participants/mslub.tsv"
+    asked = {"root": "results/raw/mslub"}
+    tree.job("index_dataset", {index: rows}, wildcards=names, params=asked)
+    names = {**names, "subject": "S9", "suffix": "T2w"}
+    tree.job("register_other", {"preprocessed/S9": "S9"}, [scan], wildcards=names)
+    assert named(tree) == {index}  # made with other settings than the config has
+    tree.write(scan, "SCAN")
+    assert named(tree) == {index, scan}
+
+
+def test_raw_data_that_were_left_behind_are_counted(tree):
+    shutil.rmtree(tree.root / "raw" / TEST)
+    assert len(named(tree)) == len(SUBJECTS)
+    assert f"{len(SUBJECTS)} raw files are not here" in notes(tree, omitted=is_raw)
+
+
+def test_the_kind_of_data_is_known_without_the_config(tree, forge):
+    tree.write("source.json", '{"source": "phantom"}')
+    forge.flip("config.resolved.yaml")
+    assert _audit(tree).phantom
+
+
+def test_a_failing_record_without_files_is_in_the_coverage(tree):
+    tree.write("foreign.txt", "foreign")
+    (stage,) = (s for s in _audit(tree).stages if s.name == "other files")
+    assert stage.failed == 1
+
+
+def test_a_verdict_that_cannot_be_written_is_still_told(root, tree, tmp_path):
+    tree.write("audit", "a file where the folder would be")
+    Forge(tree.root).record("tables/table3.csv", lambda c: c["inputs"].pop())
+    done = _script(root, tree.root)
+    assert "PASSED" in done.stdout and "could not be written" in done.stdout
+    assert done.returncode == 0
+    done = _script(root, tree.root, "--output", tmp_path / "pages")
+    assert (tmp_path / "pages/audit.html").is_file() and done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("recorded", "wanted"),
+    [("results", "."), ("./out/results/", ".."), ("/else/results", "."), ("../results", ".")],
+)
+def test_relative_paths_begin_where_the_run_was_started(tmp_path, recorded, wanted):
+    """Never in the directory that the audit is called from."""
+    root = tmp_path / "moved" / "renamed"
+    root.mkdir(parents=True)
+    assert working_directory(root, recorded) == (root.parent / wanted).resolve()
+
+
+@pytest.mark.parametrize(
+    ("rule", "params"),
+    [
+        ("train_model", {"data", "noise_field", "draw", "keep", "loop"}),
+        ("reconstruct_volumes", {"noise_field", "batch", "t_test"}),
+        ("predict_brain_masks", {"backend", "network"}),
+    ],
+)
+def test_settings_that_results_depend_on_are_compared(made, rule, params):
+    from uad.audit.settings import expected
+
+    cfg = uad_config.load_files([made.path("config.resolved.yaml")])
+    names = {"dataset": TEST, "experiment": EXPERIMENT, "method": "ddpm", "fold": "0", "test": TEST}
+    asked = type("Asked", (), {"rule": rule, "wildcards": names, "params": {}})
+    assert params <= set(expected(cfg, asked))
+
+
 # Whom to tell -----------------------------------------------------------------------------------
 
 
@@ -439,8 +618,8 @@ def test_the_script_ends_with_the_verdict(root, tree):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ([], 2, "Usage"),
-        (["--help"], 2, "Usage"),
+        ([], 2, "usage"),
+        (["--unknown", "results"], 2, "usage"),
         (["nowhere"], 1, "nowhere: no such folder"),
     ],
 )

@@ -1,16 +1,21 @@
 """Crates: what is packed, what is left out, what a reader can verify. No run needed."""
 
 import json
+import runpy
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 
 from tools.result_trees import Forge, ResultTree
 from uad.crate import About, Choice, about_run, pack, verify
 from uad.crate.archive import unpack
+from uad.crate.contents import UNTRACKED, _code
 from uad.errors import DataError
+from uad.provenance import SCRIPTS
+from uad.records import Records
 
 ABOUT = About("A run", "Of a test.")
 REAL, PHANTOM = Choice(phantom=False), Choice(phantom=True)
@@ -118,6 +123,118 @@ def test_words_numbers_records_and_code_are_packed(tree):
 def test_logs_and_other_files_of_the_repository_stay_out(tree):
     crate, _ = packed(tree)
     assert not [name for name in names(crate) if "/logs/" in name or "private" in name]
+
+
+def git(tree, *arguments):
+    """Run git in the repository of a tree."""
+    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "-C", tree.repository, *name, *arguments], check=True)
+
+
+@pytest.fixture
+def versioned(tree):
+    """The tree, its code under version control."""
+    git(tree, "init", "--quiet")
+    git(tree, "add", ".")
+    git(tree, "commit", "--quiet", "--message", "code")
+    return tree
+
+
+SCAN = b"\x1f\x8b\x08\x00 voxels"
+DRAWN = '{"cells": [{"outputs": [{"data": {"image/png": "iVBORw0KGgo"}}]}]}'
+
+
+@pytest.mark.parametrize("choice", [REAL, PHANTOM, Choice(phantom=False, images=True)])
+def test_files_that_lie_untracked_beside_the_code_stay_out(versioned, choice):
+    versioned.write("repository:tests/patient01.nii.gz", SCAN)
+    versioned.write("repository:docs/patients.tsv", "name\nAda\n")
+    crate, files = packed(versioned, choice)
+    assert "code/tests/patient01.nii.gz" not in names(crate)
+    assert (
+        files["code/docs/patients.tsv"].left_out == "not under version control, and no job ran it"
+    )
+    assert {"code/Snakefile", "code/workflow_scripts/make_table.py"} <= names(crate)
+
+
+def test_code_that_a_job_ran_is_packed_before_it_is_committed(versioned):
+    versioned.write("repository:workflow_scripts/new_rule.py", "# new\n")
+    versioned.write("repository:workflow_scripts/uad/files.py", "# of LIBRARY\n")
+    versioned.write("repository:Snakefile", "rule all: # changed\n")
+    versioned.job("new_rule", {"tables/new.csv": "1\n"})
+    crate, _ = packed(versioned)
+    assert {"code/workflow_scripts/new_rule.py", "code/workflow_scripts/uad/files.py"} <= names(
+        crate
+    )
+    with zipfile.ZipFile(crate) as archive:
+        assert b"changed" in archive.read("code/Snakefile")
+
+
+def test_a_file_that_git_is_told_to_ignore_is_not_even_named(versioned):
+    versioned.write("repository:.gitignore", "secret*\n")
+    versioned.write("repository:docs/secret.md", "x")
+    crate, files = packed(versioned)
+    assert "code/docs/secret.md" not in {*files, *names(crate)}
+
+
+@pytest.mark.parametrize("kind", ["tree", "versioned"])
+def test_images_stay_out_of_the_code_too(request, kind):
+    tree = request.getfixturevalue(kind)
+    tree.write("repository:tests/patient01.nii.gz", SCAN)
+    tree.write("repository:tests/patient02.nrrd", "NRRD0004\n1 2 3\n")
+    tree.write("repository:docs/brain.png", b"\x89PNG\x00")
+    tree.write("repository:docs/page.md", f"![](data:image/png;base64,{'A' * 60})")
+    tree.write("repository:docs/plain.md", "how `data:image/` begins\n")
+    tree.write("repository:notebooks/drawn.ipynb", DRAWN)
+    tree.write("repository:notebooks/read.ipynb", DRAWN)
+    tree.job("run_notebook", {"notebooks/read.tsv": "1\n"}, ["repository:notebooks/read.ipynb"])
+    if kind == "versioned":
+        git(tree, "add", ".")
+    crate, files = packed(tree)
+    left_out = {p: f.left_out for p, f in files.items() if p.startswith("code/") and f.left_out}
+    assert left_out == {
+        "code/tests/patient01.nii.gz": "medical image",
+        "code/tests/patient02.nrrd": "medical image",
+        "code/docs/brain.png": "shows medical images",
+        "code/docs/page.md": "shows medical images",
+        "code/notebooks/drawn.ipynb": "shows medical images",
+        "code/notebooks/read.ipynb": "shows medical images",
+    }
+    assert not names(crate) & set(left_out) and "code/docs/plain.md" in names(crate)
+    assert "code/docs/brain.png" in names(packed(tree, PHANTOM)[0])
+
+
+def test_a_repository_that_git_cannot_read_is_refused(versioned):
+    (versioned.repository / ".git" / "HEAD").write_text("nonsense")
+    with pytest.raises(DataError, match="git does not say which files"):
+        packed(versioned)
+
+
+def test_the_code_of_this_repository_holds_no_image(root):
+    records = Records(root, root, {}, {})
+    left_out = {f.place: f.left_out for f in _code(records, REAL) if f.left_out}
+    assert not [place for place, why in left_out.items() if why != UNTRACKED]
+
+
+def test_a_crate_that_does_not_verify_fails_its_job(tree, monkeypatch, capfd):
+    out = tree.root / "crate.zip"
+    job = SimpleNamespace(
+        params=SimpleNamespace(phantom=True, images=False, models=False, agent="", datasets={}),
+        input=SimpleNamespace(config=str(tree.root / "config.resolved.yaml")),
+        output=[str(out)],
+        log=[],
+        rule="pack_crate",
+    )
+    monkeypatch.setenv("UAD_REPOSITORY", str(tree.repository))
+    monkeypatch.setattr(
+        "uad.crate.verification._audit",
+        lambda _root, _left_out, found: found.fail("results/tables/t.csv", "is a guess"),
+    )
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPTS / "pack_crate.py"), {"snakemake": job})
+    assert ended.value.code == 1
+    said = capfd.readouterr().err
+    assert "ERROR in rule pack_crate" in said and "does not pass its own verification: " in said
+    assert "results/tables/t.csv is a guess" in said
 
 
 def test_pictures_of_a_phantom_are_no_medical_images(tree):

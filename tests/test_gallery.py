@@ -1,8 +1,11 @@
 """The gallery of scans in a real browser, from the file system, without a network."""
 
+import json
 import re
 import shutil
 import time
+from contextlib import contextmanager
+from dataclasses import asdict
 
 import pytest
 
@@ -309,6 +312,63 @@ def test_verdicts_outlive_the_page_and_a_file_can_be_loaded(page, tmp_path):
     other.write_text("dataset\tverdict\nbrats21\tkeep\n")
     page.one("#load").send_keys(str(other))
     page.until(lambda: "lacks the column subject" in page.one("#said").text)
+
+
+def test_a_change_that_the_file_has_by_now_is_no_change_any_more(page, tree):
+    page.open(0)
+    page.decide("keep", "fine", "me")
+    page.one("#close").click()
+    rows = [asdict(decision) for decision in read_decisions(page.downloaded())]
+    with recording(tree, rows):
+        page.browser.refresh()
+        assert "in this browser" not in page.one("#decisions-about").text
+        assert not page.one("#discard").is_enabled()
+    # so what the file says next counts
+    rows = [{**row, "verdict": "unsure"} for row in rows if row["verdict"] == "keep"]
+    with recording(tree, rows):
+        page.browser.refresh()
+        assert [d.verdict for d in read_decisions(page.downloaded())] == ["unsure"]
+
+
+def test_a_file_that_was_changed_since_wins_over_this_browser_until_one_decides_again(page, tree):
+    page.open(0)
+    page.decide("keep", "fine", "me")
+    page.one("#close").click()
+    row = {
+        "dataset": "brats21", "subject": "BraTS202100000", "modality": "T1", "verdict": "exclude",
+        "reason": "ghosts", "reviewer": "C. D.", "date": "2026-02-03",
+    }  # fmt: skip
+    with recording(tree, [row]):
+        page.browser.refresh()
+        (decision,) = read_decisions(page.downloaded())
+        assert (decision.verdict, decision.reason) == ("exclude", "ghosts")
+        assert "1 subject changed in this browser and since" in page.one("#decisions-about").text
+        page.choose("show", "overtaken")
+        assert page.names() == ["BraTS2021_00000"] * 2
+        assert "keep (fine)" in page.all(".badge.warn")[0].get_attribute("title")
+        page.open(0)
+        said = page.one("#saved").text
+        assert said.startswith("exclude, by C. D.") and "in this browser: keep (fine)" in said
+        page.decide("keep", "looked again", "me")
+        page.one("#close").click()
+        page.browser.refresh()
+        assert [d.reason for d in read_decisions(page.downloaded())] == ["looked again"]
+        page.choose("show", "overtaken")
+        assert page.names() == []
+
+
+@contextmanager
+def recording(tree, rows):
+    """The page as a run makes it that has these decisions on record."""
+    before = tree.read_text(encoding="utf-8")
+    head, start, rest = before.partition('"decisions":[')
+    _, end, tail = rest.partition(',"decisions_file"')
+    text = json.dumps(rows)[1:-1].replace("<", "\\u003c")
+    tree.write_text(f"{head}{start}{text}]{end}{tail}", encoding="utf-8")
+    try:
+        yield
+    finally:
+        tree.write_text(before, encoding="utf-8")
 
 
 def test_an_exclusion_can_be_taken_back(page):

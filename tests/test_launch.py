@@ -54,7 +54,7 @@ class TestTheCopyOfTheCode:
 
     def test_knows_which_commit_it_is_of(self, root, tmp_path):
         snapshot(root, tmp_path / "code")
-        script = "from uad.provenance import code_identity; print(code_identity()['commit'])"
+        script = "from uad.provenance import code_state; print(code_state()['commit'])"
         library = str(tmp_path / "code" / "workflow_scripts")
         done = subprocess.run(
             [sys.executable, "-c", script],

@@ -11,6 +11,7 @@ import pytest
 
 from tools.result_trees import Forge, ResultTree
 from uad.errors import DataError
+from uad.files import sha256
 from uad.lineage import trace
 from uad.records import load_records
 from uad.reporting.lineage_picture import draw, figure_of, lay_out
@@ -388,6 +389,18 @@ def test_scans_that_others_preprocessed_lead_from_the_store_to_their_folder(run)
     assert "raw: a0_t2.nii.gz" in found.text()
 
 
+def test_a_relative_path_outside_of_the_results_begins_where_the_run_was_started(run):
+    """As in the audit: not in the directory that the trace is called from."""
+    raw = run.root.parent / "data" / "a0_t2.nii.gz"
+    raw.parent.mkdir()
+    raw.write_bytes(b"scan")
+    said = {"path": "data/a0_t2.nii.gz", "bytes": 4, "sha256": sha256(raw)}
+    scan = "preprocessed/well/sub-a0/anat/sub-a0_space-SRI24_desc-preproc_T2w.nii.gz"
+    Forge(run.root).record(scan, lambda content: content["inputs"].append(said))
+    node = traced(run).node("external:data/a0_t2.nii.gz")
+    assert node.status == "as recorded", node.problems
+
+
 # What does not match
 
 
@@ -707,6 +720,16 @@ def test_the_command_prints_the_tree_and_writes_three_files(root, run):
     assert done.stdout.startswith((folder / "table9_aided_cross_sick_dice.txt").read_text())
     # the published values of this repository are not those of the synthetic one
     assert done.returncode == 1 and "repository:resources/published/tables.csv" in done.stdout
+
+
+def test_the_command_prints_the_tree_also_where_it_cannot_write(root, run, tmp_path):
+    run.write("audit", "a file where the folder would be")
+    cell = "--table", "table9", "--row", "aided", "--column", "sick"
+    done = command(root, run, *cell)
+    assert "table9" in done.stdout and "could not be written" in done.stdout
+    assert "Traceback" not in done.stderr
+    command(root, run, *cell, "--output", tmp_path / "pages")
+    assert len(list((tmp_path / "pages").iterdir())) == 3
 
 
 def test_the_command_answers_a_wrong_name_without_a_traceback(root, run):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from uad.errors import DataError
-from uad.reporting.notebooks import execute, page, title_of
+from uad.reporting.notebooks import as_table, execute, page, title_of
 
 NOTEBOOKS = ["air_statistics", "audit", "qualitative", "results"]
 
@@ -141,6 +141,15 @@ def test_every_kind_of_output_is_shown(output, shown):
     assert shown in page(executed(output), "name")
 
 
+def test_a_table_shows_texts_as_they_are_and_has_a_style_of_its_own():
+    frame = pd.DataFrame({"a & b\n<i>": ["<script>x</script>", "y"], "n": [0.12345, 2]})
+    first, second = as_table(frame, precision=2).to_html(), as_table(frame, index=True).to_html()
+    assert "&lt;script&gt;" in first and "<script>" not in first + second
+    assert "a &amp; b<br>&lt;i&gt;" in first and ">0.12<" in first
+    ids = [set(re.findall(r'id="(T_\w+?)[_"]', text)) for text in (first, second)]
+    assert not ids[0] & ids[1]
+
+
 # --- executed
 
 
@@ -166,6 +175,17 @@ def test_two_executions_give_the_same_bytes_in_the_folder_that_was_named(saved, 
     assert "42" in text and "image/png" in text
     assert str(tmp_path) not in text and "papermill" not in text and " at 0x" not in text
     nbformat.validate(first)
+
+
+@pytest.mark.slow
+def test_it_tells_which_library_files_the_kernel_loaded_and_keeps_no_trace_of_asking(
+    saved, tmp_path
+):
+    library = {"errors.py"}
+    executed = execute(saved("import uad.statistics"), {}, tmp_path, library)
+    assert {"__init__.py", "errors.py", "statistics.py"} <= library
+    assert not {name for name in library if name.startswith(("training", "/"))}
+    assert executed.cells[-1].source == "import uad.statistics"
 
 
 @pytest.mark.slow

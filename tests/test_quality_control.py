@@ -275,6 +275,13 @@ def test_no_file_and_an_empty_one_decide_nothing(tmp_path, decision_file):
     assert read_decisions(decision_file(""), DATASETS) == []
 
 
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1e"])
+def test_a_reason_may_hold_what_python_takes_for_the_end_of_a_line(decision_file, character):
+    text = f"ixi\tIXI002\tT2\texclude\tghosts{character}and more\tA\t\r\n"
+    (decision,) = read_decisions(decision_file(text), DATASETS)
+    assert decision.reason == f"ghosts{character}and more" and decision.reviewer == "A"
+
+
 def test_a_file_as_a_spreadsheet_saves_it_is_read(decision_file):
     text = 'ixi\tIXI002-Guys-0828\t\texclude\t"says ""no"""\tA. B.\t2026-01-02\r\n\n'
     (decision,) = read_decisions(decision_file(text, head="\ufeff" + HEAD), DATASETS)

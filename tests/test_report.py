@@ -19,6 +19,7 @@ from uad.reporting.runtime import (
     hours,
     job_table,
     jobs_behind,
+    only,
     run_facts,
     write_runtime_page,
 )
@@ -84,6 +85,17 @@ def test_totals_name_machines_devices_and_the_share_of_provenance(jobs):
     assert facts["hours"] * 3600 == pytest.approx(5 * 60 + 0.5)
     assert facts["record_seconds"] == pytest.approx(0.06)
     assert facts["record_share"] == pytest.approx(100 * 0.06 / 72.5)
+
+
+def test_other_jobs_change_neither_the_order_of_the_rules_nor_who_made_a_file(tree, jobs):
+    before = only(load_records(tree.root), jobs)
+    tree.job("aaa", {"other.tsv": "x"}, ["table.csv"])
+    first = next(iter(sorted(record.rule for record in jobs)))
+    tree.job(first, {"more.tsv": "x"}, ["other.tsv"])  # would put this rule after all others
+    records = load_records(tree.root)
+    after = only(records, jobs_behind(records, ["table.csv"]))
+    assert after.rule_order == before.rule_order != records.rule_order
+    assert set(after.producers) == set(before.producers)
 
 
 def test_versions_that_differ_between_jobs_are_all_named(tree, records, jobs):

@@ -8,7 +8,7 @@ import yaml
 from uad.provenance import job
 from uad.records import load_records
 from uad.reporting.pages import write_config_page, write_data_page
-from uad.reporting.runtime import jobs_behind, write_runtime_page
+from uad.reporting.runtime import jobs_behind, only, write_runtime_page
 from uad.reporting.workflow import figure_workflow, stages_of
 
 with job(snakemake):
@@ -16,6 +16,7 @@ with job(snakemake):
     folder, phantom = snakemake.config.get("results", "results"), params.phantom
     records = load_records(folder)
     jobs = jobs_behind(records, [os.path.relpath(path, folder) for path in files])
+    records = only(records, jobs)  # the same picture whatever else runs or ran in this tree
     stage_of = {rule: stage for stage, rules in params.stages.items() for rule in rules}
     figure_workflow(output.workflow, stages_of(records, jobs, stage_of), phantom=phantom)
     write_runtime_page(output.runtime, jobs, records.rule_order, phantom=phantom)

@@ -8,7 +8,7 @@ from uad.files import write_text
 from uad.provenance import job
 from uad.reporting.notebooks import execute, page
 
-with job(snakemake):
+with job(snakemake) as context:
     params, output = snakemake.params, snakemake.output
     folder = snakemake.config.get("results", "results")
     files = dict(snakemake.input.items())
@@ -21,6 +21,6 @@ with job(snakemake):
         for name, value in files.items()
     }
     parameters = {**inputs, **params.parameters, "phantom": params.phantom}
-    notebook = execute(source, parameters, folder)
+    notebook = execute(source, parameters, folder, context.library)
     write_text(output.ipynb, nbformat.writes(notebook) + "\n")
     write_text(output.html, page(notebook, snakemake.wildcards.notebook))

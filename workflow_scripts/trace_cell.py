@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--metric", default=METRICS[0], help=" or ".join(METRICS))
     parser.add_argument("--all", action="store_true", help="print all siblings, however many")
     parser.add_argument("--no-check", action="store_true", help="do not hash the files")
+    parser.add_argument("--output", type=Path, help="folder (default RESULTS/audit/trace)")
     args = parser.parse_args()
     lineage = trace(
         load_records(args.results),
@@ -33,8 +34,12 @@ def main() -> None:
         check=not args.no_check,
     )
     text = lineage.text(full=args.all)
-    print(text)
-    print(f"Written: {write(lineage, args.results / 'audit' / 'trace', text)}.{{json,png,txt}}")
+    print(text, flush=True)
+    folder = args.output or args.results / "audit" / "trace"
+    try:
+        print(f"Written: {write(lineage, folder, text)}.{{json,png,txt}}")
+    except OSError as error:
+        print(f"The files could not be written ({error}): name a folder with --output.")
     sys.exit(bool(lineage.problems))
 
 

@@ -56,8 +56,9 @@ function absentScans() {
 
 // ---------------------------------------------------------------- decisions
 
-const STORE = `uad-qc:${location.pathname}`;
+const STORE = `uad-qc-2:${location.pathname}`;
 const recorded = bySubject(DATA.decisions);
+/** Data set and subject -> rows as changed in this browser, and the recorded ones they replace. */
 let edits = loadEdits();
 let decided = merged();
 let scans = [];
@@ -72,12 +73,38 @@ function bySubject(rows) {
   return found;
 }
 
+/** What was changed in this browser and is not recorded by now. */
 function loadEdits() {
+  let stored;
   try {
-    return new Map(JSON.parse(localStorage.getItem(STORE) || "[]"));
+    stored = JSON.parse(localStorage.getItem(STORE) || "[]");
   } catch {
-    return new Map(); // a browser may refuse to store anything for files
+    stored = []; // a browser may refuse to store anything for files
   }
+  return new Map(stored.filter(([key, {rows}]) => !same(rows, recordedOf(key))));
+}
+
+function recordedOf(key) {
+  return recorded.get(key) || {};
+}
+
+/** Whether two sets of rows about a subject say the same. */
+function same(some, others) {
+  const plain = rows => JSON.stringify(Object.keys(rows).sort().map(modality =>
+    [modality, ...COLUMNS.slice(3).map(column => rows[modality][column] || "")]));
+  return plain(some) === plain(others);
+}
+
+/** Change the rows of a subject in this browser. */
+function edit(key, rows) {
+  if (same(rows, recordedOf(key))) edits.delete(key);
+  else edits.set(key, {rows, base: recordedOf(key)});
+}
+
+/** Whether a change was made before the recorded rows became what they are: these count then. */
+function outdated(key) {
+  const change = edits.get(key);
+  return Boolean(change) && !same(change.base, recordedOf(key));
 }
 
 function keepEdits() {
@@ -89,10 +116,10 @@ function keepEdits() {
   }
 }
 
-/** What was recorded when the page was made, and over it what was changed in this browser. */
+/** What was recorded when the page was made, and over it what was changed in this browser since. */
 function merged() {
   const all = new Map(recorded);
-  for (const [key, rows] of edits) all.set(key, rows);
+  for (const [key, {rows}] of edits) if (!outdated(key)) all.set(key, rows);
   for (const [key, rows] of all) if (!Object.keys(rows).length) all.delete(key);
   return all;
 }
@@ -100,6 +127,15 @@ function merged() {
 function decisionOf(scan) {
   const rows = decided.get(`${scan.dataset}/${scan.subject}`) || {};
   return rows[scan.modality] || rows["*"] || null;
+}
+
+/** A scan's verdict in this browser that another one in the decision file has overtaken, or "". */
+function overtaken(scan) {
+  const key = `${scan.dataset}/${scan.subject}`;
+  if (!outdated(key)) return "";
+  const {rows} = edits.get(key), row = rows[scan.modality] || rows["*"];
+  return `in this browser: ${row ? row.verdict + (row.reason ? ` (${row.reason})` : "") : "no verdict"}; `
+    + "the decision file was changed since and counts until you decide again";
 }
 
 /** Set or (verdict "") take back the verdict on a scan, or on all scans of its subject. */
@@ -124,7 +160,7 @@ function decide(scan, whole, verdict, reason, reviewer) {
     delete rows[scan.modality];
   }
   if (verdict) rows[row.modality] = row;
-  edits.set(key, rows);
+  edit(key, rows);
   decided = merged();
   return keepEdits();
 }
@@ -181,6 +217,7 @@ const SHOW = {
   keep: ["verdict: keep", scan => decisionOf(scan)?.verdict === "keep"],
   exclude: ["verdict: exclude", scan => decisionOf(scan)?.verdict === "exclude"],
   unsure: ["verdict: unsure", scan => decisionOf(scan)?.verdict === "unsure"],
+  overtaken: ["changed in the file and here", scan => overtaken(scan) !== ""],
   absent: ["not in this run", scan => Boolean(scan.absent)],
 };
 const state = {sort: "", up: true, page: 0, view: "cards", shown: [], open: -1};
@@ -272,6 +309,7 @@ function badges(scan) {
     list.append(make("span", {class: "badge flag", title: scan.why}, count(scan.flags.length, "flag")));
   }
   if (scan.warnings) list.append(make("span", {class: "badge warn", title: scan.warnings}, "warning"));
+  if (overtaken(scan)) list.append(make("span", {class: "badge warn", title: overtaken(scan)}, "changed in the file"));
   if (scan.absent) list.append(make("span", {class: "badge"}, "not in this run"));
   return list;
 }
@@ -346,8 +384,10 @@ function drawDecisions() {
   const counted = VERDICTS.map(v => `${rows.filter(row => row.verdict === v).length} ${v}`).join(", ");
   $("text").value = text;
   $("discard").disabled = edits.size === 0;
+  const old = [...edits.keys()].filter(outdated).length, fresh = edits.size - old;
   $("decisions-about").textContent = `${count(rows.length, "decision")}: ${counted}. `
-    + (edits.size ? `${count(edits.size, "subject")} changed in this browser; the workflow does not know of it yet. ` : "")
+    + (fresh ? `${count(fresh, "subject")} changed in this browser; the workflow does not know of it yet. ` : "")
+    + (old ? `${count(old, "subject")} changed in this browser and since then in the file, which counts: show "${SHOW.overtaken[0]}" and decide again. ` : "")
     + `Save the file as ${DATA.decisions_file} where the workflow is run, and run it again: `
     + "who is excluded is left out of the splits and tables.";
 }
@@ -388,7 +428,8 @@ function open(index) {
   $("whole").disabled = scan.modality === "*";
   $("reason").value = decision?.reason ?? "";
   $("reviewer").value = decision?.reviewer || state.reviewer || "";
-  say(decision ? `${decision.verdict}, by ${decision.reviewer || "unknown"}, ${decision.date || "no date"}` : "");
+  const by = decision ? `${decision.verdict}, by ${decision.reviewer || "unknown"}, ${decision.date || "no date"}` : "";
+  say([by, overtaken(scan)].filter(Boolean).join("; "), overtaken(scan) !== "");
   if (!$("scan").open) $("scan").showModal();
   $("scan").scrollTop = 0;
   $("scan-title").focus({preventScroll: true});
@@ -523,7 +564,7 @@ function begin() {
   $("load").addEventListener("change", async event => {
     try {
       const rows = parseFile(await event.target.files[0].text());
-      for (const [key, found] of bySubject(rows)) edits.set(key, found);
+      for (const [key, found] of bySubject(rows)) edit(key, found);
       decided = merged();
       keepEdits();
       refresh();

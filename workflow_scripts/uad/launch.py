@@ -19,7 +19,7 @@ from uad.provenance import IDENTITY, git_state
 #: What a run reads of the repository.
 CODE = (
     "Snakefile rules workflow_scripts profiles resources report notebooks envs "
-    "config.yaml config.demo.yaml config.phantom.yaml"
+    "config.yaml config.demo.yaml config.fast.yaml config.phantom.yaml"
 ).split()
 #: Names of our jobs begin so (``slurm-jobname-prefix`` of the profile).
 JOB_PREFIX = "uad"

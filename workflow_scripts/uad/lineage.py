@@ -23,6 +23,7 @@ from uad.files import read_json, sha256
 from uad.paths import Tree
 from uad.provenance import SUFFIX
 from uad.records import EXTERNAL, REPOSITORY, Artifact, Record, Records
+from uad.walk import working_directory
 
 #: Version of the layout of the JSON.
 FORMAT = 1
@@ -799,6 +800,9 @@ def _deciding(record: Record, records: Records) -> Iterable[Artifact]:
 
 def _digest(records: Records, key: str) -> str | None:
     path = records.path(key)
+    if key.startswith(EXTERNAL) and not path.is_absolute():
+        first = next(iter(records.all.values()))
+        path = working_directory(records.root, first.content["roots"]["results"]) / path
     return sha256(path) if path.is_file() else None
 
 

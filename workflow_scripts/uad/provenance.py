@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import platform
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -46,6 +45,8 @@ class Job:
         facts: what the script wants in the record (seeds, sizes, measures).
         config: what the script read of the config while it ran; the rest of what a job depends on
             are the params of its rule.
+        library: files of the library that another process loaded for the script, a notebook's
+            kernel for example, relative to the library; those of this process are known.
         terminal: the user's terminal, while standard error goes to the log; None if the run was
             started without one.
     """
@@ -54,6 +55,8 @@ class Job:
         self.snakemake = snakemake
         self.facts: dict[str, Any] = {}
         self.config: dict[str, Any] = {}
+        self.library: set[str] = set()
+        self.code_before: dict[str, str | None] = {}
         self.terminal: TextIO | None = None
 
 
@@ -70,6 +73,8 @@ def job(snakemake: Any) -> Iterator[Job]:
         snakemake: the object that Snakemake gives to a script.
     """
     context = Job(snakemake)
+    # now, not at the end: an edit while a training runs is not what it ran
+    context.code_before = _code_files(snakemake.rule)
     started, clock = time.time(), time.monotonic()
     log = snakemake.log[0] if snakemake.log else None
     with _output_to(log) as terminal:
@@ -148,7 +153,7 @@ def _record(context: Job, started: float, clock: float) -> dict[str, Any]:
         "inputs": [_file(path) for path in job_.input],
         "outputs": [_file(path) for path in job_.output],
         "log": job_.log[0] if job_.log else None,
-        "code": {"script_sha256": _script(job_.rule), **code_identity()},
+        "code": _code(context),
         "environment": {**_environment(), "lock_sha256": sha256(LOCK) if LOCK.exists() else None},
         "host": {
             "name": platform.node(),
@@ -160,7 +165,7 @@ def _record(context: Job, started: float, clock: float) -> dict[str, Any]:
         "threads": job_.threads,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.monotonic() - clock, 3),
-        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mib": _peak_memory(),
         "peak_gpu_memory_mib": _gpu_memory(),
         "facts": context.facts,
     }
@@ -185,10 +190,10 @@ def _seeds(params: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
     return {name: seed for name, seed in found.items() if seed is not None}
 
 
-def _script(rule: str) -> str | None:
-    """Hash of a rule's script; Snakemake runs a copy of it."""
-    path = SCRIPTS / f"{rule}.py"
-    return sha256(path) if path.is_file() else None
+def _peak_memory() -> int:
+    """MiB of the largest process of the job: this one, or one that it started and waited for."""
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return round(max(resource.getrusage(who).ru_maxrss for who in whose) / 1024)
 
 
 def _file(path: str) -> dict[str, Any]:
@@ -197,21 +202,42 @@ def _file(path: str) -> dict[str, Any]:
     return {"path": str(path), "bytes": os.path.getsize(path), "sha256": sha256(path)}
 
 
-@functools.cache
-def code_identity() -> dict[str, Any]:
-    """Git commit, whether the tree differs from it, and the hash of the loaded library files."""
+def _code_files(rule: str, also: Iterable[str] = ()) -> dict[str, str | None]:
+    """Hash of a rule's script (under the empty name) and of the library files that are loaded.
+
+    Snakemake runs a copy of the script; it is hashed where it lies.
+    """
+    script = SCRIPTS / f"{rule}.py"
     # plain text: thousands of modules are loaded, and a Path of each costs a third of a second
     own = f"{LIBRARY}{os.sep}"
     loaded = (getattr(module, "__file__", None) or "" for module in list(sys.modules.values()))
-    files = sorted(name.removeprefix(own) for name in loaded if name.startswith(own))
-    hashes = {Path(name).as_posix(): sha256(LIBRARY / name) for name in files}
-    copied, told = LIBRARY / IDENTITY, os.environ.get(CODE_STATE)
-    state = read_json(copied) if copied.is_file() else json.loads(told) if told else git_state()
+    names = {name.removeprefix(own) for name in loaded if name.startswith(own)}
+    files = sorted({Path(name).as_posix() for name in names}.union(also))
+    hashes = {name: sha256(LIBRARY / name) for name in files}
+    return {"": sha256(script) if script.is_file() else None, **hashes}
+
+
+def _code(context: Job) -> dict[str, Any]:
+    """State of the repository, and the files of it that the job ran."""
+    now = _code_files(context.snakemake.rule, context.library)
+    before = context.code_before
+    files = {**now, **before}
+    script = files.pop("")
+    changed = [name for name in before if now.get(name) != before[name]]
     return {
-        **state,
-        "library_sha256": text_digest(hashes),
-        "library_files": hashes,
+        "script_sha256": script,
+        **code_state(),
+        "library_sha256": text_digest(files),
+        "library_files": files,
+        # hashed as they were when the job began
+        "edited_meanwhile": sorted(name or f"{context.snakemake.rule}.py" for name in changed),
     }
+
+
+def code_state() -> dict[str, Any]:
+    """Commit, and hash of what differs from it, of the code that this run was started from."""
+    copied, told = LIBRARY / IDENTITY, os.environ.get(CODE_STATE)
+    return read_json(copied) if copied.is_file() else json.loads(told) if told else git_state()
 
 
 def git_state() -> dict[str, Any]:

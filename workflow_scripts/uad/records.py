@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,7 @@ from typing import Any
 
 from uad.errors import DataError
 from uad.provenance import FORMAT, SUFFIX, record_digest
+from uad.walk import TEMPORARY, files_below
 
 REPOSITORY, EXTERNAL = "repository:", "external:"
 
@@ -180,10 +182,18 @@ def load_records(
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Name the results folder of a finished run.")
     records, broken = {}, {}
-    for path in sorted(root.rglob(f"*{SUFFIX}")):
+    for path in sorted(path for path in files_below(root) if path.name.endswith(SUFFIX)):
+        if path.name.startswith(TEMPORARY):  # being written, or left by a job that was killed
+            continue
         key = path.relative_to(root).as_posix()
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(path.read_bytes(), object_hook=_interned)
+        except FileNotFoundError:  # made anew by a run that is at work
+            continue
+        except ValueError:
+            broken[key] = "is damaged"
+            continue
+        try:
             if content["format"] != FORMAT:
                 broken[key] = f"has format {content['format']}, not {FORMAT}"
                 continue
@@ -199,6 +209,14 @@ def load_records(
     if repository is None:
         repository = Path(__file__).resolve().parents[2]
     return Records(root, Path(repository), records, broken)
+
+
+def _interned(values: dict[str, Any]) -> dict[str, Any]:
+    """Names and hashes of the library are the same in all records; one copy of each will do."""
+    return {
+        sys.intern(key): sys.intern(value) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
 
 
 def _record(key: str, content: dict[str, Any]) -> Record:

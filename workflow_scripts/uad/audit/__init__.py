@@ -10,14 +10,14 @@ import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from uad.audit import integrity, leaks, neighbours, recomputation
+from uad.audit import integrity, leaks, leftovers, neighbours, recomputation, sources
 from uad.audit.evidence import Evidence
 from uad.audit.page import page, terminal, write_verdict
-from uad.audit.tree import Audited, open_tree
+from uad.audit.tree import KEPT_ON_DEMAND, RAW, Audited, open_tree
 from uad.audit.verdict import Finding, Stage, Verdict
-from uad.records import REPOSITORY
+from uad.records import EXTERNAL, REPOSITORY
 
-__all__ = ["Finding", "Stage", "Verdict", "audit", "page", "terminal", "write_verdict"]
+__all__ = ["Finding", "Stage", "Verdict", "audit", "is_raw", "page", "terminal", "write_verdict"]
 
 
 def audit(
@@ -40,6 +40,8 @@ def audit(
         DataError: there is no such folder, no record in it, or none that this version reads.
     """
     tree = open_tree(Path(results), repository, omitted)
+    tree.leftovers = leftovers.find(tree)
+    leftovers.note(tree)
     integrity.check_records(tree)
     integrity.check_outputs(tree)
     integrity.check_raw(tree)
@@ -48,7 +50,9 @@ def audit(
     neighbours.check_code(tree)
     neighbours.check_config(tree)
     neighbours.check_params(tree)
+    neighbours.note_decisions(tree)
     evidence = Evidence(tree)
+    sources.check_sources(tree, evidence)
     leaks.check_splits(tree)
     recomputation.check_splits(tree, evidence)
     leaks.check_folds(tree)
@@ -60,7 +64,33 @@ def audit(
     evidence.judge()
     recomputation.check_tables(tree)
     recomputation.check_air_table(tree)
+    _note_absent(tree)
     return _verdict(tree)
+
+
+def is_raw(name: str) -> bool:
+    """Whether a key is of a raw scan: outside of the tree, or in a raw tree in it."""
+    return name.startswith(EXTERNAL) or (name.startswith(RAW) and name.count("/") > 1)
+
+
+def _note_absent(tree: Audited) -> None:
+    """Temporary files that the config would keep, and raw files that were not looked for."""
+    if tree.cfg and tree.cfg.run.keep_reconstructions:
+        gone = [n for n in tree.known if n.startswith(KEPT_ON_DEMAND) and tree.digest(n) is None]
+        if gone:
+            tree.notes.add(
+                f"{len(gone)} reconstructions and anomaly maps are not here, though "
+                "run.keep_reconstructions is set: a run before it was set deleted them."
+            )
+    absent = sorted(
+        n for n in tree.known if is_raw(n) and tree.digest(n) is None and tree.is_omitted(n)
+    )
+    if absent:
+        more = ", ..." if len(absent) > 3 else ""
+        tree.notes.add(
+            f"{len(absent)} raw files are not here and were not looked at: "
+            f"{', '.join(absent[:3])}{more}"
+        )
 
 
 def _verdict(tree: Audited) -> Verdict:
@@ -100,7 +130,11 @@ def _verdict(tree: Audited) -> Verdict:
         findings=list(tree.findings),
         notes=sorted(tree.notes),
         skipped=sorted(tree.skipped),
-        stages=[stage for stage in stages.values() if stage.total or stage.jobs or stage.omitted],
+        stages=[
+            stage
+            for stage in stages.values()
+            if stage.total or stage.jobs or stage.omitted or stage.failed
+        ],
         checks=dict(sorted(tree.checks.items())),
         records=stages["records"].total,
         bytes=sum(size for size, _ in filter(None, tree.digests.values())),

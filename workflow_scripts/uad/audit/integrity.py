@@ -6,13 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 from uad.audit.lost import attribute
-from uad.audit.tree import AUDIT, MAKE_AGAIN, Audited, is_free, is_repository
-from uad.files import read_json
+from uad.audit.tree import AUDIT, MAKE_AGAIN, MARKER, Audited, is_free, is_in_place, is_repository
 from uad.provenance import SCRIPTS, SUFFIX
 from uad.records import EXTERNAL, Artifact, Record
 
-#: Files below the results folder that no job declares.
-MARKER, README = "source.json", "README.md"
+#: A file below the results folder that no job declares, beside the marker.
+README = "README.md"
 _RUN_AGAIN = "Run the workflow again: Snakemake makes what is older than its inputs."
 
 
@@ -26,6 +25,15 @@ def check_records(tree: Audited) -> None:
             f"The record {why}; nothing that it says is used.",
             "Restore the record from a copy, or delete it and its files and run again.",
         )
+    for name, record in tree.records.all.items():
+        if name not in tree.records.broken and not is_in_place(record):
+            tree.findings.add(
+                name,
+                "record",
+                f"It is the record of {record.outputs[0].key} and does not lie beside that file; "
+                "nothing that it says is used.",
+                "Delete it, or put it back to its file.",
+            )
 
 
 def check_outputs(tree: Audited) -> None:
@@ -94,14 +102,8 @@ def _listed(expected: str | None) -> str:
 
 
 def _readers(tree: Audited, name: str) -> list[tuple[Record, Artifact]]:
-    """Sound records that have a file among their inputs, with what they say of it."""
-    return [
-        (record, entry)
-        for record in tree.records.consumers.get(name, [])
-        if record.key not in tree.records.broken
-        for entry in record.inputs
-        if entry.key == name and entry.sha256
-    ]
+    """Current records that have a file among their inputs, with what they say of it."""
+    return tree.readers.get(name, [])
 
 
 def _stale_readers(tree: Audited, name: str, actual: str) -> None:
@@ -118,7 +120,7 @@ def _stale_readers(tree: Audited, name: str, actual: str) -> None:
 
 def check_inputs(tree: Audited) -> None:
     """Every input of a record is what another record wrote, a raw file, or a file outside."""
-    inputs = {entry.key for record in tree.sound for entry in record.inputs}
+    inputs = {entry.key for record in tree.current for entry in record.inputs}
     for name in sorted(inputs - set(tree.raw)):
         tree.checks["inputs"] += len(_readers(tree, name))
         if name in tree.records.producers:
@@ -182,9 +184,11 @@ def _check_outside(tree: Audited, name: str) -> None:
 
 def check_files(tree: Audited) -> None:
     """Nothing lies in the tree that no job declares; records that are gone are named."""
-    undeclared = {n for n in tree.files if not n.endswith(SUFFIX) and not _allowed(tree, n)}
+    rules = _rules(tree)
+    files = (name for name in tree.files if not name.endswith(SUFFIX))
+    undeclared = {name for name in files if not _allowed(tree, name, rules)}
     # inputs that nobody wrote: their record is gone, and maybe they as well
-    inputs = {entry.key for record in tree.sound for entry in record.inputs}
+    inputs = {entry.key for record in tree.current for entry in record.inputs}
     unwritten = {
         name
         for name in inputs - set(tree.raw)
@@ -219,15 +223,15 @@ def check_files(tree: Audited) -> None:
     _check_marker(tree)
 
 
-def _allowed(tree: Audited, name: str) -> bool:
+def _allowed(tree: Audited, name: str, rules: set[str]) -> bool:
     """Whether a file is declared, or is one that jobs leave beside their outputs."""
     if name in tree.records.outputs or name in tree.raw or name in (MARKER, README):
         return True
     parts = Path(name).parts
-    if parts[0] == AUDIT:
+    if parts[0] == AUDIT or any(name.startswith(f"{f}/") for f in tree.own_raw):
         return True
     if parts[0] in ("logs", "benchmarks") and len(parts) > 2:
-        return parts[1] in _rules(tree)
+        return parts[1] in rules
     if parts[0] == "models" and "checkpoint" in parts[1:-1]:
         place = "/".join(parts[: parts.index("checkpoint")])
         tree.notes.add(f"{place}: a training is in progress there, or was given up.")
@@ -245,17 +249,13 @@ def _rules(tree: Audited) -> set[str]:
 
 def _check_marker(tree: Audited) -> None:
     """The marker says the same kind of data as the config."""
-    if MARKER not in tree.files or tree.phantom is None:
+    if MARKER not in tree.files or tree.cfg is None:
         return
-    said = "phantom" if tree.phantom else "real"
-    try:
-        source = read_json(tree.root / MARKER).get("source")
-    except (ValueError, AttributeError):
-        source = None
-    if source != said:
+    said = "phantom" if tree.cfg.phantom else "real"
+    if tree.marked != said:
         tree.findings.add(
             MARKER,
             "kind of data",
-            f"It says {source}, the config of the run says {said} data.",
+            f"It says {tree.marked}, the config of the run says {said} data.",
             "Keep phantom and real results apart: run again in another folder.",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -145,7 +145,7 @@ def _compare_roles(
     table = table[table["dataset"] == dataset]
     roles = table.groupby("subject")["role"].agg(", ".join).to_dict()
     wanted = set(table.loc[table["role"] == role, "subject"])
-    used = list(subjects)
+    used = Counter(subjects)
     for subject in sorted({*used, *wanted}):
         place = roles.get(subject, "no set")
         if subject in used and subject not in wanted:
@@ -153,6 +153,6 @@ def _compare_roles(
         elif subject not in used:
             why = f"{name} lacks {subject}, which {split} has in {role}."
         else:
-            why = f"{name} has {subject} {used.count(subject)} times."
-        agrees = used.count(subject) == (subject in wanted) == 1
+            why = f"{name} has {subject} {used[subject]} times."
+        agrees = used[subject] == 1 and subject in wanted
         evidence.weigh(split, name, subject, agrees, why)

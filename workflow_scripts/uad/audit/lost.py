@@ -16,6 +16,8 @@ from uad.records import Record
 
 #: Which of a job's files of one name is its first output, by ending.
 _FIRST = "safetensors nii.gz csv ipynb png svg tsv json md tex html zip".split()
+#: How many files are looked at for those of one job.
+_PAIRED = 1000
 #: Outputs of the rules that run once in a tree, which no other job of theirs tells.
 _ONCE = {
     rule: [key(path) for path in outputs]
@@ -56,6 +58,8 @@ def attribute(tree: Audited, unexplained: set[str]) -> dict[str | None, set[str]
         For each missing (or unreadable) record its files; under None those without any sign that
         a job of the workflow wrote them.
     """
+    if not unexplained:
+        return {}
     proven = {n for n in unexplained if n in tree.records.consumers}
     logs = _unclaimed_logs(tree)
     logged = any(name.startswith("logs/") for name in tree.files)
@@ -79,7 +83,8 @@ def attribute(tree: Audited, unexplained: set[str]) -> dict[str | None, set[str]
             found.setdefault(record, set()).update(group)
             left -= group
             logs.discard(log)
-    for group in _groups(tree, left):
+    # pairs of files are compared: a tree that lost thousands of records has them named singly
+    for group in _groups(tree, left) if len(left) <= _PAIRED else ():
         record = _first(tree, group) + SUFFIX
         broken = [n + SUFFIX for n in sorted(group) if n + SUFFIX in tree.records.broken]
         log = next((log for log in sorted(logs) if _belongs(log, group)), None)
@@ -114,7 +119,7 @@ class _Family:
         self._wildcards = record.wildcards
         self._outputs = [self._template(entry.key) for entry in record.outputs]
         self._log = self._template(log_key(record) or "")
-        self._values: dict[str, str] = {}
+        self._patterns = [_pattern(template) for template in self._outputs]
 
     def _template(self, path: str) -> str:
         """``sub-01/T1w.json`` -> ``sub-{subject}/{suffix}.json``, longest values first."""
@@ -140,31 +145,34 @@ class _Family:
 
     def outputs_with(self, name: str) -> list[str]:
         """All outputs of the job that has ``name`` among them; none if no job of this rule has."""
-        for template in self._outputs:
-            if values := _match(template, name):
-                try:
-                    return [other.format(**values) for other in self._outputs]
-                except KeyError:
-                    return []
-        return []
+        values = self._wildcards_of(name)
+        try:
+            return [other.format(**values) for other in self._outputs] if values else []
+        except KeyError:
+            return []
 
     def log(self, name: str) -> str | None:
         """Key of the log of the job that has ``name`` among its outputs."""
-        for template in self._outputs:
-            if values := _match(template, name):
-                try:
-                    return self._log.format(**values)
-                except KeyError:
-                    return None
-        return None
+        values = self._wildcards_of(name)
+        try:
+            return self._log.format(**values) if values else None
+        except KeyError:
+            return None
+
+    def _wildcards_of(self, name: str) -> dict[str, str]:
+        """Wildcards of the job that has ``name`` among its outputs; empty if no job has."""
+        for pattern in self._patterns:
+            if (found := pattern.fullmatch(name)) and found.groupdict():
+                return found.groupdict()
+        return {}
 
 
 def _escaped(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _match(template: str, name: str) -> dict[str, str]:
-    """Wildcards with which a template gives a name; empty if it does not."""
+def _pattern(template: str) -> re.Pattern[str]:
+    """What the files of a template are called, a group for each wildcard."""
     seen: set[str] = set()
     pattern = ""
     for piece in re.split(r"(\{[A-Za-z_]+\})", template):
@@ -174,8 +182,7 @@ def _match(template: str, name: str) -> dict[str, str]:
             seen.add(wildcard)
         else:
             pattern += re.escape(piece)
-    found = re.fullmatch(pattern, name)
-    return found.groupdict() if found else {}
+    return re.compile(pattern)
 
 
 def _families(tree: Audited) -> list[_Family]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from uad.audit.settings import UNKNOWN, expected
 from uad.audit.tree import CONFIG, Audited
+from uad.errors import DataError
+from uad.quality_control.decisions import exclusions, read_decisions
 from uad.records import Record
 
 #: Wildcards in which jobs of one kind may differ without differing in their params.
@@ -20,7 +22,7 @@ OWN = ("subjects", "listing")
 def check_code(tree: Audited) -> None:
     """No artifact was made by another version of a file of the code than its neighbours."""
     told: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for record in tree.sound:
+    for record in tree.current:
         for what, version in _versions(record).items():
             told[what][version].append(record)
     different: dict[str, list[str]] = defaultdict(list)
@@ -44,8 +46,8 @@ def check_code(tree: Audited) -> None:
             f"It was made with another version of {'; '.join(sorted(lines)[:3])}{more}.",
             "Delete it and run again, so that all is made by one version; or make all anew.",
         )
-    commits = {record.content["code"].get("commit") for record in tree.sound}
-    states = {record.content["code"].get("diff_sha256") for record in tree.sound}
+    commits = {record.content["code"].get("commit") for record in tree.current}
+    states = {record.content["code"].get("diff_sha256") for record in tree.current}
     if len(commits) > 1 or len(states) > 1:
         tree.notes.add(
             f"The jobs ran at {len(commits)} commits of the repository, {len(states)} states of "
@@ -86,7 +88,7 @@ def check_config(tree: Audited) -> None:
         return
     wrong: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     right: Counter[tuple[str, str]] = Counter()
-    for record in tree.sound:
+    for record in tree.current:
         for name, value in expected(tree.cfg, record).items():
             tree.checks["settings of the config"] += 1
             if value == UNKNOWN:
@@ -125,10 +127,35 @@ def check_config(tree: Audited) -> None:
             )
 
 
+def note_decisions(tree: Audited) -> None:
+    """Whether the reviewer's decisions as they are now are those that the data sets were read with.
+
+    A note: a review that goes on after a run is no fault of the run.
+    """
+    if tree.cfg is None or not (path := tree.start / tree.cfg.qc.decisions).is_file():
+        return
+    try:
+        decisions = read_decisions(path)
+    except DataError as error:
+        tree.skipped.add(f"decisions of the quality control: {error}")
+        return
+    for record in tree.of_rule("index_dataset"):
+        name = record.wildcards["dataset"]
+        if name not in tree.cfg.datasets:
+            continue
+        tree.checks["decisions of the quality control"] += 1
+        wanted = exclusions(decisions, name, tree.cfg.datasets[name].modalities)
+        if record.params["dataset"].get("reviewed", []) != wanted:
+            tree.notes.add(
+                f"{record.outputs[0].key}: the decisions of the quality control were changed "
+                "after it was made; run the workflow again to honour them."
+            )
+
+
 def check_params(tree: Audited) -> None:
     """Jobs that differ in nothing but scan or fold have the same params."""
     kinds: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for record in tree.sound:
+    for record in tree.current:
         if record.outputs[0].key not in tree.findings:
             kept = [f"{k}={v}" for k, v in sorted(record.wildcards.items()) if k not in SCANS]
             kinds[record.rule, *kept].append(record)

@@ -18,7 +18,7 @@ from uad.datasets.splits import cross_dataset, intra_dataset, subjects_of
 from uad.errors import DataError
 from uad.files import read_json, read_tsv, sha256
 from uad.provenance import LIBRARY
-from uad.records import Record
+from uad.records import REPOSITORY, Record
 from uad.statistics import air_statistics
 
 #: How far computed numbers may be from stored ones: relative, for means of float32 intensities.
@@ -26,6 +26,7 @@ CLOSE = 1e-9
 #: Tables have four decimals.
 ROUNDED = 0.5e-4 + 1e-9
 METRICS = ("dice", "auprc")
+PUBLISHED = f"{REPOSITORY}resources/published/tables.csv"
 _AGAIN = "Delete it together with its record and run the workflow again."
 
 
@@ -154,7 +155,8 @@ def check_thresholds(tree: Audited) -> None:
             hits += int(np.count_nonzero(above & lesion))
             predicted += int(np.count_nonzero(above))
             annotated += int(np.count_nonzero(lesion))
-        dice = 2 * hits / (predicted + annotated)
+        both = predicted + annotated
+        dice = 2 * hits / both if both else 0.0
         there = [label.split("/")[1] for label in names_in(tree.path(maps), "val_unhealthy/")]
         if not math.isclose(dice, stored["dice"], rel_tol=CLOSE) or there != stored["subjects"]:
             tree.findings.add(
@@ -248,6 +250,7 @@ def check_tables(tree: Audited) -> None:
         columns = [(column["experiment"], column["test"]) for column in spec["columns"]]
         if tree.ready(what, files["csv"]):
             _check_csv(tree, files["csv"], wanted, spec["rows"], columns)
+            _check_published(tree, files["csv"], record)
         for ending, read in (("md", _from_markdown), ("html", _from_html), ("tex", _from_tex)):
             name = files.get(ending)
             if name and tree.ready(f"cells of {name}", name):
@@ -296,6 +299,36 @@ def _check_csv(
             problem = _wrong_value(there[cell], wanted[cell])
         if problem:
             tree.findings.add(name, "recomputation", f"Cell {'/'.join(cell)}: {problem}.", _AGAIN)
+
+
+def _check_published(tree: Audited, name: str, record: Record) -> None:
+    """The published values beside the cells, and how far the cells are from them."""
+    source = next((e for e in record.inputs if e.key == PUBLISHED), None)
+    if source is None or tree.digest(PUBLISHED) != source.sha256:
+        return
+    known: dict[tuple[str, ...], Any] = {}
+    place = ["row", "experiment", "test_dataset", "metric"]
+    for row in pd.read_csv(tree.path(PUBLISHED)).itertuples():
+        cell = tuple(getattr(row, column) for column in place)
+        # the value of the same table counts first, then the first of any other
+        if cell not in known or (row.table == record.wildcards["table"] != known[cell].table):
+            known[cell] = row
+    for row in pd.read_csv(tree.path(name)).itertuples():
+        tree.checks["published values of tables"] += 1
+        cell = tuple(getattr(row, column) for column in place)
+        mean, std = (
+            (float(known[cell].mean), float(known[cell].std)) if cell in known else (math.nan,) * 2
+        )
+        apart = math.nan if record.params.get("phantom") else row.mean - mean
+        columns = {"published_mean": mean, "published_std": std, "difference": apart}
+        for column, value in columns.items():
+            said = float(getattr(row, column))
+            if (
+                not (math.isnan(said) and math.isnan(value))
+                and not abs(said - value) <= 2 * ROUNDED
+            ):
+                why = f"Cell {'/'.join(cell)}: {column} is {said:g}, it should be {value:g}."
+                tree.findings.add(name, "recomputation", why, _AGAIN)
 
 
 def _wrong_value(said: Any, wanted: Mapping[str, float]) -> str | None:

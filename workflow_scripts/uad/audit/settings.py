@@ -28,6 +28,8 @@ def expected(cfg: Config, record: Record) -> dict[str, Any]:
         if reviewed := record.params.get("dataset", {}).get("reviewed"):
             # from the reviewer's decisions, which are no part of the config
             found["dataset"]["reviewed"] = reviewed
+        if record.params.get("skullstrip"):  # empty where no network is used in this job
+            found["skullstrip"] = _network(cfg, record.wildcards)["network"]
     except KeyError as error:
         found |= {str(error.args[0]): UNKNOWN}
     return found
@@ -60,7 +62,24 @@ def _atlas(cfg: Config, names: dict[str, str]) -> dict[str, Any]:
 
 
 def _skullstrip(cfg: Config, names: dict[str, str]) -> dict[str, Any]:
+    # the job of a scan has the options of a network only where no batch was predicted for it
     return {"backend": cfg.backend_of(names["dataset"])}
+
+
+def _network(cfg: Config, names: dict[str, str]) -> dict[str, Any]:
+    network = _some(cfg.preprocessing.skullstrip, "mode", "tta", "device")
+    return {"backend": cfg.backend_of(names["dataset"]), "network": network}
+
+
+def _noise_field(cfg: Config, method: str) -> str:
+    return cfg.protocol.noise_field if cfg.family_of(method).noisy else "per_batch"
+
+
+def _data(cfg: Config, experiment: Experiment) -> dict[str, Any]:
+    data = _some(experiment, "setting", "train")
+    if experiment.setting == "intra":
+        data["intra_slices"] = cfg.protocol.intra_slices
+    return data
 
 
 def _register(cfg: Config, names: dict[str, str]) -> dict[str, Any]:
@@ -118,13 +137,19 @@ def _train(cfg: Config, names: dict[str, str]) -> dict[str, Any]:
         "quality": cfg.quality_of(names["method"], method.loss),
         "loop": loop.model_dump(mode="json", exclude=set(loop.HOW)),
         "seed_name": cfg.seed_name_of(names["method"]),
+        "data": _data(cfg, cfg.experiments[names["experiment"]]),
+        "noise_field": _noise_field(cfg, names["method"]),
         "keep": cfg.protocol.checkpoint,
         "draw": cfg.protocol.validation_draw,
     }
 
 
 def _reconstruct(cfg: Config, names: dict[str, str]) -> dict[str, Any]:
+    noise_field = _noise_field(cfg, names["method"])
+    slices = None if noise_field == "per_batch" else cfg.train_of(names["method"]).inference_batch
     return {
+        "noise_field": noise_field,
+        "batch": slices,
         "model": _model(cfg, names["method"]),
         "air": cfg.methods[names["method"]].air,
         "t_test": cfg.protocol.t_test_of(names["experiment"], names["test"]),
@@ -167,6 +192,7 @@ _RULES: dict[str, Callable[[Config, dict[str, str]], dict[str, Any]]] = {
     "make_phantom": _phantom,
     "index_dataset": _index,
     "prepare_atlas": _atlas,
+    "predict_brain_masks": _network,
     "skullstrip_scan": _skullstrip,
     "register_scan": _register,
     "pack_slices": _pack,

@@ -8,20 +8,24 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from uad import config as uad_config
 from uad.audit.verdict import Findings
 from uad.errors import ConfigError, DataError
-from uad.files import read_tsv, sha256
+from uad.files import read_json, read_tsv, sha256
 from uad.paths import Tree
 from uad.provenance import SUFFIX
-from uad.records import EXTERNAL, REPOSITORY, Record, Records, key_of, load_records
+from uad.records import EXTERNAL, REPOSITORY, Artifact, Record, Records, key_of, load_records
+from uad.walk import TEMPORARY, files_below, working_directory
 
 #: Paths of the tree as keys.
 KEYS = Tree(".")
 CONFIG = "config.resolved.yaml"
+#: Says which kind of data a tree holds.
+MARKER = "source.json"
+RAW = "raw/"
 #: The rule of the audit itself, which leaves a log and no record.
 AUDIT = "audit"
 #: Stages whose files are deleted after use unless run.keep_reconstructions is set.
@@ -51,6 +55,8 @@ class Audited:
         raw: registered raw files, and the SHA-256 that they should have where that is known.
         compared: keys whose content was compared with what is said about them.
         lost: files that are there and whose record is not.
+        own_raw: folders of the tree that hold real raw data, which no manifest lists.
+        leftovers: records of an earlier config or selection, and what they are left over of.
     """
 
     records: Records
@@ -62,6 +68,8 @@ class Audited:
     raw: dict[str, str | None] = field(default_factory=dict)
     compared: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
+    own_raw: set[str] = field(default_factory=set)
+    leftovers: dict[str, str] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
     notes: set[str] = field(default_factory=set)
     skipped: set[str] = field(default_factory=set)
@@ -74,8 +82,18 @@ class Audited:
 
     @property
     def phantom(self) -> bool | None:
-        """Whether the data are synthetic."""
-        return None if self.cfg is None else self.cfg.phantom
+        """Whether the data are synthetic: as the config says, else as the marker does."""
+        if self.cfg is not None:
+            return self.cfg.phantom
+        return {"phantom": True, "real": False}.get(self.marked)
+
+    @cached_property
+    def marked(self) -> str | None:
+        """What the marker says of the kind of data."""
+        try:
+            return str(read_json(self.root / MARKER).get("source"))
+        except (OSError, ValueError, AttributeError):
+            return None
 
     @property
     def known(self) -> set[str]:
@@ -85,30 +103,59 @@ class Audited:
 
     @cached_property
     def sound(self) -> list[Record]:
-        """The records that were not edited."""
-        broken = self.records.broken
-        return [record for name, record in self.records.all.items() if name not in broken]
+        """The records that were not edited, and lie beside the file that they are of."""
+        return [
+            record
+            for name, record in self.records.all.items()
+            if name not in self.records.broken and is_in_place(record)
+        ]
+
+    @cached_property
+    def scans(self) -> dict[str, set[tuple[str, str]]]:
+        """Subject and modality of the scans of each participants table, by data set."""
+        return {
+            name: {(str(row.get("subject")), str(row.get("modality"))) for row in rows}
+            for name, rows in self.participants.items()
+        }
+
+    @cached_property
+    def current(self) -> list[Record]:
+        """The sound records of this run: those that are not left over."""
+        return [record for record in self.sound if record.key not in self.leftovers]
+
+    @cached_property
+    def readers(self) -> dict[str, list[tuple[Record, Artifact]]]:
+        """Current records that read a file, with what they say of it, by key of the file."""
+        found: dict[str, list[tuple[Record, Artifact]]] = {}
+        for record in self.current:
+            for entry in record.inputs:
+                if entry.sha256:
+                    found.setdefault(entry.key, []).append((record, entry))
+        return found
+
+    @cached_property
+    def _by_rule(self) -> dict[str, list[Record]]:
+        found: dict[str, list[Record]] = {}
+        for record in self.current:
+            found.setdefault(record.rule, []).append(record)
+        return found
 
     def of_rule(self, rule: str) -> list[Record]:
-        """The sound records of a rule."""
-        return [record for record in self.sound if record.rule == rule]
+        """The current records of a rule."""
+        return self._by_rule.get(rule, [])
 
     def path(self, name: str) -> Path:
         """Where a file lies; a relative path outside the tree starts where the run did."""
         path = self.records.path(name)
         if not name.startswith(EXTERNAL) or path.is_absolute():
             return path
-        return self._start / path
+        return self.start / path
 
     @cached_property
-    def _start(self) -> Path:
-        """The working directory of the run, as far as the place of the results tells."""
-        root = self.root.resolve()
-        for record in self.sound:
-            said = PurePosixPath(os.path.normpath(record.content["roots"]["results"]))
-            if not said.is_absolute() and root.parts[-len(said.parts) :] == said.parts:
-                return root.parents[len(said.parts) - 1]
-        return Path()
+    def start(self) -> Path:
+        """The folder that the run was started in, as far as the place of the results tells."""
+        first = next(iter(self.records.all.values()))
+        return working_directory(self.root, first.content["roots"]["results"])
 
     def digest(self, name: str) -> str | None:
         """The SHA-256 that a file has now; None if it is not there."""
@@ -120,11 +167,14 @@ class Audited:
         return self.omitted(name)
 
     def is_temporary(self, name: str) -> bool:
-        """Whether the workflow deletes a file after use."""
-        if "/brain_masks/" in name and name.startswith("preprocessed/"):
-            return True
-        kept = self.cfg is not None and self.cfg.run.keep_reconstructions
-        return name.startswith(KEPT_ON_DEMAND) and not kept
+        """Whether the workflow may delete a file after use.
+
+        By its name alone: what run.keep_reconstructions says now says nothing of the run that
+        deleted it.
+        """
+        return name.startswith(KEPT_ON_DEMAND) or (
+            name.startswith("preprocessed/") and "/brain_masks/" in name
+        )
 
     def made_by(self, name: str) -> Record | None:
         """The record of a file, if it has a sound one."""
@@ -176,7 +226,7 @@ def open_tree(
         )
     left_out = omitted if callable(omitted) else frozenset(omitted).__contains__
     tree = Audited(records, left_out)
-    tree.files = set(_files(root))
+    tree.files = set(_files(tree))
     wanted = {*tree.files, *records.outputs, *_raw_listed(tree)}
     wanted |= {entry.key for record in tree.sound for entry in record.inputs}
     tree.digests = _digests(tree, sorted(n for n in wanted if not is_free(n)))
@@ -190,10 +240,18 @@ def is_free(name: str) -> bool:
     return name.startswith(("logs/", "benchmarks/", "audit/")) or name.endswith(SUFFIX)
 
 
-def _files(root: Path) -> Iterable[str]:
-    for folder, _, names in os.walk(root):
-        place = Path(folder).relative_to(root)
-        yield from ((place / name).as_posix() for name in names)
+def _files(tree: Audited) -> Iterable[str]:
+    for path in files_below(tree.root):
+        name = path.relative_to(tree.root).as_posix()
+        if path.name.startswith(TEMPORARY):
+            tree.notes.add(f"{name}: left by a killed job, or being written; may be deleted.")
+        else:
+            yield name
+
+
+def is_in_place(record: Record) -> bool:
+    """Whether a record lies beside its job's first output."""
+    return record.key == f"{record.outputs[0].key}{SUFFIX}"
 
 
 def _digests(tree: Audited, names: list[str]) -> dict[str, tuple[int, str] | None]:
@@ -270,8 +328,13 @@ def _register_raw(tree: Audited) -> None:
         columns = ("image", "lesion", "mask")
         listed = {key_of(row[c], roots) for row in rows for c in columns if row.get(c)}
         # a raw file that no job read has nothing to be compared with
-        tree.raw |= {k: None for k in listed & read if k.startswith(EXTERNAL)}
-    for folder in sorted(_raw_folders(tree)):
+        tree.raw |= {k: None for k in listed & read if k.startswith((EXTERNAL, RAW))}
+    generated = _raw_folders(tree)
+    for record in (r for r in tree.sound if r.rule == "index_dataset"):
+        folder = key_of(str(record.params.get("root")), record.content["roots"])
+        if folder.startswith(RAW) and folder not in generated:
+            tree.own_raw.add(folder)
+    for folder in sorted(generated):
         manifest = f"{folder}{key(KEYS.manifest('')).removeprefix(key(KEYS.raw('')))}"
         if is_as_recorded(tree, manifest):
             rows = _manifest(tree, manifest)
@@ -288,7 +351,7 @@ def _manifest(tree: Audited, name: str) -> list[dict[str, Any]]:
 
 def _raw_folders(tree: Audited) -> set[str]:
     """Keys of the generated raw trees, also of one whose manifest is gone."""
-    made = {record.outputs[0].key for record in tree.of_rule("make_phantom")}
+    made = {record.outputs[0].key for record in tree.sound if record.rule == "make_phantom"}
     end = key(KEYS.manifest("\0")).split("\0")[1]
     return {*_manifests(tree).values(), *(name.removesuffix(end) for name in made)}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,10 +26,15 @@ PICTURE = {".png", ".svg", ".jpg", ".jpeg", ".gif", ".webp", ".pdf", ".html", ".
 PICTURE |= {".css"}
 #: Pages, and how a bitmap is embedded in them.
 PAGES, BITMAP = {".html", ".ipynb", ".svg"}, (b"data:image/", b'"image/png"', b'"image/jpeg"')
+#: A bitmap in a file of the code, with content: code may name the same words.
+EMBEDDED = re.compile(rb'data:image/[\w.+-]+;base64,[A-Za-z0-9+/]{32}|"image/(?:png|jpeg)"')
+#: Images of medicine that may be plain text.
+WRITTEN_VOLUMES = {".nrrd", ".nhdr", ".mha", ".mhd", ".vtk", ".vti"}
 #: Why a file is not included.
 VOLUME, SHOWS_SCANS = "medical image", "shows medical images"
 WEIGHTS, RAW = "weights of a model", "raw data of their provider"
 NOT_KEPT, ELSEWHERE = "not kept by the run", "outside the results and the code"
+UNTRACKED = "not under version control, and no job ran it"
 ABOUT_TREE = "says something about this tree, which a reader finds out anew"
 
 
@@ -86,7 +93,7 @@ def collect(records: Records, choice: Choice) -> list[File]:
     if records.broken:
         lines = "; ".join(f"{key} {why}" for key, why in sorted(records.broken.items()))
         raise DataError(f"{records.root}: cannot be packed: {lines}. Make these files again.")
-    files = {file.place: file for file in _code(records.repository)}
+    files = {file.place: file for file in _code(records, choice)}
     for key in records.all:
         files[place_of(key)] = _read(place_of(key), records.root / key)
     # in a results folder elsewhere nobody has said what each file is
@@ -125,16 +132,91 @@ def _key_of(place: str) -> str:
     return place.removeprefix(RESULTS_FOLDER)
 
 
-def _code(repository: Path) -> Iterator[File]:
-    """The repository's files: what a run reads, tests and documentation."""
+def _code(records: Records, choice: Choice) -> Iterator[File]:
+    """The repository's files: what a run reads, tests and documentation.
+
+    Under version control only what is tracked, and what the records say that a job ran.
+    """
+    repository, run = records.repository, _code_of_jobs(records)
+    tracked = _git_files(repository, "--cached")
+    if "Snakefile" in tracked:
+        names = tracked | _git_files(repository, "--others", "--exclude-standard") | run
+    else:  # a copy of the code without its history
+        names = tracked = {path.relative_to(repository).as_posix() for path in _on_disk(repository)}
+    for name in sorted(names):
+        path, parts = repository / name, PurePosixPath(name).parts
+        if parts[0] not in {*CODE, *BESIDES} or _is_hidden(parts) or not path.is_file():
+            continue
+        why = _shown_by_code(path, choice) if name in tracked | run else UNTRACKED
+        found = _read(CODE_FOLDER + name, path)
+        yield File(found.place, found.bytes, found.sha256, why, None if why else path)
+
+
+def _on_disk(repository: Path) -> Iterator[Path]:
     for name in (*CODE, *BESIDES):
         top = repository / name
-        found = [top] if top.is_file() else sorted(top.rglob("*")) if top.is_dir() else []
-        for path in found:
-            parts = path.relative_to(repository).parts
-            hidden = any(part.startswith(".") or part.endswith(".egg-info") for part in parts)
-            if path.is_file() and not hidden and "__pycache__" not in parts:
-                yield _read(CODE_FOLDER + "/".join(parts), path)
+        yield from [top] if top.is_file() else top.rglob("*") if top.is_dir() else []
+
+
+def _is_hidden(parts: tuple[str, ...]) -> bool:
+    """Hidden files, and what Python and its installers leave."""
+    left = any(part.startswith(".") or part.endswith(".egg-info") for part in parts)
+    return left or "__pycache__" in parts
+
+
+def _git_files(repository: Path, *options: str) -> set[str]:
+    """Files of the repository as git lists them; none where there is no git repository."""
+    command = ["git", "-C", str(repository), "ls-files", "-z", *options]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        if (repository / ".git").exists():
+            said = (getattr(error, "stderr", None) or str(error).encode()).decode(errors="replace")
+            raise DataError(
+                f"{repository}: git does not say which files belong to the code "
+                f"({said.strip()}); without that, files of yours could get into the crate."
+            ) from None
+        return set()
+    return {name for name in done.stdout.decode(errors="surrogateescape").split("\0") if name}
+
+
+def _code_of_jobs(records: Records) -> set[str]:
+    """Scripts and library files that the jobs ran, by path in the repository."""
+    found = set()
+    for record in records.all.values():
+        found.add(f"workflow_scripts/{record.rule}.py")
+        library = record.content["code"]["library_files"]
+        found |= {f"workflow_scripts/uad/{name}" for name in library}
+        found |= {e.key.removeprefix(REPOSITORY) for e in record.inputs if _in_code(e.key)}
+    return found
+
+
+def _in_code(key: str) -> bool:
+    """Whether a key names a file of the packed code."""
+    parts = PurePosixPath(key.removeprefix(REPOSITORY)).parts
+    return key.startswith(REPOSITORY) and bool(parts) and parts[0] in {*CODE, *BESIDES}
+
+
+def _shown_by_code(path: Path, choice: Choice) -> str:
+    """Why a file stays out although it lies in the code: images; empty if it holds none.
+
+    That the run's scans are a phantom says nothing of volumes that lie beside the code.
+    """
+    content, suffix = path.read_bytes(), path.suffix.lower()
+    if suffix in WRITTEN_VOLUMES or (suffix not in PICTURE and not _is_text(content)):
+        return "" if choice.images else VOLUME
+    if choice.images or choice.phantom:
+        return ""
+    embedded = suffix in PICTURE | TEXT and EMBEDDED.search(content)
+    return SHOWS_SCANS if embedded or not _is_text(content) else ""
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in content
 
 
 def _undeclared(root: Path) -> Iterator[Path]:
@@ -163,8 +245,9 @@ def _why_left_out(key: str, made: bool, path: Path, choice: Choice, shown: Shown
     if key.startswith(EXTERNAL):
         return RAW if shown.is_volume(key) else ELSEWHERE
     if key.startswith(REPOSITORY):
-        inside = PurePosixPath(key.removeprefix(REPOSITORY)).parts[0] in {*CODE, *BESIDES}
-        return "" if inside else RAW if shown.is_volume(key) else ELSEWHERE
+        if not _in_code(key):
+            return RAW if shown.is_volume(key) else ELSEWHERE
+        return _shown_by_code(path, choice) if path.is_file() else ""
     if key.startswith("audit/"):
         return ABOUT_TREE
     if is_weights(key):

@@ -47,6 +47,24 @@ class Verified:
         """Whether nothing is wrong."""
         return not self.failures
 
+    def require(self, crate: str | Path) -> None:
+        """Refuse a crate that did not pass.
+
+        Args:
+            crate: as the message calls it.
+
+        Raises:
+            DataError: it did not; names the first files that fail.
+        """
+        if self.passed:
+            return
+        named = [f"{place} {'; '.join(why)}" for place, why in sorted(self.failures.items())]
+        more = f"; and {len(named) - 5} more" if len(named) > 5 else ""
+        raise DataError(
+            f"{crate}: does not pass its own verification: {'; '.join(named[:5])}{more}. "
+            "'make audit' tells what is wrong with the results; the crate is not kept."
+        )
+
     def fail(self, place: str, why: str) -> None:
         """Note what is wrong with a file."""
         found = self.failures.setdefault(place, [])

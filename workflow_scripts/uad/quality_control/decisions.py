@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -80,10 +81,13 @@ def read_decisions(
         return []
     try:
         # utf-8-sig: spreadsheets put a byte order mark first
-        text = path.read_text(encoding="utf-8-sig")
+        # not by lines: a reason may hold a character that Python takes for the end of one
+        text = path.read_bytes().decode("utf-8-sig")
         lines = [
             (number, [field.strip() for field in row])
-            for number, row in enumerate(csv.reader(text.splitlines(), delimiter="\t"), 1)
+            for number, row in enumerate(
+                csv.reader(io.StringIO(text, newline=""), delimiter="\t"), 1
+            )
         ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table of decisions ({error}).") from error

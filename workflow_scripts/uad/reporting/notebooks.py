@@ -6,6 +6,8 @@ papermill, nbconvert and Jupyter's client are imported inside the functions.
 from __future__ import annotations
 
 import html
+import itertools
+import json
 import os
 import re
 import sys
@@ -14,17 +16,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uad.errors import DataError
+from uad.provenance import LIBRARY
 from uad.reporting.render import html_frame
 
 if TYPE_CHECKING:
+    import pandas as pd
     from nbformat import NotebookNode
+    from pandas.io.formats.style import Styler
 
-__all__ = ["PARAMETERS", "execute", "page", "title_of"]
+__all__ = ["PARAMETERS", "as_table", "execute", "page", "title_of"]
 
 #: Tag of the cell that declares the parameters, and of the one that papermill adds.
 PARAMETERS, INJECTED = "parameters", "injected-parameters"
 #: Metadata of a notebook that do not tell when or where it was executed.
 _KEPT = ("kernelspec", "language_info")
+#: A last cell that is executed and not kept: the library files that the kernel loaded.
+_LOADED = """\
+import json, sys
+print(json.dumps([getattr(m, "__file__", None) or "" for m in list(sys.modules.values())]))
+"""
+#: Numbers of the tables of a page: each has its own style.
+_TABLES = itertools.count(1)
 #: What identifies a terminal's colours in a traceback.
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -87,8 +99,29 @@ def title_of(notebook: NotebookNode, name: str) -> str:
     return name
 
 
+def as_table(frame: pd.DataFrame, *, index: bool = False, precision: int = 6) -> Styler:
+    """A frame as a notebook shows it: every text as it is, a line break in a heading kept.
+
+    Args:
+        frame: the table.
+        index: whether its index is shown.
+        precision: decimals of its numbers.
+    """
+
+    def heading(text: Any) -> str:
+        return html.escape(str(text)).replace("\n", "<br>")
+
+    # numbered in the order of the page: two executions give the same names
+    style = frame.style.set_uuid(f"t{next(_TABLES)}").set_table_attributes('class="dataframe"')
+    style = style.format(precision=precision, escape="html").format_index(heading, axis=1)
+    return style.format_index(heading, axis=0) if index else style.hide(axis="index")
+
+
 def execute(
-    source: str | os.PathLike[str], parameters: Mapping[str, Any], folder: str | os.PathLike[str]
+    source: str | os.PathLike[str],
+    parameters: Mapping[str, Any],
+    folder: str | os.PathLike[str],
+    library: set[str] | None = None,
 ) -> NotebookNode:
     """Execute a notebook and take out what differs between two executions.
 
@@ -97,6 +130,8 @@ def execute(
         parameters: values as JSON has them; paths are relative to ``folder``, so that what was
             executed names no path of this machine.
         folder: working directory of the notebook: the results folder.
+        library: gets the library files that the notebook loaded, relative to the library; they
+            are not among those of this process.
 
     Returns:
         The executed notebook: no times, no execution metadata, cells with their own ids.
@@ -111,8 +146,7 @@ def execute(
     source = Path(source)
     _check_parameters(source, parameters)
     # the notebook reads the library that its job reads, wherever a run was started from
-    library = str(Path(__file__).resolve().parents[2])
-    paths = [library, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    paths = [str(LIBRARY.parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment = {
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "JUPYTER_PREFER_ENV_PATH": "1",  # not a kernel that a user installed under the same name
@@ -121,7 +155,7 @@ def execute(
     os.environ.update(environment)
     try:
         executed = papermill.execute_notebook(
-            source,
+            _asked_for_library(source),
             None,
             parameters=dict(parameters),
             kernel_name="python3",
@@ -136,7 +170,26 @@ def execute(
             f"{source.name}: its kernel ended before the notebook did ({error}). Was there too "
             "little memory? The log says more."
         ) from error
+    loaded = _library_files(executed.cells.pop())
+    if library is not None:
+        library |= loaded
     return _freed(executed)
+
+
+def _asked_for_library(source: Path) -> NotebookNode:
+    """A notebook with a last cell that tells what the kernel loaded."""
+    import nbformat
+
+    notebook = nbformat.read(source, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(_LOADED))
+    return notebook
+
+
+def _library_files(cell: NotebookNode) -> set[str]:
+    """Files of the library, relative to it, among those that the executed last cell names."""
+    text = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
+    files = map(Path, json.loads(text.splitlines()[-1]))
+    return {f.relative_to(LIBRARY).as_posix() for f in files if f.is_relative_to(LIBRARY)}
 
 
 def _check_parameters(source: Path, parameters: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import calendar
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -20,6 +21,7 @@ __all__ = [
     "environments",
     "job_table",
     "jobs_behind",
+    "only",
     "run_facts",
     "write_runtime_page",
 ]
@@ -35,6 +37,14 @@ def jobs_behind(records: Records, keys: Sequence[str]) -> list[Record]:
         if (record := records.producers.get(key)) is not None
     }
     return [found[key] for key in sorted(found)]
+
+
+def only(records: Records, jobs: Sequence[Record]) -> Records:
+    """Records without those of other jobs, which may be at work or stem from an earlier run.
+
+    So the order of the rules, and who made a file, follow from the given jobs alone.
+    """
+    return replace(records, all={job.key: job for job in jobs})
 
 
 def job_table(jobs: Sequence[Record]) -> pd.DataFrame:
