@@ -42,8 +42,16 @@ for experiment in cfg.air_experiments_of_run():
         )
 print(
     f"\nReport:   {tree.root}/report.html\nTables:   {tree.root}/tables/\n"
-    f"Figures:  {tree.root}/figures/\nThe tree: results/README.md"
+    f"Figures:  {tree.root}/figures/\nScans:    {tree.gallery()}\nThe tree: results/README.md"
 )
+if tables := cfg.tables_of_run():
+    row, column = cfg.tables[tables[0]].rows[-1], cfg.tables[tables[0]].columns[0]
+    cell = f"TABLE={tables[0]} ROW={row} COLUMN={column.experiment}/{column.test}"
+    elsewhere = "" if tree.root == "results" else f" RESULTS={tree.root}"
+    print(
+        f"\nCheck all of it:         make audit{elsewhere}"
+        f"\nWhere a cell comes from: make trace {cell}{elsewhere}"
+    )
 if cfg.phantom:
     print(
         "\nThese are phantom results: they show that the workflow runs; they cannot rank methods."
