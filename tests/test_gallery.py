@@ -103,6 +103,11 @@ class Page:
         self.all(".card")[number].click()
         self.until(lambda: self.one("#scan").get_attribute("open") is not None)
 
+    def close(self):
+        """Close a scan and wait until the address forgets it: a page that loads opens it again."""
+        self.one("#close").click()
+        self.until(lambda: self.run("return location.hash") == "")
+
     def keys(self, *keys):
         from selenium.webdriver import ActionChains
 
@@ -257,7 +262,7 @@ def test_what_a_reviewer_decides_is_a_file_that_the_workflow_reads(page):
     page.one("#next").click()
     page.one("#next").click()
     page.keys("k")
-    page.one("#close").click()
+    page.close()
     assert "2 subjects changed in this browser" in page.one("#decisions-about").text
     found = {
         (d.subject, d.modality): d
@@ -281,7 +286,7 @@ def test_a_verdict_on_one_scan_and_one_on_all_do_not_contradict_each_other(page)
     page.one("#next").click()  # the other scan of the subject
     assert page.one("#reason").get_attribute("value") == 'all are "bad", really'
     page.decide("keep", "but this one", "me")
-    page.one("#close").click()
+    page.close()
     found = {
         d.modality: d.verdict
         for d in read_decisions(page.downloaded())
@@ -290,7 +295,7 @@ def test_a_verdict_on_one_scan_and_one_on_all_do_not_contradict_each_other(page)
     assert found == {"T1": "exclude", "FLAIR": "keep"}
     page.open(0)
     page.decide("unsure", whole=True)
-    page.one("#close").click()
+    page.close()
     found = {
         d.modality: d.verdict
         for d in read_decisions(page.downloaded())
@@ -317,7 +322,7 @@ def test_verdicts_outlive_the_page_and_a_file_can_be_loaded(page, tmp_path):
 def test_a_change_that_the_file_has_by_now_is_no_change_any_more(page, tree):
     page.open(0)
     page.decide("keep", "fine", "me")
-    page.one("#close").click()
+    page.close()
     rows = [asdict(decision) for decision in read_decisions(page.downloaded())]
     with recording(tree, rows):
         page.browser.refresh()
@@ -333,7 +338,7 @@ def test_a_change_that_the_file_has_by_now_is_no_change_any_more(page, tree):
 def test_a_file_that_was_changed_since_wins_over_this_browser_until_one_decides_again(page, tree):
     page.open(0)
     page.decide("keep", "fine", "me")
-    page.one("#close").click()
+    page.close()
     row = {
         "dataset": "brats21", "subject": "BraTS202100000", "modality": "T1", "verdict": "exclude",
         "reason": "ghosts", "reviewer": "C. D.", "date": "2026-02-03",
@@ -350,7 +355,7 @@ def test_a_file_that_was_changed_since_wins_over_this_browser_until_one_decides_
         said = page.one("#saved").text
         assert said.startswith("exclude, by C. D.") and "in this browser: keep (fine)" in said
         page.decide("keep", "looked again", "me")
-        page.one("#close").click()
+        page.close()
         page.browser.refresh()
         assert [d.reason for d in read_decisions(page.downloaded())] == ["looked again"]
         page.choose("show", "overtaken")
@@ -376,7 +381,7 @@ def test_an_exclusion_can_be_taken_back(page):
     page.open(0)
     assert "did not work on this scan" in page.one("#pictures").text
     page.decide("", whole=True)
-    page.one("#close").click()
+    page.close()
     assert read_decisions(page.downloaded()) == []
 
 
@@ -392,7 +397,7 @@ def test_nothing_is_wider_than_a_narrow_window(page):
         assert page.run(
             "const s = document.getElementById('scan'); return s.scrollWidth <= s.clientWidth"
         )
-        page.one("#close").click()
+        page.close()
         page.one("#view").click()
         assert fits()
     finally:
