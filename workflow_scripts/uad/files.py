@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+#: How the name of a file begins that is not whole yet.
+TEMPORARY = ".tmp-"
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -23,7 +26,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
-    temporary = path.with_name(f".tmp-{platform.node()}-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{platform.node()}-{os.getpid()}-{path.name}")
     try:
         yield temporary
         with open(temporary, "rb") as handle:
@@ -35,8 +38,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def _sweep(path: Path) -> None:
     """Remove what a process of this host that is no longer alive left of ``path``."""
-    for stale in path.parent.glob(f".tmp-{platform.node()}-*-{path.name}"):
-        process = stale.name.removeprefix(f".tmp-{platform.node()}-").partition("-")[0]
+    for stale in path.parent.glob(f"{TEMPORARY}{platform.node()}-*-{path.name}"):
+        process = stale.name.removeprefix(f"{TEMPORARY}{platform.node()}-").partition("-")[0]
         with contextlib.suppress(ValueError, PermissionError):
             try:
                 os.kill(int(process), 0)

@@ -22,7 +22,7 @@ from uad.errors import DataError, unknown
 from uad.files import read_json, sha256
 from uad.paths import Tree
 from uad.provenance import SUFFIX
-from uad.records import EXTERNAL, REPOSITORY, Artifact, Record, Records
+from uad.records import EXTERNAL, REPOSITORY, Artifact, Record, Records, is_temporary
 from uad.walk import working_directory
 
 #: Version of the layout of the JSON.
@@ -96,8 +96,6 @@ _ROLES_READ = {
     "search_threshold": ("val_unhealthy",),
     "evaluate_volumes": ("test",),
 }
-#: What a run may delete once it was read.
-_TEMPORARY = ("reconstructions/", "maps/")
 
 SAME, NOT_KEPT, CHANGED, MISSING, UNCHECKED = (
     "as recorded",
@@ -817,11 +815,6 @@ def _judge(node: Node, digest: str | None) -> None:
         _note(node, f"the file's SHA-256 is {digest[:12]}, recorded is {node.short}")
     else:
         node.status = SAME
-
-
-def is_temporary(key: str) -> bool:
-    """Whether a run may delete the file of a key once it was read."""
-    return key.startswith(_TEMPORARY) or "/brain_masks/" in key
 
 
 def _append(keys: list[str], key: str) -> None:

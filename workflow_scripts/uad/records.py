@@ -17,10 +17,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from uad.errors import DataError
+from uad.files import TEMPORARY
 from uad.provenance import FORMAT, SUFFIX, record_digest
-from uad.walk import TEMPORARY, files_below
+from uad.walk import files_below
 
 REPOSITORY, EXTERNAL = "repository:", "external:"
+#: Stages whose files are deleted after use, unless ``run.keep_reconstructions`` is set.
+KEPT_ON_DEMAND = ("reconstructions/", "maps/")
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,17 @@ def _record(key: str, content: dict[str, Any]) -> Record:
         )
 
     return Record(key, content, entries("inputs"), entries("outputs"))
+
+
+def is_temporary(key: str) -> bool:
+    """Whether the workflow may delete the file of a key after use.
+
+    By its name alone: what run.keep_reconstructions says now says nothing of the run that
+    deleted it.
+    """
+    return key.startswith(KEPT_ON_DEMAND) or (
+        key.startswith("preprocessed/") and "/brain_masks/" in key
+    )
 
 
 def key_of(path: str, roots: dict[str, str]) -> str:

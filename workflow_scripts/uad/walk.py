@@ -6,9 +6,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-#: How ``uad.files.atomic_path`` begins the name of a file that is not whole yet.
-TEMPORARY = ".tmp-"
-
 
 def files_below(root: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield every file below ``root``, sorted within a folder; paths begin with ``root``.

@@ -13,9 +13,9 @@ from pathlib import Path
 from uad.audit import integrity, leaks, leftovers, neighbours, recomputation, sources
 from uad.audit.evidence import Evidence
 from uad.audit.page import page, terminal, write_verdict
-from uad.audit.tree import KEPT_ON_DEMAND, RAW, Audited, open_tree
+from uad.audit.tree import RAW, Audited, open_tree
 from uad.audit.verdict import Finding, Stage, Verdict
-from uad.records import EXTERNAL, REPOSITORY
+from uad.records import EXTERNAL, KEPT_ON_DEMAND, REPOSITORY, is_temporary
 
 __all__ = ["Finding", "Stage", "Verdict", "audit", "is_raw", "page", "terminal", "write_verdict"]
 
@@ -111,7 +111,7 @@ def _verdict(tree: Audited) -> Verdict:
         stage = stage_of(key)
         if tree.digest(key) is None and tree.is_omitted(key):
             stage.omitted += 1
-        elif tree.digest(key) is None and tree.is_temporary(key):
+        elif tree.digest(key) is None and is_temporary(key):
             stage.temporary += 1
         else:
             stage.total += 1

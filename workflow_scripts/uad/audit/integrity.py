@@ -8,7 +8,7 @@ from pathlib import Path
 from uad.audit.lost import attribute
 from uad.audit.tree import AUDIT, MAKE_AGAIN, MARKER, Audited, is_free, is_in_place, is_repository
 from uad.provenance import SCRIPTS, SUFFIX
-from uad.records import EXTERNAL, Artifact, Record
+from uad.records import EXTERNAL, Artifact, Record, is_temporary
 
 #: A file below the results folder that no job declares, beside the marker.
 README = "README.md"
@@ -41,7 +41,7 @@ def check_outputs(tree: Audited) -> None:
     for name, entry in tree.records.outputs.items():
         if tree.made_by(name) is None:
             continue  # its record fails, so there is nothing to compare it with
-        if tree.digest(name) is None and (tree.is_omitted(name) or tree.is_temporary(name)):
+        if tree.digest(name) is None and (tree.is_omitted(name) or is_temporary(name)):
             continue
         tree.checks["output hashes"] += 1
         tree.compared.add(name)

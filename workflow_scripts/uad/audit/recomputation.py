@@ -18,7 +18,7 @@ from uad.datasets.splits import cross_dataset, intra_dataset, subjects_of
 from uad.errors import DataError
 from uad.files import read_json, read_tsv, sha256
 from uad.provenance import LIBRARY
-from uad.records import REPOSITORY, Record
+from uad.records import REPOSITORY, Record, is_temporary
 from uad.statistics import air_statistics
 
 #: How far computed numbers may be from stored ones: relative, for means of float32 intensities.
@@ -138,7 +138,7 @@ def check_thresholds(tree: Audited) -> None:
     for record in tree.of_rule("search_threshold"):
         name = record.outputs[0].key
         maps, store = (entry.key for entry in record.inputs)
-        if tree.digest(maps) is None and tree.is_temporary(maps) and not tree.is_omitted(maps):
+        if tree.digest(maps) is None and is_temporary(maps) and not tree.is_omitted(maps):
             tree.notes.add(
                 "The Dice of thresholds was not computed again: anomaly maps are deleted after use "
                 "(run.keep_reconstructions)."

@@ -14,11 +14,11 @@ from typing import Any
 from uad import config as uad_config
 from uad.audit.verdict import Findings
 from uad.errors import ConfigError, DataError
-from uad.files import read_json, read_tsv, sha256
+from uad.files import TEMPORARY, read_json, read_tsv, sha256
 from uad.paths import Tree
 from uad.provenance import SUFFIX
 from uad.records import EXTERNAL, REPOSITORY, Artifact, Record, Records, key_of, load_records
-from uad.walk import TEMPORARY, files_below, working_directory
+from uad.walk import files_below, working_directory
 
 #: Paths of the tree as keys.
 KEYS = Tree(".")
@@ -28,8 +28,6 @@ MARKER = "source.json"
 RAW = "raw/"
 #: The rule of the audit itself, which leaves a log and no record.
 AUDIT = "audit"
-#: Stages whose files are deleted after use unless run.keep_reconstructions is set.
-KEPT_ON_DEMAND = ("reconstructions/", "maps/")
 #: Advice for a file that is not what it was.
 MAKE_AGAIN = (
     "Restore it from a copy, or delete it together with its record and run the workflow again."
@@ -165,16 +163,6 @@ class Audited:
     def is_omitted(self, name: str) -> bool:
         """Whether a file was left out on purpose."""
         return self.omitted(name)
-
-    def is_temporary(self, name: str) -> bool:
-        """Whether the workflow may delete a file after use.
-
-        By its name alone: what run.keep_reconstructions says now says nothing of the run that
-        deleted it.
-        """
-        return name.startswith(KEPT_ON_DEMAND) or (
-            name.startswith("preprocessed/") and "/brain_masks/" in name
-        )
 
     def made_by(self, name: str) -> Record | None:
         """The record of a file, if it has a sound one."""
