@@ -14,6 +14,8 @@ export IPYTHONDIR := $(CURDIR)/.uad/ipython
 export JUPYTER_CONFIG_DIR := $(CURDIR)/.uad/jupyter
 export XDG_CACHE_HOME := $(CURDIR)/.uad/cache
 export PATH := $(BIN):$(PATH)
+# the library of this folder, wherever .venv was made
+export PYTHONPATH := $(CURDIR)/workflow_scripts
 
 # The kernel frees this lock when the run ends, however it ends; Snakemake's own lock would
 # stay behind after kill -9.
@@ -21,7 +23,7 @@ FLOCK := $(shell command -v flock)
 LOCK = $(if $(FLOCK),$(FLOCK) --nonblock --conflict-exit-code 75 .uad/run.lock)
 # make paper PROFILE=slurm: on a cluster, from a copy of the code (docs/cluster.md)
 PROFILE ?= default
-SNAKEMAKE = $(if $(filter default,$(PROFILE)),snakemake --cores $(CORES),python workflow_scripts/launch_workflow.py $(PROFILE))
+SNAKEMAKE = $(if $(filter default,$(PROFILE)),snakemake --cores $(CORES),python -m uad launch $(PROFILE))
 RUN = mkdir -p .uad; $(LOCK) $(SNAKEMAKE) $(if $(FLOCK),--nolock)
 BUSY = || { code=$$?; [ $$code -ne 75 ] || echo "Another run is at work in this directory."; exit $$code; }
 
@@ -45,34 +47,34 @@ $(STAMP): envs/requirements.txt envs/requirements-nodeps.txt envs/constraints.tx
 
 demo: $(STAMP) ## the whole workflow on the phantom, minutes on 2 cores; prints the table
 	@$(RUN) --configfile config.demo.yaml --quiet rules reason host -- paper report $(BUSY)
-	@python workflow_scripts/show_results.py results/config.resolved.yaml
+	@python -m uad results results/config.resolved.yaml
 
 paper: $(STAMP) ## all tables and figures on the data sets of config.yaml; on a cluster PROFILE=slurm
 	@$(RUN) $(if $(OVERLAY),--configfile $(OVERLAY)) -- $(or $(TARGET),paper) $(BUSY)
 
 plan: $(STAMP) ## jobs, hours and disk of a target, before it is run: make plan TARGET=paper
-	@python workflow_scripts/show_plan.py $(addprefix --overlay ,$(OVERLAY)) --profile profiles/$(PROFILE) $(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(JSON),--json $(JSON)) $(or $(TARGET),paper)
+	@python -m uad plan $(addprefix --overlay ,$(OVERLAY)) --profile profiles/$(PROFILE) $(if $(TFLOPS),--tflops $(TFLOPS)) $(if $(JSON),--json $(JSON)) $(or $(TARGET),paper)
 
 report: $(STAMP) ## results/report.html for the data sets of config.yaml
 	@$(RUN) -- report $(BUSY)
 
 datasets: $(STAMP) ## which data sets are there, and the next step for each
-	@python workflow_scripts/show_datasets.py config.yaml $(OVERLAY)
+	@python -m uad datasets config.yaml $(OVERLAY)
 
 import: $(STAMP) ## bring a folder of archives into the raw trees: make import ARCHIVES=/folder
 	@[ -n "$(ARCHIVES)" ] || { echo "Name the folder with your archives: make import ARCHIVES=/folder"; exit 2; }
-	@python workflow_scripts/import_datasets.py config.yaml $(OVERLAY) "$(ARCHIVES)"
+	@python -m uad import config.yaml $(OVERLAY) "$(ARCHIVES)"
 	@echo "Looking at every scan ..."
 	@code=0; ( $(RUN) --quiet all --keep-going $(if $(OVERLAY),--configfile $(OVERLAY)) -- validate $(BUSY) ) || code=$$?; \
-	  echo; python workflow_scripts/show_datasets.py config.yaml $(OVERLAY); exit $$code
+	  echo; python -m uad datasets config.yaml $(OVERLAY); exit $$code
 
 audit: $(STAMP) ## whether every file is what its record says, and all agree: make audit [RESULTS=results]
 	@[ -n "$(RESULTS)" ] || [ ! -e .uad/run.lock ] || $(LOCK) true 2>/dev/null || [ $$? -ne 75 ] || echo "A run is at work here: what it has not finished will be named."
-	@python workflow_scripts/audit_results.py $(if $(NO_RAW),--no-raw) $(if $(OUTPUT),--output "$(OUTPUT)") "$(or $(RESULTS),results)"
+	@python -m uad audit $(if $(NO_RAW),--no-raw) $(if $(OUTPUT),--output "$(OUTPUT)") "$(or $(RESULTS),results)"
 
 trace: $(STAMP) ## where a cell is from, down to raw files: make trace TABLE=table3 ROW=pddpm-iqa
 	@[ -n "$(TABLE)" ] && [ -n "$(ROW)" ] || { echo "Name a cell: make trace TABLE=table3 ROW=pddpm-iqa [COLUMN=intra_FLAIR/brats21] [METRIC=dice]"; exit 2; }
-	@python workflow_scripts/trace_cell.py --table "$(TABLE)" --row "$(ROW)" $(if $(COLUMN),--column "$(COLUMN)") $(if $(METRIC),--metric "$(METRIC)") $(if $(RESULTS),--results "$(RESULTS)") $(if $(ALL),--all) $(if $(NO_CHECK),--no-check) $(if $(OUTPUT),--output "$(OUTPUT)")
+	@python -m uad trace --table "$(TABLE)" --row "$(ROW)" $(if $(COLUMN),--column "$(COLUMN)") $(if $(METRIC),--metric "$(METRIC)") $(if $(RESULTS),--results "$(RESULTS)") $(if $(ALL),--all) $(if $(NO_CHECK),--no-check) $(if $(OUTPUT),--output "$(OUTPUT)")
 
 crate: $(STAMP) ## results, records, config and code as one file to share: make crate [IMAGES=1] [MODELS=1]
 	@export UAD_CRATE_IMAGES="$(IMAGES)" UAD_CRATE_MODELS="$(MODELS)" UAD_CRATE_AGENT="$(AGENT)"; \
@@ -80,11 +82,11 @@ crate: $(STAMP) ## results, records, config and code as one file to share: make 
 
 verify-crate: $(STAMP) ## a crate from nothing but itself, down to the cells: make verify-crate CRATE=crate.zip
 	@[ -n "$(CRATE)" ] || { echo "Name the crate: make verify-crate CRATE=/path/to/crate.zip"; exit 2; }
-	@python workflow_scripts/verify_crate.py "$(CRATE)"
+	@python -m uad verify "$(CRATE)"
 
 compare: $(STAMP) ## two runs, file by file, and where they part: make compare OTHER=/their/results
 	@[ -n "$(OTHER)" ] || { echo "Name the other run: make compare OTHER=<results folder, crate folder or zip> [RESULTS=results]"; exit 2; }
-	@python workflow_scripts/compare_results.py $(if $(OUTPUT),--output "$(OUTPUT)") $(addprefix --tolerance ,$(TOLERANCE)) "$(or $(RESULTS),results)" "$(OTHER)"
+	@python -m uad compare $(if $(OUTPUT),--output "$(OUTPUT)") $(addprefix --tolerance ,$(TOLERANCE)) "$(or $(RESULTS),results)" "$(OTHER)"
 
 bench: $(STAMP) ## speed on the CPU against the reference path, up to 10 minutes on 2 cores
 	@python benchmarks/measure_speed.py

@@ -44,7 +44,7 @@ def measure(arguments: argparse.Namespace, kind: str, output: Path) -> dict:
     from speed import cpu, gpu, material, timing
     from speed.limits import check
 
-    from uad.files import read_json, write_json
+    from uad.core.files import read_json, write_json
 
     if kind == "gpu" and not torch.cuda.is_available():
         raise SystemExit(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from speed import tables
 
-from uad.files import read_json, write_json
+from uad.core.files import read_json, write_json
 
 HERE = Path(__file__).resolve().parent
 

@@ -40,7 +40,7 @@ rule audit:
         "../envs/report.yaml"
     params:
         python=sys.executable,
-        program=f"{workflow.basedir}/workflow_scripts/audit_results.py",
+        library=f"{workflow.basedir}/workflow_scripts",
         results=lambda wildcards: cfg.results,
     shell:
-        "{params.python:q} {params.program:q} {params.results:q} 2>&1 | tee {log:q}"
+        "PYTHONPATH={params.library:q} {params.python:q} -m uad audit {params.results:q} 2>&1 | tee {log:q}"

@@ -10,22 +10,22 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-# the repository itself, also for a run that works on a copy of it (uad.launch): as an input, a
+# the repository itself, also for a run that works on a copy of it (uad.run.launch): as an input, a
 # path must not depend on where a run was started from
 REPOSITORY = os.environ.get("UAD_REPOSITORY") or workflow.basedir
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from uad import config as uad_config
-from uad.datasets.layouts import listing_digest, missing_data
-from uad.datasets.splits import reference_files
-from uad.errors import ConfigError, DataError
-from uad.files import read_tsv
-from uad.paths import MODALITY, SUFFIX, Tree
-from uad.preflight import check_one_kind
-from uad.preprocessing import batches
-from uad.provenance import CODE_STATE, git_state
-from uad.quality_control.decisions import decisions_of_run, exclusions
-from uad.quality_control.sheets import sheets_of
+from uad.data.layouts import listing_digest, missing_data
+from uad.splits import reference_files
+from uad.core.errors import ConfigError, DataError
+from uad.core.files import read_tsv
+from uad.core.paths import MODALITY, SUFFIX, Tree
+from uad.run.room import check_one_kind
+from uad.preprocess import batches
+from uad.core.provenance import CODE_STATE, git_state
+from uad.qc.decide import decisions_of_run, exclusions
+from uad.qc.sheets import sheets_of
 
 try:
     cfg = uad_config.load(config)
@@ -49,7 +49,7 @@ def count_slots():
     """Without a scheduler: make slots of the run's GPUs (--resources gpu=N), several of each.
 
     Each job asks for gpu=1, because a scheduler gives out what it reads there. So where jobs share
-    the GPUs of this machine, gpu_slots limits them. A wrong count is no danger: uad.devices waits.
+    the GPUs of this machine, gpu_slots limits them. A wrong count is no danger: uad.run.devices waits.
     """
     gpus = workflow.global_resources.get("gpu")
     local = workflow.is_main_process and workflow.resource_settings.nodes is None

@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Tests share two cores with each other: one thread each
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
     os.environ.setdefault(variable, "1")
+# programs that a test starts use the library of this checkout, wherever the environment was made
+os.environ["PYTHONPATH"] = str(ROOT / "workflow_scripts")
 
 
 @pytest.fixture(scope="session")

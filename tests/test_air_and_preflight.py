@@ -7,15 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from uad import provenance
 from uad.air import stored_decision
-from uad.datasets.slices import Volumes
-from uad.errors import DataError
-from uad.files import atomic_path, read_json, sha256, write_json
-from uad.preflight import check_room, planned_bytes
-from uad.provenance import job, record_digest
+from uad.core import provenance
+from uad.core.errors import DataError
+from uad.core.files import atomic_path, read_json, sha256, write_json
+from uad.core.provenance import job, record_digest
+from uad.core.seeds import derive_seed
+from uad.preprocess.slices import Volumes
 from uad.records import load_records
-from uad.seeds import derive_seed
+from uad.run.room import check_room, planned_bytes
 from uad.statistics import air_statistics, region_means
 
 

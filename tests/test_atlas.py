@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from uad.config import Preprocessing
-from uad.datasets.importing import atlas_source, sri24_from_folder
-from uad.errors import ConfigError, DataError
-from uad.files import read_json, write_json
-from uad.preprocessing import atlas as atlas_module
-from uad.preprocessing.atlas import atlas_paths, prepare_atlas, require_sri24
-from uad.preprocessing.scans import read_scan
-from uad.volumes import read_volume
+from uad.core.errors import ConfigError, DataError
+from uad.core.files import read_json, write_json
+from uad.core.nifti import read_volume
+from uad.data.place import atlas_source, sri24_from_folder
+from uad.preprocess import atlas as atlas_module
+from uad.preprocess.atlas import atlas_paths, prepare_atlas, require_sri24
+from uad.preprocess.scans import read_scan
 
 VOLUMES = ("head", "brain", "brain_mask")
 #: Millimetres; the quickest: a coarser grid takes more smoothing, a finer one more writing.

@@ -15,13 +15,13 @@ from tools.result_trees import Forge, ResultTree
 from uad import config as uad_config
 from uad.audit import audit, is_raw, page, terminal, write_verdict
 from uad.audit.lost import _ONCE
-from uad.datasets.slices import write_store
-from uad.datasets.splits import intra_dataset
-from uad.errors import DataError
-from uad.evaluation import evaluate_volume, search_threshold
-from uad.files import write_json, write_tsv
+from uad.core.errors import DataError
+from uad.core.files import write_json, write_tsv
+from uad.core.walk import working_directory
+from uad.evaluate import evaluate_volume, search_threshold
+from uad.preprocess.slices import write_store
+from uad.splits import intra_dataset
 from uad.statistics import air_statistics
-from uad.walk import working_directory
 
 EXPERIMENT, TEST, METHOD = "intra_FLAIR", "brats21", "thresh"
 FOLDS = (0, 1)
@@ -81,7 +81,7 @@ def _data(tree, cfg):
         return expected(cfg, record)
 
     tree.params = params
-    from uad.files import sha256
+    from uad.core.files import sha256
 
     raw = tree.path(f"raw/{TEST}")
     files = sorted(p for p in raw.rglob("*") if p.is_file())
@@ -146,8 +146,8 @@ def _cell(tree, cfg, fold):
     asked = tree.params("make_splits", **place)
     tree.job("make_splits", [split], [people], wildcards=place, params=asked)
 
-    from uad.datasets.slices import read_store
-    from uad.datasets.splits import subjects_of
+    from uad.preprocess.slices import read_store
+    from uad.splits import subjects_of
 
     validation = subjects_of(roles, TEST, "val_unhealthy")
     air = f"air/{EXPERIMENT}/fold-{fold}.json"
@@ -184,7 +184,7 @@ def _cell(tree, cfg, fold):
 
 
 def _table(tree, cfg):
-    from uad.reporting.tables import collect_metrics, read_published, summarise, write_table
+    from uad.report.tables import collect_metrics, read_published, summarise, write_table
 
     metrics = [f"metrics/{EXPERIMENT}/{METHOD}/fold-{fold}/{TEST}.tsv" for fold in FOLDS]
     published = "repository:resources/published/tables.csv"
@@ -336,7 +336,7 @@ def test_a_raw_scan_outside_of_the_tree_is_what_its_readers_saw(tree):
     scan = tree.root.parent / "data" / "S9.nii.gz"
     scan.parent.mkdir()
     scan.write_bytes(b"scan")
-    from uad.files import sha256
+    from uad.core.files import sha256
 
     said = {"path": "data/S9.nii.gz", "bytes": 4, "sha256": sha256(scan)}
     names = {"dataset": "mslub", "subject": "S9", "suffix": "T2w"}
@@ -598,7 +598,7 @@ def test_coverage_is_not_rounded_up(tree):
 
 
 def _script(root, *arguments):
-    command = [sys.executable, root / "workflow_scripts/audit_results.py", *arguments]
+    command = [sys.executable, "-m", "uad", "audit", *arguments]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True)
 
 

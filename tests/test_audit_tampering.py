@@ -237,7 +237,7 @@ def test_subjects_swapped_by_name_in_a_slice_store_are_found(results, forge, nam
     """All hashes fit; the participants table has another order."""
     from safetensors.numpy import load_file, save_file
 
-    from uad.datasets.slices import subjects_in
+    from uad.preprocess.slices import subjects_in
 
     names = subjects_in(results / STORE)
     names[3], names[5] = names[5], names[3]
@@ -251,7 +251,7 @@ def test_volumes_swapped_in_a_slice_store_are_found(results, forge, named, pair)
     """All hashes and names fit; AIR and metrics were measured on the volumes as they were."""
     from safetensors.numpy import load_file, save_file
 
-    from uad.datasets.slices import subjects_in
+    from uad.preprocess.slices import subjects_in
 
     names, arrays = subjects_in(results / STORE), load_file(results / STORE)
     for array in arrays.values():
@@ -294,7 +294,7 @@ def test_a_hand_edited_number_is_named(forge, named, artifact, old, new, forged)
 @pytest.mark.parametrize("forged", ["nothing", "its record", "all records"])
 def test_hand_edited_metrics_are_named(results, forge, named, column, forged):
     """Also with all records made to fit: volumes, threshold and Dice belong together."""
-    from uad.files import read_tsv, write_tsv
+    from uad.core.files import read_tsv, write_tsv
 
     artifact = f"metrics/{CELL}/brats21.tsv"
     rows = read_tsv(results / artifact)
@@ -307,7 +307,7 @@ def test_hand_edited_metrics_are_named(results, forge, named, column, forged):
 
 def test_tables_that_do_not_follow_from_the_metrics_are_named(results, forge, named):
     """Metrics that could be, with all records made to fit: the table is what disagrees."""
-    from uad.files import read_tsv, write_tsv
+    from uad.core.files import read_tsv, write_tsv
 
     artifact = f"metrics/{CELL}/brats21.tsv"
     rows = read_tsv(results / artifact)
@@ -445,8 +445,8 @@ def test_an_image_that_was_left_out_but_is_there_is_still_compared(results, forg
 
 def test_kept_maps_are_compared_with_the_thresholds(results, forge):
     """The Dice of a threshold, from maps that a run with keep_reconstructions has."""
-    from uad.datasets.slices import read_store, write_volumes
-    from uad.files import read_json
+    from uad.core.files import read_json
+    from uad.preprocess.slices import read_store, write_volumes
 
     forge.replace("config.resolved.yaml", "\nrun:\n", "\nrun:\n  keep_reconstructions: true\n")
     forge.rehash("config.resolved.yaml")

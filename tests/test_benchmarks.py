@@ -12,10 +12,10 @@ import torch
 from conftest import ROOT
 from uad import noise
 from uad.diffusion import alphas_cumprod
-from uad.evaluation import evaluate_volume, postprocess, search_threshold
-from uad.inference import reconstruct_volume, to_slices
+from uad.evaluate import evaluate_volume, postprocess, search_threshold
+from uad.evaluate.reconstruct import reconstruct_volume, to_slices
+from uad.evaluate.score import score_volume
 from uad.iqa import quality_map
-from uad.scoring import score_volume
 
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -233,7 +233,7 @@ class TestFiguresOfACpu:
 
     def test_imports(self, figures):
         program = cpu.import_program(ROOT / "workflow_scripts" / "make_table.py")
-        assert "from uad.provenance import job" in program
+        assert "from uad.core.provenance import job" in program
         assert figures["imports"]["make_table_s"]["runs"] == 5
         assert figures["imports"]["scripts"]["make_table"]["loaded"] == []
 

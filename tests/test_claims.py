@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from uad.columns import SIGNIFICANCE
-from uad.errors import ConfigError, DataError
-from uad.evaluation import bootstrap_interval, claims, paired_permutation
-from uad.evaluation.claims import holm, smallest_p
+from uad.core.columns import SIGNIFICANCE
+from uad.core.errors import ConfigError, DataError
+from uad.evaluate import bootstrap_interval, claims, paired_permutation
+from uad.evaluate.claims import holm, smallest_p
 
 examples = settings(deadline=None, max_examples=60)
 FAMILY = ["experiment", "test_dataset", "metric", "unit"]

@@ -15,8 +15,8 @@ from tools.result_trees import CODE, ENVIRONMENT, LIBRARY, Forge, ResultTree
 from uad.comparison import Tolerance, compare
 from uad.comparison.contents import compare_files, kind_of
 from uad.comparison.report import content_of, summary, write_html
-from uad.errors import DataError
-from uad.files import sha256
+from uad.core.errors import DataError
+from uad.core.files import sha256
 
 METHODS = ("thresh", "ddpm")
 SCAN = "raw/brats21/b/b_flair.nii.gz"
@@ -678,8 +678,8 @@ def test_names_are_escaped_in_the_page(here, other, tmp_path):
 @pytest.fixture
 def command(root):
     def run(*arguments):
-        script = root / "workflow_scripts" / "compare_results.py"
-        whole = [sys.executable, str(script), *map(str, arguments)]
+        script = ["-m", "uad", "compare"]
+        whole = [sys.executable, *script, *map(str, arguments)]
         return subprocess.run(whole, capture_output=True, text=True)
 
     return run

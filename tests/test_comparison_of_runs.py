@@ -8,7 +8,7 @@ import pytest
 
 from tools.workflow import snakemake
 from uad.comparison import compare
-from uad.files import read_tsv
+from uad.core.files import read_tsv
 
 pytestmark = pytest.mark.slow
 

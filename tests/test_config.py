@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from uad import config as uad_config
 from uad.config import load, load_files, merged
-from uad.errors import ConfigError
+from uad.core.errors import ConfigError
 
 
 def test_the_committed_config_is_valid_and_is_the_paper(content):

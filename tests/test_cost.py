@@ -11,7 +11,7 @@ from uad import cost
 from uad.cost import measure
 from uad.methods import families, load
 from uad.methods.base import Setup
-from uad.reporting.cost import cost_table, write_cost_table
+from uad.report.cost import cost_table, write_cost_table
 
 SIZE, DEPTH, BATCH = 24, 8, 4
 TRAINING = (

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from tools.result_trees import Forge, ResultTree
+from uad.core.errors import DataError
+from uad.core.provenance import SCRIPTS
 from uad.crate import About, Choice, about_run, pack, verify
 from uad.crate.archive import unpack
 from uad.crate.contents import UNTRACKED, _code
-from uad.errors import DataError
-from uad.provenance import SCRIPTS
 from uad.records import Records
 
 ABOUT = About("A run", "Of a test.")
@@ -158,13 +158,14 @@ def test_files_that_lie_untracked_beside_the_code_stay_out(versioned, choice):
 
 def test_code_that_a_job_ran_is_packed_before_it_is_committed(versioned):
     versioned.write("repository:workflow_scripts/new_rule.py", "# new\n")
-    versioned.write("repository:workflow_scripts/uad/files.py", "# of LIBRARY\n")
+    versioned.write("repository:workflow_scripts/uad/core/files.py", "# of LIBRARY\n")
     versioned.write("repository:Snakefile", "rule all: # changed\n")
     versioned.job("new_rule", {"tables/new.csv": "1\n"})
     crate, _ = packed(versioned)
-    assert {"code/workflow_scripts/new_rule.py", "code/workflow_scripts/uad/files.py"} <= names(
-        crate
-    )
+    assert {
+        "code/workflow_scripts/new_rule.py",
+        "code/workflow_scripts/uad/core/files.py",
+    } <= names(crate)
     with zipfile.ZipFile(crate) as archive:
         assert b"changed" in archive.read("code/Snakefile")
 
@@ -404,7 +405,7 @@ def test_what_is_no_crate_is_refused(tmp_path):
 
 
 def test_the_command_ends_with_a_sentence_not_a_traceback(root, tmp_path):
-    command = [sys.executable, root / "workflow_scripts" / "verify_crate.py", tmp_path / "none.zip"]
+    command = [sys.executable, "-m", "uad", "verify", tmp_path / "none.zip"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("ERROR: ")

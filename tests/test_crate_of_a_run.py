@@ -40,7 +40,7 @@ def unpacked(crate, tmp_path):
 
 def verify(root, crate, folder):
     """Run the command in a folder that holds no results."""
-    command = [sys.executable, root / "workflow_scripts" / "verify_crate.py", crate]
+    command = [sys.executable, "-m", "uad", "verify", crate]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from uad.datasets.layouts import index_dataset, missing_data
-from uad.datasets.slices import (
+from uad.core.errors import DataError
+from uad.core.files import read_tsv, write_tsv
+from uad.data.layouts import index_dataset, missing_data
+from uad.preprocess.slices import (
     eligible_slices,
     names_in,
     read_lesion,
@@ -18,8 +20,6 @@ from uad.datasets.slices import (
     write_store,
     write_volumes,
 )
-from uad.errors import DataError
-from uad.files import read_tsv, write_tsv
 
 
 def touch(root, *names):

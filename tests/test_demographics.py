@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import xlwt
 
-from uad.datasets.demographics import add_ages
-from uad.datasets.layouts import demographics_file, listing_digest
-from uad.datasets.splits import cross_dataset, intra_dataset, stratification
-from uad.errors import DataError
-from uad.files import read_tsv, write_tsv
+from uad.core.errors import DataError
+from uad.core.files import read_tsv, write_tsv
+from uad.data.layouts import demographics_file, listing_digest
+from uad.data.people import add_ages
+from uad.splits import cross_dataset, intra_dataset, stratification
 
 #: Rows as in the table of IXI: number, sex, age; 16 twice, 13 without an age, 99 without scans.
 IXI = [(2, 1, 35.80014), (12, 2, 38.78), (13, 1, None), (16, 2, 55.17), (16, 2, 55.2), (99, 1, 4)]

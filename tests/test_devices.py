@@ -19,10 +19,10 @@ import pytest
 import yaml
 
 from test_workflow import SMALL_SPLITS, job_counts, make_stand_ins, snakemake, touch
-from uad import devices
 from uad.config import load
-from uad.devices import VISIBLE, DeviceError, Place, assign, claim, out_of_memory, visible
-from uad.launch import snapshot
+from uad.run import devices
+from uad.run.devices import VISIBLE, DeviceError, Place, assign, claim, out_of_memory, visible
+from uad.run.launch import snapshot
 
 UUIDS = ["GPU-aaaa1111", "GPU-bbbb2222", "GPU-bbcc3333"]
 
@@ -30,7 +30,7 @@ UUIDS = ["GPU-aaaa1111", "GPU-bbbb2222", "GPU-bbcc3333"]
 JOB = """
 import json, os, sys, time
 from pathlib import Path
-from uad import devices
+from uad.run import devices
 devices.installed = lambda: {uuids!r}
 devices.PAUSE = 0.05
 facts = devices.claim({wanted}, {device!r}, {sharing}, locks=Path({locks!r}))
@@ -347,7 +347,7 @@ def test_within_an_allocation_of_several_gpus_jobs_share_them(start):
 CROWD = """
 import json, os, random, signal, sys, time
 from pathlib import Path
-from uad import devices
+from uad.run import devices
 devices.installed = lambda: {uuids!r}
 devices.PAUSE = 0.01
 log = os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -482,7 +482,8 @@ def test_every_rule_that_asks_for_a_gpu_asks_for_slots_of_it(root):
 TRAINING = """
 import json, time
 from pathlib import Path
-from uad import config, devices
+from uad import config
+from uad.run import devices
 devices.installed = lambda: ["GPU-aaaa1111"]
 devices.LOCKS = Path("locks").absolute()
 sharing = config.load(snakemake.config).jobs_per_gpu_of(snakemake.wildcards.method)

@@ -22,8 +22,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uad.datasets import download
-from uad.datasets.download import (
+from uad.core.errors import DataError
+from uad.data import download
+from uad.data.fetch import (
     Compare,
     Patience,
     extract,
@@ -34,8 +35,7 @@ from uad.datasets.download import (
     unpack,
     unpacked_from,
 )
-from uad.datasets.registry import File
-from uad.errors import DataError
+from uad.data.sources import File
 
 BODY = hashlib.sha256(b"seed").digest() * 8192  # 256 KiB, nothing in it repeats by blocks
 OTHER = hashlib.sha256(b"other").digest() * 8192
@@ -619,8 +619,8 @@ def test_a_really_full_disk(server, small_disk):
 @contextlib.contextmanager
 def process(server, folder):
     code = (
-        "import sys; from uad.datasets.download import fetch;"
-        "from uad.datasets.registry import File;"
+        "import sys; from uad.data.fetch import fetch;"
+        "from uad.data.sources import File;"
         f"fetch(File(name={NAME!r}, urls=[{server.url!r}], checksum={checksum(BODY)!r}),"
         f" {str(folder)!r})"
     )

@@ -24,9 +24,9 @@ import yaml
 from test_atlas import release
 from test_workflow import touch
 from tools.workflow import snakemake
-from uad.files import read_json
-from uad.preprocessing.atlas import atlas_paths
-from uad.preprocessing.scans import read_scan
+from uad.core.files import read_json
+from uad.preprocess.atlas import atlas_paths
+from uad.preprocess.scans import read_scan
 
 BAR = re.compile(r"IXI-T1\.tar: +\d+%\|")
 TABLE = "results/participants/ixi.tsv"

@@ -17,8 +17,8 @@ import yaml
 
 from conftest import TARGETS
 from test_workflow import job_counts, snakemake
-from uad.datasets.slices import subjects_in
-from uad.files import read_json
+from uad.core.files import read_json
+from uad.preprocess.slices import subjects_in
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from skimage.measure import label as skimage_label
 from skimage.measure import regionprops
 from sklearn.metrics import average_precision_score
 
-from uad.errors import DataError
-from uad.evaluation import (
+from uad.core.errors import DataError
+from uad.evaluate import (
     average_precision,
     bootstrap_interval,
     dice,
@@ -26,8 +26,8 @@ from uad.evaluation import (
     search_threshold,
     threshold_curve,
 )
-from uad.evaluation.metrics import Ranked, split_scores
-from uad.evaluation.postprocessing import _merge, _sorted_windows, median_filter
+from uad.evaluate.metrics import Ranked, split_scores
+from uad.evaluate.postprocessing import _merge, _sorted_windows, median_filter
 
 examples = settings(deadline=None, max_examples=60)
 

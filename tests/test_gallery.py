@@ -10,8 +10,8 @@ from dataclasses import asdict
 import pytest
 
 from tools.qc_trees import measured, write_tree
-from uad.quality_control.decisions import read_decisions
-from uad.quality_control.measures import add_flags
+from uad.qc.decide import read_decisions
+from uad.qc.measure import add_flags
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

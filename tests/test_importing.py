@@ -24,10 +24,13 @@ import pytest
 import yaml
 
 from test_demographics import write_xls
-from uad.datasets import importing
-from uad.datasets.demographics import add_ages
-from uad.datasets.download import Patience
-from uad.datasets.importing import (
+from uad.core.errors import DataError
+from uad.core.files import sha256, write_json
+from uad.data import importing
+from uad.data.fetch import Patience
+from uad.data.layouts import demographics_file, index_dataset
+from uad.data.people import add_ages
+from uad.data.place import (
     MANIFEST,
     NOTES,
     atlas_archives,
@@ -42,10 +45,7 @@ from uad.datasets.importing import (
     import_atlas,
     sri24_from_folder,
 )
-from uad.datasets.layouts import demographics_file, index_dataset
-from uad.datasets.registry import Registry, load_registry, status
-from uad.errors import DataError
-from uad.files import sha256, write_json
+from uad.data.sources import Registry, load_registry, status
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("UAD_REAL_DATA", ROOT / "../shared/data")).resolve()
@@ -410,7 +410,7 @@ def test_a_killed_import_leaves_nothing_for_the_next_one(tmp_path):
     archive = tar_of(tmp_path / "a.tar", names("brats21", 8))
     code = f"""
 import os, signal
-from uad.datasets import download, importing
+from uad.data import download, importing
 write = download._Writer.write
 def write_and_die(self, *arguments):
     write(self, *arguments)
@@ -672,10 +672,10 @@ def test_the_script_imports_and_says_so(tmp_path, root):
     overlay = {"datasets": {n: {"path": str(tmp_path / "raw" / n)} for n in MODALITIES}}
     config = tmp_path / "mine.yaml"
     config.write_text(yaml.safe_dump(overlay))
-    script = str(root / "workflow_scripts" / "import_datasets.py")
+    script = ["-m", "uad", "import"]
 
     def run(*arguments):
-        command = [sys.executable, script, str(root / "config.yaml"), str(config), *arguments]
+        command = [sys.executable, *script, str(root / "config.yaml"), str(config), *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
 
     done = run(str(folder))
@@ -1173,8 +1173,8 @@ def test_the_atlas_among_the_archives_of_a_user(tmp_path):
 def import_by_script(root, folder, archives, atlas):
     config = folder / "mine.yaml"
     config.write_text(yaml.safe_dump({"archives": "archives", "preprocessing": {"atlas": atlas}}))
-    script = str(root / "workflow_scripts" / "import_datasets.py")
-    command = [sys.executable, script, str(root / "config.yaml"), str(config), str(archives)]
+    script = ["-m", "uad", "import"]
+    command = [sys.executable, *script, str(root / "config.yaml"), str(config), str(archives)]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 

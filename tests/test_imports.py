@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from uad.imports import import_lightly
+from uad.core.imports import import_lightly
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_networks_and_ants_load_no_plots_and_no_statistics():
     program = """
         import sys
         from uad.networks import autoencoder, unet
-        from uad.preprocessing.scans import import_ants
+        from uad.preprocess.scans import import_ants
         import_ants()
         print([m for m in ("matplotlib", "scipy.stats", "sklearn", "skimage", "statsmodels")
                if m in sys.modules])

@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 from uad import air, iqa
-from uad.errors import ConfigError
+from uad.core.errors import ConfigError
 
 torch.set_num_threads(1)
 examples = settings(deadline=None, max_examples=60)

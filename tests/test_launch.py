@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from uad import provenance
-from uad.files import read_json, write_json
-from uad.launch import (
+from uad.core import provenance
+from uad.core.files import read_json, write_json
+from uad.run.launch import (
     LaunchError,
     cancel_unattended,
     copy_overlays,
@@ -54,7 +54,7 @@ class TestTheCopyOfTheCode:
 
     def test_knows_which_commit_it_is_of(self, root, tmp_path):
         snapshot(root, tmp_path / "code")
-        script = "from uad.provenance import code_state; print(code_state()['commit'])"
+        script = "from uad.core.provenance import code_state; print(code_state()['commit'])"
         library = str(tmp_path / "code" / "workflow_scripts")
         done = subprocess.run(
             [sys.executable, "-c", script],

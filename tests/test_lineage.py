@@ -10,11 +10,11 @@ import sys
 import pytest
 
 from tools.result_trees import Forge, ResultTree
-from uad.errors import DataError
-from uad.files import sha256
+from uad.core.errors import DataError
+from uad.core.files import sha256
 from uad.lineage import trace
 from uad.records import load_records
-from uad.reporting.lineage_picture import draw, figure_of, lay_out
+from uad.report.lineage_picture import draw, figure_of, lay_out
 
 METHODS = ("aided", "plain")
 LABELS = {"aided": "Aided", "plain": "Plain"}
@@ -705,9 +705,9 @@ def test_the_picture_marks_what_does_not_match(run):
 
 
 def command(root, run, *arguments):
-    script = root / "workflow_scripts" / "trace_cell.py"
+    script = ["-m", "uad", "trace"]
     return subprocess.run(
-        [sys.executable, script, "--results", run.root, *arguments], capture_output=True, text=True
+        [sys.executable, *script, "--results", run.root, *arguments], capture_output=True, text=True
     )
 
 

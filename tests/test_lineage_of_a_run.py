@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from uad.files import read_json
+from uad.core.files import read_json
 from uad.lineage import trace
 from uad.records import load_records
 
@@ -149,7 +149,7 @@ def test_the_thresholding_method_depends_on_nobody_that_others_train_on(finished
 
 def command(root, folder, *arguments):
     return subprocess.run(
-        [sys.executable, root / "workflow_scripts" / "trace_cell.py"]
+        [sys.executable, "-m", "uad", "trace"]
         + ["--results", folder / "results", "--table", "table3", "--row", "ddpm", *arguments],
         capture_output=True,
         text=True,

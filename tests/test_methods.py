@@ -12,14 +12,14 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_divergence
 
 from test_training import SIZE, UNET, digest, fit, phantom_slices
-from uad import training
-from uad.inference import load_network, reconstruct_volume
+from uad.evaluate.reconstruct import load_network, reconstruct_volume
 from uad.methods import families, load
 from uad.methods.base import Setup
 from uad.methods.diffusion import MaskingOptions, corrupt
 from uad.networks.autoencoder import kl_divergence
 from uad.networks.gan import gradient_penalty
-from uad.training import TrainingSet
+from uad.train import loop as training
+from uad.train.loop import TrainingSet
 
 torch.set_num_threads(1)
 CODE = {"channels": [8, 16], "latent": 8, "dropout": 0.1}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uad import noise
-from uad.errors import ConfigError
+from uad.core.errors import ConfigError
 
 torch.set_num_threads(1)
 

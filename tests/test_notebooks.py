@@ -8,8 +8,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from uad.errors import DataError
-from uad.reporting.notebooks import as_table, execute, page, title_of
+from uad.core.errors import DataError
+from uad.report.notebooks import as_table, execute, page, title_of
 
 NOTEBOOKS = ["air_statistics", "audit", "qualitative", "results"]
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from uad.errors import ConfigError
-from uad.files import sha256
+from uad.core.errors import ConfigError
+from uad.core.files import sha256
 from uad.phantom import subject_names, write_dataset, write_subject
 
 SEED, SPACING, SUBJECTS = 20240815, 3.0, 6

@@ -19,15 +19,15 @@ from test_workflow import SMALL_SPLITS, job_counts, small_splits, snakemake, sta
 from tools.workflow import forked
 from uad import methods as method_registry
 from uad.config import Train, load, load_files
-from uad.errors import ConfigError, DataError
-from uad.files import write_json
+from uad.core.errors import ConfigError, DataError
+from uad.core.files import write_json
+from uad.core.paths import Tree
 from uad.methods.base import Setup
-from uad.paths import Tree
-from uad.planning.costs import load_costs
-from uad.planning.estimates import Amounts, Estimator, _benchmark, steps_per_epoch
-from uad.planning.jobs import Command, Job, local_rules, parse_jobs, refusal, submissions
-from uad.planning.mirror import Mirror
-from uad.planning.plan import Plan, Row, make_plan, render
+from uad.run.estimates import Amounts, Estimator, _benchmark, steps_per_epoch
+from uad.run.jobs import Command, Job, local_rules, parse_jobs, refusal, submissions
+from uad.run.mirror import Mirror
+from uad.run.plan import Plan, Row, make_plan, render
+from uad.run.unit_costs import load_costs
 
 DRY_RUN = """\
 Building DAG of jobs...
@@ -261,7 +261,7 @@ def test_steps_are_those_of_the_training_loop():
     import numpy as np
     import torch
 
-    from uad.training import SliceBatches, TrainingSet
+    from uad.train.loop import SliceBatches, TrainingSet
 
     loop = Train(batch_size=8, samples_per_volume=3)
     volumes = torch.zeros((11, 4, 8, 8))
@@ -451,7 +451,7 @@ def quick(monkeypatch):
         assert command[:3] == [sys.executable, "-m", "snakemake"]
         return forked(command[3:])
 
-    monkeypatch.setattr("uad.planning.jobs.subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr("uad.run.jobs.subprocess", SimpleNamespace(run=run))
 
 
 def files_of(folder):
@@ -592,7 +592,7 @@ def test_on_a_cluster_grouped_jobs_are_counted_and_so_are_submissions(root, stan
 
 
 def show_plan(root, folder, *arguments):
-    command = [sys.executable, str(root / "workflow_scripts/show_plan.py"), *map(str, arguments)]
+    command = [sys.executable, "-m", "uad", "plan", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 

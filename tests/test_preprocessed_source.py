@@ -7,10 +7,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from uad.datasets.preprocessed import dataset_folder, index_preprocessed, load_preprocessed
-from uad.datasets.validation import refuse_unreadable, report, validate_tree
-from uad.errors import DataError
-from uad.preprocessing.intensity import pack_volume
+from uad.core.errors import DataError
+from uad.data.preprocessed import dataset_folder, index_preprocessed, load_preprocessed
+from uad.preprocess.intensity import pack_volume
+from uad.qc.validation import refuse_unreadable, report, validate_tree
 
 DATA = Path(os.environ.get("UAD_REAL_DATA", Path(__file__).parents[1] / "../shared/data")).resolve()
 REAL = DATA / "mslub" / "mni"

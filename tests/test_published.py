@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from uad.reporting.tables import published_value, read_published
+from uad.report.tables import published_value, read_published
 
 PATH = Path(__file__).parents[1] / "resources" / "published" / "tables.csv"
 

@@ -13,24 +13,24 @@ from test_workflow import job_counts, make_stand_ins
 from tools.qc_trees import SHAPE, measured, packed
 from tools.workflow import snakemake
 from uad.config import load
-from uad.datasets.layouts import index_dataset
-from uad.datasets.slices import write_store
-from uad.errors import ConfigError, DataError
-from uad.files import read_tsv
-from uad.preprocessing.qc import qc_picture
-from uad.quality_control.decisions import (
+from uad.core.errors import ConfigError, DataError
+from uad.core.files import read_tsv
+from uad.core.nifti import write_volume
+from uad.data.layouts import index_dataset
+from uad.preprocess.picture import qc_picture
+from uad.preprocess.slices import write_store
+from uad.qc.decide import (
     decisions_of_run,
     exclusions,
     left_out,
     read_decisions,
     without_excluded,
 )
-from uad.quality_control.measures import MEASURES, NAMES, add_flags, measure_modality, medians
-from uad.quality_control.outliers import MIN_SCANS, modified_z_scores, outliers
-from uad.quality_control.pictures import packed_tile, shown_slices, write_sheet
-from uad.quality_control.sheets import SCANS, sheets_of, tile_shape
-from uad.quality_control.summary import summarise, summary_document, verdicts_on
-from uad.volumes import write_volume
+from uad.qc.judge import MIN_SCANS, modified_z_scores, outliers
+from uad.qc.measure import MEASURES, NAMES, add_flags, measure_modality, medians
+from uad.qc.pictures import packed_tile, shown_slices, write_sheet
+from uad.qc.sheets import SCANS, sheets_of, tile_shape
+from uad.qc.summary import summarise, summary_document, verdicts_on
 
 DATASETS = {"ixi": ["T1", "T2"], "brats21": ["T1", "T2", "FLAIR"]}
 HEAD = "dataset\tsubject\tmodality\tverdict\treason\treviewer\tdate\n"

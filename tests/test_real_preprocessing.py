@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uad.files import read_json
-from uad.preprocessing.atlas import prepare_atlas
-from uad.preprocessing.brain_masks import predict_brain_masks, read_prediction
-from uad.preprocessing.intensity import pack_volume
-from uad.preprocessing.qc import qc_picture
-from uad.preprocessing.register import RegisterOutputs, register_scan
-from uad.preprocessing.scans import dice, read_scan, read_scan_mask
-from uad.preprocessing.skullstrip import skull_strip
-from uad.volumes import read_volume
+from uad.core.files import read_json
+from uad.core.nifti import read_volume
+from uad.preprocess.atlas import prepare_atlas
+from uad.preprocess.brain_masks import predict_brain_masks, read_prediction
+from uad.preprocess.intensity import pack_volume
+from uad.preprocess.picture import qc_picture
+from uad.preprocess.register import RegisterOutputs, register_scan
+from uad.preprocess.scans import dice, read_scan, read_scan_mask
+from uad.preprocess.skullstrip import skull_strip
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("UAD_REAL_DATA", ROOT / "../shared/data")).resolve()

@@ -9,9 +9,9 @@ import sys
 import pytest
 import yaml
 
-from uad.datasets import registry
-from uad.datasets.registry import REGISTRY, Status, load_registry, status, table
-from uad.errors import ConfigError
+from uad.core.errors import ConfigError
+from uad.data import registry
+from uad.data.sources import REGISTRY, Status, load_registry, status, table
 
 LAYOUTS = {
     "ixi": ["IXI-T1/IXI{i:03d}-HH-{i:04d}-T1.nii.gz", "IXI-T2/IXI{i:03d}-HH-{i:04d}-T2.nii.gz"],
@@ -277,8 +277,8 @@ def test_the_script_prints_the_table_of_a_config_with_overlays(tmp_path, root):
 
     def show():
         mine.write_text(yaml.safe_dump(overlay))
-        script = root / "workflow_scripts" / "show_datasets.py"
-        command = [sys.executable, str(script), str(root / "config.yaml"), str(mine)]
+        script = ["-m", "uad", "datasets"]
+        command = [sys.executable, *script, str(root / "config.yaml"), str(mine)]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
 
     done = show()

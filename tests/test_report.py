@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 from tools.result_trees import ResultTree
-from uad.errors import DataError
-from uad.files import write_json
-from uad.provenance import record_digest
+from uad.core.errors import DataError
+from uad.core.files import write_json
+from uad.core.provenance import record_digest
 from uad.records import load_records
-from uad.reporting.pages import report_style, write_config_page, write_data_page
-from uad.reporting.runtime import (
+from uad.report.pages import report_style, write_config_page, write_data_page
+from uad.report.runtime import (
     cost_by_rule,
     duration,
     environments,
@@ -23,7 +23,7 @@ from uad.reporting.runtime import (
     run_facts,
     write_runtime_page,
 )
-from uad.reporting.workflow import figure_workflow, stages_of
+from uad.report.workflow import figure_workflow, stages_of
 
 HOST = {"name": "node", "platform": "Linux", "device": "cpu", "driver": None}
 GPU = {"name": "gpu01", "platform": "Linux", "device": "NVIDIA H200", "driver": "560.35"}

@@ -15,14 +15,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from uad import evaluation
-from uad.columns import SIGNIFICANCE
-from uad.datasets.slices import write_store
-from uad.errors import ConfigError, DataError
-from uad.files import read_tsv, write_text, write_tsv
-from uad.reporting import figures
-from uad.reporting.render import Cell, Document, Row, latex, tex_escape
-from uad.reporting.tables import (
+from uad import evaluate as evaluation
+from uad.core.columns import SIGNIFICANCE
+from uad.core.errors import ConfigError, DataError
+from uad.core.files import read_tsv, write_text, write_tsv
+from uad.preprocess.slices import write_store
+from uad.report import figures
+from uad.report.render import Cell, Document, Row, latex, tex_escape
+from uad.report.tables import (
     PHANTOM_VERDICT,
     SUMMARY_COLUMNS,
     TableSpec,

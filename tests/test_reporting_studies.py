@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from uad import evaluation
-from uad.errors import ConfigError, DataError
-from uad.files import read_tsv, write_tsv
-from uad.reporting import curves as drawing
-from uad.reporting.cost import COST_COLUMNS, cost_table, write_cost_table
-from uad.reporting.figures import figure_curves
-from uad.reporting.studies import (
+from uad import evaluate as evaluation
+from uad.core.errors import ConfigError, DataError
+from uad.core.files import read_tsv, write_tsv
+from uad.report import curves as drawing
+from uad.report.cost import COST_COLUMNS, cost_table, write_cost_table
+from uad.report.figures import figure_curves
+from uad.report.studies import (
     CHOSEN,
     STUDY_COLUMNS,
     StudySpec,

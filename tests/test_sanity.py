@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 from uad.config import load, merged
-from uad.files import write_json, write_tsv
-from uad.paths import Tree
-from uad.reporting.sanity import check_phantom_run
+from uad.core.files import write_json, write_tsv
+from uad.core.paths import Tree
+from uad.report.sanity import check_phantom_run
 
 
 @pytest.fixture

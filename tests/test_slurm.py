@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from uad.files import read_json, sha256
-from uad.launch import snapshot
+from uad.core.files import read_json, sha256
+from uad.run.launch import snapshot
 
 pytestmark = pytest.mark.slurm
 
@@ -132,7 +132,9 @@ def rules_with(root, text):
 def command(code, *arguments, profile="test"):
     return [
         sys.executable,
-        str(code / "workflow_scripts" / "launch_workflow.py"),
+        "-m",
+        "uad",
+        "launch",
         profile,
         "--nolock",
         "--configfile",

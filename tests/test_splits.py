@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uad.datasets.splits import (
+from uad.core.errors import ConfigError, DataError
+from uad.core.files import read_tsv, write_tsv
+from uad.splits import (
     check,
     cross_dataset,
     intra_dataset,
@@ -22,8 +24,6 @@ from uad.datasets.splits import (
     subject_of,
     subjects_of,
 )
-from uad.errors import ConfigError, DataError
-from uad.files import read_tsv, write_tsv
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("UAD_REAL_DATA", ROOT / "../shared/data")).resolve()

@@ -25,20 +25,24 @@ TABLE = {
     "reports": [
         (
             "",
-            "audit_results compare_results trace_cell "
-            "check_disk_space launch_workflow make_gallery make_maps_figure make_report "
+            "uad.commands.audit_results uad.commands.compare_results uad.commands.trace_cell "
+            "check_disk_space uad.commands.launch_workflow uad.__main__ "
+            "make_gallery make_maps_figure make_report "
             "run_notebook save_config uad.air",
         ),
         (
             "pandas",
             "compute_air describe_run make_air_table make_cost_table make_curves_figure "
             "make_methods_figure make_phantom make_splits make_table measure_quality "
-            "validate_dataset uad.reporting.figures uad.reporting.tables",
+            "validate_dataset uad.report.figures uad.report.tables",
         ),
-        ("pandas pydantic", "fetch_split_list pack_crate show_results verify_crate"),
+        (
+            "pandas pydantic",
+            "fetch_split_list pack_crate uad.commands.show_results uad.commands.verify_crate",
+        ),
     ],
     "evaluation": [
-        ("scipy.ndimage", "rescore_volumes score_volumes search_threshold uad.evaluation"),
+        ("scipy.ndimage", "rescore_volumes score_volumes search_threshold uad.evaluate"),
         (
             "pandas scipy.ndimage",
             "compare_methods evaluate_volumes make_study make_sweep_figure",
@@ -48,13 +52,17 @@ TABLE = {
         (
             "nibabel",
             "predict_brain_masks prepare_atlas register_scan skullstrip_scan "
-            "uad.preprocessing.intensity uad.preprocessing.qc draw_packed_scans",
+            "uad.preprocess.intensity uad.preprocess.picture draw_packed_scans",
         ),
         ("nibabel pandas", "index_dataset pack_slices"),
-        ("nibabel pandas pydantic", "show_plan"),
+        ("nibabel pandas pydantic", "uad.commands.show_plan"),
     ],
     "data and networks": [
-        ("pydantic", "download_atlas download_dataset import_datasets show_datasets"),
+        (
+            "pydantic",
+            "download_atlas download_dataset "
+            "uad.commands.import_datasets uad.commands.show_datasets",
+        ),
         ("pydantic torch", "measure_cost"),
         ("pandas pydantic torch", "reconstruct_volumes"),
         (

@@ -11,11 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_evaluation import SEEDS, Controls
-from uad import scoring
 from uad.config import Protocol
-from uad.datasets.slices import read_store, read_volumes, write_store, write_volumes
-from uad.errors import ConfigError, DataError
-from uad.evaluation import (
+from uad.core.errors import ConfigError, DataError
+from uad.evaluate import (
     Variant,
     evaluate_volume,
     postprocess,
@@ -23,7 +21,9 @@ from uad.evaluation import (
     search_threshold,
     studies,
 )
-from uad.scoring import score_volume
+from uad.evaluate import score as scoring
+from uad.evaluate.score import score_volume
+from uad.preprocess.slices import read_store, read_volumes, write_store, write_volumes
 
 torch.set_num_threads(1)
 

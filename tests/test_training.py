@@ -16,15 +16,15 @@ from pytorch_lightning.trainer.states import TrainerFn
 from safetensors.torch import load_file
 
 from tools import forks
-from uad import training
-from uad.checkpoints import SafetensorsCheckpointIO
 from uad.config import Train
-from uad.errors import DataError
-from uad.files import text_digest
-from uad.inference import load_network, reconstruct_volume
+from uad.core.errors import DataError
+from uad.core.files import text_digest
+from uad.evaluate.reconstruct import load_network, reconstruct_volume
 from uad.methods import load
 from uad.methods.base import Setup
-from uad.training import (
+from uad.train import loop as training
+from uad.train.checkpoint import SafetensorsCheckpointIO
+from uad.train.loop import (
     ReconstructionModule,
     SliceBatches,
     StoppedError,
@@ -161,7 +161,7 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 import test_training as t
-from uad import training
+from uad.train import loop as training
 
 after = {epochs}
 original = training.ReconstructionModule.training_step
@@ -196,7 +196,7 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 import test_training as t
-from uad import training
+from uad.train import loop as training
 setattr(training, "save_file", lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
 t.fit(t.make("pddpm"), t.phantom_slices(4, 0), t.phantom_slices(2, 1), {out!r})
 """
@@ -220,8 +220,8 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 import test_training as t
-from uad import training
-from uad.provenance import job
+from uad.train import loop as training
+from uad.core.provenance import job
 
 original = training.ReconstructionModule.training_step
 def signalled(self, batch, index):

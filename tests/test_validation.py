@@ -11,8 +11,11 @@ import pandas as pd
 import pytest
 
 from tools import real_tree
-from uad.datasets.layouts import index_dataset
-from uad.datasets.validation import (
+from uad.core.errors import DataError
+from uad.core.files import read_tsv, write_tsv
+from uad.data.layouts import index_dataset
+from uad.phantom import write_dataset
+from uad.qc.validation import (
     VERDICTS,
     inspect_subjects,
     judge,
@@ -23,9 +26,6 @@ from uad.datasets.validation import (
     validate_tree,
     write_report,
 )
-from uad.errors import DataError
-from uad.files import read_tsv, write_tsv
-from uad.phantom import write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("UAD_REAL_DATA", ROOT / "../shared/data")).resolve()

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from tools.workflow import snakemake
-from uad.paths import Tree
-from uad.preprocessing import batches
-from uad.volumes import write_volume
+from uad.core.nifti import write_volume
+from uad.core.paths import Tree
+from uad.preprocess import batches
 
 
 def job_counts(output):
@@ -187,7 +187,7 @@ def test_what_the_jobs_of_the_full_data_sets_request_is_sensible(full_plan):
 #: A stand-in for HD-BET in every process of a run: bright is brain. It notes when it is loaded.
 FAKE_NETWORK = """
 from pathlib import Path
-from uad.preprocessing import hdbet
+from uad.preprocess import hdbet
 
 def load(folds, place, tta):
     with open(Path(__file__).parent / "loaded", "a") as handle:
@@ -485,7 +485,7 @@ def test_a_lost_image_is_named_by_the_index(root, stand_ins, small_splits):
 def test_no_rule_script_or_table_code_names_a_method(root, content):
     names = [n for n in content["methods"] if n not in content["models"]] + ["pddpm", "mddpm"]
     files = [root / "Snakefile", *root.glob("rules/*.smk"), *root.glob("workflow_scripts/*.py")]
-    files += [*root.glob("workflow_scripts/uad/reporting/*.py")]
+    files += [*root.glob("workflow_scripts/uad/report/*.py")]
     for path in files:
         code = path.read_text(encoding="utf-8")
         for name in names:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from uad.files import write_json
-from uad.preflight import check_room, mark_kind, model_bytes, planned_bytes
-from uad.provenance import job
+from uad.core.files import write_json
+from uad.core.provenance import job
+from uad.run.room import check_room, mark_kind, model_bytes, planned_bytes
 
 with job(snakemake):
     params = snakemake.params

@@ -1,9 +1,9 @@
 """Rule compare_methods: the claims of a table, tested on its per-volume metrics."""
 
-from uad.evaluation import test_claims
-from uad.files import write_tsv
-from uad.provenance import job
-from uad.reporting.tables import collect_metrics
+from uad.core.files import write_tsv
+from uad.core.provenance import job
+from uad.evaluate import test_claims
+from uad.report.tables import collect_metrics
 
 with job(snakemake):
     params = snakemake.params

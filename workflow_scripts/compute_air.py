@@ -2,10 +2,10 @@
 
 import logging
 
-from uad.datasets.slices import read_store
-from uad.datasets.splits import subjects_of
-from uad.files import read_tsv, write_json
-from uad.provenance import job
+from uad.core.files import read_tsv, write_json
+from uad.core.provenance import job
+from uad.preprocess.slices import read_store
+from uad.splits import subjects_of
 from uad.statistics import air_statistics
 
 with job(snakemake) as context:

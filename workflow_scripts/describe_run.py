@@ -5,11 +5,11 @@ from pathlib import Path
 
 import yaml
 
-from uad.provenance import job
+from uad.core.provenance import job
 from uad.records import load_records
-from uad.reporting.pages import write_config_page, write_data_page
-from uad.reporting.runtime import jobs_behind, only, write_runtime_page
-from uad.reporting.workflow import figure_workflow, stages_of
+from uad.report.pages import write_config_page, write_data_page
+from uad.report.runtime import jobs_behind, only, write_runtime_page
+from uad.report.workflow import figure_workflow, stages_of
 
 with job(snakemake):
     files, params, output = snakemake.input, snakemake.params, snakemake.output

@@ -1,8 +1,8 @@
 """Rule download_atlas: the SRI24 atlas from NITRC."""
 
-from uad.datasets.importing import atlas_root, download_atlas
-from uad.files import write_json
-from uad.provenance import job
+from uad.core.files import write_json
+from uad.core.provenance import job
+from uad.data.place import atlas_root, download_atlas
 
 with job(snakemake) as context:
     archives = snakemake.params.archives

@@ -2,9 +2,9 @@
 
 from dataclasses import asdict
 
-from uad.datasets.importing import download
-from uad.files import write_json
-from uad.provenance import job
+from uad.core.files import write_json
+from uad.core.provenance import job
+from uad.data.place import download
 
 with job(snakemake) as context:
     params = snakemake.params

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from uad.datasets.slices import read_lesion, read_store, read_volumes
-from uad.evaluation import evaluate_volume, threshold_curve
-from uad.files import read_json, write_tsv
-from uad.provenance import job
+from uad.core.files import read_json, write_tsv
+from uad.core.provenance import job
+from uad.evaluate import evaluate_volume, threshold_curve
+from uad.preprocess.slices import read_lesion, read_store, read_volumes
 
 with job(snakemake):
     names, files = snakemake.wildcards, snakemake.input

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from uad.datasets.download import fetch
-from uad.datasets.registry import File
-from uad.datasets.splits import read_registry
-from uad.provenance import job
+from uad.core.provenance import job
+from uad.data.fetch import fetch
+from uad.data.sources import File
+from uad.splits import read_registry
 
 with job(snakemake) as context:
     name, registry = snakemake.wildcards.list, read_registry()

@@ -2,10 +2,10 @@
 
 import logging
 
-from uad.datasets.demographics import add_ages
-from uad.datasets.indexing import index_used
-from uad.files import write_tsv
-from uad.provenance import job
+from uad.core.files import write_tsv
+from uad.core.provenance import job
+from uad.data.participants import index_used
+from uad.data.people import add_ages
 
 with job(snakemake) as context:
     spec, root = snakemake.params.dataset, snakemake.params.root

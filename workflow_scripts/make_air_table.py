@@ -1,9 +1,9 @@
 """Rule make_air_table: AIR by experiment and fold, and what the two rules decide."""
 
-from uad.files import read_json
-from uad.provenance import job
-from uad.reporting.air import air_table, write_air_table
-from uad.reporting.figures import figure_air
+from uad.core.files import read_json
+from uad.core.provenance import job
+from uad.report.air import air_table, write_air_table
+from uad.report.figures import figure_air
 
 with job(snakemake):
     frame = air_table([read_json(path) for path in snakemake.input])

@@ -1,8 +1,8 @@
 """Rule make_cost_table: what the methods cost, side by side."""
 
-from uad.files import read_json
-from uad.provenance import job
-from uad.reporting.cost import cost_table, write_cost_table
+from uad.core.files import read_json
+from uad.core.provenance import job
+from uad.report.cost import cost_table, write_cost_table
 
 with job(snakemake):
     params = snakemake.params

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from uad.files import read_json, read_tsv
-from uad.provenance import job
-from uad.reporting.figures import figure_curves
+from uad.core.files import read_json, read_tsv
+from uad.core.provenance import job
+from uad.report.figures import figure_curves
 
 with job(snakemake) as context:
     files, params = snakemake.input, snakemake.params

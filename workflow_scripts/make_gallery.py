@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from uad.files import read_tsv, write_json, write_text
-from uad.provenance import job
-from uad.quality_control.gallery import gallery_data, write_gallery
-from uad.quality_control.summary import summarise, summary_document, verdicts_on
-from uad.reporting.render import html_page
+from uad.core.files import read_tsv, write_json, write_text
+from uad.core.provenance import job
+from uad.qc.gallery import gallery_data, write_gallery
+from uad.qc.summary import summarise, summary_document, verdicts_on
+from uad.report.render import html_page
 
 with job(snakemake) as context:
     files, params, output = snakemake.input, snakemake.params, snakemake.output

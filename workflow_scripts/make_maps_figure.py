@@ -1,10 +1,10 @@
 """Rule make_maps_figure: one reconstruction under several quality maps (Fig. 1)."""
 
 from uad.air import invert_foreground, stored_decision
-from uad.datasets.slices import read_volumes
-from uad.provenance import job
-from uad.reporting.figures import figure_maps, map_samples
-from uad.scoring import score_volume
+from uad.core.provenance import job
+from uad.evaluate.score import score_volume
+from uad.preprocess.slices import read_volumes
+from uad.report.figures import figure_maps, map_samples
 
 with job(snakemake) as context:
     files, figure = snakemake.input, snakemake.params.figure

@@ -1,12 +1,12 @@
 """Rule make_methods_figure: anomaly maps of several methods on the same slices (Fig. 3)."""
 
 from uad.air import invert_foreground, stored_decision
-from uad.datasets.slices import read_volumes
-from uad.datasets.splits import subjects_of
-from uad.files import read_tsv
-from uad.provenance import job
-from uad.reporting.figures import MapColumn, figure_maps, map_samples
-from uad.scoring import score_volume
+from uad.core.files import read_tsv
+from uad.core.provenance import job
+from uad.evaluate.score import score_volume
+from uad.preprocess.slices import read_volumes
+from uad.report.figures import MapColumn, figure_maps, map_samples
+from uad.splits import subjects_of
 
 with job(snakemake) as context:
     files, params, figure = snakemake.input, snakemake.params, snakemake.params.figure

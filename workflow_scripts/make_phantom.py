@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from uad.files import sha256, write_tsv
+from uad.core.files import sha256, write_tsv
+from uad.core.provenance import job
 from uad.phantom import write_dataset
-from uad.provenance import job
 
 with job(snakemake) as context:
     spec, root = snakemake.params.dataset, Path(snakemake.params.root)

@@ -5,9 +5,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from uad.files import write_text
-from uad.provenance import job
-from uad.reporting.pages import report_style
+from uad.core.files import write_text
+from uad.core.provenance import job
+from uad.report.pages import report_style
 
 with job(snakemake):
     files, params = snakemake.input, snakemake.params

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from uad.datasets.splits import cross_dataset, intra_dataset, reference_split, stratification
-from uad.files import read_tsv, write_tsv
-from uad.provenance import job
+from uad.core.files import read_tsv, write_tsv
+from uad.core.provenance import job
+from uad.splits import cross_dataset, intra_dataset, reference_split, stratification
 
 with job(snakemake) as context:
     experiment, splits = snakemake.params.experiment, dict(snakemake.params.splits)

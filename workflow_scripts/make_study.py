@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from uad.files import read_tsv
-from uad.provenance import job
-from uad.reporting.studies import summarise_study, write_study
+from uad.core.files import read_tsv
+from uad.core.provenance import job
+from uad.report.studies import summarise_study, write_study
 
 with job(snakemake):
     params = snakemake.params

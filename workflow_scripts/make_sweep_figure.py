@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from uad.files import write_tsv
-from uad.provenance import job
-from uad.reporting.studies import figure_sweep, trained_points
-from uad.reporting.tables import collect_metrics
+from uad.core.files import write_tsv
+from uad.core.provenance import job
+from uad.report.studies import figure_sweep, trained_points
+from uad.report.tables import collect_metrics
 
 with job(snakemake):
     files, params = snakemake.input, snakemake.params

@@ -1,8 +1,8 @@
 """Rule make_table: one table of the paper, measured beside published."""
 
-from uad.files import read_tsv
-from uad.provenance import job
-from uad.reporting.tables import collect_metrics, read_published, summarise, write_table
+from uad.core.files import read_tsv
+from uad.core.provenance import job
+from uad.report.tables import collect_metrics, read_published, summarise, write_table
 
 with job(snakemake) as context:
     params, files = snakemake.params, snakemake.input

@@ -2,13 +2,13 @@
 
 import torch
 
+from uad.core.files import write_json
+from uad.core.provenance import job
 from uad.cost import measure
-from uad.devices import claim
-from uad.files import write_json
-from uad.inference import device_of
+from uad.evaluate.reconstruct import device_of
 from uad.methods import load
 from uad.methods.base import Setup
-from uad.provenance import job
+from uad.run.devices import claim
 
 with job(snakemake) as context:
     context.facts["gpu"] = claim(snakemake.resources.get("gpu", 0))

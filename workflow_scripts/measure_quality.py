@@ -4,9 +4,9 @@ from math import prod
 
 import pandas as pd
 
-from uad.files import read_tsv, write_tsv
-from uad.provenance import job
-from uad.quality_control.measures import add_flags, measure_modality
+from uad.core.files import read_tsv, write_tsv
+from uad.core.provenance import job
+from uad.qc.measure import add_flags, measure_modality
 
 with job(snakemake) as context:
     files, params = snakemake.input, snakemake.params

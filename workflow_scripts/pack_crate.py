@@ -4,8 +4,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from uad.core.provenance import SCRIPTS, job
 from uad.crate import Choice, about_run, pack, verify
-from uad.provenance import SCRIPTS, job
 
 with job(snakemake) as context:
     params = snakemake.params

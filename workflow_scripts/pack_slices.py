@@ -1,11 +1,11 @@
 """Rule pack_slices: all volumes of one data set and modality, scaled and resampled, in one file."""
 
-from uad.datasets.preprocessed import load_preprocessed
-from uad.datasets.slices import write_store
-from uad.files import read_tsv
-from uad.preprocessing.intensity import pack_volume
-from uad.provenance import job
-from uad.volumes import read_mask, read_volume
+from uad.core.files import read_tsv
+from uad.core.nifti import read_mask, read_volume
+from uad.core.provenance import job
+from uad.data.preprocessed import load_preprocessed
+from uad.preprocess.intensity import pack_volume
+from uad.preprocess.slices import write_store
 
 
 def packed(data, mask, lesion, name):

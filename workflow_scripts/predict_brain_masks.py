@@ -1,8 +1,8 @@
 """Rule predict_brain_masks: brain masks of a batch of scans by a network that is loaded once."""
 
-from uad.devices import claim
-from uad.preprocessing.brain_masks import predict_brain_masks
-from uad.provenance import job
+from uad.core.provenance import job
+from uad.preprocess.brain_masks import predict_brain_masks
+from uad.run.devices import claim
 
 with job(snakemake) as context:
     params = snakemake.params

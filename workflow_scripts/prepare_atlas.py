@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from uad.preprocessing.atlas import prepare_atlas
-from uad.provenance import job
+from uad.core.provenance import job
+from uad.preprocess.atlas import prepare_atlas
 
 with job(snakemake):
     params = snakemake.params

@@ -5,15 +5,15 @@ import torch
 
 from uad import config as uad_config
 from uad.air import invert_foreground, stored_decision
-from uad.datasets.slices import read_shape, read_store, volume_writer
-from uad.datasets.splits import subjects_of
-from uad.devices import claim
-from uad.files import read_tsv
-from uad.inference import device_of, load_network, reconstruct_volume, reuse_freed_memory
+from uad.core.files import read_tsv
+from uad.core.provenance import job
+from uad.core.seeds import derive_seed
+from uad.evaluate.reconstruct import device_of, load_network, reconstruct_volume, reuse_freed_memory
 from uad.methods import load
 from uad.methods.base import Setup
-from uad.provenance import job
-from uad.seeds import derive_seed
+from uad.preprocess.slices import read_shape, read_store, volume_writer
+from uad.run.devices import claim
+from uad.splits import subjects_of
 
 with job(snakemake) as context:
     files, params, names = snakemake.input, snakemake.params, snakemake.wildcards

@@ -3,11 +3,11 @@
 import tempfile
 from pathlib import Path
 
-from uad.preprocessing.qc import qc_picture
-from uad.preprocessing.register import RegisterOutputs, register_scan
-from uad.provenance import job
-from uad.seeds import derive_seed
-from uad.volumes import write_empty_like
+from uad.core.nifti import write_empty_like
+from uad.core.provenance import job
+from uad.core.seeds import derive_seed
+from uad.preprocess.picture import qc_picture
+from uad.preprocess.register import RegisterOutputs, register_scan
 
 with job(snakemake) as context, tempfile.TemporaryDirectory() as folder:
     files, params, names = snakemake.input, snakemake.params, snakemake.wildcards

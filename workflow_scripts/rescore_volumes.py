@@ -1,10 +1,10 @@
 """Rule rescore_volumes: stored reconstructions under every variant of a study."""
 
 from uad.air import invert_foreground, stored_decision
-from uad.datasets.slices import read_store, read_volumes
-from uad.evaluation.studies import Variant, rescore
-from uad.files import write_tsv
-from uad.provenance import job
+from uad.core.files import write_tsv
+from uad.core.provenance import job
+from uad.evaluate.rescore import Variant, rescore
+from uad.preprocess.slices import read_store, read_volumes
 
 with job(snakemake) as context:
     names, files, params = snakemake.wildcards, snakemake.input, snakemake.params

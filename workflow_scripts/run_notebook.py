@@ -4,9 +4,9 @@ import os
 
 import nbformat
 
-from uad.files import write_text
-from uad.provenance import job
-from uad.reporting.notebooks import execute, page
+from uad.core.files import write_text
+from uad.core.provenance import job
+from uad.report.notebooks import execute, page
 
 with job(snakemake) as context:
     params, output = snakemake.params, snakemake.output

@@ -2,8 +2,8 @@
 
 import yaml
 
-from uad.files import write_text
-from uad.provenance import job
+from uad.core.files import write_text
+from uad.core.provenance import job
 
 with job(snakemake):
     write_text(snakemake.output[0], yaml.safe_dump(snakemake.params.config, sort_keys=False))

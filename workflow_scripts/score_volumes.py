@@ -3,10 +3,10 @@
 import numpy as np
 
 from uad.air import invert_foreground, stored_decision
-from uad.datasets.slices import read_shape, read_store, read_volumes, volume_writer
-from uad.evaluation import postprocess
-from uad.provenance import job
-from uad.scoring import score_volume
+from uad.core.provenance import job
+from uad.evaluate import postprocess
+from uad.evaluate.score import score_volume
+from uad.preprocess.slices import read_shape, read_store, read_volumes, volume_writer
 
 with job(snakemake) as context:
     files, params = snakemake.input, snakemake.params

@@ -2,10 +2,10 @@
 
 from dataclasses import asdict
 
-from uad.datasets.slices import read_lesion, read_volumes
-from uad.evaluation import search_threshold
-from uad.files import write_json
-from uad.provenance import job
+from uad.core.files import write_json
+from uad.core.provenance import job
+from uad.evaluate import search_threshold
+from uad.preprocess.slices import read_lesion, read_volumes
 
 with job(snakemake):
     maps = read_volumes(snakemake.input.maps[0], "val_unhealthy/")

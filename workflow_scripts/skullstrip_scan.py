@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from uad.files import write_json
-from uad.preprocessing.brain_masks import read_prediction
-from uad.preprocessing.qc import qc_picture
-from uad.preprocessing.skullstrip import skull_strip
-from uad.provenance import job
-from uad.seeds import derive_seed
+from uad.core.files import write_json
+from uad.core.provenance import job
+from uad.core.seeds import derive_seed
+from uad.preprocess.brain_masks import read_prediction
+from uad.preprocess.picture import qc_picture
+from uad.preprocess.skullstrip import skull_strip
 
 with job(snakemake) as context:
     files, params, names = snakemake.input, snakemake.params, snakemake.wildcards

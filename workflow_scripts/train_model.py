@@ -7,16 +7,16 @@ import torch
 
 from uad import config as uad_config
 from uad.air import invert_foreground, stored_decision
-from uad.datasets.slices import eligible_slices, read_shape, read_store
-from uad.datasets.splits import subjects_of
-from uad.devices import claim
-from uad.files import read_tsv, sha256
+from uad.core.files import read_tsv, sha256
+from uad.core.provenance import job
+from uad.core.seeds import derive_seed
 from uad.methods import load
 from uad.methods.base import Setup
-from uad.provenance import job
-from uad.reporting.figures import figure_loss
-from uad.seeds import derive_seed
-from uad.training import TrainingSet, train
+from uad.preprocess.slices import eligible_slices, read_shape, read_store
+from uad.report.figures import figure_loss
+from uad.run.devices import claim
+from uad.splits import subjects_of
+from uad.train.loop import TrainingSet, train
 
 #: What defines a training; how it is run (accelerator, checkpoints) may change on the way.
 TRAINED_WITH = ("model", "loss", "quality", "noise_field", "loop", "keep", "draw", "data")

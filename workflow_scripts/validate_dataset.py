@@ -3,17 +3,17 @@
 import logging
 from pathlib import Path
 
-from uad.datasets.validation import (
+from uad.core.errors import DataError
+from uad.core.files import read_tsv, write_tsv
+from uad.core.provenance import job
+from uad.qc.decide import left_out
+from uad.qc.validation import (
     refuse_unreadable,
     report,
     stray_files,
     validate_tree,
     write_report,
 )
-from uad.errors import DataError
-from uad.files import read_tsv, write_tsv
-from uad.provenance import job
-from uad.quality_control.decisions import left_out
 
 with job(snakemake) as context:
     params, name = snakemake.params, snakemake.wildcards.dataset

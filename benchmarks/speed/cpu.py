@@ -33,13 +33,13 @@ from speed.material import (
 )
 from speed.timing import alternate, one_thread, ratio, spread
 from uad.config import Train
-from uad.evaluation import evaluate_volume, postprocess, search_threshold
-from uad.inference import load_network, reconstruct_volume, reuse_freed_memory, to_slices
+from uad.core.seeds import derive_seed
+from uad.evaluate import evaluate_volume, postprocess, search_threshold
+from uad.evaluate.reconstruct import load_network, reconstruct_volume, reuse_freed_memory, to_slices
+from uad.evaluate.score import score_volume
 from uad.methods import load
 from uad.methods.base import Method
-from uad.scoring import score_volume
-from uad.seeds import derive_seed
-from uad.training import SliceBatches, TrainingSet, train
+from uad.train.loop import SliceBatches, TrainingSet, train
 
 #: Libraries that take long to import.
 HEAVY = ("torch", "monai", "pytorch_lightning", "ants", "scipy", "pandas", "matplotlib")

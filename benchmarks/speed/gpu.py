@@ -25,11 +25,11 @@ from speed.material import (
 )
 from speed.timing import alternate, spread, synchronise
 from uad.config import Train
-from uad.evaluation import evaluate_volume, postprocess, search_threshold
-from uad.inference import reconstruct_volume
+from uad.evaluate import evaluate_volume, postprocess, search_threshold
+from uad.evaluate.reconstruct import reconstruct_volume
+from uad.evaluate.score import score_volume
 from uad.methods.base import Method
-from uad.scoring import score_volume
-from uad.training import TrainingSet, train
+from uad.train.loop import TrainingSet, train
 
 #: Steps of one fold of the paper: 1600 epochs of 12.
 FOLD = 19_200
@@ -143,7 +143,7 @@ def training_step(
     """The step of the real loop against the matmul ceiling and against the reference path.
 
     Two trainings of different length have everything in common but steps, so their difference
-    is steps: of ``uad.training.train`` as a job runs it, without what it does once.
+    is steps: of ``uad.train.loop.train`` as a job runs it, without what it does once.
 
     Args:
         method: pDDPM.

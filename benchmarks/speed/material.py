@@ -10,10 +10,10 @@ import numpy as np
 from scipy import ndimage
 
 from uad import phantom
+from uad.core.nifti import read_volume
 from uad.methods import load
 from uad.methods.base import Method, Setup
-from uad.training import TrainingSet
-from uad.volumes import read_volume
+from uad.train.loop import TrainingSet
 
 SEED = 3141
 #: Options of the quality maps, as config.yaml has them for the reference protocol.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from uad.files import read_json, write_text
+from uad.core.files import read_json, write_text
 
 
 def update(readme: Path, folder: Path) -> None:

@@ -81,7 +81,7 @@ def synchronise(device: str) -> None:
 
 def conditions(device: str) -> dict[str, Any]:
     """Date, commit, machine and versions."""
-    from uad.provenance import git_state
+    from uad.core.provenance import git_state
 
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:

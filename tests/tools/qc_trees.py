@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from uad.datasets.layouts import bids_label
-from uad.paths import Tree
-from uad.quality_control.gallery import gallery_data, write_gallery
-from uad.quality_control.measures import MEASURES, add_flags
-from uad.quality_control.pictures import write_sheet
-from uad.quality_control.sheets import sheets_of
+from uad.core.paths import Tree
+from uad.data.layouts import bids_label
+from uad.qc.gallery import gallery_data, write_gallery
+from uad.qc.measure import MEASURES, add_flags
+from uad.qc.pictures import write_sheet
+from uad.qc.sheets import sheets_of
 
 RESOURCES = Path(__file__).resolve().parents[2] / "resources" / "gallery"
 SHAPE = (24, 24, 12)

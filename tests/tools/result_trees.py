@@ -1,7 +1,7 @@
 """Result trees for tests: small ones written at once, and finished ones spoilt on purpose.
 
-A tree is files and a record for each job, as ``uad.provenance`` writes them. ``Forge`` spoils one
-as a person would who knows the records: it makes all hashes fit again.
+A tree is files and a record for each job, as ``uad.core.provenance`` writes them. ``Forge`` spoils
+one as a person would who knows the records: it makes all hashes fit again.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from uad.files import sha256, write_json
-from uad.provenance import FORMAT, SUFFIX, record_digest
+from uad.core.files import sha256, write_json
+from uad.core.provenance import FORMAT, SUFFIX, record_digest
 
 #: The code that jobs of a synthetic tree say they were made with.
 CODE = {"script_sha256": "5" * 64, "commit": "c" * 40, "diff_sha256": None}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from uad.files import read_json
+from uad.core.files import read_json
 
 #: A mean above this value is inverted (Eq. 13, and the second and third prior).
 MIDDLE = 0.5

@@ -18,9 +18,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from uad import methods as method_registry
-from uad.datasets.modalities import LAYOUT_MODALITIES
-from uad.errors import ConfigError, near
-from uad.strict import Strict
+from uad.core.errors import ConfigError, near
+from uad.core.strict import Strict
+from uad.data.modalities import LAYOUT_MODALITIES
 
 Modality = Literal["T1", "T1CE", "T2", "FLAIR"]
 Size = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from uad.inference import autocast, ready, reconstruct_volume, reuse_freed_memory
+from uad.evaluate.reconstruct import autocast, ready, reconstruct_volume, reuse_freed_memory
 from uad.iqa import QUALITY_MAPS
 from uad.methods.base import Method
 

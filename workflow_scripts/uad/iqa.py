@@ -29,7 +29,7 @@ from uad.air import (
     paper_rule,
     violated_priors,
 )
-from uad.errors import ConfigError, unknown
+from uad.core.errors import ConfigError, unknown
 
 __all__ = [
     "QUALITY_MAPS",

@@ -18,12 +18,12 @@ from math import isnan
 from statistics import fmean, stdev
 from typing import Any
 
-from uad.errors import DataError, unknown
-from uad.files import read_json, sha256
-from uad.paths import Tree
-from uad.provenance import SUFFIX
+from uad.core.errors import DataError, unknown
+from uad.core.files import read_json, sha256
+from uad.core.paths import Tree
+from uad.core.provenance import SUFFIX
+from uad.core.walk import working_directory
 from uad.records import EXTERNAL, REPOSITORY, Artifact, Record, Records, is_temporary
-from uad.walk import working_directory
 
 #: Version of the layout of the JSON.
 FORMAT = 1
@@ -261,7 +261,7 @@ class Lineage:
         Args:
             full: all siblings; else the first two where there are more than four.
         """
-        from uad.reporting.lineage_text import render
+        from uad.report.lineage_text import render
 
         return render(self, full)
 

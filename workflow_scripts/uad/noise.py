@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from uad.errors import ConfigError, unknown
+from uad.core.errors import ConfigError, unknown
 
 # 2D OpenSimplex noise by Kurt Spencer (public domain, 2014), the variant that AnoDDPM and the
 # PyPI package ``opensimplex`` use. Stretching maps the plane onto a square lattice, squishing

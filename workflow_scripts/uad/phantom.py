@@ -32,8 +32,8 @@ from pathlib import Path
 
 import numpy as np
 
-from uad.errors import ConfigError, DataError
-from uad.seeds import derive_seed
+from uad.core.errors import ConfigError, DataError
+from uad.core.seeds import derive_seed
 
 _SPACING_LIMITS = (0.5, 6.0)
 """Voxel sizes in mm for which skull, rim and plaques are still drawn sensibly."""
@@ -236,7 +236,7 @@ def write_subject(
     """
     kind = _layout(layout)
     _check_request(layout, kind, subject, modalities, spacing)
-    from uad.volumes import write_volume
+    from uad.core.nifti import write_volume
 
     images, masks, affine = _make_subject(
         kind, modalities, float(spacing), derive_seed(seed, layout, subject)

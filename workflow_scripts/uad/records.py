@@ -16,10 +16,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from uad.errors import DataError
-from uad.files import TEMPORARY
-from uad.provenance import FORMAT, SUFFIX, record_digest
-from uad.walk import files_below
+from uad.core.errors import DataError
+from uad.core.files import TEMPORARY
+from uad.core.provenance import FORMAT, SUFFIX, record_digest
+from uad.core.walk import files_below
 
 REPOSITORY, EXTERNAL = "repository:", "external:"
 #: Stages whose files are deleted after use, unless ``run.keep_reconstructions`` is set.
@@ -47,7 +47,7 @@ class Record:
 
     Attributes:
         key: of the record's own file.
-        content: the record as it was read (see ``uad.provenance``).
+        content: the record as it was read (see ``uad.core.provenance``).
         inputs: what the job read, in the order of its rule.
         outputs: what it wrote, likewise.
     """

@@ -11,8 +11,8 @@ from uad.air import (
     paper_rule,
     violated_priors,
 )
-from uad.datasets.slices import Volumes
-from uad.errors import DataError
+from uad.core.errors import DataError
+from uad.preprocess.slices import Volumes
 
 #: Distance that means keep from 0 and 1, so that the AIR exists before and after inversion.
 MARGIN = 1e-6

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from uad.audit.lost import attribute
 from uad.audit.tree import AUDIT, MAKE_AGAIN, MARKER, Audited, is_free, is_in_place, is_repository
-from uad.provenance import SCRIPTS, SUFFIX
+from uad.core.provenance import SCRIPTS, SUFFIX
 from uad.records import EXTERNAL, Artifact, Record, is_temporary
 
 #: A file below the results folder that no job declares, beside the marker.

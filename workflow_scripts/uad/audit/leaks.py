@@ -8,9 +8,9 @@ from typing import Any
 
 from uad.audit.evidence import Evidence
 from uad.audit.tree import KEYS, MAKE_AGAIN, Audited, is_as_recorded, key
-from uad.datasets.slices import subjects_in
-from uad.errors import DataError
-from uad.files import read_json, read_tsv
+from uad.core.errors import DataError
+from uad.core.files import read_json, read_tsv
+from uad.preprocess.slices import subjects_in
 from uad.records import Record
 
 #: Roles of subjects that a method learns from, and of those that it is judged by.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 
 from uad.audit.tree import Audited
-from uad.paths import MODALITY
-from uad.quality_control.sheets import sheets_of
+from uad.core.paths import MODALITY
+from uad.qc.sheets import sheets_of
 from uad.records import Record
 
 #: Where results lie: what they were made from is never left over. The report lies at the top.

@@ -11,7 +11,7 @@ import re
 from pathlib import PurePosixPath
 
 from uad.audit.tree import AUDIT, CONFIG, KEYS, Audited, key
-from uad.provenance import SUFFIX
+from uad.core.provenance import SUFFIX
 from uad.records import Record
 
 #: Which of a job's files of one name is its first output, by ending.

@@ -9,8 +9,8 @@ from typing import Any
 
 from uad.audit.settings import UNKNOWN, expected
 from uad.audit.tree import CONFIG, Audited
-from uad.errors import DataError
-from uad.quality_control.decisions import exclusions, read_decisions
+from uad.core.errors import DataError
+from uad.qc.decide import exclusions, read_decisions
 from uad.records import Record
 
 #: Wildcards in which jobs of one kind may differ without differing in their params.

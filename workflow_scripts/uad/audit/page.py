@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from uad.audit.verdict import Verdict
-from uad.files import write_json, write_text
-from uad.reporting.render import counted, html_frame
+from uad.core.files import write_json, write_text
+from uad.report.render import counted, html_frame
 
 #: Beyond the style of the tables.
 _STYLE = """\

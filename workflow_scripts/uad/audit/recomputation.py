@@ -13,12 +13,12 @@ import pandas as pd
 
 from uad.audit.evidence import Evidence
 from uad.audit.tree import KEYS, Audited, key
-from uad.datasets.slices import names_in, read_lesion, read_store, read_volumes
-from uad.datasets.splits import cross_dataset, intra_dataset, subjects_of
-from uad.errors import DataError
-from uad.files import read_json, read_tsv, sha256
-from uad.provenance import LIBRARY
+from uad.core.errors import DataError
+from uad.core.files import read_json, read_tsv, sha256
+from uad.core.provenance import LIBRARY
+from uad.preprocess.slices import names_in, read_lesion, read_store, read_volumes
 from uad.records import REPOSITORY, Record, is_temporary
+from uad.splits import cross_dataset, intra_dataset, subjects_of
 from uad.statistics import air_statistics
 
 #: How far computed numbers may be from stored ones: relative, for means of float32 intensities.
@@ -237,7 +237,7 @@ def _impossible(row: Any) -> str | None:
 def check_tables(tree: Audited) -> None:
     """Every cell of the tables of methods, from the metrics of the volumes.
 
-    Not with the code that made them (:mod:`uad.reporting.tables`).
+    Not with the code that made them (:mod:`uad.report.tables`).
     """
     for record in tree.of_rule("make_table"):
         metrics = [e.key for e in record.inputs if e.key.startswith("metrics/")]

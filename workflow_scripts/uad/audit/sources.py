@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from uad.audit.evidence import Evidence
 from uad.audit.tree import KEYS, RAW, Audited, key
-from uad.paths import MODALITY
+from uad.core.paths import MODALITY
 from uad.records import EXTERNAL, Record, key_of
 
 #: Columns of a participants table that name files.

@@ -13,12 +13,12 @@ from typing import Any
 
 from uad import config as uad_config
 from uad.audit.verdict import Findings
-from uad.errors import ConfigError, DataError
-from uad.files import TEMPORARY, read_json, read_tsv, sha256
-from uad.paths import Tree
-from uad.provenance import SUFFIX
+from uad.core.errors import ConfigError, DataError
+from uad.core.files import TEMPORARY, read_json, read_tsv, sha256
+from uad.core.paths import Tree
+from uad.core.provenance import SUFFIX
+from uad.core.walk import files_below, working_directory
 from uad.records import EXTERNAL, REPOSITORY, Artifact, Record, Records, key_of, load_records
-from uad.walk import files_below, working_directory
 
 #: Paths of the tree as keys.
 KEYS = Tree(".")

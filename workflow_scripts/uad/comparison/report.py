@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from uad.comparison import ALIKE, STATES, Cell, Comparison, Finding, Origin
-from uad.files import write_json, write_text
+from uad.core.files import write_json, write_text
 
 #: Version of the layout of the JSON.
 FORMAT = 1

@@ -21,12 +21,12 @@ from typing import Any
 
 import yaml
 
-from uad.errors import DataError
-from uad.files import read_json, sha256
-from uad.provenance import SUFFIX
+from uad.core.errors import DataError
+from uad.core.files import read_json, sha256
+from uad.core.provenance import SUFFIX
 from uad.records import EXTERNAL, REPOSITORY, Record, Records, load_records
 
-#: Ending of the list of a generated raw tree, which lies beside the tree (uad.paths).
+#: Ending of the list of a generated raw tree, which lies beside the tree (uad.core.paths).
 MANIFEST = ".manifest.tsv"
 #: Stages of files that no rule made.
 RAW, CODE, UNKNOWN = "raw", "repository", "no record"

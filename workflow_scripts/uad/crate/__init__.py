@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from uad.core.provenance import SUFFIX
 from uad.crate.archive import write_zip
 from uad.crate.contents import Choice, File, collect
 from uad.crate.metadata import About, Source, describe
@@ -25,7 +26,6 @@ from uad.crate.verification import (
     Verified,
     verify,
 )
-from uad.provenance import SUFFIX
 from uad.records import Records, load_records
 
 __all__ = ["About", "Choice", "File", "Source", "Verified", "about_run", "pack", "verify"]
@@ -76,7 +76,7 @@ def about_run(datasets: dict[str, str], choice: Choice, agent: str | None = None
         choice: what is packed.
         agent: who ran it; None if that is not to be told.
     """
-    from uad.datasets.registry import load_registry
+    from uad.data.sources import load_registry
 
     registry = load_registry()
     entries = {} if choice.phantom else {n: registry.of_layout(x) for n, x in datasets.items()}

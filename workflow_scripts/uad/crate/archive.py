@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from uad.errors import DataError
-from uad.files import atomic_path
+from uad.core.errors import DataError
+from uad.core.files import atomic_path
 
 #: The earliest time that a zip file can name: the real ones would differ from run to run.
 TIME = (1980, 1, 1, 0, 0, 0)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from uad.errors import DataError
-from uad.files import sha256
-from uad.launch import CODE
+from uad.core.errors import DataError
+from uad.core.files import sha256
 from uad.records import EXTERNAL, REPOSITORY, Record, Records
+from uad.run.launch import CODE
 
 #: Folders of a crate: the results tree, and the repository's code.
 RESULTS_FOLDER, CODE_FOLDER = "results/", "code/"

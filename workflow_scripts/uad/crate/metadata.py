@@ -17,8 +17,8 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from uad.core.provenance import SUFFIX
 from uad.crate.contents import CODE_FOLDER, RESULTS_FOLDER, File, place_of
-from uad.provenance import SUFFIX
 from uad.records import REPOSITORY, Record, Records
 
 #: Version of RO-Crate that the profiles below build upon.

@@ -11,10 +11,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from uad.audit.verdict import Verdict
+from uad.core.errors import DataError
+from uad.core.files import sha256
 from uad.crate.archive import unpack
 from uad.crate.contents import CODE_FOLDER, RESULTS_FOLDER, place_of
-from uad.errors import DataError
-from uad.files import sha256
 from uad.records import EXTERNAL, load_records
 
 METADATA, README = "ro-crate-metadata.json", "README.md"
@@ -202,7 +202,7 @@ def _wrong_cells(results: Path, key: str) -> list[str]:
     """Cells of a changed table that its metrics do not give; the audit does not open such a one."""
     import pandas as pd
 
-    from uad.files import read_tsv
+    from uad.core.files import read_tsv
 
     record = load_records(results).record_of(key)
     metrics = [results / e.key for e in record.inputs if e.key.startswith("metrics/")]

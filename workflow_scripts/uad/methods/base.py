@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from uad.strict import Strict
+from uad.core.strict import Strict
 
 if TYPE_CHECKING:
     import torch

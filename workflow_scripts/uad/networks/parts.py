@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uad.imports import import_lightly
+from uad.core.imports import import_lightly
 
 #: What MONAI imports where it is installed: for transforms, readers, plots and reports.
 OPTIONAL = (

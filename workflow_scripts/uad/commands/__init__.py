@@ -1,0 +1,1 @@
+"""What a person calls: ``uad <verb>``, a file per verb, each with ``arguments`` and ``run``."""

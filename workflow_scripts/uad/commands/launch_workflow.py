@@ -1,0 +1,49 @@
+"""Start a run on a cluster; all further arguments are Snakemake's."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from uad.core.errors import ConfigError
+from uad.run.launch import (
+    cancel_unattended,
+    copy_overlays,
+    overlays_of,
+    readable_sacct,
+    register_run,
+    snapshot,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("profile", help="a folder of profiles/")
+    parser.add_argument("snakemake", nargs=argparse.REMAINDER, help="arguments of Snakemake")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Replace this process by Snakemake, at work on a copy of the code."""
+    profile, arguments = options.profile, options.snakemake
+    if not (ROOT / "profiles" / profile / "config.yaml").is_file():
+        raise ConfigError(f"{profile}: there is no profiles/{profile}/config.yaml")
+    here = Path.cwd()
+    state = here / ".uad"
+    overlays = overlays_of(arguments)
+    register_run(here, state / "run.json")
+    cancelled = cancel_unattended(here)
+    if cancelled:
+        message = f"Ended {len(cancelled)} job(s) of an earlier run that nobody watched any more."
+        print(message, flush=True)  # exec would drop what is buffered
+    snakefile = snapshot(ROOT, state / "code")
+    arguments = copy_overlays(arguments, overlays, snakefile.parent / "overlays")
+    os.environ["UAD_REPOSITORY"] = str(ROOT)
+    os.environ["PATH"] = readable_sacct(state / "bin")
+    library = str(snakefile.parent / "workflow_scripts")
+    others = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [library, others]))
+    settings = snakefile.parent / "profiles" / profile
+    command = ["--snakefile", snakefile, "--directory", here, "--workflow-profile", settings]
+    os.execv(sys.executable, [sys.executable, "-m", "snakemake", *map(str, command), *arguments])

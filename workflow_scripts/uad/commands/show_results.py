@@ -1,0 +1,85 @@
+"""End of a run: print the tables and where to look."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from uad.config import Config, load_files
+from uad.core.files import read_json
+from uad.core.paths import Tree
+from uad.report.sanity import check_phantom_run
+from uad.report.tables import terminal_table
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("configs", nargs="+", type=Path, help="config.yaml and overlays")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print tables, decisions and where to look.
+
+    Returns:
+        1 if a run on the phantom lacks what any such run must show.
+    """
+    cfg = load_files(options.configs)
+    tree = Tree(cfg.results)
+    print_tables(cfg, tree)
+    print_decisions(cfg, tree)
+    print_places(cfg, tree)
+    if not cfg.phantom:
+        return 0
+    print("\nPhantom results: they show that the workflow runs; they cannot rank methods.\n")
+    checks = check_phantom_run(cfg)
+    for passed, sentence in checks:
+        print(f"  {'ok  ' if passed else 'FAIL'} {sentence}")
+    return int(not all(passed for passed, _ in checks))
+
+
+def print_tables(cfg: Config, tree: Tree) -> None:
+    """Print every table of the run."""
+    labels = {name: method.label or name for name, method in cfg.methods.items()}
+    for name in cfg.tables_of_run():
+        table = cfg.tables[name]
+        columns = [
+            {"experiment": c.experiment, "test_dataset": c.test, "label": c.label or c.test}
+            for c in table.columns
+        ]
+        spec = {
+            "name": name,
+            "title": table.title,
+            "rows": table.rows,
+            "columns": columns,
+            "labels": labels,
+        }
+        print(f"\n{terminal_table(pd.read_csv(tree.table('csv', name)), spec)}")
+
+
+def print_decisions(cfg: Config, tree: Tree) -> None:
+    """Print which folds were inverted."""
+    print("\nAIR decisions:")
+    for experiment in cfg.air_experiments_of_run():
+        for fold in cfg.folds_of(experiment):
+            record = read_json(tree.air(experiment, fold))
+            print(
+                f"  {experiment:12} fold {fold}: healthy mean {record['mean_normal']:.3f}, "
+                f"AIR {record['air_before']:.2f} -> {record['air_after']:.2f}, "
+                f"{'inverted' if record['invert'] else 'kept'}"
+            )
+
+
+def print_places(cfg: Config, tree: Tree) -> None:
+    """Print where the results are and how to check them."""
+    print(
+        f"\nReport:   {tree.root}/report.html\nTables:   {tree.root}/tables/\n"
+        f"Figures:  {tree.root}/figures/\nScans:    {tree.gallery()}\nThe tree: results/README.md"
+    )
+    if tables := cfg.tables_of_run():
+        row, column = cfg.tables[tables[0]].rows[-1], cfg.tables[tables[0]].columns[0]
+        cell = f"TABLE={tables[0]} ROW={row} COLUMN={column.experiment}/{column.test}"
+        elsewhere = "" if tree.root == "results" else f" RESULTS={tree.root}"
+        print(
+            f"\nCheck all of it:         make audit{elsewhere}"
+            f"\nWhere a cell comes from: make trace {cell}{elsewhere}"
+        )

@@ -1,0 +1,56 @@
+"""Trace a cell of a table to the raw files."""
+
+import argparse
+from pathlib import Path
+
+from uad.core.files import write_json, write_text
+from uad.lineage import METRICS, Lineage, trace
+from uad.records import load_records
+from uad.report.lineage_picture import draw
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder")
+    parser.add_argument("--table", required=True, help="for example table3")
+    parser.add_argument("--row", required=True, help="the method, or its label in the table")
+    parser.add_argument(
+        "--column", help="experiment/test, its label, or either name alone; if there are several"
+    )
+    parser.add_argument("--metric", default=METRICS[0], help=" or ".join(METRICS))
+    parser.add_argument("--all", action="store_true", help="print all siblings, however many")
+    parser.add_argument("--no-check", action="store_true", help="do not hash the files")
+    parser.add_argument("--output", type=Path, help="folder (default RESULTS/audit/trace)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the tree and write it with its picture.
+
+    Returns:
+        1 if anything does not match.
+    """
+    lineage = trace(
+        load_records(options.results),
+        table=options.table,
+        row=options.row,
+        column=options.column or None,
+        metric=options.metric,
+        check=not options.no_check,
+    )
+    text = lineage.text(full=options.all)
+    print(text, flush=True)
+    folder = options.output or options.results / "audit" / "trace"
+    try:
+        print(f"Written: {write(lineage, folder, text)}.{{json,png,txt}}")
+    except OSError as error:
+        print(f"The files could not be written ({error}): name a folder with --output.")
+    return int(bool(lineage.problems))
+
+
+def write(lineage: Lineage, folder: Path, text: str) -> Path:
+    """Write the files of a lineage; returns their path without the ending."""
+    path = folder / lineage.name
+    write_json(f"{path}.json", lineage.as_json())
+    write_text(f"{path}.txt", text)
+    draw(lineage, f"{path}.png")
+    return path

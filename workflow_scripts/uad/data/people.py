@@ -1,0 +1,184 @@
+"""Ages of subjects, from a table that lies at the root of a raw tree; splits are balanced by them.
+
+Read are ``participants.tsv`` (BIDS: ``participant_id``, ``age``) in the tree of any data set, and
+the demographics of IXI as brain-development.org publishes them (``IXI.xls``), or the same saved
+as text (``IXI.csv``, ``IXI.tsv``). Of several files :func:`demographics_file` takes the first,
+so that a ``participants.tsv`` of one's own goes before a published table.
+
+What the table of IXI looks like (columns ``IXI_ID`` and ``AGE``, empty ages, subjects with
+several rows) is from descriptions of it; the file itself was not at hand.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from uad.core.errors import DataError
+from uad.data.layouts import PARTICIPANTS, bids_label, demographics_file
+
+#: Plausible ages (years).
+AGES = (0.0, 120.0)
+#: Ages of one subject that lie further apart (years) contradict each other.
+TOLERANCE = 1.0
+#: Cells that say nothing, lower case.
+_EMPTY = ("", "n/a", "na", "nan")
+
+
+def add_ages(
+    participants: pd.DataFrame, layout: str, root: str | Path
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Add the column ``age`` (years) to a participants table, where any age is known.
+
+    Args:
+        participants: table of :func:`uad.data.layouts.index_dataset`, or of
+            :func:`uad.data.preprocessed.index_preprocessed`.
+        layout: ``ixi``, ``brats21`` or ``mslub``.
+        root: the raw tree.
+
+    Returns:
+        The table, as it came if no age is known; missing ages are NaN. And facts for the record:
+        ``file`` (None without one), ``known`` and ``unknown`` (numbers of subjects),
+        ``contradicting`` (public names of those whose rows give different ages: unknown).
+
+    Raises:
+        DataError: the file cannot be read, lacks a column, has an age that is none or a row
+            without a subject, or is about nobody of the data set.
+    """
+    path = demographics_file(layout, root)
+    if path is None:
+        return participants, {"file": None}
+    listed = _read(path)
+    names = participants["name"].drop_duplicates()
+    # IXI's own table knows the first part of IXI002-Guys-0828
+    bids = path.name == PARTICIPANTS
+    keys = {name: f"sub-{bids_label(name)}" if bids else name[:6] for name in names}
+    if listed is not None and not set(listed) & set(keys.values()):
+        example = f" (such as {min(listed)})" if listed else ""
+        raise DataError(
+            f"{path}: none of its {len(listed)} subjects{example} is in this data set (such as "
+            f"{min(keys.values())}). Correct or remove the file."
+        )
+    ages = {name: (listed or {}).get(key, []) for name, key in keys.items()}
+    contradicting = [n for n, a in ages.items() if a and max(a) - min(a) > TOLERANCE]
+    known = {n: a[0] for n, a in ages.items() if a and n not in contradicting}
+    facts = {
+        "file": str(path),
+        "known": len(known),
+        "unknown": len(names) - len(known),
+        "contradicting": contradicting,
+    }
+    if not known:
+        return participants, facts
+    table = participants.copy()
+    table.insert(table.columns.get_loc("site") + 1, "age", table["name"].map(known))
+    return table, facts
+
+
+def _read(path: Path) -> dict[str, list[float]] | None:
+    """The known ages of each listed subject (none: an empty list); None without ages at all."""
+    sheets = list(_workbook(path) if path.suffix == ".xls" else _text(path))
+    bids = path.name == PARTICIPANTS
+    person, age = ("participant_id", "age") if bids else ("ixi_id", "age")
+    heads = [[cell.strip().lower() for cell in rows[0]] if rows else [] for rows in sheets]
+    # the workbook has sheets with the meaning of codes beside the table
+    found = next((i for i, head in enumerate(heads) if person in head), None)
+    if found is None or (age not in heads[found] and not bids):
+        wanted = "participant_id" if bids else "IXI_ID and AGE"
+        raise DataError(
+            f"{path}: no column {wanted} in its first row, which should name the columns. "
+            "Correct or remove the file."
+        )
+    head, rows = heads[found], sheets[found]
+    if age not in head:
+        return None  # BIDS asks for nothing but the name
+    ages: dict[str, list[float]] = {}
+    for number, row in enumerate(rows[1:], start=2):
+        cells = {name: cell.strip() for name, cell in zip(head, row, strict=False)}
+        who, text = cells.get(person, ""), cells.get(age, "")
+        if who.lower() in _EMPTY and text.lower() in _EMPTY:
+            continue
+        key = _bids_key(who) if bids else _ixi_key(who)
+        if key is None:
+            form = "sub-NAME" if bids else "a number, such as 2 for IXI002"
+            raise DataError(
+                f"{path}: row {number}: '{who}' names no subject; expected is {form}. "
+                "Correct or remove the file."
+            )
+        known = ages.setdefault(key, [])
+        if text.lower() not in _EMPTY:
+            known.append(_age(text, f"{path}: row {number} ({key})"))
+    return ages
+
+
+def _workbook(path: Path) -> Iterator[list[list[str]]]:
+    """The cells of each sheet as text."""
+    # pandas gives up its reader of this format
+    import xlrd
+
+    try:
+        # what the library has to say about odd files is no news here
+        book = xlrd.open_workbook(path, logfile=io.StringIO())
+        sheets = [[sheet.row(i) for i in range(sheet.nrows)] for sheet in book.sheets()]
+    except Exception as error:  # damaged files make it fail in many ways
+        raise DataError(
+            f"{path}: cannot be read as an Excel 97 workbook ({_short(error)}). Fetch it again, or "
+            f"save it as {path.with_suffix('.csv').name}."
+        ) from error
+    errors = xlrd.error_text_from_code
+    for rows in sheets:
+        yield [
+            [errors[c.value] if c.ctype == xlrd.XL_CELL_ERROR else str(c.value) for c in row]
+            for row in rows
+        ]
+
+
+def _text(path: Path) -> Iterator[list[list[str]]]:
+    """The cells of a text file; a spreadsheet may have written semicolons for commas."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        head = text.partition("\n")[0]
+        mark = "\t" if path.suffix == ".tsv" else max(",;", key=head.count)
+        yield list(csv.reader(io.StringIO(text, newline=""), delimiter=mark))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path}: cannot be read as a UTF-8 text table ({_short(error)}). Save it as that, or "
+            "remove it."
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def _bids_key(text: str) -> str | None:
+    label = bids_label(text.removeprefix("sub-"))
+    return f"sub-{label}" if label else None
+
+
+def _ixi_key(text: str) -> str | None:
+    """``IXI002`` for 2, 2.0 (a cell of a workbook), 002 or IXI002."""
+    match = re.fullmatch(r"(?:IXI)?(\d{1,3})(?:\.0+)?", text, re.IGNORECASE)
+    return f"IXI{int(match[1]):03d}" if match else None
+
+
+def _age(text: str, where: str) -> float:
+    try:
+        # a decimal comma; "89+", as BIDS lets old ages be hidden
+        age = float(text.replace(",", ".").removesuffix("+"))
+    except ValueError:
+        age = float("nan")
+    low, high = AGES
+    if not low <= age <= high:
+        raise DataError(
+            f"{where}: '{text}' is no age in years, from {low:g} to {high:g}. Correct it, leave "
+            "it empty, or remove the file."
+        )
+    # to the hundredth, as the published splits have them
+    return round(age, 2)

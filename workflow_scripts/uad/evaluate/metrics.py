@@ -1,0 +1,147 @@
+"""Agreement of an anomaly map or a prediction with the annotated lesions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from uad.core.errors import DataError
+
+
+def dice(prediction: np.ndarray, label: np.ndarray) -> float:
+    """Dice coefficient, ``2 |A and B| / (|A| + |B|)``.
+
+    Args:
+        prediction: binary array of any shape; above zero is anomaly.
+        label: binary array of the same shape; above zero is lesion.
+
+    Returns:
+        A number in [0, 1]. NaN if both are empty: it is undefined there, and the authors
+        average over volumes with ``nanmean``, which leaves such a volume out.
+
+    Raises:
+        DataError: the shapes differ.
+    """
+    prediction, label = binary(prediction), binary(label)
+    check_same_shape(prediction, label)
+    size = int(np.count_nonzero(prediction)) + int(np.count_nonzero(label))
+    if size == 0:
+        return float("nan")
+    return 2 * int(np.count_nonzero(prediction & label)) / size
+
+
+def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    r"""Area under the precision-recall curve, as scikit-learn's ``average_precision_score``.
+
+    .. math:: \mathrm{AP} = \sum_n (R_n - R_{n-1}) P_n
+
+    over all distinct thresholds, without interpolation. Every voxel counts, the
+    background around the brain included, as in the authors' evaluation. Recall moves only at
+    the scores of lesion voxels, so those and the ranks of the others are all that is needed.
+
+    Args:
+        scores: anomaly map of any shape, larger is more anomalous.
+        labels: array of the same shape; above zero is lesion.
+
+    Returns:
+        A number in (0, 1]; NaN if there is no lesion voxel.
+
+    Raises:
+        DataError: the shapes differ, or a score is NaN.
+    """
+    lesion, *other = split_scores(scores, labels)
+    if lesion.size == 0:
+        return float("nan")
+    other = Ranked.of([other])
+    thresholds, counts = np.unique(lesion, return_counts=True)
+    true_positives = lesion.size - np.concatenate(([0], np.cumsum(counts)[:-1]))
+    precision = true_positives / (true_positives + other.at_least(thresholds))
+    return float(np.sum(counts * precision) / lesion.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """Scores in their order; zeros, which are most of a post-processed map, are only counted.
+
+    Attributes:
+        values: the others, flat and rising.
+        zeros: how many scores are zero.
+    """
+
+    values: np.ndarray
+    zeros: int
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[np.ndarray, int]]) -> Ranked:
+        """All scores of at least one part: those that are not zero, and how many are."""
+        values = np.concatenate([values for values, _ in parts])
+        values.sort()
+        return cls(values, sum(zeros for _, zeros in parts))
+
+    @property
+    def largest(self) -> float:
+        """The largest score; minus infinity if there is none."""
+        return max(self.values.max(initial=-np.inf), 0 if self.zeros else -np.inf)
+
+    def at_least(self, thresholds: np.ndarray) -> np.ndarray:
+        """How many scores are not below each threshold; thresholds are of the scores' type."""
+        below = np.searchsorted(self.values, thresholds, side="left")
+        return self.values.size - below + self.zeros * (thresholds <= 0)
+
+    def above(self, thresholds: np.ndarray) -> np.ndarray:
+        """How many scores are above each threshold; thresholds are of the scores' type."""
+        within = np.searchsorted(self.values, thresholds, side="right")
+        return self.values.size - within + self.zeros * (thresholds < 0)
+
+    def next_below(self, threshold: np.generic) -> float:
+        """The largest score that is below the threshold; minus infinity if there is none."""
+        below = self.values[: np.searchsorted(self.values, threshold, side="left")]
+        return max(below.max(initial=-np.inf), 0 if self.zeros and threshold > 0 else -np.inf)
+
+
+def split_scores(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Scores of the lesion voxels; of the others those that are not zero, and how many are.
+
+    The scores are flat, in new arrays.
+
+    Raises:
+        DataError: the shapes differ, or a score is NaN.
+    """
+    scores, labels = checked(scores, labels)
+    lesion, other = scores[labels], scores[(scores != 0) & ~labels]
+    return lesion, other, scores.size - lesion.size - other.size
+
+
+def checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores in floating point and labels as bool.
+
+    Raises:
+        DataError: the shapes differ, or a score is NaN.
+    """
+    scores, labels = np.asarray(scores), binary(labels)
+    check_same_shape(scores, labels)
+    if not np.issubdtype(scores.dtype, np.floating):
+        scores = scores.astype(np.float64)
+    if np.isnan(scores).any():
+        raise DataError(
+            f"{int(np.isnan(scores).sum())} of {scores.size} anomaly scores are NaN. The model "
+            "has probably diverged: look at its training history."
+        )
+    return scores, labels
+
+
+def binary(array: np.ndarray) -> np.ndarray:
+    """Above zero, as bool; a bool array as it is."""
+    array = np.asarray(array)
+    return array if array.dtype == bool else array > 0
+
+
+def check_same_shape(first: np.ndarray, second: np.ndarray) -> None:
+    """Raise a :class:`DataError` when prediction and label are not on one grid."""
+    if first.shape != second.shape:
+        raise DataError(
+            f"the prediction has shape {first.shape} and the label {second.shape}; both must be "
+            "on one grid."
+        )

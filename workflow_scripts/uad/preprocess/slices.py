@@ -1,0 +1,285 @@
+"""The slice store: all volumes of one data set and modality in one file.
+
+safetensors, so that single volumes can be read without the rest and nothing is
+ever unpickled. Arrays are in NIfTI order (x, y, z), axial slices on the last
+axis: ``volumes`` float16 ``(N, X, Y, Z)``, ``masks`` and ``lesions`` uint8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from uad.core.errors import DataError
+from uad.core.files import atomic_path
+
+KEYS = ("volumes", "masks", "lesions")
+
+#: NumPy type of a volume -> its name in a safetensors header.
+_DTYPES = {"float16": "F16", "float32": "F32"}
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """Some volumes of a slice store.
+
+    Attributes:
+        subjects: their BIDS labels.
+        volumes: float32 ``(N, X, Y, Z)``, about [0, 1], background 0.
+        masks: bool, the brain.
+        lesions: bool, the anomaly (all false for healthy subjects).
+    """
+
+    subjects: list[str]
+    volumes: np.ndarray
+    masks: np.ndarray
+    lesions: np.ndarray
+
+
+def write_store(path: str | os.PathLike[str], subjects: Sequence[str], arrays: Iterable) -> None:
+    """Write a store from one (volume, mask, lesion) triple per subject."""
+    from safetensors.numpy import save_file
+
+    columns = list(zip(*arrays, strict=True))
+    tensors = {key: np.stack(column) for key, column in zip(KEYS, columns, strict=True)}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"subjects": json.dumps(list(subjects))})
+
+
+def subjects_in(path: str | os.PathLike[str]) -> list[str]:
+    """BIDS labels of the subjects of a store, in order."""
+    return json.loads(read_metadata(path)["subjects"])
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The text metadata of a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as handle:
+            return handle.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise DataError(
+            f"{Path(path)}: not a readable safetensors file ({error}). Delete it and run again."
+        ) from error
+
+
+def read_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """Voxels along x, y and z of the volumes of a store."""
+    from safetensors import safe_open
+
+    read_metadata(path)
+    with safe_open(path, framework="numpy") as handle:
+        _, *shape = handle.get_slice("volumes").get_shape()
+    return tuple(shape)
+
+
+def read_store(path: str | os.PathLike[str], subjects: Sequence[str]) -> Volumes:
+    """Read the given subjects, and only those, from a store.
+
+    Raises:
+        DataError: the file is damaged, or a subject is not in it.
+    """
+    from safetensors import safe_open
+
+    places = _places(path, subjects)
+    with safe_open(path, framework="numpy") as handle:
+        parts = {key: [handle.get_slice(key)[place] for place in places] for key in KEYS}
+    return Volumes(
+        subjects=list(subjects),
+        volumes=np.stack(parts["volumes"]).astype(np.float32),
+        masks=np.stack(parts["masks"]) > 0,
+        lesions=np.stack(parts["lesions"]) > 0,
+    )
+
+
+def each_volume(
+    path: str | os.PathLike[str], subjects: Sequence[str]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Volume (float16, about [0, 1]), brain and lesion (bool) of each subject, one at a time.
+
+    Raises:
+        DataError: the file is damaged, or a subject is not in it.
+    """
+    from safetensors import safe_open
+
+    places = _places(path, subjects)
+    with safe_open(path, framework="numpy") as handle:
+        parts = [handle.get_slice(key) for key in KEYS]
+        for place in places:
+            volume, mask, lesion = (part[place] for part in parts)
+            yield volume, mask > 0, lesion > 0
+
+
+def read_lesion(path: str | os.PathLike[str], subject: str) -> np.ndarray:
+    """Read the lesion of one subject, bool ``(X, Y, Z)``, and nothing else.
+
+    Raises:
+        DataError: the file is damaged, or the subject is not in it.
+    """
+    from safetensors import safe_open
+
+    (place,) = _places(path, [subject])
+    with safe_open(path, framework="numpy") as handle:
+        return handle.get_slice("lesions")[place] > 0
+
+
+def _places(path: str | os.PathLike[str], subjects: Sequence[str]) -> list[int]:
+    index = {label: i for i, label in enumerate(subjects_in(path))}
+    missing = [label for label in subjects if label not in index]
+    if missing:
+        raise DataError(f"{path}: no subject '{missing[0]}' ({len(missing)} of the split missing).")
+    return [index[label] for label in subjects]
+
+
+def eligible_slices(
+    lesions: np.ndarray, *, tumour_free: bool, central: bool = False
+) -> list[np.ndarray]:
+    """Which axial slices of each volume training may draw.
+
+    Args:
+        lesions: bool ``(N, X, Y, Z)``.
+        tumour_free: leave out slices that touch the lesion (intra-dataset setting).
+        central: of the slices that remain keep the central half of the volume's depth,
+            as the authors do after stacking them (the protocol's ``central_stack``).
+
+    Returns:
+        One array of slice numbers per volume.
+
+    Raises:
+        DataError: a volume has no tumour-free slice.
+    """
+    depth = lesions.shape[-1]
+    chosen = []
+    for volume in lesions:
+        slices = np.arange(depth)
+        if tumour_free:
+            slices = slices[~volume.any(axis=(0, 1))]
+            if central:
+                start = max(0, (len(slices) - depth // 2) // 2)
+                slices = slices[start : start + depth // 2]
+        if not len(slices):
+            raise DataError("a training volume has no tumour-free slice; exclude the subject.")
+        chosen.append(slices)
+    return chosen
+
+
+def write_volumes(path: str | os.PathLike[str], volumes: Mapping[str, np.ndarray]) -> None:
+    """Write volumes named ``<role>/<subject>`` as one safetensors file, all from memory."""
+    from safetensors.numpy import save_file
+
+    with atomic_path(path) as temporary:
+        save_file({k: np.ascontiguousarray(v) for k, v in volumes.items()}, temporary)
+
+
+@contextlib.contextmanager
+def volume_writer(
+    path: str | os.PathLike[str],
+    names: Iterable[str],
+    shape: Sequence[int],
+    dtype: type[np.floating],
+) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """Write a file of :func:`write_volumes` volume by volume, in any order: the same bytes.
+
+    The library writes only what is all in memory. The format is the length of the header in 8
+    bytes, the header in JSON and the arrays, little-endian, each at the place that it says.
+
+    Args:
+        path: the file; it is there when the last volume is written and the block ends.
+        names: ``<role>/<subject>`` of all volumes.
+        shape: of each volume.
+        dtype: float16 or float32, to which volumes are converted.
+
+    Yields:
+        A function that writes a volume, given its name and itself.
+
+    Raises:
+        ValueError: a volume has another shape, was not announced or is written twice; or the
+            block ends and a volume is missing. Then there is no file.
+    """
+    stored = np.dtype(dtype).newbyteorder("<")
+    size = math.prod(shape) * stored.itemsize
+    places = {name: number * size for number, name in enumerate(sorted(names))}
+    header = _header(places, tuple(shape), stored)
+    missing = set(places)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(header)
+
+        def write(name: str, volume: np.ndarray) -> None:
+            if name not in missing:
+                raise ValueError(f"{path}: volume {name!r} was not announced, or is there already")
+            if volume.shape != tuple(shape):
+                raise ValueError(f"{path}: {name!r} has shape {volume.shape}, not {tuple(shape)}")
+            file.seek(len(header) + places[name])
+            file.write(np.ascontiguousarray(volume, dtype=stored).data)
+            missing.remove(name)
+
+        yield write
+        if missing:
+            raise ValueError(f"{path}: {len(missing)} volumes are missing, such as {min(missing)}")
+
+
+def _header(places: Mapping[str, int], shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """Length and text of the header of a safetensors file, as the library writes them."""
+    size = math.prod(shape) * dtype.itemsize
+    entries = {
+        name: {
+            "dtype": _DTYPES[dtype.name],
+            "shape": shape,
+            "data_offsets": (place, place + size),
+        }
+        for name, place in places.items()
+    }
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def names_in(path: str | os.PathLike[str], prefix: str = "") -> list[str]:
+    """Names of the volumes of :func:`write_volumes` that start with ``prefix``, sorted."""
+    from safetensors import safe_open
+
+    read_metadata(path)
+    with safe_open(path, framework="numpy") as handle:
+        return sorted(name for name in handle.keys() if name.startswith(prefix))  # noqa: SIM118
+
+
+def read_volumes(path: str | os.PathLike[str], prefix: str = "") -> StoredVolumes:
+    """The volumes whose name starts with ``prefix``, as float32, sorted by name.
+
+    Each is read when it is asked for, every time, and is not kept.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    return StoredVolumes(path, names_in(path, prefix))
+
+
+class StoredVolumes(Mapping[str, np.ndarray]):
+    """What :func:`read_volumes` gives: volume by name."""
+
+    def __init__(self, path: str | os.PathLike[str], names: Iterable[str]) -> None:
+        self._path = path
+        self._names = dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        from safetensors import safe_open
+
+        if name not in self._names:
+            raise KeyError(f"{self._path}: no volume {name!r}")
+        # Opened for each: as long as it is open, all of the file that was read counts as memory.
+        with safe_open(self._path, framework="numpy") as handle:
+            return handle.get_tensor(name).astype(np.float32, copy=False)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

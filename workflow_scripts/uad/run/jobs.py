@@ -1,0 +1,188 @@
+"""The jobs of a target, from dry runs of Snakemake."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from uad.core.errors import DataError
+
+ROOT = Path(__file__).resolve().parents[3]
+#: Rules before the index of a data set: what follows it is unknown to Snakemake until it is there.
+UPSTREAM = ("make_phantom", "download_dataset", "index_dataset")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of a dry run.
+
+    Attributes:
+        rule: its rule.
+        wildcards: their values by name.
+        inputs: files that it reads.
+        outputs: files that it writes; a target has none.
+        benchmark: where Snakemake writes its seconds, if it does.
+        threads: CPU cores that it holds.
+        gpus: GPUs that it holds.
+        group: number of its group in this dry run, if the profile puts it into one.
+    """
+
+    rule: str
+    wildcards: dict[str, str] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    benchmark: str | None = None
+    threads: int = 1
+    gpus: int = 0
+    group: int | None = None
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells it from all other jobs."""
+        return (self.rule, *sorted(f"{k}={v}" for k, v in self.wildcards.items()))
+
+
+# jobs of a group stand below it, further to the right
+_GROUP = re.compile(r".*\bgroup job \S+ \(jobs in .*\):", re.I)
+_HEADER = re.compile(r"( *)(?:local)?(?:rule|checkpoint) (\w+):")
+_FIELD = re.compile(r"( *)    (\w+): (.*)")
+
+
+def parse_jobs(output: str) -> list[Job]:
+    """The jobs of a dry run (``snakemake -n``), in the order of the text.
+
+    Args:
+        output: all that Snakemake printed.
+
+    Raises:
+        ValueError: they are not as many as its own table of jobs says.
+    """
+    blocks: list[tuple[str, int | None, dict[str, str]]] = []
+    current: dict[str, str] | None = None
+    indent, groups = "", 0
+    for line in output.splitlines():
+        if header := _HEADER.fullmatch(line):
+            current, indent = {}, header[1]
+            blocks.append((header[2], groups if indent else None, current))
+        elif current is not None and (found := _FIELD.fullmatch(line)) and found[1] == indent:
+            current[found[2]] = found[3]
+        else:
+            current = None
+            groups += bool(_GROUP.fullmatch(line))
+    jobs = [_job(*block) for block in blocks]
+    total = re.findall(r"^total +(\d+)$", output, re.M)
+    if len(jobs) != (int(total[-1]) if total else 0):
+        raise ValueError(f"{len(jobs)} jobs read, but Snakemake counts {total[-1:] or 'none'}")
+    return jobs
+
+
+def _job(rule: str, group: int | None, fields: Mapping[str, str]) -> Job:
+    def listed(name: str) -> tuple[str, ...]:
+        return tuple(fields[name].split(", ")) if name in fields else ()
+
+    pairs = {
+        name: dict(part.split("=", 1) for part in listed(name) if "=" in part)
+        for name in ("wildcards", "resources")
+    }
+    gpus = pairs["resources"].get("gpu", "0")
+    return Job(
+        rule,
+        pairs["wildcards"],
+        listed("input"),
+        listed("output"),
+        fields.get("benchmark"),
+        int(fields.get("threads", "1")),
+        int(gpus) if gpus.isdigit() else 0,
+        group,
+    )
+
+
+@dataclass(frozen=True)
+class Command:
+    """How Snakemake is called: everything but the folder and what is asked of it.
+
+    Attributes:
+        overlays: config files beyond its own.
+        profile: workflow profile (a folder), or None for Snakemake's choice: profiles/default.
+    """
+
+    overlays: tuple[Path, ...] = ()
+    profile: Path | None = None
+
+    def executor(self) -> str | None:
+        """The scheduler that the profile sends jobs to; None: they run where Snakemake runs.
+
+        Raises:
+            DataError: there is no such profile.
+        """
+        if self.profile is None:
+            return None
+        path = self.profile / "config.yaml"
+        if not path.is_file():
+            raise DataError(f"{self.profile.name}: there is no {path}")
+        name = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("executor", "local")
+        return None if name == "local" else name
+
+    def dry_run(
+        self,
+        directory: Path,
+        targets: Sequence[str],
+        *,
+        forced: Sequence[str] = (),
+        overlay: Path | None = None,
+    ) -> list[Job]:
+        """The jobs that are to do for the targets.
+
+        Args:
+            directory: working directory; nothing is locked.
+            targets: targets or files.
+            forced: rules whose jobs count even if they are done.
+            overlay: one more config file.
+
+        Raises:
+            DataError: Snakemake refuses; its own message.
+        """
+        # threads are cut to the cores, and a plan is not for this machine only
+        command = [sys.executable, "-m", "snakemake", "--dry-run", "--nolock", "--cores", "4096"]
+        command += ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(directory)]
+        if self.profile:  # as --profile it would add to profiles/default
+            command += ["--workflow-profile", str(self.profile.resolve())]
+        overlays = [*self.overlays, *([overlay] if overlay else [])]
+        if overlays:
+            command += ["--configfile", *(str(path.resolve()) for path in overlays)]
+        if forced:
+            command += ["--forcerun", *forced]
+        done = subprocess.run([*command, "--", *targets], capture_output=True, text=True)
+        output = done.stdout + done.stderr
+        if done.returncode:
+            raise DataError(refusal(output))
+        return parse_jobs(output)
+
+
+def local_rules() -> set[str]:
+    """Rules that run where Snakemake runs; a dry run does not tell."""
+    text = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("rules/*.smk"))
+    rules = re.findall(r"^(?:rule|checkpoint) (\w+):\n((?:[ \t].*\n|\n)*)", text, re.M)
+    return {name for name, body in rules if "localrule: True" in body}
+
+
+def submissions(jobs: Iterable[Job]) -> tuple[int, int]:
+    """How many groups, and how many jobs alone, go to a scheduler."""
+    jobs, local = list(jobs), local_rules()
+    groups = {job.group for job in jobs} - {None}
+    alone = sum(job.group is None and job.rule not in local for job in jobs)
+    return len(groups), alone
+
+
+def refusal(output: str) -> str:
+    """Why Snakemake refused, without what it prints on its way there, at most 24 lines."""
+    noise = ("Using ", "Config file ", "Assuming ", "Building DAG")
+    lines = [s for s in output.splitlines() if s.strip() and not s.startswith(noise)]
+    starts = [i for i, s in enumerate(lines) if re.match(r"\w*(Exception|Error)\b|Raw data", s)]
+    return "\n".join(lines[starts[0] :][:24] if starts else lines[-12:])

@@ -1,0 +1,220 @@
+"""Starting a run on a cluster: from a copy of the code, after the remains of the last run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from uad.core.errors import UadError
+from uad.core.files import atomic_path, read_json, write_json
+from uad.core.provenance import IDENTITY, git_state
+
+#: What a run reads of the repository.
+CODE = (
+    "Snakefile rules workflow_scripts profiles resources report notebooks envs "
+    "config.yaml config.demo.yaml config.fast.yaml config.phantom.yaml"
+).split()
+#: Names of our jobs begin so (``slurm-jobname-prefix`` of the profile).
+JOB_PREFIX = "uad"
+
+
+class LaunchError(UadError):
+    """A run could not be started; the message says why."""
+
+
+def snapshot(root: str | os.PathLike[str], into: str | os.PathLike[str]) -> Path:
+    """Copy the code that a run consists of, so that edits do not reach a run that is at work.
+
+    Jobs on a cluster read Snakefile, scripts and library when they start, hours after the
+    run began. Modification times are kept: Snakemake takes a newer script for a changed one.
+
+    Args:
+        root: the repository.
+        into: folder of the copy; an older copy is replaced.
+
+    Returns:
+        The copy's Snakefile.
+
+    Raises:
+        LaunchError: ``root`` is not the repository.
+    """
+    root, into = Path(root), Path(into)
+    if not (root / "Snakefile").is_file():
+        raise LaunchError(f"{root}: no Snakefile there; start from the repository's folder.")
+    fresh = into.with_name(into.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    skipped = shutil.ignore_patterns("__pycache__", "*.egg-info", ".ipynb_checkpoints")
+    for name in CODE:
+        source = root / name
+        if source.is_dir():
+            shutil.copytree(source, fresh / name, ignore=skipped)
+        elif source.exists():
+            shutil.copy2(source, fresh / name)
+    write_json(fresh / "workflow_scripts" / "uad" / IDENTITY, git_state())
+    shutil.rmtree(into, ignore_errors=True)
+    fresh.rename(into)
+    return into / "Snakefile"
+
+
+def overlays_of(arguments: Sequence[str]) -> list[int]:
+    """Where the config files stand among the arguments of Snakemake.
+
+    Raises:
+        LaunchError: one of them is not there.
+    """
+    found, taking = [], False
+    for number, argument in enumerate(arguments):
+        if argument.startswith("-"):
+            taking = argument in ("--configfile", "--configfiles")
+        elif taking:
+            found.append(number)
+            if not Path(argument).is_file():
+                raise LaunchError(f"{argument}: there is no such config file.")
+    return found
+
+
+def copy_overlays(
+    arguments: Sequence[str], where: Sequence[int], folder: str | os.PathLike[str]
+) -> list[str]:
+    """Snakemake's arguments with copies of the config files: jobs read these when they start.
+
+    Args:
+        arguments: of Snakemake.
+        where: what :func:`overlays_of` found among them.
+        folder: of the copies.
+    """
+    copied = list(arguments)
+    for number in where:
+        copy = Path(folder) / f"{number}-{Path(arguments[number]).name}"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(arguments[number], copy)
+        copied[number] = str(copy)
+    return copied
+
+
+def register_run(directory: str | os.PathLike[str], record: str | os.PathLike[str]) -> None:
+    """Write down where this run's Snakemake works; refuse beside a run on another login node.
+
+    The lock of ``make`` need not reach from one login node to another, and the jobs of a live
+    run are not to be ended.
+
+    Args:
+        directory: working directory of the run.
+        record: JSON file with ``host`` and ``pid`` of the last run.
+
+    Raises:
+        LaunchError: jobs of a run that was started on another host are in the queue.
+    """
+    record = Path(record)
+    if record.is_file() and not os.environ.get("UAD_TAKE_OVER"):
+        last = read_json(record)
+        if last["host"] != platform.node() and unattended_jobs(directory):
+            raise LaunchError(
+                f"A run in {directory} was started on {last['host']} (process {last['pid']}) and "
+                "has jobs in the queue. Give the command there; or, if that process is gone: "
+                "UAD_TAKE_OVER=1 and the same command here."
+            )
+    write_json(record, {"host": platform.node(), "pid": os.getpid()})
+
+
+def unattended_jobs(directory: str | os.PathLike[str]) -> list[str]:
+    """SLURM's numbers of the jobs that an earlier run of a directory left in the queue.
+
+    A job is ours if its name begins with :data:`JOB_PREFIX` and it works in ``directory``.
+
+    Raises:
+        LaunchError: SLURM does not answer.
+    """
+    here = os.path.realpath(directory)
+    listed = _slurm("squeue", "--me", "--noheader", "--array", "--format=%i|%j|%Z")
+    jobs = [line.split("|", 2) for line in listed.splitlines() if line.count("|") >= 2]
+    return [
+        number
+        for number, name, folder in jobs
+        if name.startswith(f"{JOB_PREFIX}_") and os.path.realpath(folder) == here
+    ]
+
+
+def cancel_unattended(directory: str | os.PathLike[str], patience: float = 180.0) -> list[str]:
+    """End the jobs that a killed run left behind, and wait until they are gone.
+
+    Nobody watches them, and the new run would write the same files beside them. A training
+    saves what it has when it is told to end.
+
+    Args:
+        directory: working directory of the run.
+        patience: seconds to wait for their end.
+
+    Returns:
+        The numbers of the jobs that were ended.
+
+    Raises:
+        LaunchError: SLURM does not answer, or the jobs are still there after ``patience``.
+    """
+    found = unattended_jobs(directory)
+    if not found:
+        return []
+    with contextlib.suppress(LaunchError):  # some may have ended by now; what counts is below
+        _slurm("scancel", *found)
+    end = time.monotonic() + patience
+    while unattended_jobs(directory):
+        if time.monotonic() > end:
+            raise LaunchError(
+                f"Jobs {' '.join(found)} of an earlier run in {directory} do not end; "
+                "run the same command again when `squeue --me` no longer lists them."
+            )
+        time.sleep(1)
+    return found
+
+
+def readable_sacct(folder: str | os.PathLike[str]) -> str:
+    """A search path on which ``sacct`` gives states that the executor plugin knows.
+
+    SLURM writes ``CANCELLED by 1000``; version 2.8 of the plugin compares with ``CANCELLED`` and
+    would wait for ever for a job that somebody has cancelled.
+
+    Args:
+        folder: where the wrapper goes; an existing one is replaced.
+
+    Returns:
+        ``PATH``, with ``folder`` in front where there is a ``sacct``.
+    """
+    folder = Path(folder).resolve()
+    path = os.environ.get("PATH", os.defpath)
+    others = os.pathsep.join(part for part in path.split(os.pathsep) if Path(part) != folder)
+    sacct = shutil.which("sacct", path=others)
+    if sacct is None:
+        return others
+    script = (
+        "#!/usr/bin/env bash\n# of uad.run.launch: the executor plugin knows no 'by <user>'\n"
+        f"set -o pipefail\n{shlex.quote(sacct)} \"$@\" | sed 's/CANCELLED by [0-9]*/CANCELLED/'\n"
+    )
+    with atomic_path(folder / "sacct") as temporary:
+        temporary.write_text(script, encoding="utf-8")
+        temporary.chmod(0o755)
+    return os.pathsep.join([str(folder), others])
+
+
+def _slurm(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except FileNotFoundError:
+        raise LaunchError(
+            f"{command[0]}: not found. The slurm profile is for a login node of a cluster; "
+            "elsewhere leave PROFILE out."
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise LaunchError(
+            f"{command[0]}: no answer within a minute; is SLURM's controller up (scontrol ping)?"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        raise LaunchError(f"{command[0]}: {error.stderr.strip()}") from None
+    return done.stdout
