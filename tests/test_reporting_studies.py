@@ -15,6 +15,7 @@ import pytest
 from uad import evaluate as evaluation
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_tsv, write_tsv
+from uad.evaluate import rescore as rescoring
 from uad.report import curves as drawing
 from uad.report.cost import COST_COLUMNS, cost_table, write_cost_table
 from uad.report.figures import figure_curves
@@ -269,11 +270,11 @@ def test_rows_of_the_workflow_are_taken(tmp_path: Path) -> None:
     noise = {key: (0.5 * mask + 0.05 * rng.random(mask.shape)).astype(np.float32) for key in keys}
     options = {"erosion": 0, "component_max_size": 0}
     variants = [
-        evaluation.Variant("as configured", "l1", median=0, **options),
-        evaluation.Variant("0.5", "l1", median=3, **options),
+        rescoring.Variant("as configured", "l1", median=0, **options),
+        rescoring.Variant("0.5", "l1", median=3, **options),
     ]
     place = {"experiment": "intra", "method": "a", "fold": 0, "test_dataset": "x"}
-    rows = evaluation.rescore(noise, volume, variants).assign(**place, study="s")
+    rows = rescoring.rescore(noise, volume, variants).assign(**place, study="s")
     write_tsv(tmp_path / "rows.tsv", rows)
     spec = SPEC | {"variants": ["as configured", "0.5"], "select_on": "dice"}
     summary = summarise_study(read_tsv(tmp_path / "rows.tsv"), spec)

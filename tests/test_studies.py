@@ -13,15 +13,10 @@ from hypothesis import strategies as st
 from test_evaluation import SEEDS, Controls
 from uad.config import Protocol
 from uad.core.errors import ConfigError, DataError
-from uad.evaluate import (
-    Variant,
-    evaluate_volume,
-    postprocess,
-    rescore,
-    search_threshold,
-    studies,
-)
+from uad.evaluate import evaluate_volume, postprocess, search_threshold
+from uad.evaluate import rescore as studies
 from uad.evaluate import score as scoring
+from uad.evaluate.rescore import Variant, rescore
 from uad.evaluate.score import score_volume
 from uad.preprocess.slices import read_store, read_volumes, write_store, write_volumes
 

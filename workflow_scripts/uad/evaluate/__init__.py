@@ -1,38 +1,34 @@
-"""From anomaly maps to numbers: post-processing, threshold search, metrics, significance.
+"""From anomaly maps to numbers: scores, post-processing, threshold search, metrics, significance.
 
-NumPy and SciPy only; pandas is imported by the functions that return a frame, torch by those
-that score reconstructions. Volumes are arrays in NIfTI order (x, y, z), axial slices on the
-last axis.
+Volumes are arrays in NIfTI order (x, y, z), axial slices on the last axis. What is listed here
+can be taken from the package; each name is imported when it is first used, because scripts that
+need a score need no SciPy.
 """
 
-from uad.evaluate.claims import test_claims
-from uad.evaluate.metrics import average_precision, dice
-from uad.evaluate.postprocessing import postprocess, remove_small_components
-from uad.evaluate.rescore import Variant, rescore
-from uad.evaluate.significance import (
-    Interval,
-    PermutationResult,
-    bootstrap_interval,
-    paired_permutation,
-)
-from uad.evaluate.threshold import ThresholdResult, search_threshold
-from uad.evaluate.volumes import evaluate_volume, predict, threshold_curve
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "Interval",
-    "PermutationResult",
-    "ThresholdResult",
-    "Variant",
-    "average_precision",
-    "bootstrap_interval",
-    "dice",
-    "evaluate_volume",
-    "paired_permutation",
-    "postprocess",
-    "predict",
-    "remove_small_components",
-    "rescore",
-    "search_threshold",
-    "test_claims",
-    "threshold_curve",
-]
+_HOME = {
+    "Interval": "significance",
+    "PermutationResult": "significance",
+    "ThresholdResult": "threshold",
+    "average_precision": "metrics",
+    "bootstrap_interval": "significance",
+    "dice": "metrics",
+    "evaluate_volume": "volumes",
+    "paired_permutation": "significance",
+    "postprocess": "postprocessing",
+    "predict": "volumes",
+    "remove_small_components": "postprocessing",
+    "search_threshold": "threshold",
+    "test_claims": "claims",
+    "threshold_curve": "volumes",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
