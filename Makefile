@@ -120,8 +120,8 @@ format: $(STAMP) ## rewrite in the project's style
 	@ruff format .
 	@snakefmt Snakefile rules
 
-schema: $(STAMP) ## regenerate resources/config.schema.json
-	@python -m uad.config resources/config.schema.json
+schema: $(STAMP) ## regenerate the config's JSON schema and docs/configuration.md
+	@python -m uad.config
 
 envs: $(STAMP) ## regenerate envs/*.yaml from the pins
 	@python tests/tools/conda_envs.py --write
