@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from collections import Counter
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -17,12 +16,10 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from uad import config as uad_config
 from uad.data.layouts import listing_digest, missing_data
-from uad.splits import reference_files
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_tsv
 from uad.core.paths import MODALITY, SUFFIX, Tree
 from uad.run.room import check_one_kind
-from uad.preprocess import batches
 from uad.core.provenance import CODE_STATE, git_state
 from uad.qc.decide import decisions_of_run, exclusions
 from uad.qc.sheets import sheets_of
@@ -94,50 +91,6 @@ def participants(dataset):
     return _participants(*index_of(dataset))
 
 
-def participant(wildcards):
-    """The row of one scan."""
-    key = (wildcards.subject, MODALITY[wildcards.suffix])
-    return participants(wildcards.dataset)[key]
-
-
-@lru_cache
-def _places(path, modified):
-    """Each scan's place among the scans of its modality."""
-    count, places = Counter(), {}
-    for subject, modality in _participants(path, modified):
-        places[subject, modality] = count[modality]
-        count[modality] += 1
-    return places
-
-
-def batch_of(stage):
-    """Group function: so many scans of a data set and modality make one submission.
-
-    Not ``group-components`` in a profile: Snakemake 9.27 merges the groups anew at each update of
-    the graph, and ten become a hundred. It serves here to join the members of one name.
-    """
-
-    def name(wildcards):
-        places = _places(*index_of(wildcards.dataset))
-        place = places[wildcards.subject, MODALITY[wildcards.suffix]]
-        batch = place // cfg.run.scans_per_submission
-        group = f"{stage}_{wildcards.dataset}_{wildcards.suffix}_{batch}"
-        workflow.parent_groupids[group] = stage
-        return group
-
-    return name
-
-
-def raw_image(wildcards):
-    """Raw image of a scan."""
-    return participant(wildcards).image
-
-
-def raw_lesion(wildcards):
-    """Raw lesion mask of a scan, if the data set has one."""
-    return participant(wildcards).lesion or []
-
-
 def plain(part):
     """A section of the validated config as plain data, for params."""
     return part.model_dump(mode="json")
@@ -159,154 +112,16 @@ def reviewed(wildcards):
     return {"reviewed": found} if found else {}
 
 
-def has_network(wildcards):
-    """Whether a network strips the skulls of a data set."""
-    return cfg.backend_of(wildcards.dataset) == "hdbet"
-
-
-def is_predicted(wildcards):
-    """Whether masks are predicted in batches: on a GPU, which should not wait for imports.
-
-    Where the config says that there is none a scan is a job: a network takes minutes on a CPU, and
-    more cores take more scans.
-    """
-    on_cpu = cfg.preprocessing.skullstrip.device == "cpu" or not GPU_WANTED
-    return has_network(wildcards) and not on_cpu
-
-
-def network_options(wildcards):
-    """Options of the network of a data set's back end."""
-    options = plain(cfg.preprocessing.skullstrip)
-    return {key: options[key] for key in ("mode", "tta", "device")}
-
-
-def skullstrip_options(wildcards):
-    """Options that the back end of a data set reads in the job of a scan."""
-    alone = has_network(wildcards) and not is_predicted(wildcards)
-    return network_options(wildcards) if alone else {}
-
-
-def batches_of(dataset):
-    """How many batches of scans a data set has, from what the config expects of it."""
-    return batches.count_for(scans_of(dataset))
-
-
-def prediction(wildcards):
-    """The file with the predicted mask of a scan, if it comes from one."""
-    if not is_predicted(wildcards):
-        return []
-    batch = batches.number_of(wildcards.subject, batches_of(wildcards.dataset))
-    return tree.brain_masks(wildcards.dataset, wildcards.suffix, batch)
-
-
-@lru_cache
-def _batches(path, modified, count):
-    """Subjects and raw images of each batch, by modality and number."""
-    found = {}
-    for (subject, modality), row in _participants(path, modified).items():
-        number = batches.number_of(subject, count)
-        found.setdefault((modality, number), {})[subject] = row.image
-    return found
-
-
-def scans_of_batch(wildcards):
-    """Raw images of a batch by subject."""
-    found = _batches(*index_of(wildcards.dataset), batches_of(wildcards.dataset))
-    return found[MODALITY[wildcards.suffix], int(wildcards.batch)]
-
-
-def images_of_batch(wildcards):
-    """Raw images of a batch."""
-    return list(scans_of_batch(wildcards).values())
-
-
-def subjects_of_batch(wildcards):
-    """Their subjects, in the same order."""
-    return list(scans_of_batch(wildcards))
-
-
-def prediction_minutes(wildcards, input, attempt):
-    """Time limit of a batch: its images, with reserve for slow GPUs and file systems."""
-    return (10 + 2 * len(input)) * attempt
-
-
-def stripping_memory(wildcards, attempt):
-    """MB that skull stripping takes; little where the mask is there."""
-    return (2000 if is_predicted(wildcards) else 6000) * attempt
-
-
-def stripping_minutes(wildcards, attempt):
-    """Time limit of skull stripping: of writing a mask, of a network on the CPU, of the others."""
-    if is_predicted(wildcards):
-        return 3 * attempt
-    return (30 if has_network(wildcards) else 10) * attempt
-
-
-def reconstruction_gpu(wildcards):
-    """One GPU for the methods that have a network."""
-    return GPU_WANTED if cfg.family_of(wildcards.method).trained else 0
-
-
 def gpu_slots(wildcards):
     """Slots of a GPU, which has run.jobs_per_gpu: one for a model that shares it, else all."""
     slots = cfg.run.jobs_per_gpu // cfg.jobs_per_gpu_of(wildcards.method)
     return slots * reconstruction_gpu(wildcards)
 
 
-def split_keys(wildcards):
-    """The sizes that an experiment's splits depend on."""
-    content, experiment = plain(cfg.splits), experiment_of(wildcards)
-    if experiment.setting == "intra":
-        return {key: content[key] for key in ("kind", "seed")}
-    if content["kind"] == "reference":
-        return {"kind": "reference", "reference": content["reference"]}
-    del content["reference"]
-    sizes = content["unhealthy_validation"]
-    content["unhealthy_validation"] = {t: sizes[t] for t in experiment.test if t in sizes}
-    return content
-
-
-def split_experiment(wildcards):
-    """What a split depends on of its experiment, and the layouts of its data sets."""
-    content = plain(experiment_of(wildcards))
-    names = [content["train"], *content["test"]]
-    kept = {key: content[key] for key in ("setting", "modality", "train", "test", "folds")}
-    return {**kept, "layouts": {name: cfg.datasets[name].layout for name in names}}
-
-
-def split_lists(wildcards):
-    """The published lists that a split is made from."""
-    experiment = experiment_of(wildcards)
-    if cfg.splits.kind != "reference" or experiment.setting == "intra":
-        return []
-    names = reference_files(
-        [cfg.datasets[name].layout for name in (experiment.train, *experiment.test)],
-        experiment.modality,
-        int(wildcards.fold),
-    )
-    folder = cfg.splits.reference.folder
-    return [f"{folder}/{name}" if folder else tree.published_split(name) for name in names]
-
-
 def model_of(wildcards):
     """Family and options of a method's model."""
     model = plain(cfg.models[cfg.methods[wildcards.method].model])
     return {"family": model["family"], "options": model["options"]}
-
-
-def loop_of(wildcards):
-    """Training parameters that define the result; how a training is run is left out."""
-    loop = cfg.train_of(wildcards.method)
-    return loop.model_dump(mode="json", exclude=set(loop.HOW))
-
-
-def training_data(wildcards):
-    """What an experiment trains on."""
-    experiment = experiment_of(wildcards)
-    content = {"setting": experiment.setting, "train": experiment.train}
-    if experiment.setting == "intra":
-        content["intra_slices"] = cfg.protocol.intra_slices
-    return content
 
 
 def experiment_of(wildcards):
@@ -317,11 +132,6 @@ def experiment_of(wildcards):
 def store_of(dataset, wildcards):
     """Slice store of a data set in the modality of an experiment."""
     return tree.slices(dataset, experiment_of(wildcards).modality)
-
-
-def training_store(wildcards):
-    """Slice store that an experiment trains on."""
-    return store_of(experiment_of(wildcards).train, wildcards)
 
 
 def test_store(wildcards):
@@ -339,21 +149,9 @@ def air_if_used(wildcards):
     return tree.air(wildcards.experiment, wildcards.fold) if air_of(wildcards) else []
 
 
-def weights_if_trained(wildcards):
-    """The weights, for methods that have any."""
-    if not cfg.family_of(wildcards.method).trained:
-        return []
-    return tree.model("model.safetensors", wildcards.experiment, wildcards.method, wildcards.fold)
-
-
 def loss_quality(wildcards):
     """Options that the loss of a method takes."""
     return cfg.quality_of(wildcards.method, cfg.methods[wildcards.method].loss)
-
-
-def score_quality(wildcards):
-    """Options that the score of a method takes."""
-    return cfg.quality_of(wildcards.method, cfg.methods[wildcards.method].score)
 
 
 def seed_name(wildcards):
@@ -364,12 +162,6 @@ def seed_name(wildcards):
 def noise_field(wildcards):
     """How noise is shared, for methods that draw it."""
     return cfg.protocol.noise_field if cfg.family_of(wildcards.method).noisy else "per_batch"
-
-
-def batch_that_matters(wildcards):
-    """Slices per pass, where the noise of a slice depends on its place in the pass."""
-    one_field = noise_field(wildcards) == "per_batch"
-    return None if one_field else cfg.train_of(wildcards.method).inference_batch
 
 
 def study_files(names):
@@ -530,30 +322,6 @@ def is_preprocessed(dataset):
     return cfg.datasets[dataset].source == "preprocessed"
 
 
-def scans(wildcards):
-    """All registered scans of one data set and modality."""
-    if is_preprocessed(wildcards.dataset):
-        rows = [
-            r for (_, m), r in participants(wildcards.dataset).items() if m == wildcards.modality
-        ]
-        return {
-            "images": [row.image for row in rows],
-            "masks": [row.mask for row in rows],
-            "lesions": [row.lesion for row in rows if row.lesion],
-        }
-    subjects = [s for s, m in participants(wildcards.dataset) if m == wildcards.modality]
-    scan = dict(dataset=wildcards.dataset, suffix=SUFFIX[wildcards.modality], space="SRI24")
-    return {
-        "images": [tree.scan("nii.gz", subject=s, desc="preproc", **scan) for s in subjects],
-        "masks": [
-            tree.scan("nii.gz", subject=s, label="brain", desc="mask", **scan) for s in subjects
-        ],
-        "lesions": [
-            tree.scan("nii.gz", subject=s, label="lesion", desc="mask", **scan) for s in subjects
-        ],
-    }
-
-
 def modalities_of_run(dataset):
     """Modalities of a data set that this run works on."""
     return [modality for name, modality in cfg.stores_of_run() if name == dataset]
@@ -646,30 +414,9 @@ def of_wildcard(wildcards):
     return wildcards.dataset
 
 
-def of_training(wildcards):
-    """The data set that a job trains on."""
-    return experiment_of(wildcards).train
-
-
 def of_test(wildcards):
     """The data set that a job tests on."""
     return wildcards.test
-
-
-def training_minutes(wildcards):
-    """Time limit of a training: half a second a step, an hour at least.
-
-    Not more with each attempt: it goes on where it was, and partitions have limits.
-    """
-    loop = cfg.train_of(wildcards.method)
-    slices = scans_of(of_training(wildcards)) * loop.samples_per_volume
-    steps = loop.epochs * max(1, slices // loop.batch_size)
-    return max(60, round(steps * 0.5 / 60))
-
-
-def kept(path):
-    """Large intermediate files go when they have been used, unless the config keeps them."""
-    return path if cfg.run.keep_reconstructions else temp(path)
 
 
 def figure_input(stage, ending, folds=slice(1)):

@@ -1,6 +1,9 @@
 """Reconstruction, anomaly maps, threshold and metrics of one fold on one test set."""
 
 
+include: "evaluate_inputs.smk"
+
+
 rule reconstruct_volumes:
     input:
         weights=weights_if_trained,

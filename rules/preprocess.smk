@@ -4,6 +4,9 @@ Where a network strips the skulls on a GPU, a job predicts the masks of some sca
 """
 
 
+include: "preprocess_inputs.smk"
+
+
 rule predict_brain_masks:
     input:
         images_of_batch,

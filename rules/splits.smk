@@ -1,6 +1,9 @@
 """Who is trained on, validated on and tested on."""
 
 
+include: "splits_inputs.smk"
+
+
 rule fetch_split_list:
     output:
         tree.published_split(),

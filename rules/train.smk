@@ -1,6 +1,9 @@
 """Training: a fold of a method per job, on one GPU."""
 
 
+include: "train_inputs.smk"
+
+
 rule train_model:
     input:
         store=training_store,

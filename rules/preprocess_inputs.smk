@@ -1,0 +1,158 @@
+"""Input functions of preprocess.smk: which scans, which batch, what a job requests."""
+
+from collections import Counter
+from functools import lru_cache
+
+from uad.core.paths import MODALITY, SUFFIX
+from uad.preprocess import batches
+
+
+@lru_cache
+def _places(path, modified):
+    """Each scan's place among the scans of its modality."""
+    count, places = Counter(), {}
+    for subject, modality in _participants(path, modified):
+        places[subject, modality] = count[modality]
+        count[modality] += 1
+    return places
+
+
+def batch_of(stage):
+    """Group function: so many scans of a data set and modality make one submission.
+
+    Not ``group-components`` in a profile: Snakemake 9.27 merges the groups anew at each update of
+    the graph, and ten become a hundred. It serves here to join the members of one name.
+    """
+
+    def name(wildcards):
+        places = _places(*index_of(wildcards.dataset))
+        place = places[wildcards.subject, MODALITY[wildcards.suffix]]
+        batch = place // cfg.run.scans_per_submission
+        group = f"{stage}_{wildcards.dataset}_{wildcards.suffix}_{batch}"
+        workflow.parent_groupids[group] = stage
+        return group
+
+    return name
+
+
+def raw_image(wildcards):
+    """Raw image of a scan."""
+    return participant(wildcards).image
+
+
+def raw_lesion(wildcards):
+    """Raw lesion mask of a scan, if the data set has one."""
+    return participant(wildcards).lesion or []
+
+
+def participant(wildcards):
+    """The row of one scan."""
+    key = (wildcards.subject, MODALITY[wildcards.suffix])
+    return participants(wildcards.dataset)[key]
+
+
+def has_network(wildcards):
+    """Whether a network strips the skulls of a data set."""
+    return cfg.backend_of(wildcards.dataset) == "hdbet"
+
+
+def is_predicted(wildcards):
+    """Whether masks are predicted in batches: on a GPU, which should not wait for imports.
+
+    Where the config says that there is none a scan is a job: a network takes minutes on a CPU, and
+    more cores take more scans.
+    """
+    on_cpu = cfg.preprocessing.skullstrip.device == "cpu" or not GPU_WANTED
+    return has_network(wildcards) and not on_cpu
+
+
+def network_options(wildcards):
+    """Options of the network of a data set's back end."""
+    options = plain(cfg.preprocessing.skullstrip)
+    return {key: options[key] for key in ("mode", "tta", "device")}
+
+
+def skullstrip_options(wildcards):
+    """Options that the back end of a data set reads in the job of a scan."""
+    alone = has_network(wildcards) and not is_predicted(wildcards)
+    return network_options(wildcards) if alone else {}
+
+
+def batches_of(dataset):
+    """How many batches of scans a data set has, from what the config expects of it."""
+    return batches.count_for(scans_of(dataset))
+
+
+def prediction(wildcards):
+    """The file with the predicted mask of a scan, if it comes from one."""
+    if not is_predicted(wildcards):
+        return []
+    batch = batches.number_of(wildcards.subject, batches_of(wildcards.dataset))
+    return tree.brain_masks(wildcards.dataset, wildcards.suffix, batch)
+
+
+@lru_cache
+def _batches(path, modified, count):
+    """Subjects and raw images of each batch, by modality and number."""
+    found = {}
+    for (subject, modality), row in _participants(path, modified).items():
+        number = batches.number_of(subject, count)
+        found.setdefault((modality, number), {})[subject] = row.image
+    return found
+
+
+def scans_of_batch(wildcards):
+    """Raw images of a batch by subject."""
+    found = _batches(*index_of(wildcards.dataset), batches_of(wildcards.dataset))
+    return found[MODALITY[wildcards.suffix], int(wildcards.batch)]
+
+
+def images_of_batch(wildcards):
+    """Raw images of a batch."""
+    return list(scans_of_batch(wildcards).values())
+
+
+def subjects_of_batch(wildcards):
+    """Their subjects, in the same order."""
+    return list(scans_of_batch(wildcards))
+
+
+def prediction_minutes(wildcards, input, attempt):
+    """Time limit of a batch: its images, with reserve for slow GPUs and file systems."""
+    return (10 + 2 * len(input)) * attempt
+
+
+def stripping_memory(wildcards, attempt):
+    """MB that skull stripping takes; little where the mask is there."""
+    return (2000 if is_predicted(wildcards) else 6000) * attempt
+
+
+def stripping_minutes(wildcards, attempt):
+    """Time limit of skull stripping: of writing a mask, of a network on the CPU, of the others."""
+    if is_predicted(wildcards):
+        return 3 * attempt
+    return (30 if has_network(wildcards) else 10) * attempt
+
+
+def scans(wildcards):
+    """All registered scans of one data set and modality."""
+    if is_preprocessed(wildcards.dataset):
+        rows = [
+            r for (_, m), r in participants(wildcards.dataset).items() if m == wildcards.modality
+        ]
+        return {
+            "images": [row.image for row in rows],
+            "masks": [row.mask for row in rows],
+            "lesions": [row.lesion for row in rows if row.lesion],
+        }
+    subjects = [s for s, m in participants(wildcards.dataset) if m == wildcards.modality]
+    scan = dict(dataset=wildcards.dataset, suffix=SUFFIX[wildcards.modality], space="SRI24")
+    return {
+        "images": [tree.scan("nii.gz", subject=s, desc="preproc", **scan) for s in subjects],
+        "masks": [
+            tree.scan("nii.gz", subject=s, label="brain", desc="mask", **scan) for s in subjects
+        ],
+        "lesions": [
+            tree.scan("nii.gz", subject=s, label="lesion", desc="mask", **scan) for s in subjects
+        ],
+    }
