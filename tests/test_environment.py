@@ -36,6 +36,16 @@ def test_the_lock_has_every_direct_pin_and_pip_gets_the_same_files(root, lock):
         assert hashes and hashes <= {file["hash"] for file in files}, entry
 
 
+def test_pip_gets_what_pytorch_needs_without_cuda(root, lock):
+    text = (root / "envs/requirements.txt").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^([\w-]+)==", text, re.MULTILINE))
+    torch = next(p for p in lock["package"] if p["name"] == "torch")
+    needed = {d["name"] for d in torch["dependencies"]} - {"triton"}
+    assert "torch" not in listed and "sympy" in needed
+    for name in needed:
+        assert (name in listed) != name.startswith(("nvidia-", "cuda-")), name
+
+
 def test_the_lock_names_public_hosts_only(root):
     text = (root / "uv.lock").read_text(encoding="utf-8")
     assert set(re.findall(r"https?://([^/\"]+)", text)) == {"pypi.org", "files.pythonhosted.org"}
@@ -50,7 +60,7 @@ class TestSetUp:
             shutil.copy(root / name, tmp_path / name)
         programs = tmp_path / "programs"
         programs.mkdir()
-        for name in ("bash", "cat", "dirname", "flock", "grep", "mkdir", "rm", "sha256sum", "touch"):
+        for name in "bash cat dirname flock grep mkdir rm sha256sum touch".split():
             (programs / name).symlink_to(shutil.which(name))
 
         def start(python=None, **variables):

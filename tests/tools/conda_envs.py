@@ -1,4 +1,4 @@
-"""Conda environments from the pins of pyproject.toml, one per resource class (``--write`` to regenerate).
+"""Conda environments from the pins of pyproject.toml (``--write`` to write them anew).
 
 No conda channel takes part in the tests: the files are held to the pins, but
 their installation is untested.
