@@ -101,7 +101,7 @@ install() {
 
 # Sets torch (cpu or cuda) and why
 choose_torch() {
-  torch=${TORCH:-} why="as TORCH says"
+  torch=${TORCH:-} why="as chosen"
   case $torch in
     cpu | cuda) ;;
     "")
@@ -128,7 +128,7 @@ install_cpu_torch() {
     "$venv" -m pip install --quiet --disable-pip-version-check --no-deps "$pin"
     return
   fi
-  say "Nowhere a build for CPUs: taking the one for CUDA, with 3 GB of libraries that stay unused."
+  say "No build for CPUs there either: taking the one for CUDA (3 GB), whose libraries stay unused."
   torch=cuda
 }
 
