@@ -296,7 +296,7 @@ OTHER_CODE = {
                 "noise": 0.5,
                 "of_training": {"environment": {**ENVIRONMENT, "lock_sha256": "f" * 64}},
             },
-            "other environment: pins (envs/constraints.txt) eeeeeeeeeeee → ffffffffffff",
+            "other environment: packages (uv.lock) eeeeeeeeeeee → ffffffffffff",
         ),
         (
             {"noise": 0.5, "of_training": {"environment": ENVIRONMENT_THERE}},

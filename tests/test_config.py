@@ -142,22 +142,6 @@ def test_protocol_paper_is_what_the_paper_wrote_and_single_choices_still_win(con
     assert load(content).protocol.postprocessing_order == "median_first"
 
 
-def test_conda_environments_carry_the_same_pins(root):
-    from tools.conda_envs import CLASSES, environment
-
-    for name in CLASSES:
-        text = (root / "envs" / f"{name}.yaml").read_text(encoding="utf-8")
-        assert text == environment(name), "run 'make envs'"
-
-
-def test_direct_pins_agree_with_the_constraints(root):
-    from tools.conda_envs import pins
-
-    constraints = (root / "envs" / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    wanted = {r.lower() for r in pins(root / "envs" / "requirements.txt")}
-    assert wanted <= set(constraints)
-
-
 def test_the_options_of_the_quality_maps_are_those_that_the_maps_take(content):
     from uad.iqa import QUALITY_MAPS, options_of
 

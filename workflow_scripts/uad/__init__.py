@@ -4,4 +4,4 @@ The library behind the workflow. It never imports Snakemake: every script of
 ``workflow_scripts/`` is a thin caller, and everything here can be used alone.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

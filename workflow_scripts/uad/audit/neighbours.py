@@ -61,7 +61,7 @@ def _versions(record: Record) -> dict[str, str]:
     found = {f"uad/{name}": digest for name, digest in code["library_files"].items()}
     if code.get("script_sha256"):
         found[f"{record.rule}.py"] = code["script_sha256"]
-    names = {"lock_sha256": "envs/constraints.txt"}
+    names = {"lock_sha256": "uv.lock"}
     found |= {names.get(name, name): version for name, version in environment.items() if version}
     return found
 

@@ -107,7 +107,7 @@ def _told(record: Record, run: Run) -> dict[str, Any]:
         "environment": {
             **environment,
             "platform": host["platform"],
-            "pins (envs/constraints.txt)": pins and pins[:12],
+            "packages (uv.lock)": pins and pins[:12],
         },
         "device": {
             "device": host["device"],

@@ -26,8 +26,8 @@ SCRIPTS = LIBRARY.parent
 SUFFIX = ".prov.json"
 #: Version of the records' layout; others are not read.
 FORMAT = 2
-#: The pins that the environment is built from.
-LOCK = SCRIPTS.parent / "envs" / "constraints.txt"
+#: The packages that the environment is built from.
+LOCK = SCRIPTS.parent / "uv.lock"
 #: State of the repository when the run began, so that no job has to ask git.
 CODE_STATE = "UAD_CODE_STATE"
 #: Beside the library of a copy that a run was started from: the state of the repository then.

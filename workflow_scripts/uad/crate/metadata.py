@@ -308,15 +308,13 @@ class _Builder:
         )
         workflow._jsonld["@type"] = [*workflow.type, "HowTo"]
         workflow["conformsTo"] = {"@id": BIOSCHEMAS}
-        pins = f"{CODE_FOLDER}envs/constraints.txt"
-        if pins in self.files:
+        lock = f"{CODE_FOLDER}uv.lock"
+        if lock in self.files:
             workflow["buildInstructions"] = self._file(
-                pins,
-                encodingFormat="text/plain",
-                conformsTo={
-                    "@id": "https://pip.pypa.io/en/stable/reference/requirements-file-format/"
-                },
-                description="Version of every package of the environment.",
+                lock,
+                encodingFormat="application/toml",
+                conformsTo={"@id": "https://docs.astral.sh/uv/concepts/projects/layout/"},
+                description="Every package of the environment, with version and hashes.",
             )
         self.entities[place] = workflow
         self._parameters(workflow)

@@ -18,7 +18,7 @@ from uad.core.provenance import IDENTITY, git_state
 
 #: What a run reads of the repository.
 CODE = (
-    "Snakefile rules workflow_scripts profiles resources report notebooks envs "
+    "Snakefile rules workflow_scripts profiles resources report notebooks envs uv.lock "
     "config.yaml config.demo.yaml config.fast.yaml config.phantom.yaml"
 ).split()
 #: Names of our jobs begin so (``slurm-jobname-prefix`` of the profile).
