@@ -38,7 +38,7 @@ help: ## this list
 ## Try it
 
 demo: env ## the whole workflow on the phantom, minutes on 2 cores; prints the table
-	@$(RUN) --configfile config.demo.yaml --quiet rules reason host -- paper report $(BUSY)
+	@$(RUN) --configfile config.demo.yaml -- paper report $(BUSY)
 	@python -m uad results results-demo/config.resolved.yaml
 
 test: test-fast test-e2e ## fast suite, then the end-to-end runs
@@ -52,7 +52,7 @@ import: env ## bring a folder of archives into the raw trees: make import ARCHIV
 	@[ -n "$(ARCHIVES)" ] || { echo "Name the folder with your archives: make import ARCHIVES=/folder"; exit 2; }
 	@python -m uad import config.yaml $(OVERLAY) "$(ARCHIVES)"
 	@echo "Looking at every scan ..."
-	@code=0; ( $(RUN) --quiet all --keep-going $(if $(OVERLAY),--configfile $(OVERLAY)) -- validate $(BUSY) ) || code=$$?; \
+	@code=0; ( $(RUN) --keep-going $(if $(OVERLAY),--configfile $(OVERLAY)) -- validate $(BUSY) ) || code=$$?; \
 	  echo; python -m uad datasets config.yaml $(OVERLAY); exit $$code
 
 plan: env ## jobs, hours and disk of a target, before it is run: make plan TARGET=paper

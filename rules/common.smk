@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+from collections import Counter
 from functools import lru_cache
+from itertools import chain
 from math import prod
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from uad.data.layouts import listing_digest, missing_data
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_tsv
 from uad.core.paths import MODALITY, SUFFIX, Tree
+from uad.run import progress
 from uad.run.room import check_one_kind
 from uad.core.provenance import CODE_STATE, git_state
 from uad.qc.decide import decisions_of_run, exclusions
@@ -35,6 +38,16 @@ except (ConfigError, DataError) as error:
 
 if workflow.is_main_process:  # asked once, not by every job
     os.environ[CODE_STATE] = json.dumps(git_state())
+
+    @lru_cache(maxsize=1)
+    def _count_jobs(of_run, of_targets):
+        """Jobs by rule, counted again when there are others: those of this run, and all."""
+        jobs = chain(workflow.dag.needrun_jobs(), workflow.dag.finished_jobs)
+        return Counter(job.rule.name for job in jobs), of_targets
+
+    # for the line that shows how far the run is (snakemake_logger_plugin_uad)
+    progress.RUN.labels = {name: method.label or name for name, method in cfg.methods.items()}
+    progress.RUN.counts = lambda: _count_jobs(len(workflow.dag), len(workflow.dag.jobs))
 
 tree = Tree(cfg.results)
 SCRIPTS = "../workflow_scripts"

@@ -26,8 +26,6 @@ rule make_phantom:
         tree.manifest(),
     log:
         tree.log("make_phantom", "{dataset}"),
-    benchmark:
-        tree.benchmark("make_phantom", "{dataset}")
     conda:
         "../envs/preprocess.yaml"
     resources:
@@ -130,8 +128,6 @@ rule validate_dataset:
         scans=tree.validation("scans.tsv"),
     log:
         tree.log("validate_dataset", "{dataset}"),
-    benchmark:
-        tree.benchmark("validate_dataset", "{dataset}")
     priority: 100
     conda:
         "../envs/preprocess.yaml"

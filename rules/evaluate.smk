@@ -14,8 +14,6 @@ rule reconstruct_volumes:
         kept(tree.per_test("reconstructions", "safetensors")),
     log:
         tree.log("reconstruct_volumes", "{experiment}", "{method}", "fold-{fold}", "{test}"),
-    benchmark:
-        tree.benchmark("reconstruct_volumes", "{experiment}", "{method}", "fold-{fold}", "{test}")
     conda:
         "../envs/train.yaml"
     threads: cfg.run.train_threads
@@ -45,8 +43,6 @@ rule score_volumes:
         kept(tree.per_test("maps", "safetensors")),
     log:
         tree.log("score_volumes", "{experiment}", "{method}", "fold-{fold}", "{test}"),
-    benchmark:
-        tree.benchmark("score_volumes", "{experiment}", "{method}", "fold-{fold}", "{test}")
     conda:
         "../envs/report.yaml"
     resources:

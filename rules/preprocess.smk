@@ -14,8 +14,6 @@ rule predict_brain_masks:
         temp(tree.brain_masks()),
     log:
         tree.log("predict_brain_masks", "{dataset}", "{suffix}_batch-{batch}"),
-    benchmark:
-        tree.benchmark("predict_brain_masks", "{dataset}", "{suffix}_batch-{batch}")
     conda:
         "../envs/preprocess.yaml"
     threads: cfg.run.scan_threads
@@ -43,8 +41,6 @@ rule skullstrip_scan:
         picture=tree.scan("png", folder="figures", desc="skullstrip"),
     log:
         tree.log("skullstrip_scan", "{dataset}", "{subject}_{suffix}"),
-    benchmark:
-        tree.benchmark("skullstrip_scan", "{dataset}", "{subject}_{suffix}")
     group:
         batch_of("skullstrip")
     conda:
@@ -78,8 +74,6 @@ rule register_scan:
         picture=tree.scan("png", folder="figures", desc="register"),
     log:
         tree.log("register_scan", "{dataset}", "{subject}_{suffix}"),
-    benchmark:
-        tree.benchmark("register_scan", "{dataset}", "{subject}_{suffix}")
     group:
         batch_of("register")
     conda:
@@ -105,8 +99,6 @@ rule pack_slices:
         tree.slices(),
     log:
         tree.log("pack_slices", "{dataset}_{modality}"),
-    benchmark:
-        tree.benchmark("pack_slices", "{dataset}_{modality}")
     conda:
         "../envs/preprocess.yaml"
     resources:

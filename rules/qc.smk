@@ -33,8 +33,6 @@ rule measure_quality:
         tree.quality("tsv"),
     log:
         tree.log("measure_quality", "{dataset}"),
-    benchmark:
-        tree.benchmark("measure_quality", "{dataset}")
     conda:
         "../envs/preprocess.yaml"
     resources:

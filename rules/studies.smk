@@ -10,10 +10,6 @@ rule rescore_volumes:
         tree.per_test("studies/{study}", "tsv"),
     log:
         tree.log("rescore_volumes", "{study}", "{experiment}", "{method}", "fold-{fold}", "{test}"),
-    benchmark:
-        tree.benchmark(
-            "rescore_volumes", "{study}", "{experiment}", "{method}", "fold-{fold}", "{test}"
-        )
     conda:
         "../envs/report.yaml"
     resources:

@@ -22,8 +22,6 @@ rule train_model:
         ),
     log:
         tree.log("train_model", "{experiment}", "{method}", "fold-{fold}"),
-    benchmark:
-        tree.benchmark("train_model", "{experiment}", "{method}", "fold-{fold}")
     conda:
         "../envs/train.yaml"
     threads: cfg.run.train_threads

@@ -23,7 +23,7 @@ from uad.core.errors import ConfigError, DataError
 from uad.core.files import write_json
 from uad.core.paths import Tree
 from uad.methods.base import Setup
-from uad.run.estimates import Amounts, Estimator, _benchmark, steps_per_epoch
+from uad.run.estimates import Amounts, Estimator, _recorded, steps_per_epoch
 from uad.run.jobs import Command, Job, local_rules, parse_jobs, refusal, submissions
 from uad.run.mirror import Mirror
 from uad.run.plan import Plan, Row, make_plan, render
@@ -54,7 +54,6 @@ DAG of jobs will be updated after completion.
 rule skullstrip_scan:
     input: raw/a.nii.gz, results/atlas/head.nii.gz
     output: results/preprocessed/ixi/sub-A/anat/sub-A_space-orig_label-brain_desc-mask_T2w.nii.gz
-    benchmark: results/benchmarks/skullstrip_scan/ixi/A_T2w.tsv
     wildcards: dataset=ixi, subject=A, suffix=T2w
     threads: 3
     resources: tmpdir=/tmp, gpu=1, mem_mb=6000
@@ -106,8 +105,7 @@ def full():
 def training(method, experiment="cross_T2", gpus=1):
     wildcards = {"experiment": experiment, "method": method, "fold": "0"}
     outputs = (f"results/models/{experiment}/{method}/fold-0/model.safetensors",)
-    benchmark = f"results/benchmarks/train_model/{experiment}/{method}/fold-0.tsv"
-    return Job("train_model", wildcards, (), outputs, benchmark, 1, gpus)
+    return Job("train_model", wildcards, (), outputs, 1, gpus)
 
 
 # --- the dry run
@@ -117,7 +115,6 @@ def test_jobs_are_read_from_a_dry_run():
     index, strip, paper = parse_jobs(DRY_RUN)
     assert (index.rule, index.wildcards, index.gpus) == ("index_dataset", {"dataset": "ixi"}, 0)
     assert (strip.threads, strip.gpus, len(strip.inputs)) == (3, 1, 2)
-    assert strip.benchmark == "results/benchmarks/skullstrip_scan/ixi/A_T2w.tsv"
     assert strip.wildcards == {"dataset": "ixi", "subject": "A", "suffix": "T2w"}
     assert not paper.outputs
 
@@ -349,11 +346,8 @@ def test_a_rule_without_a_cost_is_said_to_be_unknown(cfg, costs, full):
 
 
 def finish(folder, job, seconds, **facts):
-    path = folder / job.benchmark
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"s\th:m:s\n{seconds}\t0:00:01\n")
-    if facts:
-        write_json_record(folder / f"{job.outputs[0]}.prov.json", {"facts": facts})
+    record = {"seconds": seconds, "facts": facts}
+    write_json_record(folder / f"{job.outputs[0]}.prov.json", record)
 
 
 def write_json_record(path, content):
@@ -383,12 +377,12 @@ def test_the_end_of_a_resumed_training_says_nothing(cfg, costs, full, tmp_path):
     assert estimator.seconds(training("pddpm"))[1] == "derived"
 
 
-@pytest.mark.parametrize("content", ["", "s\n", "other\n1\n", "s\nNA_\n"])
-def test_a_damaged_benchmark_file_is_left_out(tmp_path, content):
-    path = tmp_path / training("ae").benchmark
+@pytest.mark.parametrize("content", ["", "[]", '{"facts": {}}', '{"facts": {}, "seconds": null}'])
+def test_a_damaged_record_is_left_out(tmp_path, content):
+    path = tmp_path / f"{training('ae').outputs[0]}.prov.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    assert _benchmark(tmp_path, training("ae")) is None
+    assert _recorded(tmp_path, training("ae")) is None
 
 
 def test_what_was_timed_on_the_machine_takes_precedence_over_derivations(

@@ -179,7 +179,3 @@ class Tree:
     def log(self, rule: str, *wildcards: str) -> str:
         """Log of a job."""
         return f"{self.root}/logs/{rule}/{'/'.join(wildcards) or 'job'}.log"
-
-    def benchmark(self, rule: str, *wildcards: str) -> str:
-        """Runtime and memory of a job, measured by Snakemake."""
-        return f"{self.root}/benchmarks/{rule}/{'/'.join(wildcards) or 'job'}.tsv"

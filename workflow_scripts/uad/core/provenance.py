@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TextIO
 from uad.core.errors import UadError
 from uad.core.files import read_json, sha256, text_digest, write_json
 from uad.run.devices import out_of_memory
+from uad.run.progress import ERROR_IN_RULE, QUIET_JOBS
 
 LIBRARY = Path(__file__).resolve().parents[1]
 SCRIPTS = LIBRARY.parent
@@ -48,7 +49,7 @@ class Job:
         library: files of the library that another process loaded for the script, a notebook's
             kernel for example, relative to the library; those of this process are known.
         terminal: the user's terminal, while standard error goes to the log; None if the run was
-            started without one.
+            started without one, or if the main process shows there how far the run is.
     """
 
     def __init__(self, snakemake: Any) -> None:
@@ -77,19 +78,22 @@ def job(snakemake: Any) -> Iterator[Job]:
     context.code_before = _code_files(snakemake.rule)
     started, clock = time.time(), time.monotonic()
     log = snakemake.log[0] if snakemake.log else None
+    told = QUIET_JOBS in os.environ
     with _output_to(log) as terminal:
         try:
-            with _screen(terminal if log else None) as context.terminal:
+            with _screen(None if not log or told else terminal) as context.terminal:
                 yield context
         except UadError as error:
-            _fail(f"ERROR in rule {snakemake.rule}: {error}\n", terminal)
+            _fail(f"{ERROR_IN_RULE}{snakemake.rule}: {error}\n", terminal)
+        except KeyboardInterrupt:
+            _fail("Ended by Ctrl-C; run the same command again to go on.\n", terminal)
         except SystemExit:
             # Lightning answers SIGTERM by leaving with status 0: to Snakemake that is success
             _fail("Ended by a signal; run the same command again to go on.\n", terminal)
         except Exception as error:
             if advice := out_of_memory(error):
                 traceback.print_exc()  # to the log: where it ran out
-                _fail(f"ERROR in rule {snakemake.rule}: {advice}\n", terminal)
+                _fail(f"{ERROR_IN_RULE}{snakemake.rule}: {advice}\n", terminal)
             _fail(traceback.format_exc(), terminal)
         write_json(f"{snakemake.output[0]}{SUFFIX}", _record(context, started, clock))
 
@@ -130,7 +134,7 @@ def _screen(descriptor: int | None) -> Iterator[TextIO | None]:
 
 def _fail(message: str, terminal: int) -> NoReturn:
     os.write(2, message.encode())
-    if not os.path.sameopenfile(2, terminal):
+    if QUIET_JOBS not in os.environ and not os.path.sameopenfile(2, terminal):
         os.write(terminal, message.encode())
     sys.exit(1)
 

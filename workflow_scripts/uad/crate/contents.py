@@ -220,8 +220,8 @@ def _is_text(content: bytes) -> bool:
 
 
 def _undeclared(root: Path) -> Iterator[Path]:
-    """Files of a results tree that no job declares: the tree's own, and runtimes of the jobs."""
-    for path in (root / "source.json", root / "README.md", *sorted(root.glob("benchmarks/**/*"))):
+    """Files of a results tree that no job declares."""
+    for path in (root / "source.json", root / "README.md"):
         if path.is_file():
             yield path
 

@@ -145,7 +145,6 @@ class _Builder:
         for name in names:
             self._own(name)
         self._folder(CODE_FOLDER, "The code that made the results, with its tests and documents.")
-        self._folder(f"{RESULTS_FOLDER}benchmarks/", "Runtime and memory of every job.")
         workflow = self._workflow()
         actions = self._actions()
         run = self._run(workflow, list(actions.values()))

@@ -258,7 +258,7 @@ class Estimator:
         return seconds, ("measured" if measured else "derived") if known else "unknown"
 
     def calibrate(self, finished: Iterable[Job], directory: Path) -> None:
-        """Learn from the benchmark files of finished jobs and from ``results/cost``.
+        """Learn from the records of finished jobs and from ``results/cost``.
 
         Stored seconds are scaled so that the finished jobs of a kind (rule, device, back end,
         family or score) come out right on average.
@@ -269,7 +269,7 @@ class Estimator:
         """
         seen: dict[tuple[str, frozenset[str]], list[tuple[float, float]]] = defaultdict(list)
         for job in finished:
-            seconds = _benchmark(directory, job)
+            seconds = _recorded(directory, job)
             if seconds is not None:
                 work = self.amounts.of(job)
                 seen[job.rule, work.tags].append((seconds, self.stored(job, work)[0]))
@@ -313,14 +313,9 @@ class Estimator:
         return work.units["step"] * step or None
 
 
-def _benchmark(directory: Path, job: Job) -> float | None:
+def _recorded(directory: Path, job: Job) -> float | None:
     """Seconds of a finished job; None without, or if it had only the end of a training to do."""
-    try:
-        table = pd.read_csv(directory / (job.benchmark or ""), sep="\t")
-        seconds = float(table["s"].iloc[-1])
-    except (OSError, KeyError, ValueError, IndexError):
-        return None
-    with contextlib.suppress(OSError, ValueError, IndexError, KeyError):
-        if read_json(directory / f"{job.outputs[0]}.prov.json")["facts"].get("resumed"):
-            return None
-    return seconds
+    with contextlib.suppress(OSError, ValueError, IndexError, KeyError, TypeError):
+        record = read_json(directory / f"{job.outputs[0]}.prov.json")
+        return None if record["facts"].get("resumed") else float(record["seconds"])
+    return None

@@ -27,7 +27,6 @@ class Job:
         wildcards: their values by name.
         inputs: files that it reads.
         outputs: files that it writes; a target has none.
-        benchmark: where Snakemake writes its seconds, if it does.
         threads: CPU cores that it holds.
         gpus: GPUs that it holds.
         group: number of its group in this dry run, if the profile puts it into one.
@@ -37,7 +36,6 @@ class Job:
     wildcards: dict[str, str] = field(default_factory=dict)
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
-    benchmark: str | None = None
     threads: int = 1
     gpus: int = 0
     group: int | None = None
@@ -96,7 +94,6 @@ def _job(rule: str, group: int | None, fields: Mapping[str, str]) -> Job:
         pairs["wildcards"],
         listed("input"),
         listed("output"),
-        fields.get("benchmark"),
         int(fields.get("threads", "1")),
         int(gpus) if gpus.isdigit() else 0,
         group,

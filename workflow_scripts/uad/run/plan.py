@@ -272,7 +272,7 @@ def render(plan: Plan) -> str:
     if "derived" in used and hours:
         lines.append(f"  the assumed rate of a GPU is {plan.tflops:g} TFLOP/s (--tflops)")
     if any("finished" in source for source in used):
-        lines.append("  finished jobs: the mean of their benchmark files, scaled by the work")
+        lines.append("  finished jobs: the mean of their records, scaled by the work")
     return "\n".join(lines)
 
 
