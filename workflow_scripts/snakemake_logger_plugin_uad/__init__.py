@@ -5,12 +5,15 @@ The full log is in Snakemake's file. Dry runs, and all that is no run, print as 
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
 from logging import ERROR, WARNING, LogRecord
 
+import psutil
 from snakemake.logging import ColorizingTextHandler, DefaultFilter, DefaultFormatter, logger
+from snakemake.shell import shell
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 from tqdm import tqdm
@@ -25,6 +28,8 @@ BETWEEN_LINES, SHARE = 20, 1 / 30
 #: Seconds to the line about a stage that has begun, and to that about a failed job.
 SOON, SETTLED = 5, 1.5
 TICK = 1.0
+#: Seconds that jobs have to end after Ctrl-C: a training saves, if its epoch ends by then.
+GRACE = 10
 #: Rules whose log is for the user.
 TOLD = {"pack_crate"}
 #: Messages of Snakemake that say nothing to the user, by their beginnings.
@@ -107,6 +112,8 @@ class LogHandler(LogHandlerBase):
             self.plain.emit(record)
             return
         self.progress = Progress(record.created)
+        # else Ctrl-C reaches the jobs, too, and each prints where it was; see end_jobs
+        shell.prefix("set -euo pipefail; trap '' INT; ")
         os.environ[progress.QUIET_JOBS] = "1"
         self.say("Planning the run ...")
 
@@ -125,6 +132,7 @@ class LogHandler(LogHandlerBase):
                 self.progress.end(number)
         elif message.startswith(STOPPED):
             self.stopped = True
+            threading.Thread(target=end_jobs, daemon=True).start()
         elif event == LogEvent.ERROR:
             self.failures.add_message(record.exception, message)
         elif message.startswith("Complete log(s): "):
@@ -249,3 +257,13 @@ class LogHandler(LogHandlerBase):
             self.say(f"\n{text}")
         if run.finished or (text and run.total):
             self.say(counted)
+
+
+def end_jobs() -> None:
+    """End the jobs of this machine, which do not see Ctrl-C."""
+    jobs = psutil.Process().children(recursive=True)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for job in jobs:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                job.send_signal(number)
+        _, jobs = psutil.wait_procs(jobs, timeout=GRACE)
