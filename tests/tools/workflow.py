@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 from tools import forks
 
@@ -28,6 +29,12 @@ def snakemake(root, workdir, *arguments, check=True, fresh=False):
     output = done.stdout + done.stderr
     assert not check or done.returncode == 0, output
     return output
+
+
+def full_log(workdir):
+    """Snakemake's own log of the last run in ``workdir``."""
+    logs = (Path(workdir) / ".snakemake" / "log").glob("*.log")
+    return max(logs).read_text(encoding="utf-8")
 
 
 def forked(arguments, **options):

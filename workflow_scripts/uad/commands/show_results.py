@@ -27,13 +27,12 @@ def run(options: argparse.Namespace) -> int:
     tree = Tree(cfg.results)
     print_tables(cfg, tree)
     print_decisions(cfg, tree)
-    print_places(cfg, tree)
-    if not cfg.phantom:
-        return 0
-    print("\nPhantom results: they show that the workflow runs; they cannot rank methods.\n")
-    checks = check_phantom_run(cfg)
+    checks = check_phantom_run(cfg) if cfg.phantom else []
+    if checks:
+        print("\nPhantom results: they show that the workflow runs; they cannot rank methods.\n")
     for passed, sentence in checks:
         print(f"  {'ok  ' if passed else 'FAIL'} {sentence}")
+    print_next_steps(cfg, tree)
     return int(not all(passed for passed, _ in checks))
 
 
@@ -69,17 +68,15 @@ def print_decisions(cfg: Config, tree: Tree) -> None:
             )
 
 
-def print_places(cfg: Config, tree: Tree) -> None:
-    """Print where the results are and how to check them."""
-    print(
-        f"\nReport:   {tree.root}/report.html\nTables:   {tree.root}/tables/\n"
-        f"Figures:  {tree.root}/figures/\nScans:    {tree.gallery()}\nThe tree: results/README.md"
-    )
+def print_next_steps(cfg: Config, tree: Tree) -> None:
+    """Print what to look at and what to do now, in six lines at most."""
+    elsewhere = "" if tree.root == "results" else f" RESULTS={tree.root}"
+    print(f"\nOpen the report:       {tree.root}/report.html")
+    print(f"Look at the scans:     {tree.gallery()}")
     if tables := cfg.tables_of_run():
         row, column = cfg.tables[tables[0]].rows[-1], cfg.tables[tables[0]].columns[0]
         cell = f"TABLE={tables[0]} ROW={row} COLUMN={column.experiment}/{column.test}"
-        elsewhere = "" if tree.root == "results" else f" RESULTS={tree.root}"
-        print(
-            f"\nCheck all of it:         make audit{elsewhere}"
-            f"\nWhere a cell comes from: make trace {cell}{elsewhere}"
-        )
+        print(f"Check a cell:          make trace {cell}{elsewhere}")
+    print(f"Check everything:      make audit{elsewhere}")
+    if cfg.phantom:
+        print("Run it on your scans:  make datasets (says which are there and how to get the rest)")
