@@ -11,9 +11,7 @@ each figure means: benchmarks/README.md.
 """
 
 import argparse
-import logging
 import sys
-import warnings
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -51,8 +49,6 @@ def measure(arguments: argparse.Namespace, kind: str, output: Path) -> dict:
             "--device cuda: torch sees no GPU here, so nothing was measured. Run it where there is "
             "one, with a torch that was built for it."
         )
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
     known = gpu.FIGURES if kind == "gpu" else cpu.FIGURES
     wanted = tuple(arguments.figures or known)
     for name in wanted:

@@ -19,7 +19,7 @@ from uad.methods.diffusion import MaskingOptions, corrupt
 from uad.networks.autoencoder import kl_divergence
 from uad.networks.gan import gradient_penalty
 from uad.train import loop as training
-from uad.train.loop import TrainingSet
+from uad.train.batches import TrainingSet
 
 torch.set_num_threads(1)
 CODE = {"channels": [8, 16], "latent": 8, "dropout": 0.1}
@@ -390,19 +390,19 @@ class Killed(Exception):
 def test_a_gan_that_is_killed_resumes_and_ends_with_the_same_weights(
     epoch, whole_gan, tmp_path, monkeypatch
 ):
-    original = training.ReconstructionModule.training_step
+    original = training.Trainer.training_step
 
-    def dying(self, batch, index):
-        if self.current_epoch == epoch and index == 1:
+    def dying(self, batch, number):
+        if self.epoch == epoch and number % 4 == 1:
             raise Killed
-        return original(self, batch, index)
+        return original(self, batch, number)
 
     def run():
         data = dark_slices(4, 0), dark_slices(2, 1)
         return fit(make("adversarial"), *data, tmp_path, validate_every=1)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training.ReconstructionModule, "training_step", dying)
+        patched.setattr(training.Trainer, "training_step", dying)
         with pytest.raises(Killed):
             run()
     assert run()["resumed"]

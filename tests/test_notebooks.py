@@ -98,7 +98,7 @@ def test_it_loads_neither_networks_nor_readers_of_scans(committed):
             else []
         )
     }
-    assert not names & {"torch", "monai", "ants", "pytorch_lightning"}
+    assert not names & {"torch", "monai", "ants"}
 
 
 def test_the_rules_give_every_parameter_that_is_declared_nowhere_else(root):

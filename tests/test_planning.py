@@ -258,7 +258,7 @@ def test_steps_are_those_of_the_training_loop():
     import numpy as np
     import torch
 
-    from uad.train.loop import SliceBatches, TrainingSet
+    from uad.train.batches import SliceBatches, TrainingSet
 
     loop = Train(batch_size=8, samples_per_volume=3)
     volumes = torch.zeros((11, 4, 8, 8))

@@ -13,9 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: What takes from 40 ms (pydantic) to 2 s (pytorch_lightning) to import.
+#: What takes from 40 ms (pydantic) to 1 s (torch) to import.
 HEAVY = (
-    "ants matplotlib monai nibabel pandas papermill pydantic pytorch_lightning requests "
+    "ants matplotlib monai nibabel pandas papermill pydantic requests "
     "scipy.ndimage scipy.stats skimage sklearn torch"
 ).split()
 
@@ -66,7 +66,7 @@ TABLE = {
         ("pydantic torch", "measure_cost"),
         ("pandas pydantic torch", "reconstruct_volumes"),
         (
-            "matplotlib pandas pydantic pytorch_lightning scipy.ndimage scipy.stats torch",
+            "matplotlib pandas pydantic scipy.ndimage scipy.stats torch",
             "train_model",
         ),
     ],

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
 from safetensors.torch import load_file
 
 from tools import forks
@@ -23,14 +22,11 @@ from uad.evaluate.reconstruct import load_network, reconstruct_volume
 from uad.methods import load
 from uad.methods.base import Setup
 from uad.train import loop as training
-from uad.train.checkpoint import SafetensorsCheckpointIO
-from uad.train.loop import (
-    ReconstructionModule,
-    SliceBatches,
-    StoppedError,
-    TrainingSet,
-    train,
-)
+from uad.train import stop as training_stop
+from uad.train.batches import SliceBatches, TrainingSet
+from uad.train.checkpoint import load_checkpoint, save_checkpoint
+from uad.train.loop import Trainer, train
+from uad.train.stop import SIGNALS, StoppedError, StopRequest
 
 torch.set_num_threads(1)
 SIZE = 24
@@ -47,7 +43,6 @@ METHODS = {
 }
 #: Steps its own optimisers, in two stages.
 ADVERSARIAL = ("adversarial", {"channels": [8, 8], "latent": 4, "critic_steps": 2}, "l2")
-forks.preload("pytorch_lightning")
 
 LOOP = {
     "epochs": 8,
@@ -67,8 +62,7 @@ def fit(method, data, held_out, out, keep="best", seed=5, **loop):
     """Train with the small loop above."""
     return train(
         method,
-        data,
-        held_out,
+        (data, held_out),
         out,
         Train.model_validate({**LOOP, **loop}),
         keep=keep,
@@ -164,12 +158,12 @@ import test_training as t
 from uad.train import loop as training
 
 after = {epochs}
-original = training.ReconstructionModule.training_step
-def dying(self, batch, index):
-    if self.current_epoch >= after and index == 1:
+original = training.Trainer.training_step
+def dying(self, batch, number):
+    if self.epoch >= after and number % 4 == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return original(self, batch, index)
-training.ReconstructionModule.training_step = dying
+    return original(self, batch, number)
+training.Trainer.training_step = dying
 t.fit(t.make({name!r}), t.phantom_slices(4, 0), t.phantom_slices(2, 1), {out!r})
 """
 
@@ -223,12 +217,12 @@ import test_training as t
 from uad.train import loop as training
 from uad.core.provenance import job
 
-original = training.ReconstructionModule.training_step
-def signalled(self, batch, index):
-    if self.current_epoch == {epoch} and index >= 1:
+original = training.Trainer.training_step
+def signalled(self, batch, number):
+    if self.epoch == {epoch} and number % 4 >= 1:
         os.kill(os.getpid(), signal.{number})  # again at each batch: one is enough, more do no harm
-    return original(self, batch, index)
-training.ReconstructionModule.training_step = signalled
+    return original(self, batch, number)
+training.Trainer.training_step = signalled
 with job(SimpleNamespace(rule="train_model", log=[{log!r}], output=[{out!r} + "/made"])):
     data, held_out = t.phantom_slices(4, 0), t.phantom_slices(2, 1)
     t.fit(t.make({name!r}), data, held_out, {out!r}, checkpoint_every=7)
@@ -266,27 +260,27 @@ def test_a_signal_saves_the_running_epoch_and_the_same_command_goes_on_from_ther
 
 def epochs_begun(monkeypatch):
     """The epochs (from 0) whose first batch was trained on, from now on."""
-    begun, original = [], ReconstructionModule.training_step
+    begun, original = [], Trainer.training_step
 
-    def noted(self, batch, index):
-        if index == 0:
-            begun.append(self.current_epoch)
-        return original(self, batch, index)
+    def noted(self, batch, number):
+        if number % 4 == 0:
+            begun.append(self.epoch)
+        return original(self, batch, number)
 
-    monkeypatch.setattr(ReconstructionModule, "training_step", noted)
+    monkeypatch.setattr(Trainer, "training_step", noted)
     return begun
 
 
 def signal_at(monkeypatch, place, when, number=signal.SIGTERM):
     """One signal to this process, before the step of the module that ``when`` chooses."""
-    original, sent = getattr(ReconstructionModule, place), []
+    original, sent = getattr(Trainer, place), []
 
-    def signalled(self, batch, index):
-        if not sent and when(self, index):
+    def signalled(self, batch, number):
+        if not sent and when(self, number % 4):
             sent.append(os.kill(os.getpid(), number))
-        return original(self, batch, index)
+        return original(self, batch, number)
 
-    monkeypatch.setattr(ReconstructionModule, place, signalled)
+    monkeypatch.setattr(Trainer, place, signalled)
 
 
 @pytest.fixture(autouse=True)
@@ -296,7 +290,7 @@ def guarded():
     def missed(number, frame):
         raise AssertionError(f"{signal.Signals(number).name} was not caught")
 
-    before = {number: signal.signal(number, missed) for number in training.SIGNALS}
+    before = {number: signal.signal(number, missed) for number in SIGNALS}
     yield
     left = {number: signal.signal(number, handler) for number, handler in before.items()}
     assert set(left.values()) == {missed}
@@ -306,8 +300,8 @@ def test_an_epoch_whose_end_is_not_near_is_left_at_once(tmp_path, monkeypatch):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
     fit(make("pddpm"), data, held_out, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "GRACE", 0.0)
-        signal_at(patch, "training_step", lambda m, i: m.current_epoch == 5 and i == 1)
+        patch.setattr(training_stop, "GRACE", 0.0)
+        signal_at(patch, "training_step", lambda m, i: m.epoch == 5 and i == 1)
         message = "in epoch 6 of 8, whose end was not near; the same command goes on after epoch 4"
         with pytest.raises(StoppedError, match=message):
             fit(make("pddpm"), data, held_out, tmp_path / "stopped")
@@ -321,30 +315,18 @@ def test_an_epoch_whose_end_is_not_near_is_left_at_once(tmp_path, monkeypatch):
 def test_how_near_the_end_is_follows_from_the_batches_of_the_epoch_so_far(tmp_path, monkeypatch):
     """Four batches of training and two of validation, 10 s each."""
     clock = SimpleNamespace(now=0)
-    monkeypatch.setattr(training.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(training_stop.time, "monotonic", lambda: clock.now)
 
     def reached(grace):
         """How many of the six batches are done after a signal at the epoch's start."""
-        done = []
-        interruption = training.Saving(tmp_path / "last", 1, 0, validation=2)
-        trainer = SimpleNamespace(
-            current_epoch=0,
-            max_epochs=9,
-            check_val_every_n_epoch=1,
-            num_training_batches=4,
-            state=SimpleNamespace(fn=TrainerFn.FITTING),
-        )
-        interruption.on_train_epoch_start(trainer, None)
-        interruption.deadline = clock.now + grace
-        try:
-            for batch in range(6):
-                clock.now += 10
-                done.append(batch)
-                step = "on_train_batch_end" if batch < 4 else "on_validation_batch_end"
-                getattr(interruption, step)(trainer)
-        except StoppedError:
-            return len(done), "left"
-        return len(done), "finished"
+        stop = StopRequest()
+        stop.start_epoch(6)
+        stop.deadline = clock.now + grace
+        for batch in range(1, 7):
+            clock.now += 10
+            if stop.too_late():
+                return batch, "left"
+        return 6, "finished"
 
     assert reached(59) == (1, "left")
     assert reached(60) == (6, "finished")
@@ -356,8 +338,8 @@ def test_a_signal_during_validation_counts_too(tmp_path, monkeypatch, grace):
     options = {"validate_every": 1, "checkpoint_every": 3}
     fit(make("pddpm"), data, held_out, tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "GRACE", grace)
-        signal_at(patch, "validation_step", lambda m, i: m.current_epoch == 4)
+        patch.setattr(training_stop, "GRACE", grace)
+        signal_at(patch, "validation_step", lambda m, i: m.epoch == 4)
         with pytest.raises(StoppedError, match="after epoch 5 of 8" if grace else "after epoch 3"):
             fit(make("pddpm"), data, held_out, tmp_path / "stopped", **options)
     begun = epochs_begun(monkeypatch)
@@ -367,7 +349,7 @@ def test_a_signal_during_validation_counts_too(tmp_path, monkeypatch, grace):
         assert digest(tmp_path / "stopped" / file) == digest(tmp_path / "whole" / file)
 
 
-@pytest.mark.parametrize("number", training.SIGNALS)
+@pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("place", ["set-up", "validation"])
 def test_a_signal_before_the_first_epoch_ends_the_training_at_once(
     tmp_path, monkeypatch, place, number
@@ -390,7 +372,7 @@ def test_a_signal_while_a_training_is_taken_up_again_loses_nothing(tmp_path, mon
     fit(make("pddpm"), data, held_out, tmp_path / "whole")
     out = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        signal_at(patch, "training_step", lambda m, i: m.current_epoch == 2)
+        signal_at(patch, "training_step", lambda m, i: m.epoch == 2)
         with pytest.raises(StoppedError, match="after epoch 3 of 8"):
             fit(make("pddpm"), data, held_out, out)
     again = make("pddpm")
@@ -405,7 +387,7 @@ def test_a_signal_while_a_training_is_taken_up_again_loses_nothing(tmp_path, mon
 def test_a_signal_in_the_last_epoch_lets_the_training_finish(tmp_path, monkeypatch):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
     fit(make("pddpm"), data, held_out, tmp_path / "whole")
-    signal_at(monkeypatch, "training_step", lambda m, i: m.current_epoch == 7)
+    signal_at(monkeypatch, "training_step", lambda m, i: m.epoch == 7)
     fit(make("pddpm"), data, held_out, tmp_path / "signalled", checkpoint_every=5)
     for file in ("model.safetensors", "history.csv"):
         assert digest(tmp_path / "signalled" / file) == digest(tmp_path / "whole" / file)
@@ -414,7 +396,7 @@ def test_a_signal_in_the_last_epoch_lets_the_training_finish(tmp_path, monkeypat
 SLURM = {
     "SLURM_JOB_ID": "7",
     "SLURM_JOB_NAME": "smk-train",
-    "SLURM_NTASKS": "4",  # more than one, and not as SLURM_NTASKS_PER_NODE: Lightning's trap
+    "SLURM_NTASKS": "4",
     "SLURM_NNODES": "2",
     "SLURM_PROCID": "0",
     "SLURM_LOCALID": "0",
@@ -423,22 +405,16 @@ SLURM = {
 }
 
 
-@pytest.mark.parametrize("more", [{}, {"SLURM_NTASKS_PER_NODE": "2"}], ids=["tasks", "per node"])
-def test_inside_a_slurm_job_a_training_is_what_it_is_outside(tmp_path, monkeypatch, more):
+def test_inside_a_slurm_job_a_training_is_what_it_is_outside(tmp_path, monkeypatch):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
     fit(make("pddpm"), data, held_out, tmp_path / "outside", epochs=2)
-    for name, value in {**SLURM, **more}.items():
+    for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
-    requeued = []
-    monkeypatch.setattr(
-        "pytorch_lightning.trainer.connectors.signal_connector.call", requeued.append
-    )
     with monkeypatch.context() as patch:
         signal_at(patch, "training_step", lambda m, i: i == 1, signal.SIGUSR1)
         with pytest.raises(StoppedError, match="after epoch 1 of 2"):
             fit(make("pddpm"), data, held_out, tmp_path / "inside", epochs=2)
     fit(make("pddpm"), data, held_out, tmp_path / "inside", epochs=2)
-    assert requeued == [] and not list((tmp_path / "inside").glob("hpc_ckpt*"))
     for file in ("model.safetensors", "history.csv"):
         assert digest(tmp_path / "inside" / file) == digest(tmp_path / "outside" / file)
 
@@ -480,40 +456,52 @@ def test_the_last_weights_can_be_kept_instead_of_the_best(tmp_path):
 
 
 def test_checkpoints_are_not_written_more_often_than_they_may(tmp_path, monkeypatch):
-    """Five epochs of 10 s, a checkpoint may be written each: but not within 25 s of another."""
+    """Epochs of 10 s, a checkpoint may be written after each: but not within 25 s of another."""
     clock, written = SimpleNamespace(now=0.0), []
     monkeypatch.setattr(training.time, "monotonic", lambda: clock.now)
-    trainer = SimpleNamespace(current_epoch=0, max_epochs=9, save_checkpoint=written.append)
-    saving = training.Saving(tmp_path / "last", 1, 25, validation=1)
-    saving.on_train_start(trainer, None)
-    after = []
-    for trainer.current_epoch in range(6):
+    run_epoch = Trainer.run_epoch
+
+    def slow(self, *arguments):
         clock.now += 10
-        before = len(written)
-        saving.on_train_epoch_end(trainer, None)
-        after += [trainer.current_epoch + 1] * (len(written) - before)
-    assert after == [3, 6] and saving.saved == 6
+        return run_epoch(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "run_epoch", slow)
+    monkeypatch.setattr(Trainer, "save", lambda self, path: written.append(self.epoch))
+    options = {"checkpoint_every": 1, "checkpoint_seconds": 25}
+    fit(make("dae"), phantom_slices(4, 0), phantom_slices(2, 1), tmp_path, **options)
+    assert written == [3, 6]
 
 
 @pytest.mark.parametrize(
-    ("scores", "best"),
+    ("losses", "best"),
     [([3, 1, 2], 2), ([np.inf, np.inf, 5], 3), ([2, 2, 2], 1), ([np.nan, 7, np.nan], 2)],
-    ids=["lowest", "not before the method allows it", "the first of equals", "never a NaN"],
+    ids=["lowest", "any before infinity", "the first of equals", "never a NaN"],
 )
-def test_the_best_weights_are_those_of_the_lowest_selection_metric(scores, best):
-    found, network = training.Best(), torch.nn.Linear(1, 1)
-    for epoch, score in enumerate(scores):
-        torch.nn.init.constant_(network.weight, epoch + 1)
-        trainer = SimpleNamespace(
-            state=SimpleNamespace(fn=TrainerFn.FITTING),
-            callback_metrics={training.SELECTION: torch.tensor(float(score))},
-            current_epoch=epoch,
-        )
-        found.on_validation_end(trainer, SimpleNamespace(network=network))
-    again = training.Best()
-    again.load_state_dict(found.state_dict())
-    for one in (found, again):
-        assert (one.epoch, float(one.weights["weight"])) == (best, best)
+def test_the_best_weights_are_those_of_the_lowest_validation_loss(
+    tmp_path, monkeypatch, losses, best
+):
+    """Also after a checkpoint: the training is stopped and taken up again in between."""
+    given = dict(enumerate(losses))
+    monkeypatch.setattr(
+        Trainer, "validate", lambda self, *_: {"val_loss": float(given.get(self.epoch, 9))}
+    )
+    data, weights = (phantom_slices(4, 0), phantom_slices(2, 1)), {}
+    run_epoch = Trainer.run_epoch
+
+    def noted(self, *arguments):
+        done = run_epoch(self, *arguments)
+        weights[self.epoch] = {k: v.clone() for k, v in self.network.state_dict().items()}
+        return done
+
+    monkeypatch.setattr(Trainer, "run_epoch", noted)
+    with monkeypatch.context() as patch:
+        signal_at(patch, "training_step", lambda m, i: m.epoch == 1)
+        with pytest.raises(StoppedError, match="after epoch 2 of"):
+            fit(make("dae"), *data, tmp_path, epochs=len(losses), validate_every=1)
+    facts = fit(make("dae"), *data, tmp_path, epochs=len(losses), validate_every=1)
+    assert facts["resumed"] and facts["weights_of_epoch"] == best
+    kept = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(kept[name], value) for name, value in weights[best].items())
 
 
 @pytest.mark.parametrize(
@@ -599,32 +587,30 @@ def test_each_epoch_draws_the_same_number_of_eligible_slices_from_every_volume()
     assert sorted(int(v) // 10 for v in drawn) == [0, 0, 1, 1, 2, 2]
     assert {int(v) % 10 for v in drawn} <= {1, 2}
     again = torch.cat([b["images"][:, 0, 0, 0] for b in batches])
-    batches.set_epoch(1)
+    batches.epoch = 1
     other = torch.cat([b["images"][:, 0, 0, 0] for b in batches])
     assert torch.equal(drawn, again) and not torch.equal(drawn, other)
 
 
 def test_checkpoints_survive_a_round_trip_without_pickle(tmp_path):
-    state = {
-        "a": torch.arange(3),
-        "nested": {0: (1, 2.5, None), "x": [True, "text", {"y": torch.ones(2, 2)}]},
-    }
+    tensors = {"a": torch.arange(3), "nested": {"0": {"y.z": torch.ones(2, 2)}, "empty": {}}}
+    facts = {"rows": [{"loss": 0.1 + 0.2, "none": None}], "best": [float("inf"), 2]}
     path = tmp_path / "c.safetensors"
-    SafetensorsCheckpointIO().save_checkpoint(state, path)
-    loaded = SafetensorsCheckpointIO().load_checkpoint(path)
-    assert torch.equal(loaded["a"], state["a"])
-    assert loaded["nested"][0] == (1, 2.5, None)
-    assert torch.equal(loaded["nested"]["x"][2]["y"], torch.ones(2, 2))
-    assert set(load_file(path)) == {"0", "1"}
-    with pytest.raises(TypeError, match="without pickle"):
-        SafetensorsCheckpointIO().save_checkpoint({"f": print}, path)
+    save_checkpoint(path, tensors, facts)
+    loaded, again = load_checkpoint(path)
+    assert again == facts
+    assert torch.equal(loaded["a"], tensors["a"])
+    assert torch.equal(loaded["nested"]["0"]["y.z"], torch.ones(2, 2))
+    assert set(load_file(path)) == {"a", "nested/0/y.z"}
+    with pytest.raises(TypeError, match=r"holds tensors, not builtin_function.* \(f\)"):
+        save_checkpoint(path, {"f": print}, {})
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
     path = tmp_path / "last.safetensors"
     path.write_bytes(os.urandom(64))
     with pytest.raises(DataError, match=r"last\.safetensors: not a readable checkpoint"):
-        SafetensorsCheckpointIO().load_checkpoint(path)
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize(
@@ -667,8 +653,7 @@ def test_a_stage_whose_weights_may_be_used_must_be_validated(tmp_path):
     with pytest.raises(DataError, match="raise train.epochs or lower train.validate_every"):
         train(
             method,
-            None,
-            None,
+            (None, None),
             tmp_path,
             loop,
             keep="best",

@@ -16,7 +16,8 @@ from uad.preprocess.slices import eligible_slices, read_shape, read_store
 from uad.report.figures import figure_loss
 from uad.run.devices import claim
 from uad.splits import subjects_of
-from uad.train.loop import TrainingSet, train
+from uad.train.batches import TrainingSet
+from uad.train.loop import train
 
 #: What defines a training; how it is run (accelerator, checkpoints) may change on the way.
 TRAINED_WITH = ("model", "loss", "quality", "noise_field", "loop", "keep", "draw", "data")
@@ -59,8 +60,7 @@ with job(snakemake) as context:
     }
     context.facts |= train(
         method,
-        data("train"),
-        data("val_healthy"),
+        (data("train"), data("val_healthy")),
         Path(snakemake.output.weights).parent,
         loop,
         keep=params.keep,

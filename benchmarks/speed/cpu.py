@@ -39,10 +39,11 @@ from uad.evaluate.reconstruct import load_network, reconstruct_volume, reuse_fre
 from uad.evaluate.score import score_volume
 from uad.methods import load
 from uad.methods.base import Method
-from uad.train.loop import SliceBatches, TrainingSet, train
+from uad.train.batches import SliceBatches, TrainingSet
+from uad.train.loop import train
 
 #: Libraries that take long to import.
-HEAVY = ("torch", "monai", "pytorch_lightning", "ants", "scipy", "pandas", "matplotlib")
+HEAVY = ("torch", "monai", "ants", "scipy", "pandas", "matplotlib")
 
 
 # training ---------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ def training_loop(sizes: Sizes, cases: list[Case], reference_every: int = 4) -> 
             "batch from memory": parts["data"],
             "noise": parts["noise"],
             "optimiser": optimiser,
-            "Lightning, callbacks, mixing in the noise": extra - measured,
+            "loop, mixing in the noise": extra - measured,
             "end of the epoch, its share of a step": end / sizes.steps,
         },
         "reference_step_s": spread(alternation.reference),
@@ -183,8 +184,7 @@ def _train(method: Method, training: TrainingSet, folder: str, sizes: Sizes) -> 
     validation = TrainingSet(training.images[:2], training.masks[:2], training.slices[:2])
     return train(
         method,
-        training,
-        validation,
+        (training, validation),
         folder,
         loop,
         keep="last",

@@ -29,7 +29,8 @@ from uad.evaluate import evaluate_volume, postprocess, search_threshold
 from uad.evaluate.reconstruct import reconstruct_volume
 from uad.evaluate.score import score_volume
 from uad.methods.base import Method
-from uad.train.loop import TrainingSet, train
+from uad.train.batches import TrainingSet
+from uad.train.loop import train
 
 #: Steps of one fold of the paper: 1600 epochs of 12.
 FOLD = 19_200
@@ -236,8 +237,7 @@ def seconds_per_epoch(
             begin = time.perf_counter()
             train(
                 method,
-                training,
-                validation,
+                (training, validation),
                 folder,
                 loop,
                 keep="best",

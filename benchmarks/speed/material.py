@@ -13,7 +13,7 @@ from uad import phantom
 from uad.core.nifti import read_volume
 from uad.methods import load
 from uad.methods.base import Method, Setup
-from uad.train.loop import TrainingSet
+from uad.train.batches import TrainingSet
 
 SEED = 3141
 #: Options of the quality maps, as config.yaml has them for the reference protocol.

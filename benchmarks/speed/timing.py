@@ -17,7 +17,6 @@ import torch
 
 PACKAGES = (
     "torch",
-    "pytorch-lightning",
     "monai",
     "numpy",
     "scipy",

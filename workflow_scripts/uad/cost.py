@@ -7,7 +7,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from uad.evaluate.reconstruct import autocast, ready, reconstruct_volume, reuse_freed_memory
+from uad.evaluate.reconstruct import (
+    autocast,
+    deterministic,
+    ready,
+    reconstruct_volume,
+    reuse_freed_memory,
+)
 from uad.iqa import QUALITY_MAPS
 from uad.methods.base import Method
 
@@ -102,7 +108,7 @@ def measure(
         def step(method: Method, progress: float) -> tuple[int, float]:
             return _observe(_step(method, network, batch, precision, device, progress), device)
 
-        with _deterministic():
+        with deterministic():
             stages = {"": 0.0} if method.automatic else {"": 0.0, "_late": 1 - 1e-6}
             for suffix, progress in stages.items():
                 operations, seconds = step(method, progress)
@@ -176,18 +182,6 @@ def _step(
             method.training_step(network, *batch, optimizers, Tensor.backward, 0, progress)
 
     return automatic if method.automatic else manual
-
-
-@contextlib.contextmanager
-def _deterministic() -> Iterator[None]:
-    """As Lightning trains here (``deterministic="warn"``), which on a GPU costs time."""
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
 def _observe(action: Callable[[], None], device: str) -> tuple[int, float]:

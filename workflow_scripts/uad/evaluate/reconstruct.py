@@ -1,10 +1,11 @@
-"""From weights to reconstructions: what a job needs that does not train (no Lightning here)."""
+"""From weights to reconstructions: what a job needs that does not train."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -129,10 +130,24 @@ def reconstruct_volume(
 def autocast(precision: str, device: str) -> contextlib.AbstractContextManager:
     """A region with the precision of a training (``train.precision``).
 
-    As Lightning, which takes bfloat16 for float16 on a CPU.
+    On a CPU bfloat16 stands for float16. Casts of the weights are not kept: they would go stale
+    when an optimiser steps within the region.
     """
     if precision == "32-true":
         return contextlib.nullcontext()
     kind = torch.device(device).type
     half = torch.float16 if precision == "16-mixed" and kind == "cuda" else torch.bfloat16
-    return torch.autocast(kind, half)
+    return torch.autocast(kind, half, cache_enabled=False)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """PyTorch's deterministic algorithms; an operation without one warns and goes on."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)

@@ -181,14 +181,9 @@ def _update(
     optimizer: torch.optim.Optimizer, loss: Tensor, backward: Callable[[Tensor], None]
 ) -> None:
     """One step of one optimiser."""
-    import torch
-
     optimizer.zero_grad()
     backward(loss)
     optimizer.step()
-    # autocast keeps half-precision copies of the weights until its region ends, and the region
-    # is the whole batch: without this the next steps would see the weights from before
-    torch.clear_autocast_cache()
 
 
 METHOD = Adversarial

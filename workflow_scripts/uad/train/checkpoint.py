@@ -1,79 +1,80 @@
-"""Lightning checkpoints without pickle: safetensors for tensors, JSON for the rest."""
+"""Checkpoints of a training without pickle: safetensors for tensors, JSON for the rest."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections import OrderedDict
-from enum import Enum
+import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.plugins.io import CheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from uad.core.errors import DataError
-from uad.core.files import atomic_path
+from uad.core.files import atomic_path, write_json
+
+log = logging.getLogger(__name__)
+
+#: Between the names of nested dictionaries; no name of a parameter has it.
+SEPARATOR = "/"
 
 
-def _encode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """Nested Python data as JSON; tensors are moved to ``tensors`` and referred to by number."""
-    if isinstance(value, torch.Tensor):
-        name = str(len(tensors))
-        tensors[name] = value.detach().cpu().contiguous().clone()
-        return {"tensor": name}
-    if isinstance(value, dict):
-        return {"dict": [[_encode(k, tensors), _encode(v, tensors)] for k, v in value.items()]}
-    if isinstance(value, list | tuple):
-        kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [_encode(item, tensors) for item in value]}
-    if isinstance(value, Enum):
-        return _encode(value.value, tensors)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"a checkpoint cannot hold {type(value).__name__} without pickle")
+def save_checkpoint(path: Path, tensors: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Write tensors (in nested dictionaries with string keys) and JSON facts to one file.
+
+    Raises:
+        TypeError: something among the tensors is none.
+    """
+    flat = {key: value.detach().cpu().contiguous() for key, value in _flat(tensors).items()}
+    with atomic_path(path) as temporary:
+        save_file(flat, temporary, metadata={"facts": json.dumps(facts)})
 
 
-def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "dict":
-        return OrderedDict((_decode(k, tensors), _decode(v, tensors)) for k, v in content)
-    items = [_decode(item, tensors) for item in content]
-    return tuple(items) if kind == "tuple" else items
+def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What :func:`save_checkpoint` was given, with the tensors on the CPU.
+
+    Raises:
+        DataError: the file is damaged or no checkpoint.
+    """
+    nested: dict[str, Any] = {}
+    try:
+        with safe_open(path, framework="pt") as handle:
+            facts = json.loads(handle.metadata()["facts"])
+            for name in handle.keys():  # noqa: SIM118 (no dictionary)
+                *parents, last = name.split(SEPARATOR)
+                inner = nested
+                for parent in parents:
+                    inner = inner.setdefault(parent, {})
+                inner[last] = handle.get_tensor(name)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not a readable checkpoint ({error}).") from error
+    return nested, facts
 
 
-class SafetensorsCheckpointIO(CheckpointIO):
-    """Writes whole checkpoints or none, and reads them without running any code in them."""
+def _flat(tensors: dict[str, Any], prefix: str = "") -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for key, value in tensors.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}{SEPARATOR}")
+        elif isinstance(value, torch.Tensor):
+            found[f"{prefix}{key}"] = value
+        else:
+            raise TypeError(
+                f"a checkpoint holds tensors, not {type(value).__name__} ({prefix}{key})"
+            )
+    return found
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
-        """Write a Lightning checkpoint dictionary to ``path``."""
-        tensors: dict[str, torch.Tensor] = {}
-        structure = json.dumps(_encode(checkpoint, tensors))
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"checkpoint": structure})
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Read a checkpoint dictionary; tensors arrive on the CPU, Lightning moves them."""
-        try:
-            with safe_open(path, framework="pt") as handle:
-                structure = json.loads(handle.metadata()["checkpoint"])
-                tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: not a readable checkpoint ({error}).") from error
-        return _decode(structure, tensors)
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Delete a checkpoint if it is there."""
-        Path(path).unlink(missing_ok=True)
+def discard_foreign(checkpoints: Path, identity: str) -> None:
+    """Keep a checkpoint directory only if it belongs to this very training."""
+    marker = checkpoints / "identity.json"
+    try:
+        known = json.loads(marker.read_text())["identity"]
+    except (OSError, ValueError, KeyError):
+        known = None
+    if checkpoints.exists() and known != identity:
+        log.warning("%s is of another configuration or version: starting anew", checkpoints)
+        shutil.rmtree(checkpoints)
+    write_json(marker, {"identity": identity})
