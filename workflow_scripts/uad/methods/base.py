@@ -18,12 +18,17 @@ class MethodOptions(Strict):
     """Base of a family's options: unknown keys are refused."""
 
 
-def unet_problems(channels: list[int], groups: int, image_size: tuple[int, int]) -> list[str]:
+def unet_problems(
+    channels: list[int], groups: int, image_size: tuple[int, int], pixel_block: int = 1
+) -> list[str]:
     """Why a U-Net with these channels per level and norm groups cannot work on such slices."""
     found = []
-    factor = 2 ** (len(channels) - 1)
+    factor = pixel_block * 2 ** (len(channels) - 1)
     if any(side % factor for side in image_size):
-        found.append(f"{len(channels)} levels need slices divisible by {factor}, not {image_size}")
+        blocks = f" on blocks of {pixel_block}x{pixel_block} pixels" if pixel_block > 1 else ""
+        found.append(
+            f"{len(channels)} levels{blocks} need slices divisible by {factor}, not {image_size}"
+        )
     found += [
         f"norm_num_groups {groups} does not divide {c} channels" for c in channels if c % groups
     ]

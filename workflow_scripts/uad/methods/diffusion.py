@@ -29,6 +29,12 @@ class UNetOptions(MethodOptions):
     num_head_channels: int = Field(64, ge=1)
     norm_num_groups: int = Field(32, ge=1)
     scale_shift: bool = False
+    pixel_block: int = Field(
+        1,
+        ge=1,
+        description="Sides of the blocks of pixels that become channels before the network, and "
+        "pixels again behind it; 1: none do. 2 makes steps on a CPU several times faster.",
+    )
 
 
 class NoiseOptions(MethodOptions):
@@ -80,7 +86,10 @@ class Diffusion(Method):
     @classmethod
     def problems(cls, options: DiffusionOptions, image_size: tuple[int, int]) -> list[str]:
         """Grid and levels must divide the slice, groups and heads the channels."""
-        found = unet_problems(options.network.channels, options.network.norm_num_groups, image_size)
+        network = options.network
+        found = unet_problems(
+            network.channels, network.norm_num_groups, image_size, network.pixel_block
+        )
         grid = options.patch_grid
         if grid and any(side % n for side, n in zip(image_size, grid, strict=True)):
             found.append(f"a patch_grid of {grid} does not divide slices of {image_size}")

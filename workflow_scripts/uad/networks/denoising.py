@@ -33,19 +33,22 @@ class DenoisingUNet(nn.Module):
     Args:
         channels: width of each level, from full resolution down.
         groups: groups of the group norms.
+        images: channels of the images.
     """
 
-    def __init__(self, channels: Sequence[int] = (64, 128, 256, 512), groups: int = 8) -> None:
+    def __init__(
+        self, channels: Sequence[int] = (64, 128, 256, 512), groups: int = 8, images: int = 1
+    ) -> None:
         super().__init__()
-        widths = [1, *channels]
+        widths = [images, *channels]
         self.down = nn.ModuleList(_DoubleConv(a, b, groups) for a, b in pairwise(widths))
         pairs = list(pairwise(channels[::-1]))
         self.enlarge = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in pairs)
         self.up = nn.ModuleList(_DoubleConv(2 * b, b, groups) for _, b in pairs)
-        self.out = nn.Conv2d(channels[0], 1, 1)
+        self.out = nn.Conv2d(channels[0], images, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, 1, H, W)`` to the same; sides divisible by 2 to the number of levels minus 1."""
+        """``(B, images, H, W)`` to the same; sides divisible by 2 to the number of levels minus 1."""
         skips = []
         for level, block in enumerate(self.down):
             x = block(F.avg_pool2d(x, 2) if level else x)

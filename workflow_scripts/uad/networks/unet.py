@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from uad.networks.parts import DiffusionModelUNet, DiffusionUNetResnetBlock
+from uad.networks.pixel_blocks import PixelBlocks
 
 
 class ScaleShiftResnetBlock(DiffusionUNetResnetBlock):
@@ -47,6 +48,7 @@ def diffusion_unet(
     num_head_channels: int = 64,
     norm_num_groups: int = 32,
     scale_shift: bool = False,
+    pixel_block: int = 1,
 ) -> nn.Module:
     """The time-conditioned U-Net of DDPM and pDDPM.
 
@@ -54,14 +56,23 @@ def diffusion_unet(
     37.51 M (pDDPM): the figures of the authors' networks. Attention sits in the
     middle block only, as in the code that the authors ran.
 
+    Args:
+        channels: width of each level, from full resolution down.
+        num_res_blocks: residual blocks per level.
+        num_head_channels: of an attention head.
+        norm_num_groups: groups of the group norms.
+        scale_shift: condition by scale and shift.
+        pixel_block: sides of the blocks of pixels that become channels (see
+            :class:`uad.networks.pixel_blocks.PixelBlocks`); 1: none do.
+
     Returns:
         A module called as ``network(x, timesteps)``: ``(B, 1, H, W)`` and ``(B,)`` to
         ``(B, 1, H, W)``; its last convolution starts at zero.
     """
     network = DiffusionModelUNet(
         spatial_dims=2,
-        in_channels=1,
-        out_channels=1,
+        in_channels=pixel_block**2,
+        out_channels=pixel_block**2,
         channels=tuple(channels),
         num_res_blocks=num_res_blocks,
         attention_levels=(False,) * len(channels),
@@ -74,4 +85,4 @@ def diffusion_unet(
             for name, child in list(parent.named_children()):
                 if type(child) is DiffusionUNetResnetBlock:
                     setattr(parent, name, ScaleShiftResnetBlock(child))
-    return network
+    return network if pixel_block == 1 else PixelBlocks(network, pixel_block)

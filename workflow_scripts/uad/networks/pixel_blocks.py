@@ -1,0 +1,30 @@
+"""Smaller images with more channels for a network: blocks of pixels become channels and back.
+
+A network then works on a quarter of the positions (blocks of 2x2), which on a CPU makes a training
+step several times faster; the first and the last convolution see the pixels of a block side by side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+
+class PixelBlocks(nn.Module):
+    """A network between the fold of pixels into channels and its inverse.
+
+    Args:
+        network: maps ``(B, C * block**2, H / block, W / block)``, and whatever else it is given,
+            to ``(B, C' * block**2, H / block, W / block)``.
+        block: sides of a block of pixels.
+    """
+
+    def __init__(self, network: nn.Module, block: int) -> None:
+        super().__init__()
+        self.network, self.block = network, block
+
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        """``(B, C, H, W)`` to ``(B, C', H, W)``; sides divisible by the block's."""
+        return pixel_shuffle(self.network(pixel_unshuffle(x, self.block), *others), self.block)
