@@ -553,3 +553,51 @@ def test_outside_its_patch_mddpm_keeps_the_corrupted_input():
     loss = method.training_loss(lambda x, levels: images * 2 - 1, images, masks, seeded())
     shown = corrupt(images, masks, method.options.masking, seeded())
     assert 0 < loss < (2 * (shown - images)).abs().mean()
+
+
+# Pixel blocks
+
+
+@pytest.mark.parametrize("scale_shift", [False, True], ids=["DDPM", "pDDPM"])
+def test_pixel_blocks_fold_pixels_into_channels_and_unfold_them_again(scale_shift):
+    from uad.networks.pixel_blocks import PixelBlocks
+    from uad.networks.unet import diffusion_unet
+
+    images, seen = torch.rand(2, 1, 8, 12), []
+
+    def untouched(x, levels):
+        seen.append((tuple(x.shape), levels))
+        return x
+
+    assert torch.equal(PixelBlocks(untouched, 2)(images, "levels"), images)
+    assert seen == [((2, 4, 4, 6), "levels")]
+
+    sizes = {
+        "channels": [8, 16],
+        "num_res_blocks": 1,
+        "num_head_channels": 8,
+        "norm_num_groups": 4,
+        "scale_shift": scale_shift,
+    }
+    plain, folded = diffusion_unet(**sizes), diffusion_unet(**sizes, pixel_block=2)
+    more = sum(p.numel() for p in folded.parameters()) - sum(p.numel() for p in plain.parameters())
+    # three more planes into the first convolution, three more (each with a bias) out of the last
+    assert more == 3 * 9 * 8 + 3 * (9 * 8 + 1)
+    assert folded(torch.rand(2, 1, 8, 8), torch.tensor([3, 900])).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("diffusion", {"network": {"channels": [32, 32, 64], "pixel_block": 2}}),
+        ("denoising", {"channels": [8, 16, 16], "pixel_block": 2}),
+    ],
+)
+def test_pixel_blocks_need_slices_that_they_and_the_levels_divide(family, options):
+    method = load(family)
+    parsed = method.Options.model_validate(options)
+    assert method.problems(parsed, (48, 48)) == []
+    (problem,) = method.problems(parsed, (52, 48))
+    assert "3 levels on blocks of 2x2 pixels need slices divisible by 8" in problem
+    network = method({**options}, Setup(loss="l1", image_size=(48, 48))).build()
+    assert hasattr(network, "block")

@@ -275,10 +275,10 @@ def signal_at(monkeypatch, place, when, number=signal.SIGTERM):
     """One signal to this process, before the step of the module that ``when`` chooses."""
     original, sent = getattr(Trainer, place), []
 
-    def signalled(self, batch, number):
-        if not sent and when(self, number % 4):
+    def signalled(self, batch, step):
+        if not sent and when(self, step % 4):
             sent.append(os.kill(os.getpid(), number))
-        return original(self, batch, number)
+        return original(self, batch, step)
 
     monkeypatch.setattr(Trainer, place, signalled)
 
