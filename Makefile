@@ -117,7 +117,7 @@ lint: env-lint ## style, snakemake --lint, whether uv.lock fits pyproject.toml
 	@ruff format --no-cache --check .
 	@snakefmt --check --compact-diff Snakefile rules
 	@snakemake --lint --configfile config.demo.yaml
-	@uv lock --quiet --check --offline || { echo "uv.lock is not that of pyproject.toml: make lock"; exit 1; }
+	@uv lock --check --offline 2>/dev/null || { echo "uv.lock is not that of pyproject.toml: make lock"; exit 1; }
 	@diff <($(REQUIREMENTS)) envs/requirements.txt || { echo "envs/requirements.txt is not that of uv.lock: make lock"; exit 1; }
 
 format: env-lint ## rewrite in the project's style
