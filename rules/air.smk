@@ -17,10 +17,7 @@ rule compute_air:
         mem_mb=by_attempt(8000),
         runtime=by_attempt(30),
     params:
-        modality=lambda wildcards: experiment_of(wildcards).modality,
-        tests=lambda wildcards: experiment_of(wildcards).test,
-        reference=lambda wildcards: cfg.air_reference_of(wildcards.experiment),
-        rule=cfg.protocol.air_rule,
+        **settings("compute_air"),
     script:
         f"{SCRIPTS}/compute_air.py"
 

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections import Counter
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -17,6 +17,7 @@ REPOSITORY = os.environ.get("UAD_REPOSITORY") or workflow.basedir
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from uad import config as uad_config
+from uad.config import params as rule_params
 from uad.data.layouts import listing_digest, missing_data
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_tsv
@@ -104,6 +105,11 @@ def participants(dataset):
     return _participants(*index_of(dataset))
 
 
+def settings(rule):
+    """What a rule reads of the config, as params (uad.config.params)."""
+    return {name: partial(value, cfg) for name, value in rule_params.PARAMS[rule].items()}
+
+
 def plain(part):
     """A section of the validated config as plain data, for params."""
     return part.model_dump(mode="json")
@@ -165,11 +171,6 @@ def air_if_used(wildcards):
 def loss_quality(wildcards):
     """Options that the loss of a method takes."""
     return cfg.quality_of(wildcards.method, cfg.methods[wildcards.method].loss)
-
-
-def seed_name(wildcards):
-    """The method whose random numbers a method draws."""
-    return cfg.seed_name_of(wildcards.method)
 
 
 def noise_field(wildcards):

@@ -32,9 +32,8 @@ rule make_phantom:
         mem_mb=by_attempt(3000),
         runtime=by_attempt(60),
     params:
+        **settings("make_phantom"),
         root=tree.raw(),
-        dataset=lambda wildcards: dataset_keys(wildcards, "layout", "modalities", "phantom"),
-        seed=cfg.seed,
     script:
         f"{SCRIPTS}/make_phantom.py"
 
@@ -70,8 +69,7 @@ rule prepare_atlas:
         mem_mb=by_attempt(2000),
         runtime=by_attempt(10),
     params:
-        spacing=cfg.preprocessing.spacing,
-        atlas=cfg.preprocessing.atlas,
+        **settings("prepare_atlas"),
     script:
         f"{SCRIPTS}/prepare_atlas.py"
 

@@ -23,13 +23,7 @@ rule reconstruct_volumes:
         mem_mb=by_attempt(6000),
         runtime=request(60, 0.2, of_test),
     params:
-        model=model_of,
-        air=air_of,
-        t_test=lambda wildcards: cfg.protocol.t_test_of(wildcards.experiment, wildcards.test),
-        noise_field=noise_field,
-        batch=batch_that_matters,
-        seed_name=seed_name,
-        seed=cfg.seed,
+        **settings("reconstruct_volumes"),
     script:
         f"{SCRIPTS}/reconstruct_volumes.py"
 
@@ -49,14 +43,7 @@ rule score_volumes:
         mem_mb=by_attempt(2000),
         runtime=request(60, 0.1, of_test),
     params:
-        score=lambda wildcards: cfg.methods[wildcards.method].score,
-        air=air_of,
-        quality=score_quality,
-        postprocessing={
-            "erosion": cfg.protocol.erosion,
-            "median": cfg.protocol.median,
-            "order": cfg.protocol.postprocessing_order,
-        },
+        **settings("score_volumes"),
     script:
         f"{SCRIPTS}/score_volumes.py"
 
@@ -75,7 +62,7 @@ rule search_threshold:
         mem_mb=request_memory(1000, 0.5, of_test),
         runtime=request(30, 0.05, of_test),
     params:
-        search=cfg.protocol.threshold_search,
+        **settings("search_threshold"),
     script:
         f"{SCRIPTS}/search_threshold.py"
 
@@ -96,6 +83,6 @@ rule evaluate_volumes:
         mem_mb=request(1000, 0.2, of_test),
         runtime=request(30, 0.1, of_test),
     params:
-        component_max_size=cfg.protocol.component_max_size,
+        **settings("evaluate_volumes"),
     script:
         f"{SCRIPTS}/evaluate_volumes.py"

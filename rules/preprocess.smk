@@ -23,9 +23,8 @@ rule predict_brain_masks:
         mem_mb=by_attempt(6000),
         runtime=prediction_minutes,
     params:
+        **settings("predict_brain_masks"),
         subjects=subjects_of_batch,
-        backend=lambda wildcards: cfg.backend_of(wildcards.dataset),
-        network=network_options,
     script:
         f"{SCRIPTS}/predict_brain_masks.py"
 
@@ -50,9 +49,7 @@ rule skullstrip_scan:
         mem_mb=stripping_memory,
         runtime=stripping_minutes,
     params:
-        backend=lambda wildcards: cfg.backend_of(wildcards.dataset),
-        skullstrip=skullstrip_options,
-        seed=cfg.seed,
+        **settings("skullstrip_scan"),
     script:
         f"{SCRIPTS}/skullstrip_scan.py"
 
@@ -83,10 +80,7 @@ rule register_scan:
         mem_mb=by_attempt(4000),
         runtime=by_attempt(10),
     params:
-        spacing=cfg.preprocessing.spacing,
-        n4=plain(cfg.preprocessing.n4),
-        lesion_interpolation=cfg.protocol.lesion_interpolation,
-        seed=cfg.seed,
+        **settings("register_scan"),
     script:
         f"{SCRIPTS}/register_scan.py"
 
@@ -105,11 +99,7 @@ rule pack_slices:
         mem_mb=request_memory(3000, 4, of_wildcard),
         runtime=request(30, 0.1, of_wildcard),
     params:
-        preprocessing={
-            key: plain(cfg.preprocessing)[key]
-            for key in ("spacing", "field_of_view", "shape", "percentiles")
-        },
-        curvature_flow=cfg.protocol.curvature_flow,
+        **settings("pack_slices"),
         preprocessed=lambda wildcards: is_preprocessed(wildcards.dataset),
     script:
         f"{SCRIPTS}/pack_slices.py"

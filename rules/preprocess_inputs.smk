@@ -51,31 +51,9 @@ def participant(wildcards):
     return participants(wildcards.dataset)[key]
 
 
-def has_network(wildcards):
-    """Whether a network strips the skulls of a data set."""
-    return cfg.backend_of(wildcards.dataset) == "hdbet"
-
-
 def is_predicted(wildcards):
-    """Whether masks are predicted in batches: on a GPU, which should not wait for imports.
-
-    Where the config says that there is none a scan is a job: a network takes minutes on a CPU, and
-    more cores take more scans.
-    """
-    on_cpu = cfg.preprocessing.skullstrip.device == "cpu" or not GPU_WANTED
-    return has_network(wildcards) and not on_cpu
-
-
-def network_options(wildcards):
-    """Options of the network of a data set's back end."""
-    options = plain(cfg.preprocessing.skullstrip)
-    return {key: options[key] for key in ("mode", "tta", "device")}
-
-
-def skullstrip_options(wildcards):
-    """Options that the back end of a data set reads in the job of a scan."""
-    alone = has_network(wildcards) and not is_predicted(wildcards)
-    return network_options(wildcards) if alone else {}
+    """Whether masks are predicted in batches."""
+    return rule_params.predicts_in_batches(cfg, wildcards.dataset)
 
 
 def batches_of(dataset):
@@ -131,7 +109,7 @@ def stripping_minutes(wildcards, attempt):
     """Time limit of skull stripping: of writing a mask, of a network on the CPU, of the others."""
     if is_predicted(wildcards):
         return 3 * attempt
-    return (30 if has_network(wildcards) else 10) * attempt
+    return (30 if rule_params.strips_by_network(cfg, wildcards.dataset) else 10) * attempt
 
 
 def scans(wildcards):

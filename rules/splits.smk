@@ -33,7 +33,6 @@ rule make_splits:
     conda:
         "../envs/preprocess.yaml"
     params:
-        experiment=split_experiment,
-        splits=split_keys,
+        **settings("make_splits"),
     script:
         f"{SCRIPTS}/make_splits.py"

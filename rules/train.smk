@@ -31,16 +31,6 @@ rule train_model:
         mem_mb=request_memory(6000, 4, of_training),
         runtime=training_minutes,
     params:
-        model=model_of,
-        loss=lambda wildcards: cfg.methods[wildcards.method].loss,
-        air=air_of,
-        loop=loop_of,
-        data=training_data,
-        quality=loss_quality,
-        seed_name=seed_name,
-        noise_field=noise_field,
-        keep=cfg.protocol.checkpoint,
-        draw=cfg.protocol.validation_draw,
-        seed=cfg.seed,
+        **settings("train_model"),
     script:
         f"{SCRIPTS}/train_model.py"

@@ -1,21 +1,6 @@
 """Input functions of train.smk."""
 
 
-def loop_of(wildcards):
-    """Training parameters that define the result; how a training is run is left out."""
-    loop = cfg.train_of(wildcards.method)
-    return loop.model_dump(mode="json", exclude=set(loop.HOW))
-
-
-def training_data(wildcards):
-    """What an experiment trains on."""
-    experiment = experiment_of(wildcards)
-    content = {"setting": experiment.setting, "train": experiment.train}
-    if experiment.setting == "intra":
-        content["intra_slices"] = cfg.protocol.intra_slices
-    return content
-
-
 def training_store(wildcards):
     """Slice store that an experiment trains on."""
     return store_of(experiment_of(wildcards).train, wildcards)

@@ -1,0 +1,227 @@
+"""The params of each rule that follow from the config: what the rule reads, and no more.
+
+A rule takes them from here (``**settings("train_model")``), and the audit compares the records of
+finished jobs with them. Every function is called with the config and a job's wildcards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from uad.config.model import Config
+
+Names = Mapping[str, str]
+Param = Callable[[Config, Names], Any]
+
+
+def _plain(section: Any, *keys: str) -> dict[str, Any]:
+    """A section of the config as plain data; with keys only these."""
+    content = section.model_dump(mode="json")
+    return {key: content[key] for key in keys} if keys else content
+
+
+def _seed(cfg: Config, names: Names) -> int:
+    return cfg.seed
+
+
+def _dataset(*keys: str) -> Param:
+    return lambda cfg, names: _plain(cfg.datasets[names["dataset"]], *keys)
+
+
+def _backend(cfg: Config, names: Names) -> str:
+    return cfg.backend_of(names["dataset"])
+
+
+def _network(cfg: Config, names: Names) -> dict[str, Any]:
+    return _plain(cfg.preprocessing.skullstrip, "mode", "tta", "device")
+
+
+def _skullstrip(cfg: Config, names: Names) -> dict[str, Any]:
+    """Options of the network; none where no network runs in the job of a scan."""
+    return (
+        {}
+        if predicts_in_batches(cfg, names["dataset"])
+        or not strips_by_network(cfg, names["dataset"])
+        else _network(cfg, names)
+    )
+
+
+def strips_by_network(cfg: Config, dataset: str) -> bool:
+    """Whether a network strips the skulls of a data set."""
+    return cfg.backend_of(dataset) == "hdbet"
+
+
+def predicts_in_batches(cfg: Config, dataset: str) -> bool:
+    """Whether masks are predicted in batches: on a GPU, which should not wait for imports.
+
+    Where the config says that there is none a scan is a job: a network takes minutes on a CPU, and
+    more cores take more scans.
+    """
+    on_cpu = cfg.preprocessing.skullstrip.device == "cpu" or cfg.train.accelerator == "cpu"
+    return strips_by_network(cfg, dataset) and not on_cpu
+
+
+def _protocol(key: str) -> Param:
+    return lambda cfg, names: getattr(cfg.protocol, key)
+
+
+def _preprocessing(key: str) -> Param:
+    return lambda cfg, names: _plain(cfg.preprocessing)[key]
+
+
+def _packing(cfg: Config, names: Names) -> dict[str, Any]:
+    return _plain(cfg.preprocessing, "spacing", "field_of_view", "shape", "percentiles")
+
+
+def _split_experiment(cfg: Config, names: Names) -> dict[str, Any]:
+    """What a split depends on of its experiment, and the layouts of its data sets."""
+    experiment = cfg.experiments[names["experiment"]]
+    layouts = {name: cfg.datasets[name].layout for name in (experiment.train, *experiment.test)}
+    kept = _plain(experiment, "setting", "modality", "train", "test", "folds")
+    return {**kept, "layouts": layouts}
+
+
+def _split_sizes(cfg: Config, names: Names) -> dict[str, Any]:
+    """The sizes that an experiment's splits depend on."""
+    experiment = cfg.experiments[names["experiment"]]
+    if experiment.setting == "intra":
+        return _plain(cfg.splits, "kind", "seed")
+    if cfg.splits.kind == "reference":
+        return _plain(cfg.splits, "kind", "reference")
+    content = _plain(cfg.splits)
+    del content["reference"]
+    sizes = content["unhealthy_validation"]
+    content["unhealthy_validation"] = {t: sizes[t] for t in experiment.test if t in sizes}
+    return content
+
+
+def _experiment(key: str) -> Param:
+    return lambda cfg, names: _plain(cfg.experiments[names["experiment"]])[key]
+
+
+def _air_reference(cfg: Config, names: Names) -> str:
+    return cfg.air_reference_of(names["experiment"])
+
+
+def _model(cfg: Config, names: Names) -> dict[str, Any]:
+    return _plain(cfg.models[cfg.methods[names["method"]].model], "family", "options")
+
+
+def _method(key: str) -> Param:
+    return lambda cfg, names: getattr(cfg.methods[names["method"]], key)
+
+
+def _quality_of(key: str) -> Param:
+    """Options that the quality map of a method takes, as its loss or as its score."""
+
+    def quality(cfg: Config, names: Names) -> dict[str, Any]:
+        return cfg.quality_of(names["method"], getattr(cfg.methods[names["method"]], key))
+
+    return quality
+
+
+def _loop(cfg: Config, names: Names) -> dict[str, Any]:
+    """Training parameters that define the result; how a training is run is left out."""
+    loop = cfg.train_of(names["method"])
+    return loop.model_dump(mode="json", exclude=set(loop.HOW))
+
+
+def _training_data(cfg: Config, names: Names) -> dict[str, Any]:
+    experiment = cfg.experiments[names["experiment"]]
+    data = _plain(experiment, "setting", "train")
+    if experiment.setting == "intra":
+        data["intra_slices"] = cfg.protocol.intra_slices
+    return data
+
+
+def _seed_name(cfg: Config, names: Names) -> str:
+    return cfg.seed_name_of(names["method"])
+
+
+def _noise_field(cfg: Config, names: Names) -> str:
+    """How noise is shared; for methods that draw none the value of those that share it."""
+    return cfg.protocol.noise_field if cfg.family_of(names["method"]).noisy else "per_batch"
+
+
+def _inference_batch(cfg: Config, names: Names) -> int | None:
+    """Slices per pass, where the noise of a slice depends on its place in the pass."""
+    one_field = _noise_field(cfg, names) == "per_batch"
+    return None if one_field else cfg.train_of(names["method"]).inference_batch
+
+
+def _noise_level(cfg: Config, names: Names) -> int:
+    return cfg.protocol.t_test_of(names["experiment"], names["test"])
+
+
+def _postprocessing(cfg: Config, names: Names) -> dict[str, Any]:
+    protocol = cfg.protocol
+    return {
+        "erosion": protocol.erosion,
+        "median": protocol.median,
+        "order": protocol.postprocessing_order,
+    }
+
+
+def _variants(cfg: Config, names: Names) -> list[dict[str, Any]]:
+    return cfg.variants_of(names["study"], names["method"])
+
+
+#: Rule -> its params -> how they follow from the config.
+PARAMS: dict[str, dict[str, Param]] = {
+    "make_phantom": {"dataset": _dataset("layout", "modalities", "phantom"), "seed": _seed},
+    "prepare_atlas": {"spacing": _preprocessing("spacing"), "atlas": _preprocessing("atlas")},
+    "predict_brain_masks": {"backend": _backend, "network": _network},
+    "skullstrip_scan": {"backend": _backend, "skullstrip": _skullstrip, "seed": _seed},
+    "register_scan": {
+        "spacing": _preprocessing("spacing"),
+        "n4": _preprocessing("n4"),
+        "lesion_interpolation": _protocol("lesion_interpolation"),
+        "seed": _seed,
+    },
+    "pack_slices": {"preprocessing": _packing, "curvature_flow": _protocol("curvature_flow")},
+    "make_splits": {"experiment": _split_experiment, "splits": _split_sizes},
+    "compute_air": {
+        "modality": _experiment("modality"),
+        "tests": _experiment("test"),
+        "reference": _air_reference,
+        "rule": _protocol("air_rule"),
+    },
+    "train_model": {
+        "model": _model,
+        "loss": _method("loss"),
+        "air": _method("air"),
+        "loop": _loop,
+        "data": _training_data,
+        "quality": _quality_of("loss"),
+        "seed_name": _seed_name,
+        "noise_field": _noise_field,
+        "keep": _protocol("checkpoint"),
+        "draw": _protocol("validation_draw"),
+        "seed": _seed,
+    },
+    "reconstruct_volumes": {
+        "model": _model,
+        "air": _method("air"),
+        "t_test": _noise_level,
+        "noise_field": _noise_field,
+        "batch": _inference_batch,
+        "seed_name": _seed_name,
+        "seed": _seed,
+    },
+    "score_volumes": {
+        "score": _method("score"),
+        "air": _method("air"),
+        "quality": _quality_of("score"),
+        "postprocessing": _postprocessing,
+    },
+    "search_threshold": {"search": _protocol("threshold_search")},
+    "evaluate_volumes": {"component_max_size": _protocol("component_max_size")},
+    "rescore_volumes": {"air": _method("air"), "variants": _variants},
+    "make_table": {
+        "table": lambda cfg, names: _plain(cfg.tables[names["table"]]),
+        "protocol": _protocol("preset"),
+        "phantom": lambda cfg, names: cfg.phantom,
+        "seed": _seed,
+    },
+}
