@@ -48,7 +48,7 @@ class DenoisingUNet(nn.Module):
         self.out = nn.Conv2d(channels[0], images, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, images, H, W)`` to the same; sides divisible by 2 ** (levels - 1)."""
+        """``(B, images, H, W)`` to the same; sides divisible by 2^(levels - 1)."""
         skips = []
         for level, block in enumerate(self.down):
             x = block(F.avg_pool2d(x, 2) if level else x)
