@@ -10,7 +10,8 @@ import pytest
 from uad.core.errors import DataError
 from uad.data.preprocessed import dataset_folder, index_preprocessed, load_preprocessed
 from uad.preprocess.intensity import pack_volume
-from uad.qc.validation import refuse_unreadable, report, validate_tree
+from uad.qc.raw_checks import validate_tree
+from uad.qc.verdicts import give_verdicts, refuse_unusable
 
 DATA = Path(os.environ.get("UAD_REAL_DATA", Path(__file__).parents[1] / "../shared/data")).resolve()
 REAL = DATA / "mslub" / "mni"
@@ -116,9 +117,9 @@ def test_gaps_and_wrong_folders_are_named_and_can_be_excluded(tree, tmp_path):
 @pytest.mark.parametrize("layout", ["ixi", "brats21", "mslub"])
 def test_a_clean_tree_passes_the_checks_of_a_raw_one(tree, layout):
     checked = validate_tree(layout, index_preprocessed(tree, layout, ["T2"]))
-    assert report(layout, checked).counts["used"] == 2
+    assert give_verdicts(checked).counts["used"] == 2
     assert (checked["mask_fractional"] > 0).all() and (checked["mask_dice"] > 0.95).all()
-    refuse_unreadable(layout, checked)
+    refuse_unusable(layout, checked)
 
 
 def test_faults_of_preprocessed_data_are_found(tree):
@@ -127,12 +128,16 @@ def test_faults_of_preprocessed_data_are_found(tree):
     save(folder / "mask/BraTS2021_00000_mask.nii.gz", np.roll(mask, 12, axis=0))
     image[3, 4, 5] = np.nan
     save(folder / "t2/BraTS2021_00002_t2.nii.gz", image)
-    found = why(report("b", validate_tree("brats21", index_preprocessed(tree, "brats21", ["T2"]))))
+    found = why(
+        give_verdicts(validate_tree("brats21", index_preprocessed(tree, "brats21", ["T2"])))
+    )
     assert "brain mask: fits the T2 image badly" in found["BraTS2021_00000"]
     assert "1 voxels are NaN" in found["BraTS2021_00002"]
     save(folder / "mask/BraTS2021_00000_mask.nii.gz", image * 9)
     save(folder / "seg/BraTS2021_00002_seg.nii.gz", image[:-1])
-    found = why(report("b", validate_tree("brats21", index_preprocessed(tree, "brats21", ["T2"]))))
+    found = why(
+        give_verdicts(validate_tree("brats21", index_preprocessed(tree, "brats21", ["T2"])))
+    )
     assert "brain mask: has values up to" in found["BraTS2021_00000"]
     assert "lesion mask" in found["BraTS2021_00002"]
 
@@ -209,7 +214,7 @@ def test_real_scans_arranged_like_the_shared_tree_pass_and_are_packed(tmp_path):
         for kind, data in (("t2", image), ("mask", image != 0), ("seg", lesion)):
             save(place / f"{kind}/{name}_{kind}.nii.gz", data[box].astype("f4"), stored.affine)
     table = index_preprocessed(tmp_path, "mslub", ["T2"])
-    assert report("mslub", validate_tree("mslub", table)).counts["used"] == 2
+    assert give_verdicts(validate_tree("mslub", table)).counts["used"] == 2
     scan = load_preprocessed(table.iloc[1].to_dict())
     volume, mask, lesion = map(scan.to_ras, pack_volume(scan.image, scan.mask, scan.lesion, 1.0))
     assert volume.shape == (96, 96, 50)

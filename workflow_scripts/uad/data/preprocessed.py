@@ -32,7 +32,7 @@ import pandas as pd
 from uad.core.errors import DataError
 from uad.core.nifti import read_mask, read_volume
 from uad.data.layouts import bids_label, excluded_names
-from uad.qc.validation import RULES
+from uad.qc.raw import RULES
 
 #: Where a data set may lie below the root, and below which folders that may lie again.
 FOLDERS = {

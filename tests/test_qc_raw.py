@@ -1,0 +1,437 @@
+"""Raw scans: clean trees pass without a word, and every planted fault is named where it is."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from tools import real_tree
+from uad.core.errors import DataError
+from uad.core.files import read_tsv, write_tsv
+from uad.data.layouts import index_dataset
+from uad.phantom import write_dataset
+from uad.qc import raw, raw_image
+from uad.qc.raw_checks import check_scans, validate_tree
+from uad.qc.raw_mask import match_masks
+from uad.qc.verdicts import VERDICTS, give_verdicts, refuse_unusable, stray_files
+from uad.report.html import render_page
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("UAD_REAL_DATA", ROOT / "../shared/data")).resolve()
+
+MODALITIES = {"ixi": ["T1", "T2"], "brats21": ["T2", "FLAIR"], "mslub": ["T1", "T2", "FLAIR"]}
+SUBJECTS = {"ixi": 5, "brats21": 5, "mslub": 4}
+BAD, WARN = "should be excluded", "used with warning"
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """Phantom trees in the three public layouts, never written to."""
+    root = tmp_path_factory.mktemp("clean")
+    for layout, count in SUBJECTS.items():
+        write_dataset(root / layout, layout, count, MODALITIES[layout], 4.0, 1)
+    return root
+
+
+@pytest.fixture
+def tree(clean, tmp_path):
+    """A copy of a clean tree, to plant a fault in."""
+    return lambda layout: Path(shutil.copytree(clean / layout, tmp_path / layout))
+
+
+def check(layout, root, modalities=None):
+    """Findings of a tree by public name: verdict and why."""
+    table = index_dataset(layout, root, modalities or MODALITIES[layout])
+    found = give_verdicts(validate_tree(layout, table))
+    return {row.name: (row.verdict, row.why) for row in found.subjects.itertuples(index=False)}
+
+
+def only(found, *names):
+    """Verdict and reason of the named subjects; all others must be in order."""
+    others = {n: v for n, v in found.items() if n not in names and v != ("used", "")}
+    assert not others, others
+    return found[names[0]] if len(names) == 1 else [found[n] for n in names]
+
+
+def edit(path, change=None, affine=None, qform=None):
+    """Rewrite a volume with changed voxels or header."""
+    image = nib.load(path)
+    data, matrix = np.asanyarray(image.dataobj).copy(), image.affine.copy()
+    matrix = matrix if affine is None else affine(matrix)
+    new = nib.Nifti1Image(data if change is None else change(data), matrix)
+    if qform is not None:
+        new.set_sform(matrix, 1)
+        new.set_qform(qform(matrix), 1)
+    nib.save(new, path)
+
+
+def swap(first, second):
+    """Exchange the bytes of two files."""
+    a, b = first.read_bytes(), second.read_bytes()
+    first.write_bytes(b)
+    second.write_bytes(a)
+
+
+def scan(root, layout, number, what):
+    """Name of a subject and one of its files: ``what`` is T1, T2, FLAIR or lesion."""
+    table = index_dataset(layout, root, MODALITIES[layout])
+    name = sorted(table["name"].unique())[number]
+    rows = table[(table["name"] == name) & (what == "lesion" or table["modality"] == what)]
+    return name, Path(rows.iloc[0]["lesion" if what == "lesion" else "image"])
+
+
+# --- clean trees
+
+
+@pytest.mark.parametrize("layout", MODALITIES)
+def test_a_clean_tree_is_used_without_a_word(clean, layout):
+    found = check(layout, clean / layout)
+    assert len(found) == SUBJECTS[layout] and set(found.values()) == {("used", "")}
+
+
+def test_full_size_stand_ins_are_validated_by_name_in_seconds(tmp_path):
+    stems = {
+        "ixi": [f"IXI-{m}/IXI{i:03d}-HH-{i:04d}-{m}" for i in range(577) for m in ("T1", "T2")],
+        "brats21": [
+            f"BraTS2021_{i:05d}/BraTS2021_{i:05d}_{m}"
+            for i in range(1251)
+            for m in ("t2", "flair", "seg")
+        ],
+    }
+    for layout, names in stems.items():
+        for name in names:
+            path = tmp_path / layout / f"{name}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    start = time.process_time()
+    for layout, count in (("ixi", 577), ("brats21", 1251)):
+        table = index_dataset(layout, tmp_path / layout, MODALITIES[layout])
+        result = give_verdicts(validate_tree(layout, table, content=False), expected=count)
+        assert result.counts["used"] == count and result.notes == []
+        assert stray_files(layout, tmp_path / layout) == []
+    assert time.process_time() - start < 20
+
+
+# --- one file
+
+
+def flip(affine):
+    return affine @ np.diag([-1, 1, 1, 1])
+
+
+def double(affine):
+    return affine @ np.diag([2, 2, 2, 1])
+
+
+def shear(affine):
+    return affine @ (np.eye(4) + 0.05 * np.outer([1, 0, 0, 0], [0, 1, 0, 0]))
+
+
+def shift_by_9_mm(affine):
+    return affine + np.outer([9, 0, 0, 0], [0, 0, 0, 1])
+
+
+def one_spot(data):
+    spot = np.zeros_like(data)
+    spot[20:24, 20:24, 20:24] = data.max()
+    return spot
+
+
+def one_nan(data):
+    data = data.astype(np.float32)
+    data.flat[5] = np.nan
+    return data
+
+
+def noise(data):
+    return data + np.random.default_rng(0).uniform(0, 1e-6, data.shape)
+
+
+IN_ONE_FILE = [
+    # layout, number of the subject, file, change, verdict, what is said
+    ("ixi", 1, "T2", {"affine": flip}, WARN, "T2 image: its axes point to"),
+    ("brats21", 1, "T2", {"affine": flip}, BAD, "may be exchanged (flipped affine)"),
+    ("mslub", 1, "T2", {"affine": flip}, BAD, "lesion mask and T2 image: its axes point to"),
+    ("ixi", 0, "T2", {"affine": double}, BAD, "has voxels of 8x8x8 mm, most others voxels of 4x"),
+    ("mslub", 0, "T2", {"affine": double}, BAD, "are not plausible (1000 to 7000); is the voxel"),
+    ("ixi", 3, "T2", {"change": one_spot}, BAD, "T2 image: near-empty (0."),
+    ("ixi", 3, "T2", {"change": one_nan}, BAD, "T2 image: 1 voxels are NaN or infinite"),
+    ("ixi", 3, "T2", {"change": lambda d: np.full_like(d, 7)}, BAD, "T2 image: constant (7)"),
+    ("ixi", 3, "T2", {"change": lambda d: d - d.mean()}, WARN, "of its voxels are negative"),
+    (
+        "ixi", 3, "T2", {"change": lambda d: d * (np.arange(d.shape[2]) > d.shape[2] * 0.5)},
+        None, "is a part of it missing?",
+    ),
+    ("ixi", 0, "T1", {"change": lambda d: np.stack([d, d], -1)}, BAD, "not a 3D volume but 48x60x"),
+    ("ixi", 0, "T1", {"change": lambda d: d.astype(np.complex64)}, BAD, "values of type complex64"),
+    ("mslub", 0, "T1", {"affine": shear}, WARN, "its axes are not orthogonal (cosine 0.050)"),
+    ("mslub", 1, "T1", {"qform": shift_by_9_mm}, WARN, "qform and sform disagree by 9.0 mm"),
+    ("brats21", 1, "lesion", {"change": np.zeros_like}, WARN, "lesion mask: empty"),
+    (
+        "brats21", 0, "lesion", {"change": lambda d: np.where(d == 4, 3, d)},
+        WARN, "lesion mask: has the value(s) 3, expected are 0, 1, 2, 4",
+    ),
+    (
+        "brats21", 2, "lesion", {"change": lambda d: d[:-2]},
+        BAD, "lesion mask and T2 image: has 58x60x39 voxels, its image 60x60x39",
+    ),
+    ("mslub", 0, "lesion", {"affine": shift_by_9_mm}, WARN, "it is taken voxel for voxel"),
+    ("mslub", 0, "lesion", {"change": one_nan}, BAD, "lesion mask: 1 of its voxels are NaN"),
+    ("brats21", 0, "lesion", {"change": noise}, BAD, "between 0 and 0.5 would count as lesion"),
+    ("mslub", 1, "lesion", {"change": lambda d: d * 0.9999}, WARN, "voxels are no whole numbers"),
+    (
+        "brats21", 2, "lesion", {"change": lambda d: np.roll(d, d.shape[0] // 2, axis=0)},
+        None, "of it is inside the brain of the T2 image",
+    ),
+    (
+        "brats21", 2, "lesion", {"change": lambda d: np.roll(d, -4, axis=0)},
+        BAD, "lesion mask: would fit the FLAIR image better 16 mm",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layout, number, what, change, verdict, said", IN_ONE_FILE)
+def test_a_fault_in_one_file_is_said_of_its_subject_only(
+    tree, layout, number, what, change, verdict, said
+):
+    root = tree(layout)
+    name, path = scan(root, layout, number, what)
+    edit(path, **change)
+    found, why = only(check(layout, root), name)
+    assert said in why and found in (BAD, WARN) and verdict in (None, found), why
+
+
+def test_files_that_cannot_be_read_are_named_and_stop_the_work(tree):
+    root = tree("mslub")
+    cut, html, empty = (
+        scan(root, "mslub", number, what)[1]
+        for number, what in ((0, "T1"), (1, "FLAIR"), (2, "lesion"))
+    )
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    html.write_text("<html>not found</html>")
+    empty.write_bytes(b"")
+    checked = validate_tree("mslub", index_dataset("mslub", root, MODALITIES["mslub"]))
+    with pytest.raises(
+        DataError, match=r"3 file\(s\) cannot be used(.|\n)*datasets.mslub.excl"
+    ) as e:
+        refuse_unusable("mslub", checked)
+    assert all(str(path) in str(e.value) for path in (cut, html, empty))
+    why = checked.set_index(["name", "modality"])["faults"]["patient01", "T1"]
+    assert why.startswith("T1 image: cannot be read, probably truncated or damaged")
+
+
+def test_what_nobody_foresaw_in_a_file_costs_only_its_scan(tree, monkeypatch):
+    root = tree("mslub")
+    name, path = scan(root, "mslub", 0, "T1")
+    read = raw_image.read_raw
+    _, mask = scan(root, "mslub", 1, "lesion")
+
+    def surprised(file):
+        if file in (str(path), str(mask)):
+            raise RuntimeError("who would have thought")
+        return read(file)
+
+    monkeypatch.setattr(raw, "read_raw", surprised)
+    monkeypatch.setattr("uad.qc.raw_mask.read_raw", surprised)
+    image, lesion = only(check("mslub", root), name, "patient02")
+    assert image == (BAD, f"T1 image: cannot be measured (who would have thought): {path}")
+    assert lesion == (BAD, f"lesion mask: cannot be measured (who would have thought): {mask}")
+
+
+def test_a_lost_file_is_missed_with_and_without_opening_the_others(clean):
+    table = index_dataset("ixi", clean / "ixi", ["T1"])
+    table.loc[1, "image"] += ".lost"
+    for content in (True, False):
+        faults = validate_tree("ixi", table, content=content)["faults"]
+        assert "T1 image: no such file" in faults[1] and (faults.drop(1) == "").all()
+
+
+# --- several files
+
+
+@pytest.mark.parametrize("layout", MODALITIES)
+def test_an_image_under_the_name_of_another_subject_is_found(tree, layout):
+    root = tree(layout)
+    (theirs, path), (name, wrong) = (scan(root, layout, number, "T2") for number in (0, 2))
+    shutil.copy(path, wrong)
+    for other, (verdict, why) in zip(
+        (name, theirs), only(check(layout, root), theirs, name), strict=True
+    ):
+        assert f"the same voxels as {other} T2; one carries a wrong name" in why
+        assert verdict == BAD
+
+
+def test_an_image_of_another_patient_is_found_by_its_outline_without_any_copy(tree):
+    root = tree("brats21")
+    (first, a), (second, b) = (scan(root, "brats21", number, "T2") for number in (0, 2))
+    swap(a, b)
+    for _, why in only(check("brats21", root), first, second):
+        assert "T2 image: its brain has another outline" in why
+
+
+def test_a_copied_subject_is_found_even_if_compressed_otherwise(tree):
+    root = tree("ixi")
+    for modality in ("T1", "T2"):
+        name, path = scan(root, "ixi", 0, modality)
+        image = nib.load(path)
+        copy = nib.Nifti1Image(image.get_fdata(dtype=np.float64), image.affine)
+        nib.save(copy, path.with_name(f"IXI777-HH-7777-{modality}.nii.gz"))
+    found = only(check("ixi", root), name, "IXI777-HH-7777")
+    assert "T1 image: duplicate, the same voxels as IXI777-HH-7777 T1" in found[0][1]
+    assert f"T2 image: duplicate, the same voxels as {name} T2" in found[1][1]
+
+
+def test_a_modality_copied_over_another_is_found(tree):
+    root = tree("ixi")
+    name, path = scan(root, "ixi", 1, "T1")
+    shutil.copy(path, scan(root, "ixi", 1, "T2")[1])
+    assert f"T2 image: duplicate, the same voxels as {name} T1" in only(check("ixi", root), name)[1]
+
+
+@pytest.mark.parametrize("layout", ["brats21", "mslub"])
+def test_exchanged_masks_are_traced_and_a_copied_one_is_found(tree, layout):
+    root = tree(layout)
+    (first, a), (second, b) = (scan(root, layout, number, "lesion") for number in (0, 1))
+    swap(a, b)
+    found = only(check(layout, root), first, second)
+    for (verdict, why), other in zip(found, (second, first), strict=True):
+        assert verdict == BAD and f"but those of {other}; masks exchanged?" in why
+    shutil.copy(a, b)
+    verdict, why = only(check(layout, root), second, first)[0]
+    assert verdict == BAD and f"lesion mask: duplicate, the same voxels as {first}" in why
+
+
+def test_an_image_in_place_of_a_mask_is_no_mask(tree):
+    root = tree("brats21")
+    name, mask = scan(root, "brats21", 3, "lesion")
+    shutil.copy(scan(root, "brats21", 3, "FLAIR")[1], mask)
+    verdict, why = only(check("brats21", root), name)
+    assert verdict == BAD and "lesion mask: has the value(s)" in why
+
+
+def test_names_that_do_not_fit_and_files_of_nobody_are_found(tree):
+    root = tree("ixi")
+    paths = {modality: scan(root, "ixi", 0, modality)[1] for modality in ("T1", "T2")}
+    other, _ = scan(root, "ixi", 1, "T1")
+    wrong = f"{other[:6]}-XYZ-0815"
+    for modality, path in paths.items():
+        path.rename(path.with_name(f"{wrong}-{modality}.nii.gz"))
+    (root / "IXI-T1" / "IXI012-HH-1211-T1 (copy).nii.gz").touch()
+    checked = validate_tree("ixi", index_dataset("ixi", root, ["T1", "T2"]), content=False)
+    result = give_verdicts(checked, expected=6, strays=stray_files("ixi", root))
+    why = dict(zip(result.subjects["name"], result.subjects["why"], strict=True))
+    assert f"'{wrong}' is no public name" in why[wrong]
+    both = f"subject {other[:6]} is there as {other} and {wrong}"
+    assert both in why[wrong] and both in why[other]
+    assert result.notes == [
+        "5 subjects, fewer than the expected 6.",
+        "1 file(s) with a name that belongs to nobody: IXI-T1/IXI012-HH-1211-T1 (copy).nii.gz.",
+    ]
+
+
+# --- verdicts
+
+
+def test_measures_written_in_parts_and_read_again_give_the_same_verdicts(tree, tmp_path):
+    root = tree("brats21")
+    (_, first), (_, second) = (scan(root, "brats21", number, "T2") for number in (0, 1))
+    shutil.copy(first, second)
+    table = index_dataset("brats21", root, MODALITIES["brats21"])
+    whole = validate_tree("brats21", table, threads=2)
+    parts = []
+    for subjects in np.array_split(table["subject"].unique(), 2):
+        rows = table[table["subject"].isin(subjects)]
+        write_tsv(tmp_path / "part.tsv", raw.measure_scans("brats21", rows))
+        parts.append(read_tsv(tmp_path / "part.tsv"))
+    again = check_scans("brats21", match_masks(pd.concat(parts, ignore_index=True)))
+    columns = ["name", "modality", "digest", "faults", "warnings"]
+    pd.testing.assert_frame_equal(again[columns], whole[columns])
+
+
+def test_a_subject_has_one_verdict_and_exclusion_is_left_to_the_config(tree):
+    root = tree("brats21")
+    edit(scan(root, "brats21", 0, "lesion")[1], np.zeros_like)
+    edit(scan(root, "brats21", 1, "T2")[1], np.zeros_like)
+    checked = validate_tree("brats21", index_dataset("brats21", root, MODALITIES["brats21"]))
+    exclude = {"BraTS2021_00002": "motion", "BraTS2021_00099": "withdrew & <left>"}
+    result = give_verdicts(checked, expected=6, exclude=exclude)
+    verdicts = [WARN, BAD, "excluded", "used", "used", "excluded"]
+    assert result.subjects["verdict"].tolist() == verdicts
+    assert result.counts == dict(zip(VERDICTS, (2, 1, 1, 2), strict=True))
+    assert result.advice == {"BraTS2021_00001": "T2 image: constant (0)"}
+    page = render_page(
+        "validation.html", title="t", dataset="brats21", notes=["note"], counts=result.counts,
+        subjects=result.subjects.to_dict("records"), advice=result.advice,
+    )  # fmt: skip
+    assert "withdrew &amp; &lt;left&gt;" in page and "1 used with warning" in page
+    advice = 'datasets.brats21.exclude: {BraTS2021_00001: "T2 image: constant (0)"}'
+    assert advice in page and "http" not in page and "src=" not in page
+    assert page.index("BraTS2021_00001") < page.index("BraTS2021_00000")  # the worst first
+
+
+# --- real scans
+
+
+real = pytest.mark.skipif(
+    not (DATA / "mslub" / "mni").is_dir(),
+    reason=f"no real scans at {DATA}; set UAD_REAL_DATA (see the project's documentation)",
+)
+
+
+@pytest.fixture
+def patients(tmp_path):
+    """Two MSLUB patients, copied so that faults can be planted."""
+    for folder in sorted((DATA / "mslub/mni").glob("patient*")):
+        for name in ("T1W", "T2W", "FLAIR", "consensus_gt"):
+            path = tmp_path / "mslub" / folder.name / f"{folder.name}_{name}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes((folder / path.name).read_bytes())
+    return tmp_path / "mslub"
+
+
+@pytest.mark.real
+@real
+def test_real_scans_are_used_without_a_word(patients, tmp_path):
+    case, name = DATA / "tcga/TCGA-DU-7294", "BraTS2021_00000"
+    for modality in ("t1", "t1ce", "t2", "flair", "seg"):
+        path = tmp_path / "brats21" / name / f"{name}_{modality}.nii.gz"
+        real_tree.link(path, case / f"{case.name}_{modality}.nii.gz")
+    real_tree.make(DATA, tmp_path / "trees")
+    found = check("mslub", patients) | check("brats21", tmp_path / "brats21")
+    assert found == dict.fromkeys(("patient07", "patient19", name), ("used", ""))
+    table = index_dataset("ixi", tmp_path / "trees/ixi", ["T1"], limit=20)
+    assert give_verdicts(validate_tree("ixi", table)).advice == {}
+
+
+@pytest.mark.real
+@real
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("flipped affine", "lesion mask and T2 image: its axes point to LAS, those of its image"),
+        ("swapped mask", "but those of patient19; masks exchanged?"),
+        ("shifted mask", "lesion mask: would fit the FLAIR image better 8 mm"),
+        ("exchanged image", "FLAIR image: its brain has another outline"),
+    ],
+)
+def test_faults_planted_in_real_scans_are_named(patients, fault, said):
+    def path(name, number="07"):
+        return patients / f"patient{number}/patient{number}_{name}.nii.gz"
+
+    plant = {
+        "flipped affine": lambda: edit(path("T2W"), affine=flip),
+        "swapped mask": lambda: swap(path("consensus_gt"), path("consensus_gt", "19")),
+        "shifted mask": lambda: edit(path("consensus_gt"), lambda d: np.roll(d, 8, axis=0)),
+        "exchanged image": lambda: swap(path("FLAIR", "19"), path("FLAIR")),
+    }
+    plant[fault]()
+    found = check("mslub", patients, ["T2", "FLAIR"])
+    verdict, why = found["patient07"]
+    assert said in why and (verdict == BAD or fault == "exchanged image")
+    if fault in ("flipped affine", "shifted mask"):
+        assert found["patient19"] == ("used", "")
