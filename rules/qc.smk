@@ -1,6 +1,9 @@
 """Quality control: measures, outliers and pictures of all scans, and a page to go through them."""
 
 
+include: "qc_inputs.smk"
+
+
 rule draw_packed_scans:
     input:
         tree.slices(),
@@ -51,7 +54,6 @@ rule make_gallery:
     input:
         unpack(packed_sheets),
         tables=expand(tree.quality("tsv"), dataset=datasets_of_qc()),
-        template=multiext(f"{REPOSITORY}/resources/gallery/gallery", ".html", ".css", ".js"),
     output:
         gallery=tree.gallery(),
         json=tree.quality_summary("json"),

@@ -2,7 +2,7 @@
 
 from uad.core.provenance import job
 from uad.preprocess.slices import each_volume
-from uad.qc.pictures import write_sheet
+from uad.qc.gallery import write_sheet
 
 with job(snakemake):
     write_sheet(snakemake.output[0], each_volume(snakemake.input[0], snakemake.params.subjects))

@@ -5,14 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from uad.core.paths import Tree
+from uad.core.paths import SUFFIX, Tree
 from uad.data.layouts import bids_label
-from uad.qc.gallery import gallery_data, write_gallery
-from uad.qc.measure import MEASURES, add_flags
-from uad.qc.pictures import write_sheet
-from uad.qc.sheets import sheets_of
+from uad.qc.gallery import sheets_of, write_sheet
+from uad.qc.judge import add_flags
+from uad.qc.measure import NAMES
+from uad.report.quality import gallery_page
 
-RESOURCES = Path(__file__).resolve().parents[2] / "resources" / "gallery"
 SHAPE = (24, 24, 12)
 
 
@@ -27,7 +26,7 @@ def measured(subjects, modalities, seed=0):
             "name": [name for name, _ in scans],
             "site": "brats21",
             "modality": [modality for _, modality in scans],
-            **{m.name: rng.uniform(0.9, 1.1, len(scans)).round(6) for m in MEASURES},
+            **{name: rng.uniform(0.9, 1.1, len(scans)).round(6) for name in NAMES},
             "warnings": "",
         }
     )
@@ -43,46 +42,41 @@ def packed(seed):
     return volume.astype(np.float16), mask, lesion
 
 
-def write_tree(results, tables, decisions=(), *, phantom=True, pictures=True):
-    """Write the gallery of some tables, with the pictures that it links; its path."""
-    from PIL import Image
-
-    tree = Tree(str(results))
-    links = {}
-    for dataset, table in tables.items():
-        links[dataset] = {
-            "packed": f"packed/{dataset}_{{modality}}_sheet-{{sheet}}.webp",
-            **{
-                stage: f"../preprocessed/{dataset}/sub-{{subject}}/figures/"
-                f"sub-{{subject}}_desc-{stage}_{{suffix}}.png"
-                for stage in ("skullstrip", "register")
-            },
-        }
-        for modality, part in table.groupby("modality") if pictures else ():
-            for number, subjects in enumerate(sheets_of(list(part["subject"]))):
-                write_sheet(
-                    tree.packed_sheet(dataset, modality, number), map(packed, range(len(subjects)))
-                )
-            suffix = {"T1": "T1w", "T1CE": "T1ce", "T2": "T2w"}.get(modality, modality)
-            for subject in part["subject"]:
-                for stage in ("skullstrip", "register"):
-                    path = Path(
-                        tree.scan(
-                            "png", dataset=dataset, subject=subject, suffix=suffix,
-                            folder="figures", desc=stage,
-                        )
-                    )  # fmt: skip
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    Image.new("L", (84, 39), 90).save(path)
-    data = gallery_data(
-        tables,
-        pictures=links,
+def write_gallery(results, table, decisions=(), *, phantom=True):
+    """Write the gallery of a data set ``brats21``; its path."""
+    links = {"packed": "packed/brats21_{modality}_sheet-{sheet}.webp"}
+    for stage in ("skullstrip", "register"):
+        links[stage] = (
+            "../preprocessed/brats21/sub-{subject}/figures/"
+            f"sub-{{subject}}_desc-{stage}_{{suffix}}.png"
+        )
+    page = gallery_page(
+        {"brats21": table},
+        pictures={"brats21": links},
         shape=SHAPE,
         decisions=decisions,
         decisions_file="qc_decisions.tsv",
         threshold=3.5,
         phantom=phantom,
     )
-    template = {p.suffix[1:]: p.read_text(encoding="utf-8") for p in RESOURCES.iterdir()}
-    write_gallery(tree.gallery(), data, template)
-    return Path(tree.gallery())
+    path = Path(Tree(str(results)).gallery())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def write_pictures(results, table):
+    """Write the pictures that a gallery of this table links."""
+    from PIL import Image
+
+    tree = Tree(str(results))
+    for modality, part in table.groupby("modality"):
+        for number, subjects in enumerate(sheets_of(list(part["subject"]))):
+            sheet = tree.packed_sheet("brats21", modality, number)
+            write_sheet(sheet, map(packed, range(len(subjects))))
+    for row in table.itertuples():
+        for stage in ("skullstrip", "register"):
+            scan = {"dataset": "brats21", "subject": row.subject, "suffix": SUFFIX[row.modality]}
+            path = Path(tree.scan("png", **scan, folder="figures", desc=stage))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (84, 39), 90).save(path)

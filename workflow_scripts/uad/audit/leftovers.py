@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from uad.audit.tree import Audited
 from uad.core.paths import MODALITY
-from uad.qc.sheets import sheets_of
+from uad.qc.gallery import sheets_of
 from uad.records import Record
 
 #: Where results lie: what they were made from is never left over. The report lies at the top.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from uad.preprocess.scans import Scan, import_ants, read_scan, read_scan_mask, t
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Colours that stay apart for colour-blind readers (Okabe and Ito), on grey.
 MASK_COLOUR, LESION_COLOUR, ATLAS_COLOUR = "#56B4E9", "#E69F00", "#CC79A7"
@@ -50,121 +53,162 @@ def qc_picture(
     Raises:
         DataError: a file is unusable, or a mask is on another grid.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-    from PIL import Image
 
-    scan = read_scan(image)
-    mask = read_scan_mask(brain_mask, scan)[0]
-    sick = read_scan_mask(lesion, scan)[0] if lesion is not None else None
-    atlas = _atlas_on(scan, Path(atlas_dir)) if atlas_dir is not None else None
-    field = read_scan(bias_field).data if bias_field is not None else None
-    centre = _centre(sick if sick is not None and sick.any() else mask)
-    inside = scan.data[mask] if mask.any() else scan.data
-    top = float(np.percentile(inside, 99.5))
-    bottom = min(float(np.percentile(inside, 0.5)), 0.0)
-
-    extent = [n * s for n, s in zip(scan.data.shape, scan.spacing, strict=True)]
-    planes = [*PLANES, *([PLANES[0]] if field is not None else [])]
-    widths = [extent[across] + 2 * MARGIN for _, across, _, _ in planes]
-    heights = [extent[up] + 2 * MARGIN for _, _, up, _ in PLANES]
-    # all panels share one scale: millimetres per inch
-    size = 3.5 * len(planes)
-    # the panels keep their shape: the strips above and below take the rest
-    figure = Figure(
-        figsize=(size, size * max(heights) / sum(widths) + 0.7), facecolor="black", dpi=80
-    )
-    canvas = FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(planes), gridspec_kw={"width_ratios": widths, "wspace": 0.02})
-    floor = 0.34 / figure.get_figheight()
-    figure.subplots_adjust(left=0.005, right=0.995, bottom=floor, top=1 - floor)
-    for panel, (name, across, up, through) in zip(panels, PLANES, strict=False):
-        at = centre[through]
-        wide, high = scan.spacing[across], scan.spacing[up]
-        box = (0, extent[across], 0, extent[up])
-
-        def cut(volume: np.ndarray, through: int = through, at: int = at) -> np.ndarray:
-            return np.take(volume, at, axis=through).T
-
-        panel.imshow(
-            cut(scan.data), cmap="gray", vmin=bottom, vmax=max(top, bottom + 1e-6),
-            origin="lower", extent=box, interpolation="nearest",
-        )  # fmt: skip
-        xs = (np.arange(scan.data.shape[across]) + 0.5) * wide
-        ys = (np.arange(scan.data.shape[up]) + 0.5) * high
-
-        def outline(volume: np.ndarray | None, level: float, colour: str, width: float,
-                    panel=panel, xs=xs, ys=ys, cut=cut) -> None:  # fmt: skip
-            if volume is None:
-                return
-            plane = cut(volume).astype(np.float32)
-            if plane.min() < level < plane.max():
-                panel.contour(xs, ys, plane, levels=[level], colors=colour, linewidths=width)
-
-        if atlas is not None:
-            for level in atlas[1]:
-                outline(atlas[0], level, ATLAS_COLOUR, 0.6)
-        outline(mask, 0.5, MASK_COLOUR, 1.0)
-        outline(sick, 0.5, LESION_COLOUR, 1.1)
-        # radiological: R at the left; in the sagittal plane the face looks left
-        panel.set_xlim(extent[across] + MARGIN, -MARGIN)
-        panel.set_ylim(-MARGIN, extent[up] + MARGIN)
-        panel.set_facecolor("black")
-        panel.set_aspect("equal")
-        panel.set_axis_off()
-        where = scan.affine[through] @ [*centre, 1]
-        panel.text(
-            0.02, -0.01, f"{name}, {'xyz'[through]} = {where:.0f} mm", color="white", fontsize=8,
-            transform=panel.transAxes, va="top",
-        )  # fmt: skip
-        panel.text(
-            0.005, 0.5, "A" if name == "sagittal" else "R", color="white", fontsize=9,
-            transform=panel.transAxes, va="center",
-        )  # fmt: skip
-    if field is not None:
-        _draw_field(panels[-1], field, mask, centre, extent)
+    view = _read_view(image, brain_mask, lesion, atlas_dir, bias_field)
+    figure, panels, strip = _figure_of(view)
+    for panel, plane in zip(panels, PLANES, strict=False):
+        _draw_plane(panel, plane, view)
+    if view.field is not None:
+        _draw_field(panels[-1], view)
     entries = [("brain mask", MASK_COLOUR)]
-    entries += [("lesion", LESION_COLOUR)] if sick is not None else []
-    entries += [("atlas", ATLAS_COLOUR)] if atlas is not None else []
+    entries += [("lesion", LESION_COLOUR)] if view.lesion is not None else []
+    entries += [("atlas", ATLAS_COLOUR)] if view.atlas is not None else []
     figure.legend(
         handles=[Line2D([], [], color=colour, label=label) for label, colour in entries],
         loc="lower right", ncols=len(entries), fontsize=8, frameon=False, labelcolor="white",
         borderaxespad=0.1,
     )  # fmt: skip
-    figure.text(0.01, 1 - floor / 2, title, color="white", fontsize=10, va="center")
+    figure.text(0.01, 1 - strip / 2, title, color="white", fontsize=10, va="center")
+    _save(figure, path)
+
+
+@dataclass(frozen=True)
+class _View:
+    """What a picture shows, all on the grid of the scan.
+
+    Attributes:
+        scan: the scan.
+        mask: bool, the brain.
+        lesion: bool, or None.
+        atlas: the atlas' brain and the levels to outline, or None.
+        field: the bias field, or None.
+        centre: voxel through which the slices pass.
+        grey: values shown black and white.
+    """
+
+    scan: Scan
+    mask: np.ndarray
+    lesion: np.ndarray | None
+    atlas: tuple[np.ndarray, list[float]] | None
+    field: np.ndarray | None
+    centre: list[int]
+    grey: tuple[float, float]
+
+    @property
+    def extent(self) -> list[float]:
+        """Millimetres along each axis."""
+        return [n * s for n, s in zip(self.scan.data.shape, self.scan.spacing, strict=True)]
+
+
+def _read_view(
+    image: str | Path,
+    brain_mask: str | Path,
+    lesion: str | Path | None,
+    atlas_dir: str | Path | None,
+    bias_field: str | Path | None,
+) -> _View:
+    scan = read_scan(image)
+    mask = read_scan_mask(brain_mask, scan)[0]
+    lesions = read_scan_mask(lesion, scan)[0] if lesion is not None else None
+    inside = scan.data[mask] if mask.any() else scan.data
+    low = min(float(np.percentile(inside, 0.5)), 0.0)
+    return _View(
+        scan,
+        mask,
+        lesions,
+        _atlas_on(scan, Path(atlas_dir)) if atlas_dir is not None else None,
+        read_scan(bias_field).data if bias_field is not None else None,
+        _centre(lesions if lesions is not None and lesions.any() else mask),
+        (low, max(float(np.percentile(inside, 99.5)), low + 1e-6)),
+    )
+
+
+def _figure_of(view: _View) -> tuple[Figure, np.ndarray, float]:
+    """A figure, its panels side by side on one scale (mm per inch), the height of its margins."""
+    from matplotlib.figure import Figure
+
+    planes = [*PLANES, *([PLANES[0]] if view.field is not None else [])]
+    widths = [view.extent[across] + 2 * MARGIN for _, across, _, _ in planes]
+    heights = [view.extent[up] + 2 * MARGIN for _, _, up, _ in PLANES]
+    size = 3.5 * len(planes)
+    # the panels keep their shape: the strips above and below take the rest
+    figure = Figure(
+        figsize=(size, size * max(heights) / sum(widths) + 0.7), facecolor="black", dpi=80
+    )
+    panels = figure.subplots(1, len(planes), gridspec_kw={"width_ratios": widths, "wspace": 0.02})
+    strip = 0.34 / figure.get_figheight()
+    figure.subplots_adjust(left=0.005, right=0.995, bottom=strip, top=1 - strip)
+    return figure, panels, strip
+
+
+def _draw_plane(panel: Axes, plane: tuple[str, int, int, int], view: _View) -> None:
+    """A slice of the scan with the outlines, as a radiologist sees it."""
+    name, across, up, through = plane
+    scan, at = view.scan, view.centre[through]
+    _draw_slice(
+        panel, np.take(scan.data, at, axis=through).T, (view.extent[across], view.extent[up]),
+        cmap="gray", vmin=view.grey[0], vmax=view.grey[1],
+    )  # fmt: skip
+    xs, ys = ((np.arange(scan.data.shape[a]) + 0.5) * scan.spacing[a] for a in (across, up))
+    outlines = (
+        [(view.atlas[0], level, ATLAS_COLOUR, 0.6) for level in view.atlas[1]] if view.atlas else []
+    )
+    outlines += [(view.mask, 0.5, MASK_COLOUR, 1.0)]
+    outlines += [(view.lesion, 0.5, LESION_COLOUR, 1.1)] if view.lesion is not None else []
+    for volume, level, colour, width in outlines:
+        cut = np.take(volume, at, axis=through).T.astype(np.float32)
+        if cut.min() < level < cut.max():
+            panel.contour(xs, ys, cut, levels=[level], colors=colour, linewidths=width)
+    where = scan.affine[through] @ [*view.centre, 1]
+    _label(panel, f"{name}, {'xyz'[through]} = {where:.0f} mm")
+    panel.text(
+        0.005, 0.5, "A" if name == "sagittal" else "R", color="white", fontsize=9,
+        transform=panel.transAxes, va="center",
+    )  # fmt: skip
+
+
+def _draw_field(panel: Axes, view: _View) -> None:
+    """The bias field on the axial slice: violet where it darkened the scan, orange the contrary."""
+    known = view.mask & (view.field > 0)  # a black voxel tells nothing of the field
+    low, high = np.percentile(view.field[known], [1, 99]) if known.any() else (1.0, 1.0)
+    # at least 5 %: a field next to nothing should look like nothing
+    most = max(1 - low, high - 1, 0.05)
+    plane = np.where(known, view.field, np.nan)[..., view.centre[2]].T
+    _draw_slice(panel, plane, view.extent[:2], cmap="PuOr_r", vmin=1 - most, vmax=1 + most)
+    _label(panel, f"bias field: {low:.2f} (violet) to {high:.2f} (orange)")
+
+
+def _draw_slice(panel: Axes, pixels: np.ndarray, size: Sequence[float], **colours: Any) -> None:
+    """Radiological: R at the left; in the sagittal plane the face looks left."""
+    width, height = size
+    panel.imshow(
+        pixels, origin="lower", extent=(0, width, 0, height), interpolation="nearest", **colours
+    )
+    panel.set_xlim(width + MARGIN, -MARGIN)
+    panel.set_ylim(-MARGIN, height + MARGIN)
+    panel.set_facecolor("black")
+    panel.set_aspect("equal")
+    panel.set_axis_off()
+
+
+def _label(panel: Axes, text: str) -> None:
+    panel.text(0.02, -0.01, text, color="white", fontsize=8, transform=panel.transAxes, va="top")
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    """A palette of 256 colours halves the file, and PIL writes no date and no version."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    # a palette of 256 colours halves the file, and PIL writes no date and no version
-    small = Image.fromarray(np.ascontiguousarray(pixels)).quantize(
+    pixels = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    small = Image.fromarray(pixels).quantize(
         256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
     )
     with atomic_path(path) as temporary:
         small.save(temporary, format="PNG", compress_level=9)
-
-
-def _draw_field(
-    panel: Axes, field: np.ndarray, mask: np.ndarray, centre: list[int], extent: list[float]
-) -> None:
-    """The bias field on the axial slice: violet where it darkened the scan, orange the contrary."""
-    known = mask & (field > 0)  # a black voxel tells nothing of the field
-    low, high = np.percentile(field[known], [1, 99]) if known.any() else (1.0, 1.0)
-    # at least 5 %: a field next to nothing should look like nothing
-    most = max(1 - low, high - 1, 0.05)
-    plane = np.where(known, field, np.nan)[..., centre[2]].T
-    panel.imshow(
-        plane, cmap="PuOr_r", vmin=1 - most, vmax=1 + most, origin="lower",
-        extent=(0, extent[0], 0, extent[1]), interpolation="nearest",
-    )  # fmt: skip
-    panel.set_axis_off()
-    panel.set_facecolor("black")
-    panel.set_aspect("equal")
-    panel.set_xlim(extent[0] + MARGIN, -MARGIN)
-    panel.set_ylim(-MARGIN, extent[1] + MARGIN)
-    panel.text(
-        0.02, -0.01, f"bias field: {low:.2f} (violet) to {high:.2f} (orange)", color="white",
-        fontsize=8, transform=panel.transAxes, va="top",
-    )  # fmt: skip
 
 
 def _centre(mask: np.ndarray) -> list[int]:

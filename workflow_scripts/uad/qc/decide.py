@@ -77,21 +77,7 @@ def read_decisions(
             or two rows disagree about a scan. It names every such line.
     """
     path = Path(path)
-    if not path.exists():
-        return []
-    try:
-        # utf-8-sig: spreadsheets put a byte order mark first
-        # not by lines: a reason may hold a character that Python takes for the end of one
-        text = path.read_bytes().decode("utf-8-sig")
-        lines = [
-            (number, [field.strip() for field in row])
-            for number, row in enumerate(
-                csv.reader(io.StringIO(text, newline=""), delimiter="\t"), 1
-            )
-        ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a table of decisions ({error}).") from error
-    lines = [(number, row) for number, row in lines if any(row)]
+    lines = _read_lines(path) if path.exists() else []
     if not lines:
         return []
     head = lines[0][1]
@@ -101,10 +87,9 @@ def read_decisions(
         if len(row) > len(head):
             problems.append(f"line {number}: {len(row)} fields, but {len(head)} columns")
             continue
-        values = dict(zip(head, row, strict=False))
-        decision = Decision(**{name: values.get(name, "") for name in COLUMNS})
-        if not decision.modality:
-            decision = Decision(**{**asdict(decision), "modality": ALL})
+        values = dict.fromkeys(COLUMNS, "") | dict(zip(head, row, strict=False))
+        values["modality"] = values["modality"] or ALL
+        decision = Decision(**{name: values[name] for name in COLUMNS})
         problems += [f"line {number}: {problem}" for problem in _problems(decision, datasets)]
         found.setdefault(decision, number)
     problems += _contradictions(found)
@@ -115,13 +100,25 @@ def read_decisions(
     return list(found)
 
 
+def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Fields of the lines that are not empty, with their numbers."""
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark first
+        # not by lines: a reason may hold a character that Python takes for the end of one
+        text = path.read_bytes().decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a table of decisions ({error}).") from error
+    lines = [(number, [field.strip() for field in row]) for number, row in enumerate(rows, 1)]
+    return [(number, row) for number, row in lines if any(row)]
+
+
 def _check_head(path: Path, head: Sequence[str]) -> None:
-    missing = [name for name in NEEDED if name not in head]
+    missing = [f"'{name}'{near(name, head)}" for name in NEEDED if name not in head]
     if missing:
-        hints = [f"'{name}'{near(name, head)}" for name in missing]
         raise DataError(
-            f"{path}: the first line lacks {' and '.join(hints)}. A decision file is a table with "
-            f"tabs between the columns {', '.join(COLUMNS)}."
+            f"{path}: the first line lacks {' and '.join(missing)}. A decision file is a table "
+            f"with tabs between the columns {', '.join(COLUMNS)}."
         )
     if len(set(head)) < len(head):
         raise DataError(f"{path}: the first line names a column twice: {', '.join(head)}.")

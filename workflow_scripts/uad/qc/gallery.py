@@ -1,78 +1,171 @@
-"""The page on which a person goes through all scans: one file, no server, no network."""
+"""What the gallery shows: sheets of pictures of packed volumes, and the data of its page.
+
+A sheet is a grid of tiles, a tile per scan: axial slices of its packed volume. One file for some
+scans keeps thousands of them light, and is still small enough for a page to load what it shows.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uad.core.files import write_text
+import numpy as np
+
+from uad.core.files import atomic_path
 from uad.core.paths import SUFFIX
 from uad.data.layouts import bids_label
-from uad.qc.judge import MIN_SCANS
-from uad.qc.measure import MEASURES, NAMES, medians
-from uad.qc.sheets import COLUMNS, SCANS, tile_shape
+from uad.qc.judge import medians
+from uad.qc.measure import MEASURES, NAMES, SEPARATOR
 
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Scans of a sheet, and how many stand side by side.
+SCANS, COLUMNS = 48, 6
+#: Slices of a tile: side by side, one above the other.
+ACROSS, DOWN = 4, 2
+#: Pixels across a slice of a packed volume, at least; smaller ones are enlarged.
+LEAST_PIXELS = 96
+#: Part of the volume's depth that the slices span; above and below is little brain.
+SPAN = (0.1, 0.9)
+#: Of WebP, with loss: about 10 kB per scan, outlines stay sharp enough to judge.
+WEBP_QUALITY = 72
+#: Colours of the outlines (Okabe and Ito), as in :mod:`uad.preprocess.picture`.
+MASK_COLOUR, LESION_COLOUR = (0x56, 0xB4, 0xE9), (0xE6, 0x9F, 0x00)
 #: What the page knows of a scan, in this order.
 _FIELDS = ("dataset", "subject", "name", "site", "modality", *NAMES, "warnings", "flags", "why")
 
 
+def sheets_of(subjects: Sequence[str]) -> list[list[str]]:
+    """The subjects of each sheet of a data set and modality, in their order."""
+    return [list(subjects[start : start + SCANS]) for start in range(0, len(subjects), SCANS)]
+
+
+def zoom_of(shape: Sequence[int]) -> int:
+    """Pixels per voxel of a packed volume of this shape."""
+    return max(1, math.ceil(LEAST_PIXELS / max(shape[:2])))
+
+
+def tile_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """Pixels (width, height) of a tile.
+
+    Args:
+        shape: voxels of a packed volume.
+    """
+    return ACROSS * shape[0] * zoom_of(shape), DOWN * shape[1] * zoom_of(shape)
+
+
+def shown_slices(lesion: np.ndarray) -> list[int]:
+    """Axial slices of a tile: the same in all scans, but one shows the lesion where it is largest.
+
+    Args:
+        lesion: bool ``(X, Y, Z)``.
+    """
+    depth = lesion.shape[-1]
+    places = np.linspace(SPAN[0] * (depth - 1), SPAN[1] * (depth - 1), ACROSS * DOWN)
+    slices = np.round(places).astype(int)
+    area = lesion.sum(axis=(0, 1))
+    if area.any():
+        largest = int(area.argmax())
+        slices[np.abs(slices - largest).argmin()] = largest
+    return [int(number) for number in slices]
+
+
+def packed_tile(volume: np.ndarray, mask: np.ndarray, lesion: np.ndarray) -> np.ndarray:
+    """The tile of a scan: as a radiologist sees it, right of the patient at the left.
+
+    Args:
+        volume: ``(X, Y, Z)``, about [0, 1]; shown from 0 to 1.
+        mask: bool, the brain; outlined just outside it.
+        lesion: bool; outlined likewise.
+
+    Returns:
+        ``(height, width, 3)`` uint8.
+    """
+    zoom, colours = zoom_of(volume.shape), (MASK_COLOUR, LESION_COLOUR)
+    panels = []
+    for number in shown_slices(lesion):
+        plane, *outlined = (
+            np.kron(_upright(array[..., number]), np.ones((zoom, zoom), dtype=bool))
+            for array in (np.clip(volume.astype(np.float32), 0, 1), mask, lesion)
+        )
+        pixels = np.repeat((plane * 255).round().astype(np.uint8)[..., None], 3, axis=-1)
+        for region, colour in zip(outlined, colours, strict=True):
+            pixels[_ring(region > 0)] = colour
+        panels.append(pixels)
+    rows = [np.concatenate(panels[i : i + ACROSS], axis=1) for i in range(0, len(panels), ACROSS)]
+    return np.concatenate(rows, axis=0)
+
+
+def _upright(plane: np.ndarray) -> np.ndarray:
+    """(x, y) on RAS+ axes as rows from front to back and columns from right to left."""
+    return plane[::-1, ::-1].T
+
+
+def _ring(region: np.ndarray) -> np.ndarray:
+    """Pixels outside a region that touch it."""
+    padded = np.pad(region, 1)
+    grown = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+    return grown & ~region
+
+
+def write_sheet(
+    path: str | Path, scans: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> None:
+    """Write the tiles of some scans as one WebP file, the same bytes for the same scans.
+
+    Args:
+        path: the file.
+        scans: volume, brain and lesion of each, at most :data:`SCANS`.
+    """
+    from PIL import Image
+
+    tiles = [packed_tile(*scan) for scan in scans]
+    height, width = tiles[0].shape[:2]
+    rows = math.ceil(len(tiles) / COLUMNS)
+    across = min(len(tiles), COLUMNS)
+    sheet = np.zeros((rows * height, across * width, 3), dtype=np.uint8)
+    for number, tile in enumerate(tiles):
+        top, left = number // COLUMNS * height, number % COLUMNS * width
+        sheet[top : top + height, left : left + width] = tile
+    with atomic_path(path) as temporary:
+        Image.fromarray(sheet).save(temporary, format="WEBP", quality=WEBP_QUALITY, method=4)
+
+
 def gallery_data(
     tables: Mapping[str, pd.DataFrame],
-    *,
     pictures: Mapping[str, Mapping[str, str]],
     shape: Sequence[int],
     decisions: Iterable[Mapping[str, str]],
-    decisions_file: str,
-    threshold: float,
-    phantom: bool,
 ) -> dict[str, Any]:
     """What the page shows, as plain data.
 
     Args:
-        tables: flagged tables of :mod:`uad.qc.measure`, by data set, in the order
-            of the sheets of pictures.
+        tables: flagged tables (:func:`uad.qc.judge.add_flags`), by data set, in the order of the
+            sheets of pictures.
         pictures: by data set, links from the page to the pictures of each stage (``skullstrip``,
             ``register``, ``packed``) with ``{subject}``, ``{suffix}``, ``{modality}``, ``{sheet}``.
         shape: voxels of a packed volume.
         decisions: those that the run honours, as plain data.
-        decisions_file: name that a saved decision file gets.
-        threshold: of the flags.
-        phantom: the scans are synthetic.
     """
     width, height = tile_shape(shape)
-    rows = [
-        [_plain(value) for value in row]
-        for name, table in tables.items()
-        for row in table.assign(dataset=name)[list(_FIELDS)].itertuples(index=False)
-    ]
     return {
-        "phantom": phantom,
-        "threshold": threshold,
-        "least": MIN_SCANS,
-        "measures": [
-            {
-                **{key: asdict(measure)[key] for key in ("name", "label", "unit", "help", "stage")},
-                "flagged": measure.side is not None,
-            }
-            for measure in MEASURES
-        ],
-        "tile": {"width": width, "height": height, "columns": COLUMNS, "scans": SCANS},
+        "measures": [{key: getattr(m, key) for key in ("name", "label", "unit")} for m in MEASURES],
+        "tile": {"ratio": width / height, "columns": COLUMNS, "scans": SCANS},
         "suffixes": SUFFIX,
-        "datasets": {
-            name: {"pictures": pictures[name], "medians": medians(table)}
-            for name, table in tables.items()
-        },
+        "pictures": pictures,
+        "medians": {name: medians(table) for name, table in tables.items()},
         "columns": _FIELDS,
-        "rows": rows,
+        "rows": [
+            [_plain(value) for value in row]
+            for name, table in tables.items()
+            for row in table.assign(dataset=name)[list(_FIELDS)].itertuples(index=False)
+        ],
+        "separator": SEPARATOR,
         "decisions": [{**row, "subject": bids_label(row["subject"])} for row in decisions],
-        "decisions_file": decisions_file,
     }
 
 
@@ -83,23 +176,7 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def write_gallery(path: str | Path, data: Mapping[str, Any], template: Mapping[str, str]) -> None:
-    """Write the page.
-
-    Args:
-        path: the page.
-        data: answer of :func:`gallery_data`.
-        template: text of the page's ``html``, ``css`` and ``js``.
-    """
-    # "<" would let a name in the data end the script element
+def script_json(data: Any) -> str:
+    """Data as JSON that may stand in a script element: no name in it can end the element."""
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    parts = {
-        "/*STYLE*/": template["css"].strip(),
-        "/*SCRIPT*/": template["js"].strip(),
-        "/*DATA*/": text.replace("<", "\\u003c"),
-    }
-    page = template["html"]
-    for mark, content in parts.items():
-        before, after = page.split(mark)
-        page = f"{before}{content}{after}"
-    write_text(path, page)
+    return text.replace("<", "\\u003c")

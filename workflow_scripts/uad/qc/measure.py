@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from uad.core.errors import DataError
 from uad.core.files import read_json
-from uad.qc.judge import outliers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,8 +18,7 @@ if TYPE_CHECKING:
 SEPARATOR = "; "
 
 
-@dataclass(frozen=True)
-class Measure:
+class Measure(NamedTuple):
     """One number per scan.
 
     Attributes:
@@ -31,108 +28,64 @@ class Measure:
         help: what it is, in one sentence.
         side: which deviation is flagged (``low``, ``high``, ``both``); None: never flagged.
         logarithmic: flagged by its logarithm.
-        stage: ``mask``, ``registration``, ``bias``, ``intensity`` or ``packed``.
     """
 
     name: str
     label: str
     unit: str
     help: str
-    stage: str
     side: str | None = "both"
     logarithmic: bool = False
 
 
+_UNITS = "Inside the brain, corrected, in units of the scanner."
 MEASURES: tuple[Measure, ...] = (
-    Measure(
-        "mask_ml", "brain mask, raw scan", "ml",
-        "Volume of the brain mask on the raw scan.", "mask", logarithmic=True,
-    ),
-    Measure(
-        "islands", "voxels dropped as islands", "",
-        "Voxels of the predicted mask that were not connected to the brain.", "mask", None,
-    ),
-    Measure(
-        "overlap_dice", "overlap with the atlas", "",
-        "Dice of the registered brain mask and the atlas' brain.", "registration", "low",
-    ),
-    Measure(
-        "correlation", "correlation with the atlas", "",
-        "Pearson correlation with the T1 atlas inside both brains; other contrasts have less, "
-        "T2 a negative one.", "registration", "both",
-    ),
-    Measure(
-        "mutual_information", "mutual information with the atlas", "nats",
-        "From the joint histogram inside both brains.", "registration", "low",
-    ),
-    Measure(
-        "determinant", "determinant of the transform", "",
-        "Volume in the scan of a unit volume of the atlas: above 1 the brain is larger.",
-        "registration", "both", True,
-    ),
-    Measure(
-        "translation_mm", "translation", "mm",
-        "Length of the transform's translation.", "registration", "high", True,
-    ),
-    Measure(
-        "brain_ml", "brain, registered", "ml",
-        "Volume of the registered brain mask: about the atlas' for a good registration.",
-        "registration", "both", True,
-    ),
-    Measure(
-        "lesion_ml", "lesion, registered", "ml",
-        "Volume of the registered lesion mask; empty for healthy scans.",
-        "registration", "both", True,
-    ),
-    Measure(
-        "bias_range", "bias field, 99th / 1st percentile", "",
-        "Range of the bias field that N4 removed inside the brain; 1: none.", "bias", "high", True,
-    ),
-    Measure(
-        "bias_min", "bias field, smallest", "", "Smallest value; the mean is 1.", "bias", None,
-    ),
-    Measure(
-        "bias_max", "bias field, largest", "", "Largest value; the mean is 1.", "bias", None,
-    ),
-    Measure(
-        "intensity_p01", "intensity, 1st percentile", "",
-        "Inside the brain, corrected, in units of the scanner.", "intensity", None,
-    ),
-    Measure(
-        "intensity_p50", "intensity, median", "",
-        "Inside the brain, corrected, in units of the scanner.", "intensity", "both", True,
-    ),
-    Measure(
-        "intensity_p99", "intensity, 99th percentile", "",
-        "Inside the brain, corrected, in units of the scanner.", "intensity", None,
-    ),
-    Measure(
-        "intensity_contrast", "contrast", "",
-        "(99th - 1st percentile) / median of the intensities inside the brain.",
-        "intensity", "both", True,
-    ),
-    Measure(
-        "packed_mean", "packed volume, mean", "",
-        "Mean inside the brain of the volume that the networks see; 0 and 1 are its percentiles.",
-        "packed",
-    ),
-    Measure(
-        "packed_std", "packed volume, deviation", "",
-        "Standard deviation inside the brain of that volume.", "packed",
-    ),
-    Measure(
-        "packed_brain_ml", "packed brain", "ml",
-        "Volume of the brain inside the field of view.", "packed", "both", True,
-    ),
-    Measure(
-        "packed_lesion_ml", "packed lesion", "ml",
-        "Volume of the lesion inside the field of view; what a test can find.",
-        "packed", "both", True,
-    ),
-    Measure(
-        "packed_lesion_ratio", "lesion / healthy brightness", "",
-        "Mean of the packed lesion over the mean of the rest of the brain.", "packed", None,
-    ),
+    # of the brain mask
+    Measure("mask_ml", "brain mask, raw scan", "ml",
+            "Volume of the brain mask on the raw scan.", "both", True),
+    Measure("islands", "voxels dropped as islands", "",
+            "Voxels of the predicted mask that were not connected to the brain.", None),
+    # of registration
+    Measure("overlap_dice", "overlap with the atlas", "",
+            "Dice of the registered brain mask and the atlas' brain.", "low"),
+    Measure("correlation", "correlation with the atlas", "",
+            "Pearson correlation with the T1 atlas inside both brains; other contrasts have "
+            "less, T2 a negative one."),
+    Measure("mutual_information", "mutual information with the atlas", "nats",
+            "From the joint histogram inside both brains.", "low"),
+    Measure("determinant", "determinant of the transform", "",
+            "Volume in the scan of a unit volume of the atlas: above 1 the brain is larger.",
+            "both", True),
+    Measure("translation_mm", "translation", "mm",
+            "Length of the transform's translation.", "high", True),
+    Measure("brain_ml", "brain, registered", "ml",
+            "Volume of the registered brain mask: about the atlas' for a good registration.",
+            "both", True),
+    Measure("lesion_ml", "lesion, registered", "ml",
+            "Volume of the registered lesion mask; empty for healthy scans.", "both", True),
+    # of the bias correction
+    Measure("bias_range", "bias field, 99th / 1st percentile", "",
+            "Range of the bias field that N4 removed inside the brain; 1: none.", "high", True),
+    Measure("bias_min", "bias field, smallest", "", "Smallest value; the mean is 1.", None),
+    Measure("bias_max", "bias field, largest", "", "Largest value; the mean is 1.", None),
+    # of the intensities
+    Measure("intensity_p01", "intensity, 1st percentile", "", _UNITS, None),
+    Measure("intensity_p50", "intensity, median", "", _UNITS, "both", True),
+    Measure("intensity_p99", "intensity, 99th percentile", "", _UNITS, None),
+    Measure("intensity_contrast", "contrast", "",
+            "(99th - 1st percentile) / median of the intensities inside the brain.", "both", True),
+    # of the packed volume
+    Measure("packed_mean", "packed volume, mean", "",
+            "Mean inside the brain of the volume that the networks see; 0 and 1 are its "
+            "percentiles."),
+    Measure("packed_std", "packed volume, deviation", "",
+            "Standard deviation inside the brain of that volume."),
+    Measure("packed_brain_ml", "packed brain", "ml",
+            "Volume of the brain inside the field of view.", "both", True),
+    Measure("packed_lesion_ml", "packed lesion", "ml",
+            "Volume of the lesion inside the field of view; what a test can find.", "both", True),
+    Measure("packed_lesion_ratio", "lesion / healthy brightness", "",
+            "Mean of the packed lesion over the mean of the rest of the brain.", None),
 )  # fmt: skip
 NAMES = tuple(measure.name for measure in MEASURES)
 
@@ -181,7 +134,7 @@ def packed_measures(
         voxel_ml: volume of a voxel in millilitres.
     """
     inside = volume[mask].astype(np.float32)
-    sick = lesion & mask
+    inside_brain = lesion & mask
     measures = {
         "packed_mean": float(inside.mean()) if inside.size else np.nan,
         "packed_std": float(inside.std()) if inside.size else np.nan,
@@ -192,10 +145,10 @@ def packed_measures(
     if lesion.any():
         measures["packed_lesion_ml"] = float(lesion.sum()) * voxel_ml
         rest = volume[mask & ~lesion].astype(np.float32)
-        if sick.any() and rest.size and rest.mean() > 0:
-            measures["packed_lesion_ratio"] = float(volume[sick].mean(dtype=np.float32)) / float(
-                rest.mean()
-            )
+        if inside_brain.any() and rest.size and rest.mean() > 0:
+            measures["packed_lesion_ratio"] = float(
+                volume[inside_brain].mean(dtype=np.float32)
+            ) / float(rest.mean())
     return measures
 
 
@@ -224,86 +177,34 @@ def measure_modality(
 
     from uad.preprocess.slices import each_volume
 
-    subjects = list(participants["subject"])
     rows = []
-    packed = each_volume(store, subjects)
+    packed = each_volume(store, list(participants["subject"]))
     for number, (row, arrays) in enumerate(
         zip(participants.to_dict("records"), packed, strict=True)
     ):
-        found: dict[str, Any] = dict.fromkeys(NAMES, np.nan)
-        warnings: list[str] = []
-        if sidecars is not None:
-            for path, measure in zip(
-                sidecars[number], (mask_measures, registration_measures), strict=True
-            ):
-                sidecar = read_json(path)
-                try:
-                    found |= measure(sidecar)
-                    warnings += sidecar["warnings"]
-                except (KeyError, TypeError) as error:
-                    raise DataError(
-                        f"{path}: is no sidecar of this version ({error!r}). Delete it and run "
-                        "again."
-                    ) from error
+        found, warnings = _sidecar_measures(sidecars[number]) if sidecars else ({}, [])
         found |= packed_measures(*arrays, voxel_ml)
-        # a healthy scan has no lesion to measure; a sick one that lost it has one of 0 ml
+        # a healthy scan has no lesion to measure; an unhealthy one that lost it has one of 0 ml
         if row.get("lesion") and not arrays[2].any():
             found["packed_lesion_ml"] = 0.0
             warnings.append("no lesion is left in the packed volume")
-        rows.append(
-            {
-                "subject": row["subject"],
-                "name": row["name"],
-                "site": row["site"],
-                "modality": row["modality"],
-                **{name: _rounded(found[name]) for name in NAMES},
-                "warnings": SEPARATOR.join(dict.fromkeys(warnings)),
-            }
-        )
+        measures = {name: float(f"{float(found.get(name, np.nan)):.6g}") for name in NAMES}
+        named = {key: row[key] for key in ("subject", "name", "site", "modality")}
+        warned = SEPARATOR.join(dict.fromkeys(warnings))
+        rows.append({**named, **measures, "warnings": warned})
     return pd.DataFrame(rows)
 
 
-def _rounded(value: float) -> float:
-    return float(f"{float(value):.6g}")
-
-
-def add_flags(table: pd.DataFrame, threshold: float = 3.5) -> pd.DataFrame:
-    """Flag the outliers, among the scans of one modality and data set.
-
-    Args:
-        table: rows of :func:`measure_modality`, one data set, any number of modalities.
-        threshold: of the modified z-score.
-
-    Returns:
-        The table with two more columns: ``flags`` (names of measures) and ``why`` (for each
-        the value and the data set's median); empty where there are none.
-    """
-    flags: dict[Any, list[str]] = {index: [] for index in table.index}
-    why: dict[Any, list[str]] = {index: [] for index in table.index}
-    for _, part in table.groupby("modality", sort=False):
-        for measure in flagged_measures():
-            values = part[measure.name].to_numpy(dtype=np.float64)
-            hits = outliers(values, threshold, side=measure.side, logarithmic=measure.logarithmic)
-            for index, value in zip(part.index[hits], values[hits], strict=True):
-                flags[index].append(measure.name)
-                middle = np.nanmedian(values)
-                unit = f" {measure.unit}" if measure.unit else ""
-                why[index].append(f"{measure.label} {value:.4g}{unit} (median {middle:.4g})")
-    return table.assign(
-        flags=[SEPARATOR.join(flags[index]) for index in table.index],
-        why=[SEPARATOR.join(why[index]) for index in table.index],
-    )
-
-
-def flagged_measures() -> list[Measure]:
-    """The measures whose outliers are flagged."""
-    return [measure for measure in MEASURES if measure.side is not None]
-
-
-def medians(table: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Median of each measure by modality; what was not measured is left out."""
-    found = {}
-    for modality, part in table.groupby("modality", sort=False):
-        middles = part[list(NAMES)].astype(float).median()
-        found[str(modality)] = {k: _rounded(v) for k, v in middles.items() if not np.isnan(v)}
-    return found
+def _sidecar_measures(paths: Sequence[str | Path]) -> tuple[dict[str, float], list[str]]:
+    """Measures and warnings in the sidecars of skull stripping and registration."""
+    found, warnings = {}, []
+    for path, measure in zip(paths, (mask_measures, registration_measures), strict=True):
+        sidecar = read_json(path)
+        try:
+            found |= measure(sidecar)
+            warnings += sidecar["warnings"]
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}: is no sidecar of this version ({error!r}). Delete it and run again."
+            ) from error
+    return found, warnings
