@@ -77,14 +77,8 @@ def qc_picture(
 class _View:
     """What a picture shows, all on the grid of the scan.
 
-    Attributes:
-        scan: the scan.
-        mask: bool, the brain.
-        lesion: bool, or None.
-        atlas: the atlas' brain and the levels to outline, or None.
-        field: the bias field, or None.
-        centre: voxel through which the slices pass.
-        grey: values shown black and white.
+    ``atlas`` has the atlas' brain and the levels to outline; ``centre`` is the voxel through which
+    the slices pass; ``grey`` are the values shown black and white.
     """
 
     scan: Scan

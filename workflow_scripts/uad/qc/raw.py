@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from uad.qc.raw_image import Image, dice, read_raw, reason
-from uad.qc.raw_mask import Lesion, lesion_measures, mask_measures
+from uad.qc.raw_mask import Lesion, brain_mask_measures, lesion_measures
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _measure_subject(rules: Rules, rows: pd.DataFrame, content: bool) -> dict[An
             continue
         outlines[index] = image.filled
         if mask:
-            measures[index] |= mask_measures(mask, open_mask, image)
+            measures[index] |= brain_mask_measures(mask, open_mask, image)
         if lesion:
             measures[index] |= lesion_measures(lesion, open_lesion, image, scan["modality"])
     if rules.coregistered and len(outlines) > 1:

@@ -26,7 +26,7 @@ STEPS, POINTS = (4, 8, 16, 24), 2000
 MATCHED = 12
 
 
-def mask_measures(path: str, read: Callable[[str], Volume], image: Image) -> dict[str, Any]:
+def brain_mask_measures(path: str, read: Callable[[str], Volume], image: Image) -> dict[str, Any]:
     """A brain mask against its image."""
     try:
         mask = read(path)

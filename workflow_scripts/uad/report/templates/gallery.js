@@ -257,7 +257,7 @@ function draw(page) {
 
 function drawDecisions() {
   const verdicts = decisions().map(row => row.verdict), old = [...edits.keys()].filter(outdated).length;
-  const counted = VERDICTS.map(name => `${verdicts.filter(verdict => verdict === name).length} ${name}`).join(", ");
+  const counted = VERDICTS.map(name => `${verdicts.filter(each => each === name).length} ${name}`).join(", ");
   $("text").value = fileText();
   $("discard").disabled = edits.size === 0;
   $("changed").textContent = `${count(verdicts.length, "decision")}: ${counted}. `
