@@ -439,14 +439,14 @@ def test_published_lists_are_fetched_where_no_folder_is_named(root, indexed):
 def test_the_page_of_a_refused_phantom_says_phantom(root, tmp_path):
     # made and then spoilt: the scans have no bytes
     make_stand_ins(tmp_path, ixi=0, brats21=2, mslub=0)
-    (tmp_path / "results/raw").mkdir(parents=True)
-    (tmp_path / "data/brats21").rename(tmp_path / "results/raw/brats21")
-    touch(tmp_path, "results/raw/brats21.manifest.tsv")
-    arguments = ("results/validation/brats21.html", "--configfile", root / "config.demo.yaml")
+    (tmp_path / "results-demo/raw").mkdir(parents=True)
+    (tmp_path / "data/brats21").rename(tmp_path / "results-demo/raw/brats21")
+    touch(tmp_path, "results-demo/raw/brats21.manifest.tsv")
+    arguments = ("results-demo/validation/brats21.html", "--configfile", root / "config.demo.yaml")
     output = snakemake(root, tmp_path, *arguments, check=False)
-    pages = list(tmp_path.glob("results/validation/*.html"))
+    pages = list(tmp_path.glob("results-demo/validation/*.html"))
     assert [page.name for page in pages] == ["brats21.refused.html"], output
-    assert "All verdicts: results/validation/brats21.refused.html" in output
+    assert "All verdicts: results-demo/validation/brats21.refused.html" in output
     assert "Validation of brats21 (phantom data)" in pages[0].read_text()
 
 
