@@ -95,7 +95,8 @@ find_uv() {
 }
 
 install() {
-  if [ -n "$uv" ]; then "$uv" pip install --quiet --python "$venv" --no-deps "$@"
+  # compiled here: where PYTHONDONTWRITEBYTECODE is set each job would compile its imports anew
+  if [ -n "$uv" ]; then "$uv" pip install --quiet --compile-bytecode --python "$venv" --no-deps "$@"
   else "$venv" -m pip install --quiet --disable-pip-version-check --no-deps "$@"; fi
 }
 
