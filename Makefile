@@ -101,8 +101,9 @@ test-fast: env-test
 	@python -m pytest -n 2 --dist worksteal -m "not (e2e or slow or browser or slurm or real)"
 
 test-e2e: env-test
-	@python -m pytest -m e2e
+	@python -m pytest -m e2e tests/test_whole_run.py
 
+test-all: export UAD_EXAMPLES := 100 # of each property, in place of 15
 test-all: test test-slow test-browser test-slurm test-real ## all tests; what cannot run here is skipped and says why
 
 test-slow: env-test ## variants of the end-to-end run: killed, changed, tampered with
@@ -113,7 +114,7 @@ test-browser: env-test ## the gallery of scans in Chromium, where that is instal
 
 test-slurm: env-test ## the workflow on a real SLURM of one node, which it installs (Debian, as root)
 	@if [ "$$(id -u)" != 0 ]; then echo "SKIPPED: the SLURM tests start its daemons, which needs root"; \
-	  else tests/slurm/cluster.sh install && python -m pytest -m "$(or $(SUITE),slurm)"; fi
+	  else tests/slurm/cluster.sh install && python -m pytest -m "$(or $(SUITE),slurm)" tests/test_slurm.py; fi
 
 test-real: env-test ## checks on real scans (UAD_REAL_DATA), about half an hour
 	@python -m pytest -m real -s -rs

@@ -194,14 +194,14 @@ def test_kill_minus_nine_anywhere_run_again_and_the_table_is_the_same(
 ):
     folder = tmp_path / "killed"
     # a registration job dies: Snakemake reports it and stops
-    run = start(root, folder, config, TARGETS)
+    run = start(root, folder, [config], TARGETS)
     kill_when(run, lambda: True, lambda: job_of(run, "register_scan.py"))
     assert run.wait(timeout=120) != 0
     # the whole run dies in the middle of a training, after its first checkpoint
-    run = start(root, folder, config, TARGETS)
+    run = start(root, folder, [config], TARGETS)
     kill_in_training(run, folder)
     # the same command again
-    run = start(root, folder, config, TARGETS)
+    run = start(root, folder, [config], TARGETS)
     assert run.wait(timeout=900) == 0, (folder / "run.log").read_text()[-3000:]
     assert_same_results(finished, folder)
     resumed = [

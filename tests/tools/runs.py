@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 
-def start(root, folder, config, targets):
+def start(root, folder, configs, targets):
     """Begin a run in a session of its own; its output goes to ``run.log`` of its folder."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile"]
     command += ["--directory", folder, "--cores", "2", "--nolock", *targets]
-    command = [str(part) for part in [*command, "--configfile", config]]
+    command = [str(part) for part in [*command, "--configfile", *configs]]
     folder.mkdir(exist_ok=True)
     with open(folder / "run.log", "w") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
