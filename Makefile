@@ -30,7 +30,7 @@ BUSY = || { code=$$?; [ $$code -ne 75 ] || echo "Another run is at work in this 
 REQUIREMENTS = { echo "\# Written by 'make lock'; CONTRIBUTING.md says how pip installs it."; \
   uv export --quiet --frozen --no-emit-project --no-annotate --no-header --prune torch; }
 
-.PHONY: help env-test env-lint demo test datasets import plan paper report audit trace compare crate verify-crate env test-all test-fast test-e2e test-slurm test-real lint format schema lock clean-env bench bench-gpu
+.PHONY: help env-test env-lint demo test datasets import plan paper report audit trace compare crate verify-crate env test-all test-fast test-e2e test-slow test-browser test-slurm test-real lint format schema lock clean-env bench bench-gpu
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##|^## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/; s/^## (.*)/\n\1/' | expand -t 14
@@ -41,7 +41,7 @@ demo: env ## the whole workflow on the phantom, minutes on 2 cores; prints the t
 	@$(RUN) --configfile config.demo.yaml -- paper report $(BUSY)
 	@python -m uad results results-demo/config.resolved.yaml
 
-test: test-fast test-e2e ## fast suite, then the end-to-end runs
+test: test-fast test-e2e ## the fast suite, then one run through every stage
 
 ## Your data
 
@@ -97,20 +97,27 @@ env-test: env
 env-lint: env
 	@envs/setup.sh lint
 
-test-all: test test-slurm test-real ## everything
+test-fast: env-test
+	@python -m pytest -n 2 --dist worksteal -m "not (e2e or slow or browser or slurm or real)"
 
-test-fast: env-test ## unit, property and dry-run tests
-	@python -m pytest -n 2 --dist worksteal -m "not slow and not real and not slurm"
+test-e2e: env-test
+	@python -m pytest -m e2e tests/test_whole_run.py
 
-test-e2e: env-test ## end-to-end run on the smallest phantom
-	@python -m pytest -m "slow and not real and not slurm"
+test-all: export UAD_EXAMPLES := 100 # of each property, in place of 15
+test-all: test test-slow test-browser test-slurm test-real ## all tests; what cannot run here is skipped and says why
+
+test-slow: env-test ## variants of the end-to-end run: killed, changed, tampered with
+	@python -m pytest -m "slow and not (browser or slurm or real)"
+
+test-browser: env-test ## the gallery of scans in Chromium, where that is installed
+	@python -m pytest -m browser -rs
 
 test-slurm: env-test ## the workflow on a real SLURM of one node, which it installs (Debian, as root)
-	@tests/slurm/cluster.sh install
-	@python -m pytest -m slurm
+	@if [ "$$(id -u)" != 0 ]; then echo "SKIPPED: the SLURM tests start its daemons, which needs root"; \
+	  else tests/slurm/cluster.sh install && python -m pytest -m "$(or $(SUITE),slurm)" tests/test_slurm.py; fi
 
 test-real: env-test ## checks on real scans (UAD_REAL_DATA), about half an hour
-	@python -m pytest -m real -s
+	@python -m pytest -m real -s -rs
 
 lint: env-lint ## style, snakemake --lint, whether uv.lock fits pyproject.toml
 	@ruff check --no-cache .

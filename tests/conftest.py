@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -13,6 +14,12 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBE
     os.environ.setdefault(variable, "1")
 # programs that a test starts use the library of this checkout, wherever the environment was made
 os.environ["PYTHONPATH"] = str(ROOT / "workflow_scripts")
+
+# UAD_EXAMPLES: how many examples each property is tried on; make test-all takes more
+hypothesis.settings.register_profile(
+    "uad", deadline=None, max_examples=int(os.environ.get("UAD_EXAMPLES", 15))
+)
+hypothesis.settings.load_profile("uad")
 
 
 @pytest.fixture(scope="session")

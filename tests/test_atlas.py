@@ -61,7 +61,9 @@ def of_the_wheel(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("route", "axes"), [("folder", "LAS"), ("download", "LPS")])
+@pytest.mark.parametrize(
+    ("route", "axes"), [("folder", "LAS"), pytest.param("download", "LPS", marks=pytest.mark.slow)]
+)
 def test_all_routes_give_the_same_volumes_whatever_the_header(
     tmp_path, wheel, of_the_wheel, route, axes
 ):

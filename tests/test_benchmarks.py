@@ -175,6 +175,7 @@ class TestTheReferenceDoesOurWork:
         assert math.isnan(reference.dice(prediction & False, prediction & False))
 
 
+@pytest.mark.slow
 class TestFiguresOfACpu:
     @pytest.fixture(scope="class")
     def figures(self, tmp_path_factory):
@@ -253,6 +254,7 @@ class TestFiguresOfACpu:
         assert "nan" not in text
 
 
+@pytest.mark.slow
 class TestFiguresOfAGpu:
     """The code runs on a CPU, too; what a GPU alone has is its name and its speed."""
 

@@ -4,7 +4,7 @@ import copy
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from uad import config as uad_config
@@ -47,7 +47,6 @@ LAYERS = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(below=LAYERS, above=LAYERS)
 def test_overlays_are_merged_as_snakemake_merges_them(below, above):
     from snakemake.utils import update_config

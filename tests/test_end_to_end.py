@@ -1,15 +1,8 @@
 """The smallest phantom run through every stage, killed, resumed, fed bad input."""
 
-import contextlib
 import filecmp
 import gzip
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,6 +10,7 @@ import yaml
 
 from conftest import TARGETS
 from test_workflow import job_counts, snakemake
+from tools.runs import job_of, kill_in_training, kill_when, leftovers, start
 from tools.workflow import full_log
 from uad.core.files import read_json
 from uad.preprocess.slices import subjects_in
@@ -47,10 +41,6 @@ def assert_same_results(one, other):
 
 
 SIGNIFICANCE = "significant tested_against n_pairs smallest_difference largest_p_holm".split()
-
-
-def leftovers(folder):
-    return [str(p) for p in (folder / "results").rglob(".tmp-*")]
 
 
 def test_every_promised_output_is_there_and_says_phantom(finished):
@@ -199,62 +189,24 @@ def test_an_exclusion_packs_anew_but_preprocesses_nothing_again(root, config, co
     assert "BraTS202100007" not in subjects_in(copy_of / slices)
 
 
-def start(root, folder, config):
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
-    command += ["--directory", str(folder), "--cores", "2", "--nolock", *TARGETS]
-    command += ["--configfile", str(config)]
-    folder.mkdir(exist_ok=True)
-    with open(folder / "run.log", "w") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-
-
-def job_of(run, script):
-    """Process id of a running job of a script below a Snakemake process, if there is one."""
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            if os.getsid(int(entry.name)) == run.pid:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                if b"python" in words[0] and words[1].endswith(script.encode()):
-                    return int(entry.name)
-    return None
-
-
-def kill_when(run, condition, target, timeout=300):
-    """``kill -9`` what ``target()`` names as soon as ``condition()`` holds."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        assert run.poll() is None, "the run ended before the kill"
-        if condition() and (victim := target()):
-            os.kill(victim, signal.SIGKILL)
-            return
-        time.sleep(0.01)
-    raise AssertionError("nothing to kill within the time")
-
-
 def test_kill_minus_nine_anywhere_run_again_and_the_table_is_the_same(
     root, config, finished, tmp_path
 ):
     folder = tmp_path / "killed"
     # a registration job dies: Snakemake reports it and stops
-    run = start(root, folder, config)
+    run = start(root, folder, [config], TARGETS)
     kill_when(run, lambda: True, lambda: job_of(run, "register_scan.py"))
     assert run.wait(timeout=120) != 0
     # the whole run dies in the middle of a training, after its first checkpoint
-    run = start(root, folder, config)
-    checkpoints = folder / "results/models"
-    kill_when(
-        run, lambda: any(checkpoints.glob("*/*/*/checkpoint/last.safetensors")), lambda: run.pid
-    )
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    run = start(root, folder, [config], TARGETS)
+    kill_in_training(run, folder)
     # the same command again
-    run = start(root, folder, config)
+    run = start(root, folder, [config], TARGETS)
     assert run.wait(timeout=900) == 0, (folder / "run.log").read_text()[-3000:]
     assert_same_results(finished, folder)
     resumed = [
         read_json(p)["facts"]["resumed"]
-        for p in checkpoints.glob("*/*/*/model.safetensors.prov.json")
+        for p in folder.glob("results/models/*/*/*/model.safetensors.prov.json")
     ]
     assert any(resumed)
     assert not leftovers(folder)

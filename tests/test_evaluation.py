@@ -5,7 +5,7 @@ import weakref
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
@@ -28,8 +28,6 @@ from uad.evaluate import (
 )
 from uad.evaluate.metrics import Ranked, split_scores
 from uad.evaluate.postprocessing import _merge, _sorted_windows, median_filter
-
-examples = settings(deadline=None, max_examples=60)
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 8), st.integers(1, 6))
 masks = shapes.flatmap(lambda shape: arrays(np.bool_, shape))
@@ -277,7 +275,6 @@ class TestDice:
     def test_nothing_to_find_and_nothing_found_is_undefined(self):
         assert np.isnan(dice(np.zeros((2, 2, 2)), np.zeros((2, 2, 2))))
 
-    @examples
     @given(scored)
     def test_range_symmetry_and_identity(self, pair):
         a, b = pair[0] > 0.5, pair[1]
@@ -294,7 +291,6 @@ class TestDice:
 
 
 class TestAveragePrecision:
-    @examples
     @given(scored_with_lesion)
     def test_equals_scikit_learn(self, pair):
         scores, labels = pair
@@ -308,14 +304,12 @@ class TestAveragePrecision:
         expected = average_precision_score(labels.ravel(), scores.ravel())
         assert average_precision(scores, labels) == pytest.approx(expected, abs=1e-9)
 
-    @examples
     @given(scored_with_lesion)
     def test_only_the_order_of_the_scores_counts(self, pair):
         scores, labels = pair
         distinct = np.unique(scores, return_inverse=True)[1]
         assert average_precision(distinct, labels) == average_precision(scores, labels)
 
-    @examples
     @given(signed_with_lesion)
     def test_zeros_and_scores_below_zero(self, pair):
         scores, labels = pair
@@ -340,7 +334,6 @@ class TestAveragePrecision:
 
 
 class TestRanked:
-    @examples
     @given(st.lists(signed, min_size=1, max_size=3))
     def test_counts_as_without_order(self, pairs):
         found = Ranked.of([split_scores(*pair)[1:] for pair in pairs])
@@ -374,14 +367,12 @@ def naive_halving(scores, labels, bottom, top, steps):
 
 
 class TestThreshold:
-    @examples
     @given(st.one_of(scored_with_lesion, signed_with_lesion))
     def test_exact_compares_every_prediction(self, pair):
         found = search_threshold(*pair, method="exact")
         assert (found.threshold, found.dice) == naive_exact(*pair)
         assert found.evaluations == np.unique(pair[0][pair[1]]).size
 
-    @examples
     @given(st.one_of(scored_with_lesion, signed_with_lesion), st.integers(1, 12))
     def test_halving_is_the_greedy_search(self, pair, steps):
         scores, labels = pair
@@ -394,14 +385,12 @@ class TestThreshold:
         assert found.method == "halving"
         assert found.evaluations == 2 * steps
 
-    @examples
     @given(scored_with_lesion, st.sampled_from(["halving", "exact"]))
     def test_the_reported_dice_is_the_dice_above_the_threshold(self, pair, method):
         scores, labels = pair
         found = search_threshold(scores, labels, method=method)
         assert found.dice == dice(scores > found.threshold, labels)
 
-    @examples
     @given(scored_with_lesion)
     def test_no_threshold_beats_the_exact_one(self, pair):
         scores, labels = pair
@@ -420,7 +409,6 @@ class TestThreshold:
         assert best.dice == pytest.approx(2 * 62 / (102 + 62))
         assert best.threshold == 0
 
-    @examples
     @given(st.lists(scored, min_size=1, max_size=4), st.sampled_from(["halving", "exact"]))
     def test_a_list_of_volumes_is_pooled(self, pairs, method):
         scores, labels = [p[0] for p in pairs], [p[1] for p in pairs]
@@ -519,7 +507,6 @@ class TestPostprocess:
         np.testing.assert_array_equal(found, expected)
         assert (found != postprocess(scores, mask)).any()
 
-    @examples
     @given(masks, st.integers(1, 3))
     def test_erosion_works_in_the_axial_plane_and_from_the_image_border(self, mask, erosion):
         found = postprocess(np.ones(mask.shape), mask, erosion=erosion, median=0)
@@ -529,7 +516,6 @@ class TestPostprocess:
         found = postprocess(np.ones((9, 8, 3)), np.ones((9, 8, 3)), erosion=2, median=0)
         assert found.sum() == 5 * 4 * 3
 
-    @examples
     @given(
         shapes.flatmap(
             lambda shape: arrays(
@@ -561,7 +547,6 @@ class TestPostprocess:
         expected = ndimage.median_filter(masked, 5)
         np.testing.assert_array_equal(median_filter(masked, 5), expected)
 
-    @examples
     @given(st.integers(1, 12), st.integers(0, 12), st.data())
     def test_lists_are_merged_and_cut_out(self, first, second, data):
         values = data.draw(arrays(np.int64, (first + second, 4), elements=st.integers(0, 9)))
@@ -577,14 +562,12 @@ class TestPostprocess:
         expected = np.sort(neighbours, axis=0)
         np.testing.assert_array_equal(_sorted_windows([values], size, 3), expected)
 
-    @examples
     @given(masks, st.integers(1, 2), st.sampled_from([0, 3]))
     def test_nothing_outside_the_mask_with_the_median_first(self, mask, erosion, median):
         scores = 1 + np.random.default_rng(0).random(mask.shape)
         found = postprocess(scores, mask, erosion=erosion, median=median, order="median_first")
         assert not found[~mask].any()
 
-    @examples
     @given(masks, st.integers(1, 2))
     def test_outside_the_mask_only_where_most_of_the_window_is_inside(self, mask, erosion):
         scores = 1 + np.random.default_rng(0).random(mask.shape)
@@ -645,7 +628,6 @@ def skimage_filter(prediction, max_size):
 
 
 class TestSmallComponents:
-    @examples
     @given(masks, st.integers(0, 40))
     def test_equals_scikit_image(self, prediction, max_size):
         expected = skimage_filter(prediction, max_size)
@@ -672,7 +654,6 @@ class TestSmallComponents:
         assert remove_small_components(shell, max_size).sum() == kept
         assert skimage_filter(shell, max_size).sum() == kept
 
-    @examples
     @given(arrays(np.bool_, (9, 9)), st.integers(0, 20))
     def test_single_slices_too(self, prediction, max_size):
         expected = skimage_filter(prediction, max_size)
@@ -711,7 +692,6 @@ class TestEvaluateVolume:
         ]
         assert {type(value) for value in found.values()} == {int, float}
 
-    @examples
     @given(masks, st.floats(0, 1), st.integers(0, 9))
     def test_the_prediction_is_above_the_threshold_and_has_no_small_component(
         self, lesion, threshold, size
@@ -747,7 +727,6 @@ class TestEvaluateVolume:
 
 
 class TestThresholdCurve:
-    @examples
     @given(st.lists(scored, min_size=1, max_size=4), st.integers(2, 12))
     def test_exact_at_each_threshold(self, pairs, points):
         scores, labels = [p[0] for p in pairs], [p[1] for p in pairs]
@@ -767,7 +746,6 @@ class TestThresholdCurve:
             expected = np.mean(defined) if defined else np.nan
             np.testing.assert_allclose(row.mean_dice, expected, atol=1e-12)
 
-    @examples
     @given(scored_with_lesion)
     def test_from_everything_to_nothing(self, pair):
         curve = threshold_curve(*pair)

@@ -58,6 +58,7 @@ def test_what_is_loaded_already_stays(package):
     assert import_lightly(package) is module
 
 
+@pytest.mark.slow
 def test_networks_and_ants_load_no_plots_and_no_statistics():
     program = """
         import sys

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
@@ -15,7 +15,6 @@ from uad import air, iqa
 from uad.core.errors import ConfigError
 
 torch.set_num_threads(1)
-examples = settings(deadline=None, max_examples=60)
 
 
 def pair(seed=0, shape=(2, 1, 20, 24), dtype=torch.float32):
@@ -118,7 +117,6 @@ class TestSsimAgainstOthers:
 
 
 class TestSsimProperties:
-    @examples
     @given(images, images, st.sampled_from(["gaussian", "uniform"]))
     def test_range_and_symmetry(self, x, y, window):
         x, y = torch.from_numpy(x), torch.from_numpy(y)
@@ -129,13 +127,11 @@ class TestSsimProperties:
         assert dissimilarity.min() >= 0
         assert dissimilarity.max() <= 1
 
-    @examples
     @given(images, st.sampled_from([torch.float32, torch.float64]))
     def test_equal_images_score_exactly_one(self, x, dtype):
         x = torch.from_numpy(x).to(dtype)
         assert torch.equal(iqa.ssim_map(x, x.clone()), torch.ones_like(x))
 
-    @examples
     @given(images, st.integers(0, 6), st.integers(0, 7), st.floats(0.01, 1))
     def test_one_changed_pixel_lowers_every_window_that_holds_it_and_no_other(self, x, i, j, step):
         x = torch.from_numpy(x)
@@ -176,7 +172,6 @@ class TestSsimProperties:
         assert x.grad.isfinite().all()
         assert y.grad.isfinite().all()
 
-    @examples
     @given(images)
     def test_equal_images_are_a_minimum_of_the_loss(self, x):
         x = torch.from_numpy(x).requires_grad_()
@@ -228,7 +223,6 @@ class TestLossAndFusion:
         same = iqa.ssim_loss_map(x, y) == iqa.ssim_loss_map(x, y, clamp=True)
         assert torch.equal(same, similarity >= 0)
 
-    @examples
     @given(images, images, st.floats(0, 1))
     def test_fusion_lies_between_its_endpoints(self, x, y, alpha):
         x, y = torch.from_numpy(x), torch.from_numpy(y)
@@ -301,7 +295,6 @@ class TestMultiScaleSsim:
         found = iqa.ms_ssim_loss_map(x, y, scales=1, **options)
         torch.testing.assert_close(found, iqa.ssim_loss_map(x, y, clamp=True, **options))
 
-    @examples
     @given(images, images, st.integers(1, 5))
     def test_range_and_symmetry(self, x, y, scales):
         x, y = torch.from_numpy(x), torch.from_numpy(y)
@@ -311,7 +304,6 @@ class TestMultiScaleSsim:
         assert found.max() <= 0.5
         assert torch.equal(found, iqa.ms_ssim_loss_map(y, x, scales=scales))
 
-    @examples
     @given(images, st.integers(1, 5), st.sampled_from([torch.float32, torch.float64]))
     def test_equal_images_score_exactly_zero(self, x, scales, dtype):
         x = torch.from_numpy(x).to(dtype)
@@ -335,7 +327,6 @@ class TestMultiScaleSsim:
                 lambda a, b, scales=scales: iqa.ms_ssim_loss_map(a, b, scales=scales), (x, y)
             )
 
-    @examples
     @given(images, images)
     def test_gradients_are_finite(self, x, y):
         x, y = (torch.from_numpy(z).float().requires_grad_() for z in (x, y))
@@ -414,7 +405,6 @@ class TestGradientMagnitudeSimilarity:
         torch.testing.assert_close(found[3:5], step.expand(2))
         assert found[[1, 2, 5, 6]].eq(0).all()
 
-    @examples
     @given(images, images)
     def test_range_and_symmetry(self, x, y):
         x, y = torch.from_numpy(x), torch.from_numpy(y)
@@ -424,13 +414,11 @@ class TestGradientMagnitudeSimilarity:
         assert found.max() < 1
         assert torch.equal(found, iqa.gms_loss_map(y, x))
 
-    @examples
     @given(images, st.sampled_from([torch.float32, torch.float64]))
     def test_equal_images_score_exactly_zero(self, x, dtype):
         x = torch.from_numpy(x).to(dtype)
         assert torch.equal(iqa.gms_loss_map(x, x.clone()), torch.zeros_like(x))
 
-    @examples
     @given(images, st.floats(0.01, 0.5))
     def test_blind_to_a_constant_shift_except_at_the_border(self, x, shift):
         x = torch.from_numpy(x)
@@ -453,7 +441,6 @@ class TestGradientMagnitudeSimilarity:
         x.requires_grad_(), y.requires_grad_()
         assert torch.autograd.gradcheck(iqa.gms_loss_map, (x, y))
 
-    @examples
     @given(images, images)
     def test_gradients_are_finite(self, x, y):
         x, y = (torch.from_numpy(z).float().requires_grad_() for z in (x, y))
@@ -555,7 +542,6 @@ means = st.floats(0.01, 0.99)
 
 
 class TestAverageIntensityRatio:
-    @examples
     @given(means, means)
     def test_at_least_one_symmetric_and_one_only_for_equal_means(self, a, n):
         ratio = iqa.average_intensity_ratio(a, n)
@@ -564,7 +550,6 @@ class TestAverageIntensityRatio:
         assert ratio == iqa.average_intensity_ratio(n, a)
         assert (ratio == 1) == (a == n)
 
-    @examples
     @given(means, means)
     def test_equals_the_form_of_the_later_version(self, a, n):
         # (sum + |difference|) / (sum - |difference|)
@@ -594,14 +579,12 @@ def air_after(rule, a, n):
 class TestTheoremOfThePaper:
     """Eqs. 14 to 19: under the priors the transform never lowers the AIR."""
 
-    @examples
     @given(st.floats(0.5, 0.999, exclude_min=True), st.floats(0.001, 0.999))
     def test_bright_modalities_gain(self, n, fraction):
         a = n + fraction * (1 - n)  # 0.5 < n < a < 1
         assert air.paper_rule(n)
         assert air_after(True, a, n) >= air.average_intensity_ratio(a, n) * (1 - 1e-12)
 
-    @examples
     @given(st.floats(0.001, 0.499), st.floats(0.001, 0.999))
     def test_dark_modalities_stay(self, n, fraction):
         a = n + fraction * (0.5 - n)  # n < a < 0.5
@@ -622,14 +605,12 @@ class TestTheoremOfThePaper:
         assert air.maximising_rule(a, n)
         assert air_after(True, a, n) > 2 * air.average_intensity_ratio(a, n)
 
-    @examples
     @given(means, means)
     def test_the_maximising_rule_never_lowers_the_ratio(self, a, n):
         best = air_after(air.maximising_rule(a, n), a, n)
         assert best >= air.average_intensity_ratio(a, n)
         assert best >= air_after(air.paper_rule(n), a, n)
 
-    @examples
     @given(st.floats(0.01, 0.98), st.floats(0.01, 0.98))
     def test_where_the_priors_hold_both_rules_agree(self, n, fraction):
         top = 1.0 if n > 0.5 else 0.5
@@ -650,7 +631,6 @@ class TestTheoremOfThePaper:
 
 
 class TestAirTransform:
-    @examples
     @given(
         arrays(np.float64, (4, 5), elements=st.floats(0, 1)),
         arrays(np.bool_, (4, 5)),
@@ -666,7 +646,6 @@ class TestAirTransform:
         expected = 1 - x[mask] if mean > 0.5 else x[mask]
         assert (found[mask] == expected).all()
 
-    @examples
     @given(arrays(np.float64, (4, 5), elements=st.floats(0, 1)), arrays(np.bool_, (4, 5)))
     def test_twice_is_the_identity(self, x, mask):
         twice = iqa.air_transform(iqa.air_transform(x, mask, 0.7), mask, 0.7)

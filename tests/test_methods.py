@@ -79,7 +79,10 @@ def count(module):
 # All families
 
 
-@pytest.mark.parametrize(("family", "name"), NAMES)
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [pytest.param(*n, marks=[pytest.mark.slow] * (n == ("diffusion", "mddpm"))) for n in NAMES],
+)
 def test_every_family_learns_to_restore_a_healthy_volume(family, name, tmp_path):
     assert name in CASES.get(family, {}), f"give the family '{family}' an entry in CASES"
     method = make(family, name)
@@ -386,7 +389,9 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("epoch", [3, 7], ids=["GAN", "encoder"])
+@pytest.mark.parametrize(
+    "epoch", [3, pytest.param(7, marks=pytest.mark.slow)], ids=["GAN", "encoder"]
+)
 def test_a_gan_that_is_killed_resumes_and_ends_with_the_same_weights(
     epoch, whole_gan, tmp_path, monkeypatch
 ):

@@ -7,7 +7,7 @@ import numpy as np
 import opensimplex
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from uad import noise
@@ -58,7 +58,6 @@ class TestSimplexIsOpenSimplex:
             expected = reference(source, height, width, octaves, persistence, frequency)
             np.testing.assert_allclose(field, expected, atol=5e-6)
 
-    @settings(deadline=None, max_examples=15)
     @given(st.integers(0, 2**31), st.floats(0.3, 80), st.integers(1, 4))
     def test_for_any_seed_and_scale(self, seed, frequency, octaves):
         source = opensimplex.OpenSimplex(seed)
@@ -206,6 +205,7 @@ class TestTheDistributionIsThePackages:
     def draw(self, n, seed=1, **options):
         return noise.simplex((n, SIDE, SIDE), generator=seeded(seed), **PAPERS | options).numpy()
 
+    @pytest.mark.slow
     def test_of_its_fields(self, package_fields):
         deviation, statistic = largest_deviation(self.draw(400), package_fields)
         assert deviation < TOLERANCE, statistic
@@ -214,6 +214,7 @@ class TestTheDistributionIsThePackages:
         deviation, statistic = largest_deviation(self.draw(400, seed=2), permuted_fields)
         assert deviation < TOLERANCE, statistic
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "wrong", [{"persistence": 0.75}, {"frequency": 60}, {"octaves": 5}, {"octaves": 7}]
     )
@@ -225,12 +226,14 @@ class TestTheDistributionIsThePackages:
         for changed in (1.03 * fields, fields + 0.2, np.abs(fields)):
             assert largest_deviation(changed, permuted_fields)[0] > 1.5 * TOLERANCE
 
+    @pytest.mark.slow
     def test_permutations_that_are_not_random_show(self, package_fields):
         shifts = torch.randint(256, (100, 1), generator=seeded())
         rotated = (torch.arange(256) + shifts) % 256
         fields = own(rotated, SIDE, SIDE, *PAPERS.values())
         assert largest_deviation(fields, package_fields)[0] > 2 * TOLERANCE
 
+    @pytest.mark.slow
     def test_a_direction_that_differs_shows(self, package_fields):
         stretched = np.repeat(self.draw(100)[:, ::2], 2, axis=1)
         assert largest_deviation(stretched, package_fields)[0] > 2 * TOLERANCE

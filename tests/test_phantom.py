@@ -260,6 +260,7 @@ def test_anatomy_differs_between_subjects(scans, layout):
             assert dice(fluid(one), fluid(other)) < 0.8
 
 
+@pytest.mark.slow
 def test_the_same_subject_at_another_resolution_has_the_same_anatomy(tmp_path):
     def read(spacing):
         paths = write_subject(tmp_path / str(spacing), "mslub", "patient01", ["T2"], spacing, SEED)

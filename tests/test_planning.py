@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +16,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from test_workflow import SMALL_SPLITS, job_counts, small_splits, snakemake, stand_ins  # noqa: F401
+from test_workflow import (  # noqa: F401
+    SMALL_SPLITS,
+    indexed,
+    job_counts,
+    small_splits,
+    snakemake,
+    stand_ins,
+)
 from tools.workflow import forked
 from uad import methods as method_registry
 from uad.config import Train, load, load_files
@@ -496,8 +504,8 @@ def test_data_that_are_there_are_counted_and_left_as_they_are(root, stand_ins, s
 
 
 @pytest.mark.usefixtures("quick")
-def test_whom_a_reviewer_excluded_is_not_planned(root, stand_ins, small_splits):  # noqa: F811
-    snakemake(root, stand_ins, "index", "--configfile", small_splits)
+def test_whom_a_reviewer_excluded_is_not_planned(root, stand_ins, small_splits, indexed):  # noqa: F811
+    shutil.copytree(indexed[0], stand_ins, dirs_exist_ok=True)
     head = "dataset\tsubject\tmodality\tverdict\treason\n"
     whole = "brats21\tBraTS2021_00003\t\texclude\tmotion\n"
     single = "brats21\tBraTS202100004\tFLAIR\texclude\tcut\n"
@@ -522,8 +530,8 @@ def test_absolute_paths_are_stood_in_for_without_being_written(root, tmp_path, o
     assert not nowhere.exists() and not (tmp_path / "results").exists()
 
 
-def test_a_mirror_shows_the_directory_and_protects_it(root, stand_ins, small_splits):  # noqa: F811
-    snakemake(root, stand_ins, "index", "--configfile", small_splits)
+def test_a_mirror_shows_the_directory_and_protects_it(root, stand_ins, small_splits, indexed):  # noqa: F811
+    shutil.copytree(indexed[0], stand_ins, dirs_exist_ok=True)
     path = stand_ins / "results/participants/ixi.tsv"
     cfg = load_files([root / "config.yaml", small_splits])
     before = files_of(stand_ins)
@@ -544,7 +552,9 @@ def test_a_preprocessed_tree_cannot_be_stood_in_for(content, tmp_path):
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("place", ["{}/out", "../out"])
+@pytest.mark.parametrize(
+    "place", [pytest.param("{}/out", marks=pytest.mark.slow, id="absolute"), "../out"]
+)
 def test_results_outside_the_directory_are_seen_and_left_as_they_are(root, stand_ins, place):  # noqa: F811
     work = stand_ins / "work"
     work.mkdir()
@@ -590,6 +600,7 @@ def show_plan(root, folder, *arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 
+@pytest.mark.slow
 def test_an_unknown_target_is_snakemakes_own_message(root, stand_ins, small_splits):  # noqa: F811
     done = show_plan(root, stand_ins, "tabel3", "--overlay", small_splits)
     assert done.returncode == 1 and "Traceback" not in done.stderr

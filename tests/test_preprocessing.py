@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from uad.core.errors import ConfigError, DataError
@@ -183,7 +183,7 @@ def test_sidecar_tells_what_was_done_and_no_time(registered: RegisterOutputs) ->
     assert str(registered.sidecar.parent) not in text and "/tmp" not in text
 
 
-def test_two_runs_and_two_orientations_give_the_same_bytes(
+def test_two_runs_give_the_same_bytes(
     registered: RegisterOutputs, scan_dir: Path, atlas_dir: Path, tmp_path: Path
 ) -> None:
     again = outputs(tmp_path)
@@ -193,6 +193,12 @@ def test_two_runs_and_two_orientations_give_the_same_bytes(
     )  # fmt: skip
     for name in ("image", "brain_mask", "lesion", "transform", "sidecar"):
         assert sha256(getattr(again, name)) == sha256(getattr(registered, name)), name
+
+
+@pytest.mark.slow
+def test_two_orientations_give_the_same_volume(
+    registered: RegisterOutputs, scan_dir: Path, atlas_dir: Path, tmp_path: Path
+) -> None:
     turned = outputs(tmp_path / "turned")
     register_scan(
         scan_dir / "ras_image.nii.gz", scan_dir / "ras_mask.nii.gz", None,
@@ -346,9 +352,7 @@ def head(atlas_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return folder / "head.nii.gz", folder / "truth.nii.gz"
 
 
-def test_ants_finds_the_brain_in_any_orientation(
-    head: tuple[Path, Path], atlas_dir: Path, tmp_path: Path
-) -> None:
+def test_ants_finds_the_brain(head: tuple[Path, Path], atlas_dir: Path, tmp_path: Path) -> None:
     facts = skull_strip(head[0], tmp_path / "ras.nii.gz", "ants", atlas_dir, seed=3)
     truth = read_volume(head[1])[0] > 0
     mask, affine = read_volume(tmp_path / "ras.nii.gz")
@@ -356,6 +360,14 @@ def test_ants_finds_the_brain_in_any_orientation(
     assert dice(mask > 0, truth) > 0.90
     assert facts["brain_ml"] == pytest.approx(mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1e3)
     assert facts["versions"]["antspyx"]
+
+
+@pytest.mark.slow
+def test_ants_finds_the_same_brain_in_another_orientation(
+    head: tuple[Path, Path], atlas_dir: Path, tmp_path: Path
+) -> None:
+    skull_strip(head[0], tmp_path / "ras.nii.gz", "ants", atlas_dir, seed=3)
+    mask = read_volume(tmp_path / "ras.nii.gz")[0]
     turned = reorient(head[0], tmp_path / "head_asr.nii.gz", "ASR")
     skull_strip(turned, tmp_path / "asr.nii.gz", "ants", atlas_dir, seed=3)
     back = read_scan(tmp_path / "asr.nii.gz")
@@ -621,7 +633,7 @@ def test_batches_have_about_nine_scans_and_their_number_follows_the_size_coarsel
 # threads and N4
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_itk_works_with_the_threads_of_its_job(threads: int) -> None:
     """While a registration and N4 run, the process has so many threads more (it waits itself)."""
     code = f"""
@@ -659,6 +671,7 @@ print(most - before)
     assert int(done.stdout) == threads
 
 
+@pytest.mark.slow
 def test_the_shortcut_of_n4_changes_little(atlas_dir: Path) -> None:
     """Fitted to every second voxel of a brain of three tissues under a known field, or to all."""
     brain = read_scan(atlas_dir / "brain.nii.gz")
@@ -694,7 +707,6 @@ def test_the_shortcut_of_n4_changes_little(atlas_dir: Path) -> None:
 shapes = st.lists(st.integers(1, 12), min_size=1, max_size=3)
 
 
-@settings(max_examples=200, deadline=None)
 @given(data=st.data(), have=shapes)
 def test_crop_or_pad_is_central(data: st.DataObject, have: list[int]) -> None:
     want = data.draw(st.lists(st.integers(1, 12), min_size=len(have), max_size=len(have)))
@@ -725,7 +737,6 @@ def test_crop_or_pad_mixes_both_and_fills() -> None:
         crop_or_pad(volume, (5,))
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     gain=st.floats(1e-3, 1e6),

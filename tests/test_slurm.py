@@ -230,6 +230,24 @@ def training_begun(folder):
     return saved and next(iter(running(folder, "train_model")), None)
 
 
+@pytest.mark.slurm_smoke
+def test_a_cell_is_computed_through_the_profile(cluster, code, tmp_path):
+    """The short one: every resource class once, from scans to the metrics of a fold."""
+    metrics = "results/metrics/intra_FLAIR/pddpm-iqa/fold-0/brats21.tsv"
+    run(code, tmp_path / "run", "--", metrics)
+    jobs = accounting(tmp_path / "run")
+    assert {job.state for job in jobs} == {"COMPLETED"}
+    held = {job.rule: job.gpus for job in jobs}
+    assert held.pop("train_model") == held.pop("reconstruct_volumes") == 1
+    assert not any(held.values())
+    assert set(held) >= {"skullstrip", "register", "pack_slices", "compute_air", "evaluate"}
+    records = {path: read_json(path) for path in (tmp_path / "run/results").rglob("*.prov.json")}
+    local = set(rules_with(code, "localrule: True"))
+    sent = {r["host"]["slurm_job"] for r in records.values() if r["rule"] not in local}
+    assert sent == {job.number for job in jobs}
+    assert (tmp_path / "run" / metrics).is_file()
+
+
 def test_every_job_went_through_sbatch_with_what_the_profile_says(finished, code):
     jobs = accounting(finished)
     local = set(rules_with(code, "localrule: True"))

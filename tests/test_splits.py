@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from uad.core.errors import ConfigError, DataError
@@ -94,7 +94,6 @@ def test_intra_dataset_is_60_10_10_20_and_the_test_sets_partition_the_patients()
     assert len(tests) == len(set(tests)) == 1251
 
 
-@settings(max_examples=25, deadline=None)
 @given(n=st.integers(12, 80), fold=st.integers(0, 4), seed=st.integers(0, 99))
 def test_no_split_has_a_patient_in_two_sets(n, fold, seed):
     for split in (cross(n, n, fold, seed=seed), intra_dataset("b", people(n), fold, 5, seed=seed)):
@@ -175,7 +174,6 @@ def test_subjects_of_unknown_age_are_spread_over_the_sets():
     assert max(found) - min(found) <= 2
 
 
-@settings(max_examples=50, deadline=None)
 @given(groups=st.lists(st.sampled_from("abc"), min_size=1, max_size=60), seed=st.integers(0, 9))
 def test_a_stratified_order_is_a_permutation_with_the_mix_in_every_run(groups, seed):
     order = stratified_order(groups, np.random.default_rng(seed))

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from test_evaluation import SEEDS, Controls
@@ -175,7 +175,6 @@ class TestRows:
             keys = rows[["variant", "role", "subject"]].itertuples(index=False, name=None)
             assert list(keys) == expected
 
-    @settings(deadline=None, max_examples=8)
     @given(st.permutations(range(5)), st.randoms(use_true_random=False))
     def test_neither_the_order_of_variants_nor_of_volumes_changes_a_number(
         self, reconstructions, volumes, order, rng

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import textwrap
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -91,15 +92,37 @@ def make(name):
     return load(family)(options, Setup(loss=loss, quality=quality, image_size=(SIZE, SIZE)))
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """``whole(name)``: the folder of an undisturbed training by the small loop."""
+
+    @cache
+    def trained(name):
+        folder = tmp_path_factory.mktemp(name)
+        fit(make(name), phantom_slices(4, 0), phantom_slices(2, 1), folder)
+        return folder
+
+    return trained
+
+
+def assert_same_training(folder, other):
+    for file in ("model.safetensors", "history.csv"):
+        assert digest(folder / file) == digest(other / file), file
+
+
 def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("ddpm", "pddpm")), "pddpm-iqa"],
+)
 def test_a_method_learns_and_restores_a_healthy_volume_better_than_before(name, tmp_path):
     data = phantom_slices(4, 0)
     method = make(name)
-    facts = fit(method, data, phantom_slices(2, 1), tmp_path, epochs=40)
+    loop = {"epochs": 20, "validate_every": 10, "checkpoint_every": 20, "learning_rate": 0.01}
+    facts = fit(method, data, phantom_slices(2, 1), tmp_path, **loop)
     assert facts["val_loss_of_weights"] < 0.7 * facts["val_loss_before"]
     volume = np.swapaxes(phantom_slices(1, 9).images[0].numpy(), 0, 2)
 
@@ -116,24 +139,26 @@ def test_a_method_learns_and_restores_a_healthy_volume_better_than_before(name, 
     )
 
 
-def test_outputs_are_whole_and_readable(tmp_path):
-    fit(make("pddpm"), phantom_slices(4, 0), phantom_slices(2, 1), tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
+def test_outputs_are_whole_and_readable(whole):
+    folder = whole("pddpm")
+    assert sorted(p.name for p in folder.iterdir()) == [
         "config.json",
         "history.csv",
         "model.safetensors",
     ]
-    history = pd.read_csv(tmp_path / "history.csv")
+    history = pd.read_csv(folder / "history.csv")
     assert list(history.columns) == ["epoch", "step", "train_loss", "val_loss", "weights"]
     best = history["val_loss"].iloc[1:].idxmin()
     assert history["weights"].tolist() == [int(i == best) for i in range(9)]
     assert history["epoch"].tolist() == list(range(9))
     assert history["step"].tolist() == [4 * e for e in range(9)]
     assert history.set_index("epoch")["val_loss"].notna().tolist() == [e % 2 == 0 for e in range(9)]
-    assert json.loads((tmp_path / "config.json").read_text()) == {"test": 1}
+    assert json.loads((folder / "config.json").read_text()) == {"test": 1}
 
 
-def test_the_log_says_how_far_a_training_is_without_flooding(tmp_path, capsys):
+def test_the_log_says_how_far_a_training_is_without_flooding(tmp_path, capsys, monkeypatch):
+    still = SimpleNamespace(monotonic=lambda: 0.0)  # however slow the machine is
+    monkeypatch.setattr(training, "time", still)
     fit(make("pddpm"), phantom_slices(4, 0), phantom_slices(2, 1), tmp_path)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
     (line,) = said  # eight epochs in less than ten seconds: only the last is told
@@ -143,7 +168,7 @@ def test_the_log_says_how_far_a_training_is_without_flooding(tmp_path, capsys):
 def test_same_seed_same_bytes_and_other_seed_other_bytes(tmp_path):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
     for folder, seed in (("a", 5), ("b", 5), ("c", 6)):
-        fit(make("pddpm-iqa"), data, held_out, tmp_path / folder, seed=seed)
+        fit(make("pddpm-iqa"), data, held_out, tmp_path / folder, seed=seed, epochs=2)
     a, b, c = (tmp_path / f / "model.safetensors" for f in "abc")
     assert digest(a) == digest(b) != digest(c)
     assert digest(a.with_name("history.csv")) == digest(b.with_name("history.csv"))
@@ -168,10 +193,9 @@ t.fit(t.make({name!r}), t.phantom_slices(4, 0), t.phantom_slices(2, 1), {out!r})
 """
 
 
-@pytest.mark.parametrize("epochs", [1, 5])
-def test_a_killed_training_resumes_and_ends_with_the_same_weights(tmp_path, root, epochs):
+@pytest.mark.parametrize("epochs", [pytest.param(1, marks=pytest.mark.slow), 5])
+def test_a_killed_training_resumes_and_ends_with_the_same_weights(whole, tmp_path, root, epochs):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
-    fit(make("pddpm"), data, held_out, tmp_path / "whole")
     script = KILLED.format(
         tests=str(root / "tests"), epochs=epochs, name="pddpm", out=str(tmp_path / "killed")
     )
@@ -180,8 +204,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights(tmp_path, root
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     facts = fit(make("pddpm"), data, held_out, tmp_path / "killed")
     assert facts["resumed"] == (epochs >= LOOP["checkpoint_every"])
-    for name in ("model.safetensors", "history.csv"):
-        assert digest(tmp_path / "killed" / name) == digest(tmp_path / "whole" / name)
+    assert_same_training(tmp_path / "killed", whole("pddpm"))
 
 
 EXPORTING = """
@@ -196,15 +219,13 @@ t.fit(t.make("pddpm"), t.phantom_slices(4, 0), t.phantom_slices(2, 1), {out!r})
 """
 
 
-def test_a_training_killed_while_it_writes_its_results_ends_with_the_same(tmp_path, root):
+def test_a_training_killed_while_it_writes_its_results_ends_with_the_same(whole, tmp_path, root):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
-    fit(make("pddpm"), data, held_out, tmp_path / "whole")
     script = EXPORTING.format(tests=str(root / "tests"), out=str(tmp_path / "killed"))
     done = forks.python(textwrap.dedent(script))
     assert done.returncode == -signal.SIGKILL
     fit(make("pddpm"), data, held_out, tmp_path / "killed")
-    for file in ("model.safetensors", "history.csv"):
-        assert digest(tmp_path / "killed" / file) == digest(tmp_path / "whole" / file)
+    assert_same_training(tmp_path / "killed", whole("pddpm"))
 
 
 SIGNALLED = """
@@ -231,14 +252,17 @@ with job(SimpleNamespace(rule="train_model", log=[{log!r}], output=[{out!r} + "/
 
 @pytest.mark.parametrize(
     ("name", "epoch", "number"),
-    [("pddpm", 4, "SIGTERM"), ("f-anogan", 2, "SIGTERM"), ("f-anogan", 5, "SIGUSR1")],
+    [
+        ("pddpm", 4, "SIGTERM"),
+        pytest.param("f-anogan", 2, "SIGTERM", marks=pytest.mark.slow),
+        ("f-anogan", 5, "SIGUSR1"),
+    ],
 )
 def test_a_signal_saves_the_running_epoch_and_the_same_command_goes_on_from_there(
-    tmp_path, root, monkeypatch, name, epoch, number
+    whole, tmp_path, root, monkeypatch, name, epoch, number
 ):
     """checkpoint_every is 7, so what is resumed here is what the signal has saved."""
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
-    fit(make(name), data, held_out, tmp_path / "whole")
     log, out = tmp_path / "train.log", tmp_path / "stopped"
     script = SIGNALLED.format(
         tests=str(root / "tests"), epoch=epoch, number=number, name=name, log=str(log), out=str(out)
@@ -254,8 +278,7 @@ def test_a_signal_saves_the_running_epoch_and_the_same_command_goes_on_from_ther
     begun = epochs_begun(monkeypatch)
     assert fit(make(name), data, held_out, out, checkpoint_every=7)["resumed"]
     assert begun == list(range(epoch + 1, 8))
-    for file in ("model.safetensors", "history.csv"):
-        assert digest(out / file) == digest(tmp_path / "whole" / file)
+    assert_same_training(out, whole(name))
 
 
 def epochs_begun(monkeypatch):
@@ -296,9 +319,8 @@ def guarded():
     assert set(left.values()) == {missed}
 
 
-def test_an_epoch_whose_end_is_not_near_is_left_at_once(tmp_path, monkeypatch):
+def test_an_epoch_whose_end_is_not_near_is_left_at_once(whole, tmp_path, monkeypatch):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
-    fit(make("pddpm"), data, held_out, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(training_stop, "GRACE", 0.0)
         signal_at(patch, "training_step", lambda m, i: m.epoch == 5 and i == 1)
@@ -308,8 +330,7 @@ def test_an_epoch_whose_end_is_not_near_is_left_at_once(tmp_path, monkeypatch):
     begun = epochs_begun(monkeypatch)
     fit(make("pddpm"), data, held_out, tmp_path / "stopped")
     assert begun == [4, 5, 6, 7]
-    for file in ("model.safetensors", "history.csv"):
-        assert digest(tmp_path / "stopped" / file) == digest(tmp_path / "whole" / file)
+    assert_same_training(tmp_path / "stopped", whole("pddpm"))
 
 
 def test_how_near_the_end_is_follows_from_the_batches_of_the_epoch_so_far(tmp_path, monkeypatch):
@@ -367,9 +388,8 @@ def test_a_signal_before_the_first_epoch_ends_the_training_at_once(
     assert begun == []
 
 
-def test_a_signal_while_a_training_is_taken_up_again_loses_nothing(tmp_path, monkeypatch):
+def test_a_signal_while_a_training_is_taken_up_again_loses_nothing(whole, tmp_path, monkeypatch):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
-    fit(make("pddpm"), data, held_out, tmp_path / "whole")
     out = tmp_path / "stopped"
     with monkeypatch.context() as patch:
         signal_at(patch, "training_step", lambda m, i: m.epoch == 2)
@@ -381,16 +401,14 @@ def test_a_signal_while_a_training_is_taken_up_again_loses_nothing(tmp_path, mon
     with pytest.raises(StoppedError, match="in epoch 4 of 8.*goes on after epoch 3"):
         fit(again, data, held_out, out)
     fit(make("pddpm"), data, held_out, out)
-    assert digest(out / "model.safetensors") == digest(tmp_path / "whole" / "model.safetensors")
+    assert_same_training(out, whole("pddpm"))
 
 
-def test_a_signal_in_the_last_epoch_lets_the_training_finish(tmp_path, monkeypatch):
+def test_a_signal_in_the_last_epoch_lets_the_training_finish(whole, tmp_path, monkeypatch):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
-    fit(make("pddpm"), data, held_out, tmp_path / "whole")
     signal_at(monkeypatch, "training_step", lambda m, i: m.epoch == 7)
     fit(make("pddpm"), data, held_out, tmp_path / "signalled", checkpoint_every=5)
-    for file in ("model.safetensors", "history.csv"):
-        assert digest(tmp_path / "signalled" / file) == digest(tmp_path / "whole" / file)
+    assert_same_training(tmp_path / "signalled", whole("pddpm"))
 
 
 SLURM = {
@@ -445,7 +463,7 @@ def test_a_checkpoint_of_another_configuration_or_format_is_not_continued(tmp_pa
     foreign.mkdir()
     (foreign / "identity.json").write_text(json.dumps({"identity": identity}))
     (foreign / "last.safetensors").write_bytes(b"not even a checkpoint")
-    assert not fit(make("pddpm"), data, held_out, tmp_path)["resumed"]
+    assert not fit(make("pddpm"), data, held_out, tmp_path, epochs=2)["resumed"]
 
 
 def test_the_last_weights_can_be_kept_instead_of_the_best(tmp_path):
@@ -524,6 +542,7 @@ def test_slices_live_beside_the_network_where_they_fit(monkeypatch, choice, free
     assert training._placed(data, held_out, Train(data_device=choice), "cpu") == (data, held_out)
 
 
+@pytest.mark.slow
 def test_half_precision_learns_the_same_within_its_rounding(tmp_path):
     data, held_out = phantom_slices(4, 0), phantom_slices(2, 1)
     losses = {}
@@ -572,7 +591,7 @@ def test_too_few_slices_for_a_batch_are_refused(tmp_path):
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
-    fit(make("dae"), phantom_slices(4, 0), phantom_slices(2, 1), tmp_path)
+    fit(make("dae"), phantom_slices(4, 0), phantom_slices(2, 1), tmp_path, epochs=2)
     with pytest.raises(DataError, match=r"model\.safetensors: not the weights"):
         load_network(make("pddpm"), tmp_path / "model.safetensors")
 

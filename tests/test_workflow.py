@@ -313,6 +313,7 @@ def test_subjects_that_are_added_to_a_raw_tree_are_seen(root, stand_ins, indexed
     assert "IXI600-HH-0600" in (stand_ins / "results/participants/ixi.tsv").read_text()
 
 
+@pytest.mark.slow
 def test_ages_that_are_put_into_a_raw_tree_reach_the_index_and_the_record_of_the_splits(
     root, stand_ins, small_splits
 ):
@@ -337,24 +338,33 @@ def test_ages_that_are_put_into_a_raw_tree_reach_the_index_and_the_record_of_the
     assert "IXI.csv: row 2 (IXI003): 'older' is no age" in output and "Traceback" not in output
 
 
+#: Target, trainings of one fold, other jobs.
+TARGETS = [
+    ("table3", 4, {"make_table": 1}),
+    # the sweep scores what is stored: two methods, three experiments
+    ("alpha", 2 * 3, {"rescore_volumes": 2 * 4, "make_sweep_figure": 1}),
+    ("cost", 0, {"measure_cost": 13, "make_cost_table": 1}),
+]
+MORE_TARGETS = [
+    ("table1", 9, {"make_table": 1, "compare_methods": 1}),
+    ("table2", 2 * 4, {"make_table": 1}),
+    ("table4", 3 * 2, {"make_table": 1}),
+    ("alpha_trained", 6 * 3, {"rescore_volumes": 4, "make_sweep_figure": 1}),
+    ("protocol_effects", 2 * 3, {"rescore_volumes": 2 * 4, "make_study": 1}),
+    ("tableT1", 6, {"make_table": 1}),
+    ("air_rules", 3 * 4, {"make_table": 1}),
+]
+
+
 @pytest.mark.parametrize(
     ("target", "trainings", "others"),
-    [
-        ("table1", 9 * 5, {"make_table": 1, "compare_methods": 1}),
-        ("table2", 2 * 4 * 5, {"make_table": 1}),
-        ("table3", 4 * 5, {"make_table": 1}),
-        ("table4", 3 * 2 * 5, {"make_table": 1}),
-        # the sweep scores what is stored: two methods, three experiments
-        ("alpha", 2 * 3 * 5, {"rescore_volumes": 2 * 4 * 5, "make_sweep_figure": 1}),
-        ("alpha_trained", 6 * 3 * 5, {"rescore_volumes": 4 * 5, "make_sweep_figure": 1}),
-        ("protocol_effects", 2 * 3 * 5, {"rescore_volumes": 2 * 4 * 5, "make_study": 1}),
-        ("tableT1", 6 * 5, {"make_table": 1}),
-        ("air_rules", 3 * 4 * 5, {"make_table": 1}),
-        ("cost", 0, {"measure_cost": 13, "make_cost_table": 1}),
-    ],
+    TARGETS + [pytest.param(*case, marks=pytest.mark.slow) for case in MORE_TARGETS],
 )
 def test_every_table_and_study_is_a_target_of_its_own(root, indexed, target, trainings, others):
     folder, arguments = indexed
+    one_fold = folder / "one_fold.yaml"
+    one_fold.write_text(yaml.safe_dump({"run": {"folds": [0]}}))
+    arguments = (*arguments, one_fold)
     counts = job_counts(snakemake(root, folder, "-n", target, *arguments))
     assert counts["train_model"] == trainings
     assert {name: counts[name] for name in others} == others
@@ -377,6 +387,7 @@ def test_absent_data_are_explained_on_one_screen_without_a_traceback(root, tmp_p
         assert part in message
 
 
+@pytest.mark.slow
 def test_a_run_on_two_of_the_data_sets_does_not_ask_for_the_third(root, tmp_path):
     for i in range(24):
         touch(tmp_path, f"ixi/IXI-T1/IXI{i:03d}-HH-{i:04d}-T1.nii.gz")
@@ -410,6 +421,7 @@ def published_lists(folder):
         pd.DataFrame({column: rows}).to_csv(folder / name)
 
 
+@pytest.mark.slow
 def test_the_published_splits_are_a_choice_of_the_config(root, stand_ins):
     published_lists(stand_ins / "lists")
     reference = {"folder": "lists", "verify": False}

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from tools import forks
 
-forks.preload("snakemake.cli")
+# besides Snakemake what it loads late and what the rules load; nothing of ours, because a test may
+# run a copy of the repository
+forks.preload("snakemake.cli", "snakemake.report.html_reporter", "pandas", "pydantic")
 
 
 def snakemake(root, workdir, *arguments, check=True, fresh=False):
