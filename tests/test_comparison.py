@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from tools.result_trees import CODE, ENVIRONMENT, LIBRARY, Forge, ResultTree
-from uad.comparison import Tolerance, compare
-from uad.comparison.contents import compare_files, kind_of
-from uad.comparison.report import content_of, summary, write_html
+from uad.audit.compare import compare
+from uad.audit.compare_contents import Tolerance, compare_files, kind_of
+from uad.audit.compare_report import page as html_page
+from uad.audit.compare_report import summary
 from uad.core.errors import DataError
 from uad.core.files import sha256
 
@@ -648,12 +649,12 @@ def test_the_summary_fits_a_screen(long_one):
 
 
 def test_the_reports_hold_everything(long_one, tmp_path):
-    content = json.loads(json.dumps(content_of(long_one), allow_nan=False))
+    content = json.loads(json.dumps(long_one.as_json(), allow_nan=False))
     assert content["verdict"] == "different" and content["phantom"]
-    assert len(content["cells"]) == 30 and len(content["findings"]) == len(long_one.findings)
-    write_html(tmp_path / "compare.html", long_one)
+    assert len(content["cells"]) == 30 and len(content["findings"]) == len(long_one.files)
+    (tmp_path / "compare.html").write_text(html_page(long_one))
     text = (tmp_path / "compare.html").read_text()
-    assert all(finding.key in text for finding in long_one.findings)
+    assert all(finding.key in text for finding in long_one.files)
     assert all(cell.row in text for cell in long_one.cells)
     assert "hantom results" in text and "<script" not in text and "http" not in text
 
@@ -661,14 +662,14 @@ def test_the_reports_hold_everything(long_one, tmp_path):
 def test_the_same_comparison_gives_the_same_reports(here, other, tmp_path):
     there = other(noise=0.5)
     for name in ("one.html", "two.html"):
-        write_html(tmp_path / name, compare(here, there))
+        (tmp_path / name).write_text(html_page(compare(here, there)))
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
 
 
 def test_names_are_escaped_in_the_page(here, other, tmp_path):
     there = other()
     (there / "a<b>.txt").write_text("x")
-    write_html(tmp_path / "compare.html", compare(here, there))
+    (tmp_path / "compare.html").write_text(html_page(compare(here, there)))
     assert "a&lt;b&gt;.txt" in (tmp_path / "compare.html").read_text()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tools.workflow import snakemake
-from uad.comparison import compare
+from uad.audit.compare import compare
 from uad.core.files import read_tsv
 
 pytestmark = pytest.mark.slow

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import pytest
 
 from tools.result_trees import Forge, ResultTree
+from uad.audit.crate import About, about_run, pack
+from uad.audit.crate_contents import UNTRACKED, Choice
+from uad.audit.crate_contents import code_files as _code
+from uad.audit.crate_verify import unpack, verify
 from uad.core.errors import DataError
 from uad.core.provenance import SCRIPTS
-from uad.crate import About, Choice, about_run, pack, verify
-from uad.crate.archive import unpack
-from uad.crate.contents import UNTRACKED, _code
-from uad.records import Records
+from uad.core.records import Records
 
 ABOUT = About("A run", "Of a test.")
 REAL, PHANTOM = Choice(phantom=False), Choice(phantom=True)
@@ -227,7 +228,7 @@ def test_a_crate_that_does_not_verify_fails_its_job(tree, monkeypatch, capfd):
     )
     monkeypatch.setenv("UAD_REPOSITORY", str(tree.repository))
     monkeypatch.setattr(
-        "uad.crate.verification._audit",
+        "uad.audit.crate_verify._audit",
         lambda _root, _left_out, found: found.fail("results/tables/t.csv", "is a guess"),
     )
     with pytest.raises(SystemExit) as ended:
@@ -337,7 +338,7 @@ def unpacked(tree, tmp_path):
 
 def failures(crate, monkeypatch):
     """What integrity alone finds; the audit needs a whole run (test_crate_of_a_run)."""
-    monkeypatch.setattr("uad.crate.verification._audit", lambda *_: None)
+    monkeypatch.setattr("uad.audit.crate_verify._audit", lambda *_: None)
     return verify(crate).failures
 
 

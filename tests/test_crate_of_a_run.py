@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from tools.result_trees import Forge
-from uad.crate import Choice, about_run, pack
+from uad.audit.crate import about_run, pack
+from uad.audit.crate_contents import Choice
 
 pytestmark = pytest.mark.slow
 

@@ -10,11 +10,11 @@ import sys
 import pytest
 
 from tools.result_trees import Forge, ResultTree
+from uad.audit.trace import trace
+from uad.audit.trace_picture import draw, figure_of, lay_out
 from uad.core.errors import DataError
 from uad.core.files import sha256
-from uad.lineage import trace
-from uad.records import load_records
-from uad.report.lineage_picture import draw, figure_of, lay_out
+from uad.core.records import load_records
 
 METHODS = ("aided", "plain")
 LABELS = {"aided": "Aided", "plain": "Plain"}
@@ -556,11 +556,11 @@ def test_without_the_check_records_are_compared_and_nothing_is_hashed(run):
 
 @pytest.mark.parametrize("column", ["cross/sick", "Sick (T2)", "sick (t2)", "sick", "cross", None])
 def test_a_column_has_several_names(unspoilt, column):
-    assert traced(unspoilt, column=column).test == "sick"
+    assert traced(unspoilt, column=column).cell.test == "sick"
 
 
 def test_a_row_may_be_named_by_its_label(unspoilt):
-    assert traced(unspoilt, row="Aided").row == "aided"
+    assert traced(unspoilt, row="Aided").cell.row == "aided"
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
+from uad.audit.trace import trace
 from uad.core.files import read_json
-from uad.lineage import trace
-from uad.records import load_records
+from uad.core.records import load_records
 
 pytestmark = pytest.mark.slow
 
@@ -134,7 +134,7 @@ def test_a_hand_passes_the_same_files_on_the_way(both):
         for path, digest in hand.found.items()
         if path.startswith("results/")
         and not path.startswith("results/significance/")
-        and ("results/metrics/" not in path or f"/{lineage.row}/" in path)
+        and ("results/metrics/" not in path or f"/{lineage.cell.row}/" in path)
     }
     # a hand does not meet the table itself, nor outputs that nothing reads
     more = {path for path in ours if path.endswith((".mat", "tables/table3.csv"))}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from uad.config import Config, Experiment
-from uad.records import Record
+from uad.core.records import Record
 
 #: Stands for what the config does not have at all.
 UNKNOWN = "not in the config"
