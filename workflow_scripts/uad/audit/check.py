@@ -303,7 +303,7 @@ def _versions(record: Record) -> dict[str, str]:
     code, environment = record.content["code"], dict(record.content["environment"])
     found = {f"uad/{name}": digest for name, digest in code["library_files"].items()}
     found[f"{record.rule}.py"] = code.get("script_sha256")
-    found["envs/constraints.txt"] = environment.pop("lock_sha256", None)
+    found["uv.lock"] = environment.pop("lock_sha256", None)
     return {name: version for name, version in {**found, **environment}.items() if version}
 
 

@@ -212,7 +212,7 @@ they cannot rank methods.
 | `results/` | tables, metrics, thresholds, splits, and a record (`*.prov.json`) of every job; \
 `results/README.md` says what each file is |
 | `code/` | the workflow, its configuration, its tests, its documentation |
-| `code/envs/` | every package with its version |
+| `code/uv.lock` | every package with its version |
 | `{MANIFEST}` | all files with size and SHA-256, also those that are not here |
 | `{CHECKSUMS}` | for `sha256sum --check {CHECKSUMS}` |
 | `{METADATA}` | the same for machines: an RO-Crate (Provenance Run Crate 0.5) |

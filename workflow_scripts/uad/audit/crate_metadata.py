@@ -39,7 +39,7 @@ TERMS = {
     "buildInstructions": "https://codemeta.github.io/terms/buildInstructions",
 }
 BIOSCHEMAS = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
-PINS_FORMAT = "https://pip.pypa.io/en/stable/reference/requirements-file-format/"
+LOCK_FORMAT = "https://docs.astral.sh/uv/concepts/projects/layout/"
 COMPLETED = "http://schema.org/CompletedActionStatus"
 MEDIA = {
     ".json": "application/json",
@@ -55,6 +55,7 @@ MEDIA = {
     ".ipynb": "application/x-ipynb+json",
     ".py": "text/x-python",
     ".gz": "application/gzip",
+    ".lock": "application/toml",
 }
 
 
@@ -235,7 +236,7 @@ class _Builder:
 
     def workflow(self) -> Any:
         """The Snakefile, with the config as its input and the tables as its outputs."""
-        place, pins = f"{CODE_FOLDER}Snakefile", f"{CODE_FOLDER}envs/constraints.txt"
+        place, lock = f"{CODE_FOLDER}Snakefile", f"{CODE_FOLDER}uv.lock"
         file = self.files[place]
         # by the library, which also describes the language
         workflow = self.entities[place] = self.crate.add_workflow(
@@ -253,10 +254,10 @@ class _Builder:
         )
         workflow._jsonld["@type"] = [*workflow.type, "HowTo"]
         workflow["conformsTo"] = {"@id": BIOSCHEMAS}
-        if pins in self.files:
-            text = "Version of every package of the environment."
-            conforms = {"@id": PINS_FORMAT}
-            workflow["buildInstructions"] = self.file(pins, description=text, conformsTo=conforms)
+        if lock in self.files:
+            text = "Every package of the environment, with version and hashes."
+            conforms = {"@id": LOCK_FORMAT}
+            workflow["buildInstructions"] = self.file(lock, description=text, conformsTo=conforms)
         tables = [n for n in self.files if n.startswith("results/tables/") and n.endswith(".csv")]
         if RESULTS_FOLDER + CONFIG in self.files:
             text = "The whole configuration of the run."
