@@ -88,8 +88,8 @@ class _Walk:
 
     def follow(self, made: Record, value: Value) -> None:
         """Follow the cell of a table that a job made."""
-        place = {key: getattr(self.cell, key) for key in ("experiment", "test")}
-        place["method"] = self.cell.row
+        cell = self.cell
+        place = {"experiment": cell.experiment, "method": cell.row, "test": cell.test}
         table = self.node(csv_of(made))
         table.place = {"table": self.cell.table, **place}
         # by their names, so that a file whose record is lost is followed, too
