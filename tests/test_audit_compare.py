@@ -19,8 +19,12 @@ from uad.core.errors import DataError
 from uad.core.files import sha256
 
 METHODS = ("thresh", "ddpm")
-SCAN, MANIFEST = "raw/brats21/b/b_flair.nii.gz", "raw/brats21.manifest.tsv"
-STORE, TABLE = "slices/brats21_FLAIR.safetensors", "tables/table3.csv"
+MANIFEST, STORE = "raw/brats21.manifest.tsv", "slices/brats21_FLAIR.safetensors"
+TABLE = "tables/table3.csv"
+
+
+def raw(name):
+    return f"raw/brats21/{name}/{name}_flair.nii.gz"
 
 
 def metrics(method):
@@ -57,28 +61,22 @@ def write_run(root, *, scans=(1.0, 2.0), erosion=3, seed=7, noise=0.0, methods=M
     names = dict(zip("ab", scans, strict=True))
     tree.write("source.json", '{"source": "phantom"}')
     for name, value in names.items():
-        digest = sha256(tree.write(f"raw/brats21/{name}/{name}_flair.nii.gz", f"scan {value}"))
+        digest = sha256(tree.write(raw(name), f"scan {value}"))
         manifest += f"{name}/{name}_flair.nii.gz\t6\t{digest}\n"
     params = {"seed": 3, "root": "results/raw/brats21"}
     tree.job("make_phantom", {MANIFEST: manifest}, wildcards=dataset, params=params)
     for name, value in names.items():
-        content, read = (
-            {registered(name): json.dumps({"mean": value})},
-            SCAN.replace("b_", f"{name}_"),
-        )
-        read, place = read.replace("/b/", f"/{name}/"), {**dataset, "subject": name}
-        tree.job("register_scan", content, [read], wildcards=place)
+        content, place = {registered(name): json.dumps({"mean": value})}, {"subject": name}
+        tree.job("register_scan", content, [raw(name)], wildcards={**dataset, **place})
     tree.job("pack_slices", {STORE: tensor(scans)}, map(registered, "ab"), wildcards=dataset)
     lines = "row,experiment,test_dataset,metric,mean,std\n"
     for method in methods:
         cell = {"experiment": "intra", "method": method, "fold": "0"}
         model = f"models/intra/{method}/fold-0/model.safetensors"
         weights = sum(scans) / 10 + seed / 100 + (noise if method == "ddpm" else 0)
-        params, content = {"seed": seed}, {model: tensor([weights])}
-        seeds = {"run": seed}
-        tree.job(
-            "train_model", content, [STORE], wildcards=cell, params=params, seeds=seeds, **training
-        )
+        content, asked = {model: tensor([weights])}, {"params": {"seed": seed}}
+        asked |= {"seeds": {"run": seed}, **training}
+        tree.job("train_model", content, [STORE], wildcards=cell, **asked)
         cell, params = {**cell, "test": "brats21"}, {"erosion": erosion}
         content = {maps(method): tensor([weights / erosion])}
         tree.job("score_volumes", content, [STORE, model], wildcards=cell, params=params)
@@ -214,7 +212,7 @@ def test_a_changed_raw_scan_is_the_first_difference_and_nothing_else_is(here, ot
     Forge(there).rehash(MANIFEST)
     comparison = compare(here, there)
     reasons = ["other bytes: changed after it was made (there)"]
-    assert only_origin(comparison) == ("raw", (SCAN,), reasons)
+    assert only_origin(comparison) == ("raw", (raw("b"),), reasons)
     assert {cell.row for cell in comparison.cells if cell.differs} == set(METHODS)
 
 
@@ -232,7 +230,7 @@ def test_a_scan_of_a_tree_elsewhere_is_known_by_its_data_set(other, tmp_path):
             )
     Forge(trees[1]).replace(registered("b"), "2.0", "2.1")
     Forge(trees[1]).rehash(registered("b"))
-    assert only_origin(compare(*trees)) == ("raw", (SCAN,), ["other raw bytes"])
+    assert only_origin(compare(*trees)) == ("raw", (raw("b"),), ["other raw bytes"])
 
 
 def test_causes_of_their_own_are_all_origins_the_earliest_first(here, other):

@@ -391,7 +391,7 @@ def test_rows_and_columns_have_several_names(unspoilt, column):
         ({"metric": "dise"}, "Did you mean 'dice'? Known are: auprc, dice."),
         ({"row": "famous"}, "cells of famous are – (this run did not compute them). Published only:"
                             " cross/sick dice 60.00 ± 2.00"),
-        ({"table": "table8"}, "table8: – (this run did not make it; its values are published only)"),
+        ({"table": "table8"}, "table8: – (this run did not make it; its values are published"),
         ({"row": "plain", "metric": "auprc"}, "is – (it was not run). Published: not published"),
     ],
 )  # fmt: skip

@@ -97,9 +97,8 @@ def collect(records: Records, choice: Choice) -> list[File]:
         lines = "; ".join(f"{key} {why}" for key, why in sorted(records.broken.items()))
         raise DataError(f"{root}: cannot be packed: {lines}. Make these files again.")
     files = {file.place: file for file in code_files(records, choice)}
-    # what no job declares: records, the tree's own files, and runtimes of the jobs
-    own = [root / MARKER, root / "README.md", *root.glob("benchmarks/**/*")]
-    own += [root / key for key in records.all]
+    # what no job declares: records, and the tree's own files
+    own = [root / MARKER, root / "README.md", *(root / key for key in records.all)]
     packed = {RESULTS_FOLDER + path.relative_to(root).as_posix(): path for path in own}
     # in a results folder elsewhere nobody has said what each file is
     readme = f"{RESULTS_FOLDER}README.md"

@@ -76,7 +76,6 @@ def describe(
         builder.data_file(name, {"encodingFormat": MEDIA.get(PurePosixPath(name).suffix)})
     builder.entities[README]["about"] = builder.crate.root_dataset
     builder.folder(CODE_FOLDER, "The code that made the results, with its tests and documents.")
-    builder.folder(f"{RESULTS_FOLDER}benchmarks/", "Runtime and memory of every job.")
     workflow, actions = builder.workflow(), builder.actions()
     run = builder.run(workflow)
     builder.steps(workflow, actions, run)
