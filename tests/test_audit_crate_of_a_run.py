@@ -130,7 +130,7 @@ def test_a_changed_cell_is_named(root, unpacked, tmp_path):
     done = verify(root, unpacked, tmp_path)
     assert done.returncode == 1
     assert "FAIL results/tables/table3.csv: was changed" in done.stdout
-    assert "cell thresh/intra_FLAIR/brats21/dice: the mean is 12.3456" in done.stdout
+    assert "Cell thresh/intra_FLAIR/brats21/dice: mean is 12.3456" in done.stdout
 
 
 def test_a_cell_that_was_forged_with_all_its_hashes_is_named(root, unpacked, tmp_path):

@@ -21,14 +21,9 @@ class Value:
     """A cell of a table, in percent as the table has it.
 
     Attributes:
-        mean: over folds.
         std: sample standard deviation over folds; NaN for one fold.
-        n_folds: number of folds.
         n_volumes: number of different test volumes with a value.
         published_mean: of the paper; NaN where it gives none.
-        published_std: likewise.
-        published_source: where the paper gives it, or ``none``.
-        phantom: whether the volumes are phantoms.
     """
 
     mean: float
@@ -57,13 +52,9 @@ class Cell:
     """Which cell of which table.
 
     Attributes:
-        table: name of the table.
         row: key of the method.
         label: how the table calls it.
-        experiment: of the column.
-        test: test data set of the column.
         column: label of the column.
-        metric: dice or auprc.
     """
 
     table: str

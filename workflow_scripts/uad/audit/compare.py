@@ -66,15 +66,10 @@ class ComparedFile:
     """One file of two runs.
 
     Attributes:
-        key: its path below the results folder; ``repository:`` and ``external:`` before others.
         stage: the rule that made it, ``raw``, ``repository`` or ``no record``.
-        state: one of ``STATES``.
-        about_run: whether it describes a run and not a result; it has no part in the verdict.
         here: SHA-256, by the records where the file is not there; None if it is unknown.
-        there: likewise.
         by_record: whether one of the two is known by the records only.
         read: whether a job made something from it.
-        detail: how far they are apart.
     """
 
     key: str
@@ -106,13 +101,7 @@ class ComparedFile:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where two runs part: files that differ although all that they were made from does not.
-
-    Attributes:
-        stage: as in :class:`ComparedFile`.
-        keys: files of one stage that have the same reasons.
-        reasons: why, the likeliest first.
-    """
+    """Where two runs part: files that differ although all that they were made from does not."""
 
     stage: str
     keys: tuple[str, ...]
@@ -124,12 +113,10 @@ class ComparedCell:
     """A number of a table.
 
     Attributes:
-        table: key of its CSV.
         row: method, and variant in a study.
         column: ``experiment/test set``, as ``make trace`` has it; more in tables of another kind.
         metric: ``dice``, ``auprc``, or the name of the column in tables without metrics.
         here: the value, as it is written; None if there is no such cell.
-        there: likewise.
         also: other columns of the same line that differ, as ``name: here → there``.
     """
 
@@ -161,16 +148,11 @@ class Comparison:
     """Two runs side by side.
 
     Attributes:
-        here: one run, as it was named.
-        there: the other.
-        files: all of them, in the order of the stages.
         origins: where they part, the first stage first.
         cells: table cells that differ or rest on files that do: what differs first, tables before
             studies, the largest difference first.
         setup: what the runs were asked for and with what they were made, as far as it differs:
             sentences by ``config``, ``commit``, and ``rule <name>``.
-        notes: what could not be compared, and why.
-        phantom: one of the two is a run on phantom data.
     """
 
     here: str

@@ -59,12 +59,7 @@ class File:
 
 @dataclass(frozen=True)
 class Run:
-    """A results tree.
-
-    Attributes:
-        name: as the user named it.
-        records: its records.
-    """
+    """A results tree."""
 
     name: str
     records: Records

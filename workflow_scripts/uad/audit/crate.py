@@ -37,14 +37,7 @@ PLAIN_FILE, FOLDER = 0o100644 << 16, (0o40755 << 16) | 0x10
 
 @dataclass(frozen=True)
 class Source:
-    """A public data set that a run used.
-
-    Attributes:
-        title: its name.
-        home: address.
-        licence: terms of use, as a sentence.
-        citation: whom to cite.
-    """
+    """A public data set that a run used."""
 
     title: str
     home: str
@@ -57,8 +50,6 @@ class About:
     """What the records do not say.
 
     Attributes:
-        name: of the crate.
-        description: one paragraph; says phantom of phantom results.
         sources: public data sets by their name in the config; none of a phantom.
         agent: who ran it; None if that is not to be told.
     """

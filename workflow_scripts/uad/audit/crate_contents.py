@@ -46,10 +46,8 @@ class File:
 
     Attributes:
         place: path in the crate; of a file from outside, its key (see ``uad.core.records``).
-        bytes: size; None for what is not a plain file.
         sha256: of the content; None likewise.
         left_out: why it is not in the crate; empty if it is.
-        source: where it is read from.
     """
 
     place: str
@@ -65,8 +63,6 @@ class Choice:
 
     Attributes:
         phantom: the scans are generated; pictures of them are no medical images.
-        images: also volumes and pictures of scans.
-        models: also the weights of trained models.
     """
 
     phantom: bool

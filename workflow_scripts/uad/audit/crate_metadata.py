@@ -119,7 +119,6 @@ class _Builder:
     # Entities
 
     def thing(self, identifier: str, kind: str, **properties: Any) -> Any:
-        """An entity that is no file; empty lists are left out."""
         if identifier not in self.entities:
             whole = {"@type": kind, **{k: v for k, v in properties.items() if v != []}}
             entity = ContextEntity(self.crate, identifier, whole)
@@ -127,7 +126,6 @@ class _Builder:
         return self.entities[identifier]
 
     def data_file(self, place: str, properties: dict[str, Any]) -> Any:
-        """A file of the crate."""
         if place not in self.entities:
             properties = {"name": PurePosixPath(place).name, **properties}
             properties["encodingFormat"] = properties.get("encodingFormat") or "text/plain"
@@ -136,7 +134,6 @@ class _Builder:
         return self.entities[place]
 
     def file(self, place: str, **more: Any) -> Any:
-        """A file of the run: of the crate, or a mere description of what is left out."""
         file, media = self.files[place], MEDIA.get(PurePosixPath(place).suffix.lower())
         known = {"contentSize": str(file.bytes), "sha256": file.sha256} if file.sha256 else {}
         known |= {"encodingFormat": media} if media else {}
@@ -147,7 +144,6 @@ class _Builder:
         return self.thing(f"#{quote(place)}", "CreativeWork", **known, **more, description=why)
 
     def folder(self, place: str, description: str) -> Any:
-        """A folder of the crate, if anything in it is included."""
         if found := self.entities.get(place) or self.entities.get(f"#{place}"):
             return found
         inside = [file for name, file in self.files.items() if name.startswith(place)]
@@ -162,11 +158,9 @@ class _Builder:
         return self.entities[place]
 
     def of_keys(self, keys: Iterable[str]) -> Any:
-        """The entities that stand for files of the run."""
         return _one_or_many(map(self.of_key, dict.fromkeys(keys)))
 
     def of_key(self, key: str) -> Any:
-        """The entity that stands for a file: of a scan its folder, of raw data the data set."""
         made_by = self.records.producers.get(key)
         if made_by is None and (dataset := self.raw.get(key)):
             return self.raw_data(dataset)
@@ -179,7 +173,6 @@ class _Builder:
 
     @cached_property
     def raw(self) -> dict[str, str]:
-        """Data set of every raw scan: what no job made and a job of a data set read."""
         found = {}
         for record in self.jobs:
             dataset = record.wildcards.get("dataset")
@@ -191,7 +184,6 @@ class _Builder:
         return found
 
     def raw_data(self, dataset: str) -> Any:
-        """The raw scans of a data set, with their home and licence."""
         names = [key for key, name in self.raw.items() if name == dataset]
         text = f"{len(names)} files, by hash and size in the crate's list of files."
         known = {}
@@ -204,7 +196,6 @@ class _Builder:
         return self.thing(f"#raw/{dataset}", "CreativeWork", name=name, description=text, **known)
 
     def agent(self) -> dict[str, Any]:
-        """Who ran it, as properties of an action; empty if that is not to be told."""
         name = self.about.agent
         if name is None:
             return {}
@@ -213,7 +204,6 @@ class _Builder:
     # The crate and the workflow
 
     def root(self) -> None:
-        """The crate itself: name, profiles, terms, date."""
         crate, about = self.crate, self.about
         crate.name, crate.root_dataset["description"] = about.name, about.description
         # the end of the last job: packed again, a crate is the same
@@ -234,7 +224,6 @@ class _Builder:
         )
 
     def workflow(self) -> Any:
-        """The Snakefile, with the config as its input and the tables as its outputs."""
         place, lock = f"{CODE_FOLDER}Snakefile", f"{CODE_FOLDER}uv.lock"
         file = self.files[place]
         # by the library, which also describes the language
@@ -266,7 +255,6 @@ class _Builder:
         return workflow
 
     def parameter(self, place: str, description: str) -> Any:
-        """An input or output of the workflow."""
         entity = self.file(place)
         entity["exampleOfWork"] = self.thing(
             f"#parameter/{quote(place)}",
@@ -279,7 +267,6 @@ class _Builder:
         return entity["exampleOfWork"]
 
     def tool(self, rule: str) -> Any:
-        """The script of a rule."""
         place = f"{CODE_FOLDER}workflow_scripts/{rule}.py"
         if place not in self.files:  # the rule is gone since
             return self.thing(f"#tool/{rule}", "SoftwareApplication", name=rule)
@@ -291,7 +278,6 @@ class _Builder:
     # What ran
 
     def actions(self) -> dict[tuple[str, ...], Any]:
-        """An action for each job, or for all jobs of a rule on the scans of a data set."""
         groups: dict[tuple[str, ...], list[Record]] = {}
         for key, record in sorted(self.records.all.items()):
             rest = [v for k, v in sorted(record.wildcards.items()) if k != "subject"]
@@ -300,7 +286,6 @@ class _Builder:
         return {group: self.action(group, jobs) for group, jobs in groups.items()}
 
     def action(self, group: tuple[str, ...], jobs: list[Record]) -> Any:
-        """One job, or those of many scans."""
         first = jobs[0]
         name = ", ".join([first.rule, *(v for k, v in first.wildcards.items() if k != "subject")])
         if _of_scan(first):
@@ -321,7 +306,6 @@ class _Builder:
         )
 
     def create_action(self, identifier: str, jobs: list[Record], **properties: Any) -> Any:
-        """A completed action, from the start of its first job to the end of its last."""
         return self.thing(
             identifier,
             "CreateAction",
@@ -333,7 +317,6 @@ class _Builder:
         )
 
     def run(self, workflow: Any) -> Any:
-        """The run as a whole: from config and raw data to what nothing was made from."""
         read = [self.raw_data(dataset) for dataset in sorted(set(self.raw.values()))]
         if RESULTS_FOLDER + CONFIG in self.files:
             read.insert(0, self.file(RESULTS_FOLDER + CONFIG))
@@ -350,7 +333,6 @@ class _Builder:
         )
 
     def steps(self, workflow: Any, actions: dict[tuple[str, ...], Any], run: Any) -> None:
-        """A step for each rule, and the engine that controlled the actions."""
         order = self.records.rule_order
         steps = {
             rule: self.thing(

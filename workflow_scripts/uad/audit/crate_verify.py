@@ -26,10 +26,8 @@ class Verified:
     """What was found in a crate.
 
     Attributes:
-        files: in the crate.
         seal: SHA-256 of its list of checksums: two crates with the same one are the same.
         failures: place and what is wrong there.
-        left_out: number of files by the reason why they are not there.
         verdict: of the audit of the results; None if they could not be audited.
     """
 

@@ -23,7 +23,6 @@ class Fold:
     """One fold's value.
 
     Attributes:
-        fold: its number.
         value: mean over its test volumes in percent, computed here; None if it cannot be.
         subjects: the test volumes with a value.
         metrics: key of the file that it was computed from.
@@ -40,17 +39,14 @@ class Node:
     """A file that a cell depends on.
 
     Attributes:
-        key: its name, as in :mod:`uad.core.records`.
         stage: one of ``uad.audit.trace_facts.STAGES``.
         rule: that made it; None for raw files, and for what has no record.
         place: wildcards of its job (experiment, method, fold, dataset, subject, ...).
         sha256: of its content, as recorded; None if no record has it.
-        bytes: size, likewise.
         inputs: keys of the nodes that it was made from.
         facts: what is worth telling, by stage.
         status: ``as recorded``, ``not kept`` (deleted after use), ``changed``, ``missing`` or
             ``not checked``.
-        problems: what does not match, in words.
     """
 
     key: str
@@ -80,13 +76,9 @@ class Lineage:
     """Everything that a cell depends on.
 
     Attributes:
-        cell: which one.
-        value: what the table says in it.
-        folds: the values that it is the mean of.
         nodes: the files, in order from the cell to the raw data.
         subjects: which subjects matter, by key of the slice store, role and subject: the folds.
         code: commits of the jobs and how many jobs ran from each.
-        checked: whether the files were hashed.
     """
 
     cell: Cell

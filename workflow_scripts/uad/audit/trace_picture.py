@@ -65,11 +65,8 @@ class Box:
     """Files that are drawn as one.
 
     Attributes:
-        stage: of the files.
         lane: fold, data set or nothing.
-        nodes: the files.
         x: left edge in inches.
-        y: upper edge in inches, from the top of the picture.
         inputs: the boxes that it was made from, by stage and lane.
     """
 

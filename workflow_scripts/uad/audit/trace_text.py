@@ -77,7 +77,6 @@ class _Writer:
                     self.shown_below.setdefault(key, node.key)
 
     def write(self, prefix: str, text: str, node: Node | None = None, rest: str = "") -> None:
-        """Words, wrapped; the hash and the rule of a node beside their first line."""
         room = (LEFT if node else WIDTH) - max(len(prefix), len(rest))
         lines = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
         right = ""
@@ -89,7 +88,6 @@ class _Writer:
         self.lines += [f"{rest or prefix}{line}" for line in lines[1:]]
 
     def node(self, prefix: str, rest: str, title: str, node: Node, more: Sequence[str]) -> None:
-        """A node: title, path, and what is worth telling, each on lines of its own."""
         self.shown.add(node.key)
         self.write(prefix, title, node, rest)
         self.lines.append(f"{rest}{_path(node.key, WIDTH - len(rest))}")
@@ -98,18 +96,15 @@ class _Writer:
         self.problems(rest, node)
 
     def problems(self, rest: str, node: Node) -> None:
-        """What does not match at a node."""
         for problem in node.problems:
             self.write(f"{rest}× ", problem, rest=f"{rest}  ")
 
     def few(self, things: Sequence[Any]) -> Sequence[Any]:
-        """The siblings to show."""
         return things if self.full or len(things) <= MOST else things[:FIRST]
 
     # Head and foot
 
     def head(self) -> None:
-        """Which cell, its value, the published one."""
         cell, value = self.lineage.cell, self.lineage.value
         phantom = "   PHANTOM DATA" if value.phantom else ""
         self.write(
@@ -123,7 +118,6 @@ class _Writer:
         self.lines.append("")
 
     def foot(self) -> None:
-        """Code, how many files are as recorded, and all problems."""
         it = self.lineage
         self.lines.append("-" * WIDTH)
         for state in it.code:
@@ -148,7 +142,6 @@ class _Writer:
     # From the cell to the stores
 
     def tree(self) -> None:
-        """The cell and its folds."""
         (cell,) = self.lineage.of("cell")
         mean, std = cell.facts.get("recomputed_mean"), cell.facts.get("recomputed_std")
         again = "cannot be computed again"
@@ -172,7 +165,6 @@ class _Writer:
             self.node("└─ ", "   ", "published value", node, [])
 
     def branch(self, node: Node, prefix: str, last: bool, before: str = "") -> None:
-        """A node and, below it, what is shown here of its inputs."""
         own = [
             self.nodes[key]
             for key in node.inputs
@@ -191,7 +183,6 @@ class _Writer:
             self.branch(child, rest, i == len(own) - 1)
 
     def name(self, node: Node) -> str:
-        """How a file is called where it is only named."""
         if node.stage == "store":
             return f"slice store {self.stores[node.key]}"
         if node.stage == "participants":
@@ -201,7 +192,6 @@ class _Writer:
     # From a store to the raw files
 
     def store(self, store: Node) -> None:
-        """A slice store and its scans that matter, by role."""
         dataset, modality = store.place.get("dataset", "?"), store.place.get("modality", "?")
         roles = self.lineage.subjects.get(store.key, {})
         used, packed = store.facts.get("used"), store.facts.get("packed")
@@ -216,7 +206,6 @@ class _Writer:
         self.origin(dataset)
 
     def role(self, dataset: str, role: str, folds: dict[str, list[int]]) -> None:
-        """The scans of one role; those that are cut are shown where they do not match."""
         use = ROLES.get(role) or self.use(folds)
         self.write("├─ ", f"{role} ({use}): {_per_fold(folds)}", rest="│  ")
         few = list(self.few(list(folds)))
@@ -233,7 +222,6 @@ class _Writer:
                     self.problems("│       ", node)
 
     def use(self, subjects: Iterable[str]) -> str:
-        """What is decided with some validation subjects."""
         names = {"threshold": "the threshold", "air": "AIR"}
         used = [
             name
@@ -243,7 +231,6 @@ class _Writer:
         return f"for {' and '.join(used) or 'validation'}"
 
     def scan(self, dataset: str, subject: str, folds: list[int], last: bool) -> None:
-        """A subject, and the files of its scan that are not shown yet."""
         prefix, rest = ("│  └─ ", "│     ") if last else ("│  ├─ ", "│  │  ")
         where = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
         if len(folds) == len(self.lineage.folds) > 1:
@@ -259,7 +246,6 @@ class _Writer:
             self.problems(rest + below, node)
 
     def parts(self, dataset: str, subject: str) -> list[Node]:
-        """The files of a subject's scan, from the registered volume to the raw ones."""
         wanted = {"dataset": dataset, "subject": subject}
         own = [node for node in self.lineage.nodes if wanted.items() <= node.place.items()]
         above = dict.fromkeys(key for node in own for key in node.inputs)
@@ -268,7 +254,6 @@ class _Writer:
         return sorted([*own, *batches], key=lambda node: order.index(node.stage))
 
     def origin(self, dataset: str) -> None:
-        """Where the raw files of a data set are from."""
         for node in self.lineage.of("participants"):
             if node.place.get("dataset") != dataset:
                 continue
@@ -283,7 +268,6 @@ class _Writer:
             self.sources(node.inputs)
 
     def sources(self, keys: Iterable[str]) -> None:
-        """Downloads and generators, with addresses and checksums."""
         for source in (self.nodes[key] for key in keys if key in self.nodes):
             files, texts = source.facts.get("files", []), []
             for file in self.few(files):
@@ -295,7 +279,6 @@ class _Writer:
             self.node("   └─ ", "      ", _title(source), source, texts)
 
     def atlas(self) -> None:
-        """The atlas and where it is from."""
         files = self.lineage.of("atlas")
         if not files:
             return
@@ -309,7 +292,6 @@ class _Writer:
         self.sources(sorted({key for node in files for key in node.inputs}))
 
     def others(self) -> None:
-        """What is below no store: data sets that only the split read, and unknown rules' files."""
         for node in self.lineage.of("participants"):
             if node.key not in self.shown:
                 self.lines.append("")

@@ -61,9 +61,6 @@ class Finding:
 
     Attributes:
         artifact: its key (see ``uad.core.records``); of a record, where the record is wrong.
-        check: which check it fails, in a word or two.
-        why: what is wrong, in a sentence.
-        advice: what to do about it.
     """
 
     artifact: str
@@ -77,22 +74,17 @@ class AuditedTree:
     """The tree, and what was found so far.
 
     Attributes:
-        records: of the tree.
         omitted: whether the file of a key was left out on purpose.
         digests: size and SHA-256 of every file that a record, a manifest or a participants table
             names, by key; None if it is not there.
-        files: keys of all files below the results folder.
         cfg: the config of the run; None if it is not there or cannot be trusted.
-        participants: rows (dicts) of each data set's participants table, by data set.
         raw: registered raw files, and the SHA-256 that they should have where that is known.
         compared: keys whose content was compared with what is said about them.
         unrecorded: files of which no record says how they were made.
         own_raw: folders of the tree that hold real raw data, which no manifest lists.
         leftovers: records of an earlier config or selection, and what they are left over of.
         findings: by key; the first check that fails an artifact names the cause.
-        notes: what a reader should know and what fails nothing.
         skipped: checks that could not be made, and why.
-        checks: how many comparisons each check made.
     """
 
     records: Records

@@ -50,13 +50,10 @@ class Stage:
     """Coverage of the artifacts of one rule, or of one kind of input.
 
     Attributes:
-        name: the rule, or what the files are.
         jobs: its records.
         total: files that can be checked; those below are not among them.
         checked: files that were looked at, the missing ones among them.
         temporary: files that the workflow deletes after use.
-        omitted: files that were left out on purpose.
-        failed: files and records with a finding.
     """
 
     name: str
@@ -75,11 +72,6 @@ class Verdict:
     Attributes:
         phantom: whether the data are synthetic; None if the config does not tell.
         findings: the artifacts that fail, sorted by key, each once.
-        notes: what a reader should know and what fails nothing.
-        skipped: checks that could not be made, and why.
-        stages: coverage, in the order in which files pass through the rules.
-        checks: how many comparisons each check made.
-        records: records that were read.
         bytes: that were hashed.
         code: git commits that the records name, with the number of records.
     """
