@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from uad.audit.lineage import CHANGED, MISSING, NOT_KEPT, SAME, Lineage, Node
@@ -52,119 +53,128 @@ def text_of(lineage: Lineage, full: bool = False) -> str:
         lineage: from :func:`uad.audit.trace.trace`.
         full: all siblings of a kind, however many.
     """
-    writer = _Writer(lineage, full)
-    writer.head()
-    writer.tree()
-    for store in lineage.of("store"):
-        writer.store(store)
-    writer.atlas()
-    writer.others()
-    writer.foot()
-    return "\n".join(line.rstrip() for line in writer.lines) + "\n"
+    tree = _Tree(lineage, full)
+    blocks = [tree.cell(), *map(tree.store, lineage.of("store")), *tree.atlas(), *tree.others()]
+    lines = [*_head(lineage), ""]
+    for block in blocks:
+        lines += [*_drawn(block, "", ""), ""]
+    lines[-1:] = ["-" * WIDTH, *_foot(lineage)]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-class _Writer:
+@dataclass
+class _Item:
+    """An entry of the tree: a title, a file or none, sentences, and what is below."""
+
+    title: str
+    node: Node | None = None
+    more: list[str] = field(default_factory=list)
+    items: list[_Item] = field(default_factory=list)
+    path: bool = True
+
+
+def _drawn(item: _Item, prefix: str, rest: str) -> Iterator[str]:
+    """Lines of an item; the first begins with ``prefix``, the others with ``rest``."""
+    node = item.node
+    room = (LEFT if node else WIDTH) - max(len(prefix), len(rest))
+    first, *others = textwrap.wrap(item.title, room, break_on_hyphens=False) or [""]
+    if node:
+        mark = "×" if node.problems else MARKS.get(node.status, " ")
+        first = f"{first:{LEFT - len(prefix)}} {mark} {node.short:<12}  {(node.rule or '')[:20]}"
+    yield prefix + first
+    yield from (rest + line for line in others)
+    if node and item.path:
+        yield rest + _path(node.key, WIDTH - len(rest))
+    for text in item.more:
+        yield from _wrapped(text, rest, rest)
+    for problem in node.problems if node else ():
+        yield from _wrapped(problem, f"{rest}× ", f"{rest}  ")
+    for i, child in enumerate(item.items):
+        corner, below = ("└─ ", "   ") if i == len(item.items) - 1 else ("├─ ", "│  ")
+        yield from _drawn(child, rest + corner, rest + below)
+
+
+def _wrapped(text: str, prefix: str, rest: str) -> list[str]:
+    options = {"initial_indent": prefix, "subsequent_indent": rest, "break_on_hyphens": False}
+    return textwrap.wrap(text, WIDTH, **options) if text.strip() else [prefix]
+
+
+def _head(lineage: Lineage) -> Iterator[str]:
+    """Which cell, its value, the published one."""
+    cell, value = lineage.cell, lineage.value
+    title = f"{cell.table}, {cell.label} ({cell.row}), {cell.column}, {cell.metric}"
+    yield from _wrapped(title + ("   PHANTOM DATA" if value.phantom else ""), "", "")
+    yield "=" * WIDTH
+    volumes = counted(value.n_volumes, "test volume")
+    yield f"{value}: {counted(value.n_folds, 'fold')}, {volumes}"
+    against = "; a phantom is not comparable with it" if value.phantom else ""
+    yield from _wrapped(f"published: {value.published}{against}", "", "")
+
+
+def _foot(lineage: Lineage) -> Iterator[str]:
+    """Code, how many files are as recorded, and all problems."""
+    for state in lineage.code:
+        diff, lock = state["diff_sha256"], state["lock_sha256"]
+        dirty = f" with uncommitted changes ({diff[:12]})" if diff else ""
+        pins = f"; pinned environment {lock[:12]}" if lock else ""
+        commit, jobs = (state["commit"] or "unknown")[:12], counted(state["jobs"], "job")
+        yield from _wrapped(f"commit {commit}{dirty}{pins}; {jobs}", "code: ", "      ")
+    counts, number = Counter(node.status for node in lineage.nodes), len(lineage.nodes)
+    if lineage.checked:
+        text = f"{counts[SAME]} of {number} files are as recorded (=)"
+        if counts[NOT_KEPT]:
+            text += f"; {counts[NOT_KEPT]} were not kept, hash from their records (–)"
+    else:
+        text = f"{number} files; their hashes are from the records and were not checked"
+    yield f"{text}."
+    if lineage.problems:
+        yield f"× {counted(len(lineage.problems), 'problem')}:"
+    for problem in lineage.problems:
+        yield from _wrapped(problem, "  ", "    ")
+
+
+class _Tree:
+    """Gathers the items; a file is shown once, where it is met first."""
+
     def __init__(self, lineage: Lineage, full: bool) -> None:
         self.lineage, self.full = lineage, full
         self.nodes = {node.key: node for node in lineage.nodes}
         self.stores = {node.key: f"[{i}]" for i, node in enumerate(lineage.of("store"), 1)}
-        self.lines: list[str] = []
         self.shown: set[str] = set()
         self.shown_below: dict[str, str] = {}
-        for stage in NEAREST:
-            for node in lineage.of(stage):
-                for key in node.inputs:
-                    self.shown_below.setdefault(key, node.key)
+        for node in (node for stage in NEAREST for node in lineage.of(stage)):
+            for key in node.inputs:
+                self.shown_below.setdefault(key, node.key)
 
-    def write(self, prefix: str, text: str, node: Node | None = None, rest: str = "") -> None:
-        room = (LEFT if node else WIDTH) - max(len(prefix), len(rest))
-        lines = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
-        right = ""
-        if node:
-            mark = "×" if node.problems else MARKS.get(node.status, " ")
-            right = f" {mark} {node.short:<12}  {(node.rule or '')[:20]}"
-            lines[0] = lines[0].ljust(LEFT - len(prefix))
-        self.lines.append(f"{prefix}{lines[0]}{right}")
-        self.lines += [f"{rest or prefix}{line}" for line in lines[1:]]
-
-    def node(self, prefix: str, rest: str, title: str, node: Node, more: Sequence[str]) -> None:
+    def item(self, title: str, node: Node, *more: str, **rest: Any) -> _Item:
         self.shown.add(node.key)
-        self.write(prefix, title, node, rest)
-        self.lines.append(f"{rest}{_path(node.key, WIDTH - len(rest))}")
-        for text in more:
-            self.write(rest, text)
-        self.problems(rest, node)
-
-    def problems(self, rest: str, node: Node) -> None:
-        for problem in node.problems:
-            self.write(f"{rest}× ", problem, rest=f"{rest}  ")
+        return _Item(title, node, list(more), **rest)
 
     def few(self, things: Sequence[Any]) -> Sequence[Any]:
+        """The siblings to show."""
         return things if self.full or len(things) <= MOST else things[:FIRST]
-
-    # Head and foot
-
-    def head(self) -> None:
-        cell, value = self.lineage.cell, self.lineage.value
-        phantom = "   PHANTOM DATA" if value.phantom else ""
-        self.write(
-            "", f"{cell.table}, {cell.label} ({cell.row}), {cell.column}, {cell.metric}{phantom}"
-        )
-        self.lines.append("=" * WIDTH)
-        volumes = counted(value.n_volumes, "test volume")
-        self.write("", f"{value}: {counted(value.n_folds, 'fold')}, {volumes}")
-        against = "; a phantom is not comparable with it" if value.phantom else ""
-        self.write("", f"published: {value.published}{against}")
-        self.lines.append("")
-
-    def foot(self) -> None:
-        it = self.lineage
-        self.lines.append("-" * WIDTH)
-        for state in it.code:
-            diff, lock = state["diff_sha256"], state["lock_sha256"]
-            dirty = f" with uncommitted changes ({diff[:12]})" if diff else ""
-            pins = f"; pinned environment {lock[:12]}" if lock else ""
-            commit, jobs = (state["commit"] or "unknown")[:12], counted(state["jobs"], "job")
-            self.write("code: ", f"commit {commit}{dirty}{pins}; {jobs}", rest="      ")
-        counts = Counter(node.status for node in it.nodes)
-        if it.checked:
-            text = f"{counts[SAME]} of {len(it.nodes)} files are as recorded (=)"
-            if counts[NOT_KEPT]:
-                text += f"; {counts[NOT_KEPT]} were not kept, hash from their records (–)"
-        else:
-            text = f"{len(it.nodes)} files; their hashes are from the records and were not checked"
-        self.write("", f"{text}.")
-        if it.problems:
-            self.write("", f"× {counted(len(it.problems), 'problem')}:")
-        for problem in it.problems:
-            self.write("  ", problem, rest="    ")
 
     # From the cell to the stores
 
-    def tree(self) -> None:
+    def cell(self) -> _Item:
         (cell,) = self.lineage.of("cell")
-        mean, std = cell.facts.get("recomputed_mean"), cell.facts.get("recomputed_std")
-        again = "cannot be computed again"
-        if mean is not None:
-            spread = f" ± {std:.4f}" if std is not None else ""
-            again = f"recomputed from the metrics: {mean:.4f}{spread}"
-        spread = f" ± {cell.facts['std']:.4f}" if cell.facts["std"] is not None else ""
-        self.node("", "", f"cell {cell.facts['mean']:.4f}{spread}", cell, [again])
-        folds, published = self.lineage.folds, self.lineage.of("published")
+        facts, again = cell.facts, "cannot be computed again"
+        if (mean := facts.get("recomputed_mean")) is not None:
+            again = f"recomputed from the metrics: {_spread(mean, facts['recomputed_std'])}"
+        item = self.item(f"cell {_spread(facts['mean'], facts['std'])}", cell, again)
+        folds = self.lineage.folds
         bad = {node.place.get("fold") for node in self.lineage.nodes if node.problems}
         shown = [f for f in folds if f in self.few(folds) or str(f.fold) in bad]
-        hidden = [fold for fold in folds if fold not in shown]
-        for i, fold in enumerate(shown):
-            last = i == len(shown) - 1 and not hidden and not published
-            self.branch(self.nodes[fold.metrics], "", last, f"fold {fold.fold}: ")
-        if hidden:
+        for fold in shown:
+            item.items.append(self.branch(self.nodes[fold.metrics], f"fold {fold.fold}: "))
+        if hidden := [fold for fold in folds if fold not in shown]:
             values = ", ".join(f"{f.value:.2f}" if f.value is not None else "?" for f in hidden)
-            corner = "├─ " if published else "└─ "
-            self.write(corner, f"... and {counted(len(hidden), 'more fold')}: {values}")
-        for node in published:
-            self.node("└─ ", "   ", "published value", node, [])
+            item.items.append(_Item(f"... and {counted(len(hidden), 'more fold')}: {values}"))
+        item.items += [self.item("published value", n) for n in self.lineage.of("published")]
+        return item
 
-    def branch(self, node: Node, prefix: str, last: bool, before: str = "") -> None:
+    def branch(self, node: Node, before: str = "") -> _Item:
+        """A node and, below it, what is shown here of its inputs."""
         own = [
             self.nodes[key]
             for key in node.inputs
@@ -174,15 +184,14 @@ class _Writer:
         ]
         own.sort(key=lambda child: child.stage == "threshold")
         others = [self.nodes[k] for k in node.inputs if k not in {child.key for child in own}]
-        rest = prefix + ("   " if last else "│  ")
-        more = _facts(node)
+        item = self.item(f"{before}{_title(node)}", node, *_facts(node))
         if others:
-            more.append(f"reads: {', '.join(dict.fromkeys(map(self.name, others)))}")
-        self.node(prefix + ("└─ " if last else "├─ "), rest, f"{before}{_title(node)}", node, more)
-        for i, child in enumerate(own):
-            self.branch(child, rest, i == len(own) - 1)
+            item.more.append(f"reads: {', '.join(dict.fromkeys(map(self.name, others)))}")
+        item.items = [self.branch(child) for child in own]
+        return item
 
     def name(self, node: Node) -> str:
+        """How a file is called where it is only named."""
         if node.stage == "store":
             return f"slice store {self.stores[node.key]}"
         if node.stage == "participants":
@@ -191,37 +200,37 @@ class _Writer:
 
     # From a store to the raw files
 
-    def store(self, store: Node) -> None:
+    def store(self, store: Node) -> _Item:
+        """A slice store, its scans that matter by role, and where they are from."""
         dataset, modality = store.place.get("dataset", "?"), store.place.get("modality", "?")
-        roles = self.lineage.subjects.get(store.key, {})
-        used, packed = store.facts.get("used"), store.facts.get("packed")
-        more = [f"{used} of its {packed} scans matter to this cell"]
-        if used is None:
-            more = ["its scans cannot be followed"]
-        self.lines.append("")
-        title = f"{self.stores[store.key]} slice store of {dataset} {modality}"
-        self.node("", "", title, store, more)
-        for role in dict.fromkeys([*(role for role in ROLES if role in roles), *roles]):
-            self.role(dataset, role, roles[role])
-        self.origin(dataset)
+        roles, more = self.lineage.subjects.get(store.key, {}), "its scans cannot be followed"
+        if "used" in store.facts:
+            used, packed = store.facts["used"], store.facts["packed"]
+            more = f"{used} of its {packed} scans matter to this cell"
+        item = self.item(
+            f"{self.stores[store.key]} slice store of {dataset} {modality}", store, more
+        )
+        ordered = dict.fromkeys([*(role for role in ROLES if role in roles), *roles])
+        item.items = [self.role(dataset, role, roles[role]) for role in ordered]
+        item.items += self.origin(dataset)
+        return item
 
-    def role(self, dataset: str, role: str, folds: dict[str, list[int]]) -> None:
-        use = ROLES.get(role) or self.use(folds)
-        self.write("├─ ", f"{role} ({use}): {_per_fold(folds)}", rest="│  ")
-        few = list(self.few(list(folds)))
-        hidden = [subject for subject in folds if subject not in few]
-        for i, subject in enumerate(few):
-            self.scan(dataset, subject, folds[subject], last=i == len(few) - 1 and not hidden)
-        if hidden:
-            self.write("│  └─ ", f"... and {len(hidden)} more")
+    def role(self, dataset: str, role: str, folds: dict[str, list[int]]) -> _Item:
+        """The scans of one role; those that are cut are shown where they do not match."""
+        item = _Item(f"{role} ({ROLES.get(role) or self.use(folds)}): {_per_fold(folds)}")
+        few = self.few(list(folds))
+        item.items = [self.scan(dataset, subject, folds[subject]) for subject in few]
+        if hidden := [subject for subject in folds if subject not in few]:
+            item.items.append(_Item(f"... and {len(hidden)} more"))
         for subject in hidden:
             for node in self.parts(dataset, subject):
                 if node.problems and node.key not in self.shown:
-                    self.shown.add(node.key)
-                    self.write("│     ", f"{subject}: {_part(node)}", node)
-                    self.problems("│       ", node)
+                    title = f"{subject}: {_part(node)}"
+                    item.items[-1].items.append(self.item(title, node, path=False))
+        return item
 
     def use(self, subjects: Iterable[str]) -> str:
+        """What is decided with some validation subjects."""
         names = {"threshold": "the threshold", "air": "AIR"}
         used = [
             name
@@ -230,22 +239,19 @@ class _Writer:
         ]
         return f"for {' and '.join(used) or 'validation'}"
 
-    def scan(self, dataset: str, subject: str, folds: list[int], last: bool) -> None:
-        prefix, rest = ("│  └─ ", "│     ") if last else ("│  ├─ ", "│  │  ")
+    def scan(self, dataset: str, subject: str, folds: list[int]) -> _Item:
+        """A subject, and the files of its scan that are not shown yet."""
         where = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
         if len(folds) == len(self.lineage.folds) > 1:
             where = "all folds"
         parts = self.parts(dataset, subject)
         new = [node for node in parts if node.key not in self.shown]
-        above = ", see above" if parts and not new else ""
-        self.write(prefix, f"{subject} ({where}){above}", rest=rest)
-        for i, node in enumerate(new):
-            self.shown.add(node.key)
-            corner, below = ("└─ ", "   ") if i == len(new) - 1 else ("├─ ", "│  ")
-            self.write(rest + corner, _part(node), node)
-            self.problems(rest + below, node)
+        item = _Item(f"{subject} ({where}){', see above' if parts and not new else ''}")
+        item.items = [self.item(_part(node), node, path=False) for node in new]
+        return item
 
     def parts(self, dataset: str, subject: str) -> list[Node]:
+        """The files of a subject's scan, from the registered volume to the raw ones."""
         wanted = {"dataset": dataset, "subject": subject}
         own = [node for node in self.lineage.nodes if wanted.items() <= node.place.items()]
         above = dict.fromkeys(key for node in own for key in node.inputs)
@@ -253,21 +259,22 @@ class _Writer:
         order = ("registered", "transform", "brain mask", "raw")
         return sorted([*own, *batches], key=lambda node: order.index(node.stage))
 
-    def origin(self, dataset: str) -> None:
+    def origin(self, dataset: str) -> Iterator[_Item]:
+        """Where the raw files of a data set are from."""
         for node in self.lineage.of("participants"):
-            if node.place.get("dataset") != dataset:
-                continue
-            if node.key in self.shown:
-                self.write("└─ ", f"participants and source of {dataset}: see above")
-                return
-            self.node("└─ ", "   ", f"participants of {dataset}", node, _facts(node))
-            if not node.inputs:
-                others = ", preprocessed by others" * (node.facts.get("source") == "preprocessed")
-                folder = node.facts.get("folder")
-                self.write("   └─ ", f"source: the folder {folder}{others}", rest="      ")
-            self.sources(node.inputs)
+            if node.place.get("dataset") == dataset and node.key in self.shown:
+                yield _Item(f"participants and source of {dataset}: see above")
+            elif node.place.get("dataset") == dataset:
+                item = self.item(f"participants of {dataset}", node, *_facts(node))
+                item.items = list(self.sources(node.inputs))
+                if not item.items:
+                    others = ", preprocessed by others"
+                    others *= node.facts.get("source") == "preprocessed"
+                    item.items = [_Item(f"source: the folder {node.facts.get('folder')}{others}")]
+                yield item
 
-    def sources(self, keys: Iterable[str]) -> None:
+    def sources(self, keys: Iterable[str]) -> Iterator[_Item]:
+        """Downloads and generators, with addresses and checksums."""
         for source in (self.nodes[key] for key in keys if key in self.nodes):
             files, texts = source.facts.get("files", []), []
             for file in self.few(files):
@@ -276,35 +283,29 @@ class _Writer:
                 texts.append(f"  {_checksum(file.get('checksum'))} ({known})")
             if len(files) > len(self.few(files)):
                 texts.append(f"... and {len(files) - FIRST} more")
-            self.node("   └─ ", "      ", _title(source), source, texts)
+            yield self.item(_title(source), source, *texts)
 
-    def atlas(self) -> None:
-        files = self.lineage.of("atlas")
-        if not files:
-            return
-        facts = files[0].facts
-        self.lines.append("")
-        self.write("", f"atlas {facts.get('name', '')}, from {facts.get('source', '?')}")
-        for i, node in enumerate(files):
-            self.shown.add(node.key)
-            self.write("└─ " if i == len(files) - 1 else "├─ ", node.key, node)
-            self.problems("   ", node)
-        self.sources(sorted({key for node in files for key in node.inputs}))
+    def atlas(self) -> Iterator[_Item]:
+        """The atlas and where it is from."""
+        if files := self.lineage.of("atlas"):
+            facts = files[0].facts
+            items = [self.item(node.key, node, path=False) for node in files]
+            items += self.sources(sorted({key for node in files for key in node.inputs}))
+            title = f"atlas {facts.get('name', '')}, from {facts.get('source', '?')}"
+            yield _Item(title, items=items)
 
-    def others(self) -> None:
+    def others(self) -> Iterator[_Item]:
+        """What is below no store: data sets that only the split read, and unknown rules' files."""
         for node in self.lineage.of("participants"):
             if node.key not in self.shown:
-                self.lines.append("")
-                self.write("", f"{node.place.get('dataset')}, which only the split read")
-                self.origin(node.place.get("dataset", ""))
+                dataset = node.place.get("dataset", "")
+                yield _Item(f"{dataset}, which only the split read", items=[*self.origin(dataset)])
         stages = ("list", "source", "other")
         left = [n for stage in stages for n in self.lineage.of(stage) if n.key not in self.shown]
         if left:
-            self.lines += ["", "other files"]
-        for node in self.few(left):
-            self.node("├─ ", "│  ", _title(node), node, _facts(node))
-        if hidden := len(left) - len(self.few(left)):
-            self.write("└─ ", f"... and {hidden} more")
+            few = [self.item(_title(node), node, *_facts(node)) for node in self.few(left)]
+            hidden = [_Item(f"... and {len(left) - len(few)} more")] * (len(left) > len(few))
+            yield _Item("other files", items=[*few, *hidden])
 
 
 # Words ---------------------------------------------------------------------------------------
@@ -360,6 +361,10 @@ def _facts(node: Node) -> list[str]:
     if node.stage == "list" and facts.get("url"):
         return [str(facts["url"]), _checksum(facts.get("checksum"))]
     return []
+
+
+def _spread(mean: float, std: float | None) -> str:
+    return f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"
 
 
 def _names(subjects: Sequence[str]) -> str:
