@@ -161,28 +161,19 @@ def _column(table: str, columns: Sequence[dict[str, str]], name: str | None) -> 
 def _value(records: Records, made: Record, cell: Cell) -> Value:
     """The cell as the table's CSV has it."""
     path = records.path(csv_of(made))
-    wanted = (cell.row, cell.experiment, cell.test, cell.metric)
-    name = "/".join(wanted)
-    for line in _lines(path):
-        if (
-            tuple(line.get(key) for key in ("row", "experiment", "test_dataset", "metric"))
-            == wanted
-        ):
-            break
-    else:
+    wanted = {"row": cell.row, "experiment": cell.experiment, "test_dataset": cell.test}
+    wanted |= {"metric": cell.metric}
+    line = next((line for line in _lines(path) if wanted.items() <= line.items()), None)
+    name = "/".join(wanted.values())
+    if line is None:
         raise DataError(f"{path}: has no line for {name}. Make it again.")
-    numbers = {key: pd.to_numeric(line.get(key), errors="coerce") for key in Value.__annotations__}
-    value = Value(
-        mean=float(numbers["mean"]),
-        std=float(numbers["std"]),
-        n_folds=int(pd.Series(numbers["n_folds"]).fillna(0)[0]),
-        n_volumes=int(pd.Series(numbers["n_volumes"]).fillna(0)[0]),
-        published_mean=float(numbers["published_mean"]),
-        published_std=float(numbers["published_std"]),
-        published_source=line.get("published_source", "none"),
-        phantom=bool(made.params["phantom"]),
-    )
-    if isnan(value.mean):
+    numbers = ("mean", "std", "n_folds", "n_volumes", "published_mean", "published_std")
+    parsed = pd.to_numeric(pd.Series([line.get(key) for key in numbers]), errors="coerce")
+    mean, std, folds, volumes, *published = parsed
+    counts = (0 if isnan(count) else int(count) for count in (folds, volumes))
+    source = line.get("published_source", "none")
+    value = Value(mean, std, *counts, *published, source, phantom=bool(made.params["phantom"]))
+    if isnan(mean):
         raise DataError(
             f"{path}: the cell {name} is – (it was not run). Published: {value.published}."
         )

@@ -71,7 +71,7 @@ class Difference:
         absolute: largest absolute difference of two numbers.
         relative: largest difference of two numbers as a share of the other.
         outside: numbers that differ by more than the tolerance.
-        where: column, tensor or key of the largest excess.
+        where: column, tensor or key of the largest excess over the tolerance.
         other: what differs and is not a number; empty if nothing is.
     """
 
@@ -80,7 +80,7 @@ class Difference:
     outside: int = 0
     where: str = ""
     other: str = ""
-    _worst: float = -1.0
+    _excess: float = -math.inf
 
     @property
     def state(self) -> str:
@@ -93,31 +93,28 @@ class Difference:
         parts = [self.other] if self.other else []
         if self.absolute:
             where = f" ({self.where})" if self.where else ""
-            parts.append(
-                f"largest difference {self.absolute:.3g}, relative {self.relative:.2g}{where}"
-            )
+            sizes = f"{self.absolute:.3g}, relative {self.relative:.2g}"
+            parts.append(f"largest difference {sizes}{where}")
         return "; ".join(parts)
 
     def add(self, here: Any, there: Any, tolerance: Tolerance, where: str) -> None:
         """Take in two numbers, or two arrays of one shape."""
-        here, there = (np.asarray(value, dtype=np.float64) for value in (here, there))
-        # where both are not finite, and alike, there is nothing to subtract
-        alike = (here == there) | (np.isnan(here) & np.isnan(there))
-        with np.errstate(invalid="ignore"):
-            distance = np.where(alike, 0.0, np.abs(here - there))
-        distance = np.where(np.isnan(distance), np.inf, distance)
-        # a hair more than asked for: 75.84 - 75.83 is not 0.01 in binary
-        size = np.where(np.isfinite(there), np.abs(there), 0.0)
-        excess = distance - (tolerance.absolute + tolerance.relative * size) * (1 + 1e-9)
-        self.outside += int(np.count_nonzero((excess > 0) & ~alike))
-        if not distance.size or not (largest := float(distance.max())):
+        here, there = (np.asarray(value, dtype=np.float64).ravel() for value in (here, there))
+        apart = ~((here == there) | (np.isnan(here) & np.isnan(there)))
+        if not apart.any():
             return
+        here, there = here[apart], there[apart]
+        distance = np.nan_to_num(np.abs(here - there), nan=np.inf, posinf=np.inf)
+        size = np.where(np.isfinite(there), np.abs(there), 0.0)
+        # a hair more than asked for: 75.84 - 75.83 is not 0.01 in binary
+        excess = distance - (tolerance.absolute + tolerance.relative * size) * (1 + 1e-9)
         with np.errstate(divide="ignore"):
-            share = np.divide(distance, size, out=np.zeros_like(distance), where=distance > 0)
-        self.absolute = max(self.absolute, largest)
+            share = distance / size
+        self.outside += int(np.count_nonzero(excess > 0))
+        self.absolute = max(self.absolute, float(distance.max()))
         self.relative = max(self.relative, float(share.max()))
-        if (worst := float(excess.max())) > self._worst or not self.where:
-            self._worst, self.where = worst, where
+        if excess.max() > self._excess:
+            self._excess, self.where = float(excess.max()), where
 
     def note(self, text: str, where: str = "") -> None:
         """Say what else differs; the first counts."""

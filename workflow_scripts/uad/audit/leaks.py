@@ -8,7 +8,7 @@ from typing import Any
 
 from uad.audit.tree import RAW, AuditedTree, participants_key, split_key
 from uad.core.errors import DataError
-from uad.core.files import read_json, read_tsv
+from uad.core.files import read_json
 from uad.core.paths import MODALITY
 from uad.core.records import EXTERNAL, Record, key_of
 from uad.preprocess.slices import subjects_in
@@ -83,7 +83,7 @@ def sets_of_a_fold(tree: AuditedTree) -> None:
             continue
         tree.checks["splits"] += 1
         published = record.params["splits"]["kind"] == "reference"
-        for (dataset, subject), part in read_tsv(tree.path(name)).groupby(
+        for (dataset, subject), part in tree.table(name).groupby(
             ["dataset", "subject"], sort=False
         ):
             roles = list(part["role"])
@@ -109,7 +109,7 @@ def tests_of_all_folds(tree: AuditedTree) -> None:
             continue  # one test set for all folds, or one that is rotated
         if not tree.ready(f"leaks of {name}", name):
             continue
-        split, seen = read_tsv(tree.path(name)), tested[record.wildcards["experiment"]]
+        split, seen = tree.table(name), tested[record.wildcards["experiment"]]
         subjects = split.loc[split["role"] == "test", "subject"]
         if twice := [subject for subject in subjects if subject in seen]:
             tree.fail(
@@ -163,8 +163,8 @@ def subjects_used(tree: AuditedTree) -> None:
         elif record.rule == "search_threshold":
             used = {test: read_json(tree.path(name))["subjects"]}
         else:
-            role, used = "test", {test: read_tsv(tree.path(name))["subject"].tolist()}
-        table = read_tsv(tree.path(split))
+            role, used = "test", {test: tree.table(name)["subject"].tolist()}
+        table = tree.table(split)
         for dataset, subjects in used.items():
             tree.checks["subjects against the split"] += len(subjects)
             rows = table[table["dataset"] == dataset]

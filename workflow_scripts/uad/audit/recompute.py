@@ -12,7 +12,7 @@ import pandas as pd
 from uad.audit.leaks import BOTH_AGAIN, CONTRADICTION, SPLIT_AGAIN
 from uad.audit.tree import AuditedTree, participants_key
 from uad.core.errors import DataError
-from uad.core.files import read_json, read_tsv, sha256
+from uad.core.files import read_json, sha256
 from uad.core.provenance import LIBRARY
 from uad.core.records import REPOSITORY, Record, is_temporary
 from uad.preprocess.slices import names_in, read_lesion, read_store, read_volumes
@@ -48,11 +48,11 @@ def splits(tree: AuditedTree) -> None:
         if not tree.ready(f"recomputation of {name}", name, *tables):
             continue
         tree.checks["splits recomputed"] += 1
-        people = {n: read_tsv(tree.path(t)) for n, t in zip(names, tables, strict=True)}
+        people = {n: tree.table(t) for n, t in zip(names, tables, strict=True)}
         people = {n: t[t["modality"] == experiment["modality"]] for n, t in people.items()}
         columns = ["dataset", "subject", "role", "weight"]
         wanted = _split(record, people)[columns].astype(str).to_numpy().tolist()
-        there = read_tsv(tree.path(name))[columns].astype(str).to_numpy().tolist()
+        there = tree.table(name)[columns].astype(str).to_numpy().tolist()
         if there != wanted:
             strange = [row for row in there if row not in wanted] or there
             tree.fail(
@@ -97,7 +97,7 @@ def air(tree: AuditedTree) -> None:
         if not tree.ready(f"recomputation of {name}", name, split, *stores):
             continue
         tree.checks["AIR recomputed"] += 1
-        table, stored = read_tsv(tree.path(split)), read_json(tree.path(name))
+        table, stored = tree.table(split), read_json(tree.path(name))
         try:
             volumes = {
                 test: read_store(tree.path(store), subjects_of(table, test, "val_unhealthy"))
@@ -173,7 +173,7 @@ def metrics(tree: AuditedTree) -> None:
             continue
         tree.checks["metrics against store and threshold"] += 1
         value = read_json(tree.path(threshold))["threshold"]
-        for row in read_tsv(tree.path(name)).itertuples(index=False):
+        for row in tree.table(name).itertuples(index=False):
             if not math.isclose(row.threshold, value, rel_tol=CLOSE):
                 why = f"{row.subject} was judged at {row.threshold}, {threshold} says {value}."
                 _fail(tree, name, why)
@@ -256,7 +256,7 @@ def tables(tree: AuditedTree) -> None:
         spec = record.params["table"]
         columns = [(column["experiment"], column["test"]) for column in spec["columns"]]
         listed = {(row, *c, metric) for row in spec["rows"] for c in columns for metric in METRICS}
-        wanted = cells_of(read_tsv(tree.path(source)) for source in sources)
+        wanted = cells_of(tree.table(source) for source in sources)
         tree.checks["table cells recomputed"] += len(listed)
         for cell in sorted(listed ^ set(said.index)):
             what = "is missing" if cell in listed else "is none of this table"

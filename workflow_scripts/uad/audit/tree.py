@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from uad import config as uad_config
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import TEMPORARY, read_json, read_tsv, sha256
@@ -102,6 +104,7 @@ class AuditedTree:
     notes: set[str] = field(default_factory=set)
     skipped: set[str] = field(default_factory=set)
     checks: Counter[str] = field(default_factory=Counter)
+    _tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     @property
     def root(self) -> Path:
@@ -163,6 +166,12 @@ class AuditedTree:
     def path(self, name: str) -> Path:
         """Where a file lies."""
         return self.records.path(name)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A TSV of the tree, read once; not to be changed."""
+        if name not in self._tables:
+            self._tables[name] = read_tsv(self.path(name))
+        return self._tables[name]
 
     def digest(self, name: str) -> str | None:
         """The SHA-256 that a file has now; None if it is not there."""
