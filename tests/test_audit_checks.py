@@ -14,7 +14,7 @@ import yaml
 
 from tools.result_trees import Forge, ResultTree
 from uad import config as uad_config
-from uad.audit.settings import expected
+from uad.audit.check import expected
 from uad.audit.tree import is_raw
 from uad.audit.verdict import audit
 from uad.core.errors import DataError
@@ -403,19 +403,6 @@ def test_other_params_than_those_of_the_neighbours_are_named(run):
         names = {"experiment": EXPERIMENT, "fold": "0", "batch": fold}
         run.job("other", {f"{fold}.txt": "x"}, wildcards=names, params={"size": fold == "2"})
     assert named(run) == {"2.txt"}
-
-
-@pytest.mark.parametrize(
-    ("rule", "params"),
-    [
-        ("train_model", {"data", "noise_field", "draw", "keep", "loop"}),
-        ("reconstruct_volumes", {"noise_field", "batch", "t_test"}),
-        ("predict_brain_masks", {"backend", "network"}),
-    ],
-)
-def test_settings_that_results_depend_on_are_compared(made, rule, params):
-    names = {"dataset": TEST, "experiment": EXPERIMENT, "method": "ddpm", "fold": "0", "test": TEST}
-    assert params <= set(expected(made.cfg, SimpleNamespace(rule=rule, wildcards=names, params={})))
 
 
 # Who is in which set

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uad.audit.settings import UNKNOWN, expected
 from uad.audit.tree import CONFIG, MARKER, AuditedTree, is_free, is_outside
+from uad.config.model import Config
+from uad.config.params import PARAMS
 from uad.core.errors import DataError
 from uad.core.paths import MODALITY
 from uad.core.provenance import SCRIPTS, SUFFIX
@@ -21,6 +22,10 @@ from uad.qc.sheets import sheets_of
 RESULTS = ("tables/", "figures/", "notebooks/", "studies/", "significance/", "cost/", "qc/gallery")
 #: Wildcards in which jobs of one kind may differ without differing in their params.
 SCANS = ("subject", "fold", "batch")
+#: What an index depends on of its data set's config.
+INDEXED = ("layout", "source", "modalities", "exclude", "limit")
+#: Stands for what the config does not have at all.
+UNKNOWN = "not in the config"
 #: Params that name scans or describe a raw tree, and hence differ from job to job.
 OWN = ("subjects", "listing")
 _RUN_AGAIN = "Run the workflow again: Snakemake makes what is older than its inputs."
@@ -314,6 +319,22 @@ def _usual(found: Mapping[str, list[Record]]) -> str:
         return len(found[version]), max(record.content["started"] for record in found[version])
 
     return max(found, key=weight) if len(found) > 1 else next(iter(found))
+
+
+def expected(cfg: Config, record: Record) -> dict[str, Any]:
+    """Params of a job as the config has them; only those that can be told from it."""
+    names = record.wildcards
+    found = {name: getattr(cfg, name) for name in ("seed", "phantom") if name in record.params}
+    try:
+        found |= {name: param(cfg, names) for name, param in PARAMS.get(record.rule, {}).items()}
+        if record.rule == "index_dataset":
+            spec = cfg.datasets[names["dataset"]].model_dump(mode="json")
+            found["dataset"] = {key: spec[key] for key in INDEXED}
+            if reviewed := record.params.get("dataset", {}).get("reviewed"):
+                found["dataset"]["reviewed"] = reviewed  # these decisions are not in the config
+    except KeyError as error:
+        found[str(error.args[0])] = UNKNOWN
+    return found
 
 
 def config_settings(tree: AuditedTree) -> None:
