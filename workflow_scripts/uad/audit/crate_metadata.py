@@ -52,6 +52,7 @@ MEDIA = {
     ".html": "text/html",
     ".png": "image/png",
     ".svg": "image/svg+xml",
+    ".webp": "image/webp",
     ".ipynb": "application/x-ipynb+json",
     ".py": "text/x-python",
     ".gz": "application/gzip",
@@ -73,7 +74,8 @@ def describe(
     builder = _Builder(records, {file.place: file for file in files}, about)
     builder.root()
     for name in names:
-        builder.data_file(name, {"encodingFormat": MEDIA.get(PurePosixPath(name).suffix)})
+        media = MEDIA.get(PurePosixPath(name).suffix, "text/plain")
+        builder.data_file(name, {"encodingFormat": media})
     builder.entities[README]["about"] = builder.crate.root_dataset
     builder.folder(CODE_FOLDER, "The code that made the results, with its tests and documents.")
     workflow, actions = builder.workflow(), builder.actions()
@@ -128,7 +130,6 @@ class _Builder:
     def data_file(self, place: str, properties: dict[str, Any]) -> Any:
         if place not in self.entities:
             properties = {"name": PurePosixPath(place).name, **properties}
-            properties["encodingFormat"] = properties.get("encodingFormat") or "text/plain"
             entity = DataFile(self.crate, dest_path=place, properties=properties)
             self.entities[place] = self.crate.add(entity)
         return self.entities[place]
