@@ -13,7 +13,6 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -23,7 +22,7 @@ import yaml
 
 from uad.audit.tree import CONFIG, MANIFEST, MARKER, manifest_rows
 from uad.core.errors import DataError
-from uad.core.files import read_json, read_tsv, sha256
+from uad.core.files import read_json, read_tsv, sha256_of_all
 from uad.core.provenance import SUFFIX
 from uad.core.records import EXTERNAL, REPOSITORY, Record, Records, key_of, load_records
 from uad.core.walk import files_below
@@ -134,8 +133,8 @@ class Run:
             hidden = any(part.startswith(".") for part in PurePosixPath(key).parts)
             if not hidden and not key.endswith(SUFFIX) and path.is_file():
                 there[key] = path
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            digests = dict(zip(there, pool.map(sha256, there.values()), strict=True))
+        pairs = zip(there, sha256_of_all(there.values()), strict=True)
+        digests = {key: digest for key, digest in pairs if digest}
         made = {key: (self.records.outputs[key].sha256, r) for key, r in self.producers.items()}
         expected = {**self._listed(), **made}
         known = {key: digest for key, (digest, _) in expected.items() if digest}

@@ -7,11 +7,9 @@ was made from are its inputs. Every node is hashed again and compared with what 
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from math import isnan
 from typing import Any
 
@@ -21,7 +19,7 @@ from uad.audit.cells import Cell, Value, csv_of, find_cell
 from uad.audit.lineage import CHANGED, MISSING, NOT_KEPT, SAME, Fold, Lineage, Node
 from uad.audit.recompute import PUBLISHED, ROUNDED, cells_of
 from uad.audit.trace_facts import STAGES, deciding_inputs, facts_of, stage_of
-from uad.core.files import read_tsv, sha256
+from uad.core.files import read_tsv, sha256_of_all
 from uad.core.paths import Tree
 from uad.core.provenance import SUFFIX
 from uad.core.records import Artifact, Record, Records, is_temporary
@@ -328,18 +326,12 @@ def _of_scans(record: Record, wanted: set[str]) -> Iterable[Artifact]:
 
 def _compare_with_files(records: Records, nodes: list[Node], check: bool) -> None:
     """Hash every file and compare it with its record; else only see what was not kept."""
-
-    def digest(node: Node) -> str | None:
-        path = records.path(node.key)
-        return sha256(path) if path.is_file() else None
-
     if not check:
         for node in nodes:
             if is_temporary(node.key) and not records.path(node.key).is_file():
                 node.status = NOT_KEPT
         return
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        digests = list(pool.map(digest, nodes))
+    digests = sha256_of_all([records.path(node.key) for node in nodes])
     for node, found in zip(nodes, digests, strict=True):
         if found is None:
             node.status = NOT_KEPT if is_temporary(node.key) else MISSING

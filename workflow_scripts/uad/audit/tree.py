@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ import pandas as pd
 
 from uad import config as uad_config
 from uad.core.errors import ConfigError, DataError
-from uad.core.files import TEMPORARY, read_json, read_tsv, sha256
+from uad.core.files import TEMPORARY, read_json, read_tsv, sha256_of_all
 from uad.core.paths import Tree
 from uad.core.provenance import SUFFIX
 from uad.core.records import EXTERNAL, REPOSITORY, Artifact, Record, Records, key_of, load_records
@@ -253,19 +252,14 @@ def open_tree(
 
 
 def _digests(tree: AuditedTree, names: Iterable[str]) -> dict[str, tuple[int, str] | None]:
-    """Hashes, by some threads: hashlib lets go of the interpreter lock."""
-
-    def of(name: str) -> tuple[int, str] | None:
-        path = tree.path(name)
-        try:
-            return (path.stat().st_size, sha256(path)) if path.is_file() else None
-        except OSError as error:
-            tree.notes.add(f"{name}: cannot be read ({error.strerror}).")
-            return None
-
     artifacts = sorted(name for name in names if not is_free(name))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return dict(zip(artifacts, pool.map(of, artifacts), strict=True))
+    paths = list(map(tree.path, artifacts))
+    found = {}
+    for name, path, digest in zip(artifacts, paths, sha256_of_all(paths), strict=True):
+        found[name] = (path.stat().st_size, digest) if digest else None
+        if digest is None and path.is_file():
+            tree.notes.add(f"{name}: cannot be read.")
+    return found
 
 
 def _config(tree: AuditedTree) -> uad_config.Config | None:
