@@ -16,7 +16,7 @@ from uad.core.paths import MODALITY
 from uad.core.provenance import SCRIPTS, SUFFIX
 from uad.core.records import Record, is_temporary
 from uad.qc.decide import exclusions, read_decisions
-from uad.qc.sheets import sheets_of
+from uad.qc.gallery import sheets_of
 
 #: Where results lie: what they were made from is never left over. The report lies at the top.
 RESULTS = ("tables/", "figures/", "notebooks/", "studies/", "significance/", "cost/", "qc/gallery")
