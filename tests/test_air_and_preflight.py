@@ -12,9 +12,9 @@ from uad.core import provenance
 from uad.core.errors import DataError
 from uad.core.files import atomic_path, read_json, sha256, write_json
 from uad.core.provenance import job, record_digest
+from uad.core.records import load_records
 from uad.core.seeds import derive_seed
 from uad.preprocess.slices import Volumes
-from uad.records import load_records
 from uad.run.room import check_room, planned_bytes
 from uad.statistics import air_statistics, region_means
 

@@ -10,7 +10,7 @@ from tools.result_trees import ResultTree
 from uad.core.errors import DataError
 from uad.core.files import write_json
 from uad.core.provenance import record_digest
-from uad.records import load_records
+from uad.core.records import load_records
 from uad.report.pages import report_style, write_config_page, write_data_page
 from uad.report.runtime import (
     cost_by_rule,

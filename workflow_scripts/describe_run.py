@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from uad.core.provenance import job
-from uad.records import load_records
+from uad.core.records import load_records
 from uad.report.pages import write_config_page, write_data_page
 from uad.report.runtime import jobs_behind, only, write_runtime_page
 from uad.report.workflow import figure_workflow, stages_of

@@ -4,8 +4,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from uad.audit.crate import about_run, pack
+from uad.audit.crate_contents import Choice
+from uad.audit.crate_verify import verify
 from uad.core.provenance import SCRIPTS, job
-from uad.crate import Choice, about_run, pack, verify
 
 with job(snakemake) as context:
     params = snakemake.params

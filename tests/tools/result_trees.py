@@ -6,7 +6,9 @@ one as a person would who knows the records: it makes all hashes fit again.
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from pathlib import Path
 
 from uad.core.files import sha256, write_json
@@ -14,7 +16,7 @@ from uad.core.provenance import FORMAT, SUFFIX, record_digest
 
 #: The code that jobs of a synthetic tree say they were made with.
 CODE = {"script_sha256": "5" * 64, "commit": "c" * 40, "diff_sha256": None}
-LIBRARY = {"errors.py": "1" * 64, "files.py": "2" * 64}
+LIBRARY = {"core/errors.py": "1" * 64, "core/files.py": "2" * 64}
 ENVIRONMENT = {"python": "3.11.7", "numpy": "2.3.5", "lock_sha256": "e" * 64}
 
 
@@ -69,8 +71,8 @@ class ResultTree:
             "config": {"used": {}, "sha256": "0" * 64},
             "seeds": {},
             "roots": {"results": "results", "repository": "/repository"},
-            "inputs": [self._entry(key) for key in inputs],
-            "outputs": [self._entry(key) for key in outputs],
+            "inputs": [self.entry(key) for key in inputs],
+            "outputs": [self.entry(key) for key in outputs],
             "log": f"results/logs/{rule}/{'/'.join((wildcards or {}).values()) or 'job'}.log",
             "code": {**CODE, "library_sha256": "3" * 64, "library_files": LIBRARY},
             "environment": ENVIRONMENT,
@@ -89,7 +91,19 @@ class ResultTree:
         write_json(self.root / key, {**record, "record_sha256": record_digest(record)})
         return key
 
-    def _entry(self, key):
+    def record(self, key):
+        """The record beside a file."""
+        return json.loads((self.root / f"{key}{SUFFIX}").read_bytes())
+
+    def copied(self, folder):
+        """A copy that a test may spoil."""
+        shutil.copytree(self.root.parent, folder, dirs_exist_ok=True, symlinks=True)
+        other = copy.copy(self)
+        other.root, other.repository = folder / self.root.name, folder / self.repository.name
+        return other
+
+    def entry(self, key):
+        """What a record says of a file as it is now."""
         path = self.path(key)
         if key.startswith("repository:"):
             said = f"/repository/{key.removeprefix('repository:')}"

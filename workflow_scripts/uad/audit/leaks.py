@@ -3,33 +3,104 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from uad.audit.evidence import Evidence
-from uad.audit.tree import KEYS, MAKE_AGAIN, Audited, is_as_recorded, key
+from uad.audit.tree import RAW, AuditedTree, participants_key, split_key
 from uad.core.errors import DataError
-from uad.core.files import read_json, read_tsv
+from uad.core.files import read_json
+from uad.core.paths import MODALITY
+from uad.core.records import EXTERNAL, Record, key_of
 from uad.preprocess.slices import subjects_in
-from uad.records import Record
 
 #: Roles of subjects that a method learns from, and of those that it is judged by.
-LEARNING, JUDGED = ("train", "val_healthy"), ("val_unhealthy", "test")
-_SPLIT_AGAIN = "Delete the split and run again; results that were made from it are not valid."
+LEARNING, JUDGED = {"train", "val_healthy"}, {"val_unhealthy", "test"}
+#: Rules that read raw scans by the participants table.
+READ_SCANS = ("predict_brain_masks", "skullstrip_scan", "register_scan", "pack_slices")
+SPLIT_AGAIN = "Delete the split and run again; results that were made from it are not valid."
+#: Name and advice of a contradiction between a file and one that it was made from.
+CONTRADICTION = "contradicts its source"
+BOTH_AGAIN = (
+    "One of the two is not what it was. Restore it from a copy, or delete both together with "
+    "their records and run the workflow again."
+)
 
 
-def check_splits(tree: Audited) -> None:
-    """A subject has one role in a fold."""
+def raw_of_own_subject(tree: AuditedTree) -> None:
+    """The raw files that a job read are those of its scans in the participants table."""
+    listed: dict[str, dict[tuple[str, str], set[str]]] = {}
+    for record in (record for rule in READ_SCANS for record in tree.of_rule(rule)):
+        dataset, output = record.wildcards["dataset"], record.outputs[0].key
+        made = tree.records.producers
+        read = [
+            e.key for e in record.inputs if e.key.startswith((EXTERNAL, RAW)) and e.key not in made
+        ]
+        table = participants_key(dataset)
+        if not read or not tree.ready(f"whose raw files {output} was made from", table):
+            continue
+        if dataset not in listed:
+            listed[dataset] = _listed(tree, dataset, table)
+        for name, subject, own in _pairs(record, read, listed[dataset]):
+            tree.checks["raw files of the own subject"] += 1
+            if name not in own:
+                why = f"It was made from {name}, which {table} does not list for {subject}."
+                tree.fail(output, CONTRADICTION, why, BOTH_AGAIN)
+
+
+def _listed(tree: AuditedTree, dataset: str, table: str) -> dict[tuple[str, str], set[str]]:
+    """Keys of the files of each scan, by subject and modality."""
+    roots = tree.records.producers[table].content["roots"]
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in tree.participants[dataset]:
+        files = {key_of(row[c], roots) for c in ("image", "mask", "lesion") if row.get(c)}
+        found[row["subject"], row["modality"]] |= files
+    return found
+
+
+def _pairs(
+    record: Record, read: list[str], listed: dict[tuple[str, str], set[str]]
+) -> Iterator[tuple[str, str, set[str]]]:
+    """Each raw file that a job read, whose it should be, and the files that are theirs."""
+    names = record.wildcards
+    modality = names.get("modality") or MODALITY.get(names.get("suffix", ""), "")
+    if "subject" in names:
+        own = listed.get((names["subject"], modality), set())
+        yield from ((name, names["subject"], own) for name in read)
+    elif subjects := record.params.get("subjects"):  # one image each; some may be excluded since
+        for name, subject in zip(read, subjects, strict=False):
+            if (subject, modality) in listed:
+                yield name, subject, listed[subject, modality]
+    else:
+        every = set().union(*(files for scan, files in listed.items() if scan[1] == modality))
+        yield from ((name, f"{names['dataset']} {modality}", every) for name in read)
+
+
+def sets_of_a_fold(tree: AuditedTree) -> None:
+    """No subject is in two sets; in published lists it may be, where the column also_in says so."""
     for record in tree.of_rule("make_splits"):
         name = record.outputs[0].key
-        if not is_as_recorded(tree, name):
+        if not tree.is_as_recorded(name):
             continue
         tree.checks["splits"] += 1
         published = record.params["splits"]["kind"] == "reference"
-        _check_roles_of_one(tree, name, read_tsv(tree.path(name)), published)
+        for (dataset, subject), part in tree.table(name).groupby(
+            ["dataset", "subject"], sort=False
+        ):
+            roles = list(part["role"])
+            if len(roles) == 1:
+                continue
+            said = all(str(text).strip() not in ("", "nan") for text in part["also_in"])
+            if published and said and not (set(roles) & LEARNING and set(roles) & JUDGED):
+                tree.notes.add(
+                    f"{name}: {subject} of {dataset} is in {', '.join(roles)}, as in the published "
+                    "lists (splits.reference.leaks: keep)."
+                )
+            else:
+                why = f"Subject {subject} of {dataset} is in {' and in '.join(roles)}."
+                tree.fail(name, "leak", why, SPLIT_AGAIN)
 
 
-def check_folds(tree: Audited) -> None:
+def tests_of_all_folds(tree: AuditedTree) -> None:
     """Who is tested in one fold of an intra-dataset experiment is tested in no other."""
     tested: dict[str, dict[str, str]] = defaultdict(dict)
     for record in sorted(tree.of_rule("make_splits"), key=lambda r: int(r.wildcards["fold"])):
@@ -38,46 +109,24 @@ def check_folds(tree: Audited) -> None:
             continue  # one test set for all folds, or one that is rotated
         if not tree.ready(f"leaks of {name}", name):
             continue
-        split, seen = read_tsv(tree.path(name)), tested[record.wildcards["experiment"]]
+        split, seen = tree.table(name), tested[record.wildcards["experiment"]]
         subjects = split.loc[split["role"] == "test", "subject"]
         if twice := [subject for subject in subjects if subject in seen]:
-            tree.findings.add(
+            tree.fail(
                 name,
                 "leak",
                 f"Subject {twice[0]} is tested in {seen[twice[0]]} as well ({len(twice)} such "
                 "subjects); the test sets of an intra-dataset experiment are disjoint.",
-                _SPLIT_AGAIN,
+                SPLIT_AGAIN,
             )
         seen |= dict.fromkeys(subjects, name)
 
 
-def _check_roles_of_one(tree: Audited, name: str, split: Any, published: bool) -> None:
-    """No subject is in two sets; in published lists it may be, where the column also_in says so."""
-    for (dataset, subject), part in split.groupby(["dataset", "subject"], sort=False):
-        roles = list(part["role"])
-        if len(roles) == 1:
-            continue
-        said = all(str(text).strip() not in ("", "nan") for text in part["also_in"])
-        crossing = set(roles) & set(LEARNING) and set(roles) & set(JUDGED)
-        if published and said and not crossing:
-            tree.notes.add(
-                f"{name}: {subject} of {dataset} is in {', '.join(roles)}, as in the published "
-                "lists (splits.reference.leaks: keep)."
-            )
-            continue
-        tree.findings.add(
-            name,
-            "leak",
-            f"Subject {subject} of {dataset} is in {' and in '.join(roles)}.",
-            _SPLIT_AGAIN,
-        )
-
-
-def check_stores(tree: Audited) -> None:
+def order_of_stores(tree: AuditedTree) -> None:
     """A slice store has each participant once, in the order of the participants table."""
     for record in tree.of_rule("pack_slices"):
         store, dataset = record.outputs[0].key, record.wildcards["dataset"]
-        table = key(KEYS.participants(dataset))
+        table = participants_key(dataset)
         if not tree.ready(f"order of {store}", store, table):
             continue
         tree.checks["order of slice stores"] += 1
@@ -86,73 +135,50 @@ def check_stores(tree: Audited) -> None:
         try:
             there = subjects_in(tree.path(store))
         except (DataError, KeyError, ValueError) as error:
-            tree.findings.add(store, "unreadable", f"{error}", MAKE_AGAIN)
+            tree.fail(store, "unreadable", f"{error}")
             continue
         if there != wanted:
-            place = next(
-                (i for i, pair in enumerate(zip(there, wanted, strict=False)) if len({*pair}) > 1),
-                min(len(there), len(wanted)),
-            )
-            tree.findings.add(
+            most = max(len(there), len(wanted))
+            padded = [names + ["nobody"] * (most - len(names)) for names in (there, wanted)]
+            place = next(i for i, pair in enumerate(zip(*padded, strict=True)) if len({*pair}) > 1)
+            tree.fail(
                 store,
                 "order of subjects",
                 f"Its volumes are not those of {table}, in that order: volume {place} is of "
-                f"{there[place] if place < len(there) else 'nobody'}, listed is "
-                f"{wanted[place] if place < len(wanted) else 'nobody'}.",
-                MAKE_AGAIN,
+                f"{padded[0][place]}, listed is {padded[1][place]}.",
             )
 
 
-def check_roles(tree: Audited, evidence: Evidence) -> None:
+def subjects_used(tree: AuditedTree) -> None:
     """Thresholds and AIR come from validation subjects only, metrics from test subjects."""
-    for record in [*tree.of_rule("compute_air"), *tree.of_rule("search_threshold")]:
-        name = record.outputs[0].key
-        split = _split_of(record)
+    rules = ("compute_air", "search_threshold", "evaluate_volumes")
+    for record in (record for rule in rules for record in tree.of_rule(rule)):
+        name, split = record.outputs[0].key, split_key(record.wildcards)
         if not tree.ready(f"subjects of {name}", name, split):
             continue
-        content = read_json(tree.path(name))
+        role, test = "val_unhealthy", record.wildcards.get("test", "")
         if record.rule == "compute_air":
-            sets = {test: part["subjects"] for test, part in content["sets"].items()}
+            sets = read_json(tree.path(name))["sets"]
+            used = {dataset: part["subjects"] for dataset, part in sets.items()}
+        elif record.rule == "search_threshold":
+            used = {test: read_json(tree.path(name))["subjects"]}
         else:
-            sets = {record.wildcards["test"]: content["subjects"]}
-        for test, subjects in sets.items():
-            _compare_roles(tree, evidence, (split, name), test, subjects, "val_unhealthy")
-    for record in tree.of_rule("evaluate_volumes"):
-        name, split = record.outputs[0].key, _split_of(record)
-        if not tree.ready(f"subjects of {name}", name, split):
-            continue
-        subjects = read_tsv(tree.path(name))["subject"].tolist()
-        test = record.wildcards["test"]
-        _compare_roles(tree, evidence, (split, name), test, subjects, "test")
+            role, used = "test", {test: tree.table(name)["subject"].tolist()}
+        table = tree.table(split)
+        for dataset, subjects in used.items():
+            tree.checks["subjects against the split"] += len(subjects)
+            rows = table[table["dataset"] == dataset]
+            for what in _wrong_subjects(rows, subjects, role):
+                tree.fail(name, CONTRADICTION, f"By {split} it {what}.", BOTH_AGAIN)
 
 
-def _split_of(record: Record) -> str:
-    names = record.wildcards
-    return key(KEYS.split(names["experiment"], names["fold"]))
-
-
-def _compare_roles(
-    tree: Audited,
-    evidence: Evidence,
-    pair: tuple[str, str],
-    dataset: str,
-    subjects: Iterable[str],
-    role: str,
-) -> None:
-    """Subjects of a file against those of a role of its split."""
-    split, name = pair
-    table = read_tsv(tree.path(split))
-    table = table[table["dataset"] == dataset]
-    roles = table.groupby("subject")["role"].agg(", ".join).to_dict()
-    wanted = set(table.loc[table["role"] == role, "subject"])
-    used = Counter(subjects)
+def _wrong_subjects(rows: Any, subjects: Iterable[str], role: str) -> Iterator[str]:
+    """What is wrong with the subjects of a file, by the rows of its split."""
+    roles = rows.groupby("subject")["role"].agg(", ".join).to_dict()
+    wanted, used = set(rows.loc[rows["role"] == role, "subject"]), Counter(subjects)
     for subject in sorted({*used, *wanted}):
-        place = roles.get(subject, "no set")
-        if subject in used and subject not in wanted:
-            why = f"{name} used {subject}, which {split} has in {place}, not in {role}."
-        elif subject not in used:
-            why = f"{name} lacks {subject}, which {split} has in {role}."
-        else:
-            why = f"{name} has {subject} {used[subject]} times."
-        agrees = used[subject] == 1 and subject in wanted
-        evidence.weigh(split, name, subject, agrees, why)
+        if subject not in wanted:
+            place = roles.get(subject, "no set")
+            yield f"used {subject}, whom the split has in {place}, not in {role}"
+        elif used[subject] != 1:
+            yield f"has {subject} of {role} {used[subject]} times"

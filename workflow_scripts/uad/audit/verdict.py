@@ -1,26 +1,48 @@
-"""What an audit found, and the collector that its checks report to."""
+"""The audit of a finished results tree: is every file what its record says, and do they agree?
+
+It reads files and records only, needs no Snakemake, and changes nothing. ``docs/auditing.md``
+says what each check means.
+"""
 
 from __future__ import annotations
 
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from uad.audit import check, leaks, recompute
+from uad.audit.tree import AuditedTree, Finding, is_raw, open_tree
+from uad.core.files import write_json, write_text
+from uad.core.records import KEPT_ON_DEMAND, REPOSITORY, is_temporary
+from uad.report.html import render_page
 
-@dataclass(frozen=True)
-class Finding:
-    """An artifact that fails.
-
-    Attributes:
-        artifact: its key (see ``uad.records``); of a record, where the record itself is wrong.
-        check: which check it fails, in a word or two.
-        why: what is wrong, in a sentence.
-        advice: what to do about it.
-    """
-
-    artifact: str
-    check: str
-    why: str
-    advice: str
+#: In this order: what fails in an early check is not read by a later one.
+CHECKS = (
+    check.leftovers,
+    check.records,
+    check.outputs,
+    check.inputs,
+    check.files,
+    check.versions,
+    check.config_settings,
+    check.neighbours,
+    check.decisions,
+    leaks.raw_of_own_subject,
+    leaks.sets_of_a_fold,
+    recompute.splits,
+    leaks.tests_of_all_folds,
+    leaks.order_of_stores,
+    leaks.subjects_used,
+    recompute.air,
+    recompute.thresholds,
+    recompute.metrics,
+    recompute.tables,
+    recompute.air_table,
+)
 
 
 @dataclass
@@ -28,13 +50,10 @@ class Stage:
     """Coverage of the artifacts of one rule, or of one kind of input.
 
     Attributes:
-        name: the rule, or what the files are.
         jobs: its records.
         total: files that can be checked; those below are not among them.
         checked: files that were looked at, the missing ones among them.
         temporary: files that the workflow deletes after use.
-        omitted: files that were left out on purpose.
-        failed: files and records with a finding.
     """
 
     name: str
@@ -53,11 +72,6 @@ class Verdict:
     Attributes:
         phantom: whether the data are synthetic; None if the config does not tell.
         findings: the artifacts that fail, sorted by key, each once.
-        notes: what a reader should know and what fails nothing.
-        skipped: checks that could not be made, and why.
-        stages: coverage, in the order in which files pass through the rules.
-        checks: how many comparisons each check made.
-        records: records that were read.
         bytes: that were hashed.
         code: git commits that the records name, with the number of records.
     """
@@ -77,53 +91,51 @@ class Verdict:
         """Whether nothing fails."""
         return not self.findings
 
-    @property
-    def total(self) -> int:
-        """Artifacts that can be checked."""
-        return sum(stage.total for stage in self.stages)
-
-    @property
-    def checked(self) -> int:
-        """Artifacts that were checked."""
-        return sum(stage.checked for stage in self.stages)
+    def count(self, what: str) -> int:
+        """A column of the stages (``total``, ``checked``, ``temporary``, ...), summed."""
+        return sum(getattr(stage, what) for stage in self.stages)
 
     @property
     def coverage(self) -> float:
         """Share of the artifacts that were checked, in percent."""
-        return 100 * self.checked / self.total if self.total else 0.0
-
-    @property
-    def temporary(self) -> int:
-        """Files that the workflow deletes after use, and that are known by their records only."""
-        return sum(stage.temporary for stage in self.stages)
-
-    @property
-    def omitted(self) -> int:
-        """Files that were left out on purpose."""
-        return sum(stage.omitted for stage in self.stages)
+        return 100 * self.count("checked") / self.count("total") if self.count("total") else 0.0
 
     @property
     def sentence(self) -> str:
         """The verdict in words."""
         data = {True: "phantom data", False: "real data", None: "data of unknown kind"}
-        what = f"{self.checked} of {self.total} artifacts checked ({data[self.phantom]})"
+        checked = f"{self.count('checked')} of {self.count('total')} artifacts checked"
+        what = f"{checked} ({data[self.phantom]})"
         if self.passed:
             return f"PASSED: {what}; every one is what its record says it is."
         count = len(self.findings)
         return f"FAILED: {what}; {count} {'does' if count == 1 else 'do'} not hold."
 
+    @property
+    def counts(self) -> str:
+        """What was looked at, in a sentence."""
+        share = math.floor(10 * self.coverage) / 10  # rounded down: only all is 100 %
+        parts = [
+            f"{self.count('checked')} of {self.count('total')} artifacts ({share:g} %)",
+            f"{self.records} record{'' if self.records == 1 else 's'}",
+            f"{self.bytes / 1e6:.1f} MB hashed",
+        ]
+        if temporary := self.count("temporary"):
+            parts.append(f"{temporary} temporary files known by their records only")
+        if omitted := self.count("omitted"):
+            parts.append(f"{omitted} files not here, left out on purpose")
+        return "; ".join(parts) + "."
+
     def plain(self) -> dict[str, Any]:
         """As plain data for JSON: the same for the same tree, whenever it is audited."""
+        counts = ("total", "checked", "temporary", "omitted")
         return {
             "passed": self.passed,
             "verdict": self.sentence,
             "phantom": self.phantom,
             "artifacts": {
-                "total": self.total,
-                "checked": self.checked,
+                **{name: self.count(name) for name in counts},
                 "coverage_percent": round(self.coverage, 2),
-                "temporary": self.temporary,
-                "omitted": self.omitted,
                 "bytes": self.bytes,
             },
             "records": self.records,
@@ -135,24 +147,106 @@ class Verdict:
             "code": self.code,
         }
 
+    def page(self) -> str:
+        """The verdict as one self-contained HTML page."""
+        return render_page("audit.html", verdict=self)
 
-class Findings:
-    """Collects findings, one per artifact: the first check that fails names the cause."""
+    def text(self) -> str:
+        """The verdict as lines for a terminal: what was checked, what fails, how it ends."""
+        lines = [self.counts]
+        lines += [f"  {f.artifact}: {f.check}. {f.why}" for f in self.findings]
+        if number := len(self.skipped):
+            checks = "1 check" if number == 1 else f"{number} checks"
+            lines.append(f"{checks} could not be made (see the page).")
+        return "\n".join([*lines, self.sentence])
 
-    def __init__(self) -> None:
-        self._found: dict[str, Finding] = {}
+    def write(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``audit.json`` and ``audit.html``; returns the page's path."""
+        write_json(Path(folder) / "audit.json", self.plain())
+        write_text(Path(folder) / "audit.html", self.page())
+        return Path(folder) / "audit.html"
 
-    def add(self, artifact: str, check: str, why: str, advice: str) -> None:
-        """Report an artifact; a second reason for the same one is added to the first."""
-        first = self._found.get(artifact)
-        if first is None:
-            self._found[artifact] = Finding(artifact, check, why, advice)
-        elif why not in first.why:
-            also = f"{first.why} Also ({check}): {why}"
-            self._found[artifact] = Finding(artifact, first.check, also, first.advice)
 
-    def __contains__(self, artifact: str) -> bool:
-        return artifact in self._found
+def audit(
+    results: str | os.PathLike[str],
+    *,
+    repository: str | os.PathLike[str] | None = None,
+    omitted: Collection[str] | Callable[[str], bool] = frozenset(),
+) -> Verdict:
+    """Check a whole results tree.
 
-    def __iter__(self):
-        return iter(sorted(self._found.values(), key=lambda finding: finding.artifact))
+    Args:
+        results: the folder; it may have been moved since the run.
+        repository: of the code, where inputs such as notebooks are looked up; default: the one
+            that this library lies in.
+        omitted: keys of files that were left out on purpose (images in a crate), or a function
+            that tells whether a key was. They never fail; checks that need them are listed as
+            skipped.
+
+    Raises:
+        DataError: there is no such folder, no record in it, or none that this version reads.
+    """
+    tree = open_tree(Path(results), repository, omitted)
+    for look in CHECKS:
+        look(tree)
+    _note_absent(tree)
+    return _verdict(tree)
+
+
+def _note_absent(tree: AuditedTree) -> None:
+    """Temporary files that the config would keep, and raw files that were not looked for."""
+    absent = sorted(name for name in tree.known if tree.digest(name) is None)
+    kept = [name for name in absent if name.startswith(KEPT_ON_DEMAND)]
+    if kept and tree.cfg and tree.cfg.run.keep_reconstructions:
+        tree.notes.add(
+            f"{len(kept)} reconstructions and anomaly maps are not here, though "
+            "run.keep_reconstructions is set: a run before it was set deleted them."
+        )
+    if raw := [name for name in absent if is_raw(name) and tree.omitted(name)]:
+        more = ", ..." if len(raw) > 3 else ""
+        tree.notes.add(
+            f"{len(raw)} raw files are not here and were not looked at: {', '.join(raw[:3])}{more}"
+        )
+
+
+def _verdict(tree: AuditedTree) -> Verdict:
+    records = tree.records
+    stages = {rule: Stage(rule) for rule in records.rule_order}
+    stages |= {name: Stage(name) for name in ("raw files", "repository", "other files", "records")}
+
+    def stage_of(key: str) -> Stage:
+        if key in records.all or key in records.broken:
+            return stages["records"]
+        if made_by := records.producers.get(key):
+            return stages[made_by.rule]
+        if key in tree.raw:
+            return stages["raw files"]
+        return stages["repository" if key.startswith(REPOSITORY) else "other files"]
+
+    for record in records.all.values():
+        stages[record.rule].jobs += 1
+    for key in tree.known:
+        stage = stage_of(key)
+        if tree.digest(key) is None and tree.omitted(key):
+            stage.omitted += 1
+        elif tree.digest(key) is None and is_temporary(key):
+            stage.temporary += 1
+        else:
+            stage.total += 1
+            stage.checked += key in tree.compared
+    number = len({*records.all, *records.broken})
+    stages["records"].total = stages["records"].checked = number
+    for finding in tree.findings.values():
+        stage_of(finding.artifact).failed += 1
+    commits = Counter(r.content["code"].get("commit") or "none" for r in records.all.values())
+    return Verdict(
+        phantom=tree.phantom,
+        findings=sorted(tree.findings.values(), key=lambda finding: finding.artifact),
+        notes=sorted(tree.notes),
+        skipped=sorted(tree.skipped),
+        stages=[s for s in stages.values() if s.total or s.jobs or s.omitted or s.failed],
+        checks=dict(sorted(tree.checks.items())),
+        records=number,
+        bytes=sum(size for size, _ in filter(None, tree.digests.values())),
+        code=dict(sorted(commits.items())),
+    )

@@ -21,16 +21,17 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         0 passed, 1 failed.
     """
-    from uad.audit import audit, is_raw, terminal, write_verdict
+    from uad.audit.tree import is_raw
+    from uad.audit.verdict import audit
 
     started = time.monotonic()
     # a run from a copy of the code names the repository itself (uad.run.launch)
     repository = os.environ.get("UAD_REPOSITORY") or None
     omitted = is_raw if options.no_raw else frozenset()
     verdict = audit(options.results, repository=repository, omitted=omitted)
-    print(f"{terminal(verdict)}\nIn {time.monotonic() - started:.1f} s.", end=" ", flush=True)
+    print(f"{verdict.text()}\nIn {time.monotonic() - started:.1f} s.", end=" ", flush=True)
     try:
-        page = write_verdict(verdict, options.output or Path(options.results) / "audit")
+        page = verdict.write(options.output or Path(options.results) / "audit")
         print(f"The verdict on one page: {page}")
     except OSError as error:
         print(f"The page could not be written ({error}): name a folder with --output.")

@@ -6,10 +6,12 @@ Exit status: 0 identical, also within tolerance; 1 different; 2 not comparable.
 import argparse
 from pathlib import Path
 
-from uad.comparison import TOLERANCES, Tolerance, compare_runs
-from uad.comparison.report import summary, write_html, write_json_report
-from uad.comparison.trees import open_run
+from uad.audit.compare import compare_runs
+from uad.audit.compare_contents import TOLERANCES, Tolerance
+from uad.audit.compare_report import page, summary
+from uad.audit.compare_trees import open_run
 from uad.core.errors import DataError
+from uad.core.files import write_json, write_text
 
 
 def tolerance(text: str) -> tuple[str, Tolerance]:
@@ -49,8 +51,8 @@ def run(options: argparse.Namespace) -> int:
         comparison = compare_runs(here, there, dict(options.tolerance))
         folder = options.output or here.root / "audit"
         try:
-            write_json_report(folder / "compare.json", comparison)
-            write_html(folder / "compare.html", comparison)
+            write_json(folder / "compare.json", comparison.as_json())
+            write_text(folder / "compare.html", page(comparison))
         except OSError as error:
             raise DataError(
                 f"{folder}: cannot be written to ({error}). Name another folder: --output FOLDER"

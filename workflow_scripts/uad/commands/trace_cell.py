@@ -3,10 +3,12 @@
 import argparse
 from pathlib import Path
 
+from uad.audit.lineage import Lineage
+from uad.audit.recompute import METRICS
+from uad.audit.trace import trace
+from uad.audit.trace_picture import draw
 from uad.core.files import write_json, write_text
-from uad.lineage import METRICS, Lineage, trace
-from uad.records import load_records
-from uad.report.lineage_picture import draw
+from uad.core.records import load_records
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

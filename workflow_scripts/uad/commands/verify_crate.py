@@ -2,8 +2,7 @@
 
 import argparse
 
-from uad.audit import terminal
-from uad.crate import verify
+from uad.audit.crate_verify import verify
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
     for why, count in sorted(found.left_out.items()):
         print(f"  not included: {count} files: {why}")
     if found.verdict:
-        print(terminal(found.verdict))
+        print(found.verdict.text())
     for place, reasons in sorted(found.failures.items()):
         print(f"FAIL {place}: {'; '.join(reasons)}")
     print(f"SHA-256 of manifest.sha256: {found.seal}")

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,23 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, as a hexadecimal string."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_of_all(paths: Iterable[Path]) -> list[str | None]:
+    """SHA-256 of many files, by some threads (hashlib lets go of the interpreter lock).
+
+    None for what is no file, or cannot be read.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    def digest(path: Path) -> str | None:
+        try:
+            return sha256(path) if path.is_file() else None
+        except OSError:
+            return None
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(digest, paths))
 
 
 def text_digest(content: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from uad.records import Record, Records
+from uad.core.records import Record, Records
 from uad.report.render import Cell, Document, PathLike, Row, counted, html_page, write_all
 
 __all__ = [

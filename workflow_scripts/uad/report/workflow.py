@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from uad.core.errors import DataError
-from uad.records import Record, Records
+from uad.core.records import Record, Records
 from uad.report.style import BLUE, GREY, PathLike, save, style
 
 if TYPE_CHECKING:

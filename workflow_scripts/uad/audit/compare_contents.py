@@ -1,7 +1,7 @@
 """What two files of a kind have in common that their bytes do not show: numbers, with tolerances.
 
-Every function takes the two files and returns a :class:`Difference`. Paths that differ only
-because the runs lie in different places are told apart by ``portable``, see ``trees.Run``.
+A file is read as nested dictionaries and lists of arrays, numbers and texts. Paths that differ only
+because the runs lie in different places are made alike by ``portable``, see ``compare_trees.Run``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-#: Turns a text of a run into what it would be in another place.
-Portable = Callable[[str], str]
+#: Turns plain data of a run into what they would be in another place.
+Portable = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -51,31 +51,12 @@ TOLERANCES = {
     # two decimals in print: one in the last place
     "document": Tolerance(0.01),
 }
-KINDS = {
-    ".csv": "table",
-    ".tsv": "table",
-    ".json": "json",
-    ".safetensors": "array",
-    ".npy": "array",
-    ".nii": "array",
-    ".nii.gz": "array",
-    ".mat": "transform",
-    ".png": "picture",
-    ".webp": "picture",
-    ".html": "document",
-    ".md": "document",
-    ".tex": "document",
-    ".txt": "document",
-    ".yaml": "document",
-    ".ipynb": "document",
-}
 #: What differs between two executions of one notebook: time stamps, durations, the temporary
 #: name that it was written under, the random identity of the cell with the parameters.
 VOLATILE_METADATA = ("papermill", "execution")
-VOLATILE_TEXT = (
-    re.compile(r"cell-id=[0-9a-f]{8}\b"),
-    re.compile(r"\.tmp-[^/\s\"]+?-\d+-"),
-    re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?"),
+VOLATILE_TEXT = re.compile(
+    r"cell-id=[0-9a-f]{8}\b|\.tmp-[^/\s\"]+?-\d+-"
+    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?"
 )
 #: A number with decimals that stands by itself; counts must agree exactly.
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+(?:[eE][-+]?\d+)?|[eE][-+]?\d+)(?![\w.]*\w)")
@@ -90,7 +71,7 @@ class Difference:
         absolute: largest absolute difference of two numbers.
         relative: largest difference of two numbers as a share of the other.
         outside: numbers that differ by more than the tolerance.
-        where: column, tensor or key of the largest excess.
+        where: column, tensor or key of the largest excess over the tolerance.
         other: what differs and is not a number; empty if nothing is.
     """
 
@@ -99,7 +80,7 @@ class Difference:
     outside: int = 0
     where: str = ""
     other: str = ""
-    _worst: float = -1.0
+    _excess: float = -math.inf
 
     @property
     def state(self) -> str:
@@ -112,48 +93,39 @@ class Difference:
         parts = [self.other] if self.other else []
         if self.absolute:
             where = f" ({self.where})" if self.where else ""
-            parts.append(
-                f"largest difference {self.absolute:.3g}, relative {self.relative:.2g}{where}"
-            )
+            sizes = f"{self.absolute:.3g}, relative {self.relative:.2g}"
+            parts.append(f"largest difference {sizes}{where}")
         return "; ".join(parts)
 
     def add(self, here: Any, there: Any, tolerance: Tolerance, where: str) -> None:
         """Take in two numbers, or two arrays of one shape."""
-        here, there = (np.asarray(value, dtype=np.float64) for value in (here, there))
-        # where both are not finite, and alike, there is nothing to subtract
-        alike = (here == there) | (np.isnan(here) & np.isnan(there))
-        with np.errstate(invalid="ignore"):
-            distance = np.where(alike, 0.0, np.abs(here - there))
-        distance = np.where(np.isnan(distance), np.inf, distance)
-        # a hair more than asked for: 75.84 - 75.83 is not 0.01 in binary
-        size = np.where(np.isfinite(there), np.abs(there), 0.0)
-        excess = distance - (tolerance.absolute + tolerance.relative * size) * (1 + 1e-9)
-        self.outside += int(np.count_nonzero((excess > 0) & ~alike))
-        if not distance.size or not (largest := float(distance.max())):
+        here, there = (np.asarray(value, dtype=np.float64).ravel() for value in (here, there))
+        apart = ~((here == there) | (np.isnan(here) & np.isnan(there)))
+        if not apart.any():
             return
+        here, there = here[apart], there[apart]
+        distance = np.nan_to_num(np.abs(here - there), nan=np.inf, posinf=np.inf)
+        size = np.where(np.isfinite(there), np.abs(there), 0.0)
+        # a hair more than asked for: 75.84 - 75.83 is not 0.01 in binary
+        excess = distance - (tolerance.absolute + tolerance.relative * size) * (1 + 1e-9)
         with np.errstate(divide="ignore"):
-            share = np.divide(distance, size, out=np.zeros_like(distance), where=distance > 0)
-        self.absolute = max(self.absolute, largest)
+            share = distance / size
+        self.outside += int(np.count_nonzero(excess > 0))
+        self.absolute = max(self.absolute, float(distance.max()))
         self.relative = max(self.relative, float(share.max()))
-        if (worst := float(excess.max())) > self._worst or not self.where:
-            self._worst, self.where = worst, where
+        if excess.max() > self._excess:
+            self._excess, self.where = float(excess.max()), where
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, where: str = "") -> None:
         """Say what else differs; the first counts."""
-        self.other = self.other or text
-
-
-def kind_of(name: str) -> str | None:
-    """Kind of a file, by the ending of its name; None: only its bytes can be compared."""
-    name = name.lower()
-    return next((kind for ending, kind in KINDS.items() if name.endswith(ending)), None)
+        self.other = self.other or f"{text}{f' in {where}' if where else ''}"
 
 
 def compare_files(
     here: Path,
     there: Path,
     tolerances: Mapping[str, Tolerance] = TOLERANCES,
-    portable: tuple[Portable, Portable] = (str, str),
+    portable: tuple[Portable, Portable] = (lambda content: content,) * 2,
 ) -> Difference:
     """Compare the contents of two files of one name whose bytes differ.
 
@@ -168,12 +140,10 @@ def compare_files(
     if kind is None:
         difference.note("other bytes")
         return difference
-    ending = "".join(here.suffixes[-2:]) if here.name.endswith(".gz") else here.suffix
-    read = _READERS[ending.lower()]
     contents = []
     for side, path, place in zip(("here", "there"), (here, there), portable, strict=True):
         try:
-            contents.append(read(path, place))
+            contents.append(place(_reader_of(path.name)(path)))
         except Exception as error:  # every format has exceptions of its own
             difference.note(f"cannot be read {side}: {error}")
             return difference
@@ -189,7 +159,7 @@ def _compare(
     kind: str,
     where: str,
 ) -> None:
-    """Compare what the readers give: nested dictionaries and lists of arrays, numbers, texts."""
+    """Compare what the readers give."""
     if isinstance(here, _Picture) and isinstance(there, _Picture):
         # signed, so that levels can be subtracted
         left, right = here.pixels.astype(np.float32), there.pixels.astype(np.float32)
@@ -205,14 +175,14 @@ def _compare(
                 _compare(here[key], there[key], difference, tolerances, kind, name)
     elif isinstance(here, list) and isinstance(there, list):
         if len(here) != len(there):
-            difference.note(f"{len(here)} and {len(there)} entries{_of(where)}")
+            difference.note(f"{len(here)} and {len(there)} entries", where)
             return
         for left, right in zip(here, there, strict=True):
             _compare(left, right, difference, tolerances, kind, where)
     elif _is_number(here) and _is_number(there):
         difference.add(here, there, tolerances[kind], where)
     elif here != there:
-        difference.note(f"{_short(here)} and {_short(there)}{_of(where)}")
+        difference.note(f"{_short(here)} and {_short(there)}", where)
 
 
 def _compare_arrays(
@@ -220,23 +190,17 @@ def _compare_arrays(
 ) -> None:
     if here.shape != there.shape or here.dtype != there.dtype:
         sizes = (f"{'x'.join(map(str, a.shape))} {a.dtype}" for a in (here, there))
-        difference.note(f"{' and '.join(sizes)}{_of(where)}")
+        difference.note(" and ".join(sizes), where)
     elif here.dtype.kind in "fc":
         difference.add(here, there, tolerance, where)
-    elif here.dtype.kind not in "iub":
-        difference.note(f"other values{_of(where)}" if here.tobytes() != there.tobytes() else "")
     elif not np.array_equal(here, there):
         changed = np.count_nonzero(here != there)
         largest = np.abs(here.astype(np.float64) - there.astype(np.float64)).max()
-        difference.note(f"{changed} of {here.size} integers, by up to {largest:g}{_of(where)}")
+        difference.note(f"{changed} of {here.size} integers, by up to {largest:g}", where)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _of(where: str) -> str:
-    return f" in {where}" if where else ""
 
 
 def _short(value: Any, most: int = 40) -> str:
@@ -244,7 +208,7 @@ def _short(value: Any, most: int = 40) -> str:
     return repr(text if len(text) <= most else text[: most - 1] + "…")
 
 
-# ---- readers: a file as nested dictionaries and lists of arrays, numbers and texts ----
+# Readers -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -254,62 +218,41 @@ class _Picture:
     pixels: np.ndarray
 
 
-def _read_table(path: Path, portable: Portable) -> Any:
+def _read_table(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     rows = list(csv.reader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ","))
     head, body = (rows[0], rows[1:]) if rows else ([], [])
     if any(len(row) != len(head) for row in body):
         raise ValueError("rows of different lengths")
-    return {name: [_cell(row[i], portable) for row in body] for i, name in enumerate(head)}
+    return {name: [_number_or_text(row[i]) for row in body] for i, name in enumerate(head)}
 
 
-def _cell(text: str, portable: Portable) -> Any:
+def _number_or_text(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
-        return portable(text)
+        return text
 
 
-def _read_json(path: Path, portable: Portable) -> Any:
-    return _portable(json.loads(path.read_text(encoding="utf-8")), portable)
-
-
-def _portable(content: Any, portable: Portable) -> Any:
-    if isinstance(content, dict):
-        return {portable(key): _portable(value, portable) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_portable(value, portable) for value in content]
-    return portable(content) if isinstance(content, str) else content
-
-
-def _read_safetensors(path: Path, portable: Portable) -> Any:
+def _read_safetensors(path: Path) -> Any:
     from safetensors import safe_open
 
     with safe_open(path, framework="np") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return {"metadata": _portable(file.metadata() or {}, portable), **tensors}
+        return {"metadata": file.metadata() or {}, **tensors}
 
 
-def _read_npy(path: Path, portable: Portable) -> Any:
-    return np.load(path, allow_pickle=False)
-
-
-def _read_nifti(path: Path, portable: Portable) -> Any:
+def _read_nifti(path: Path) -> Any:
     import nibabel as nib
 
     image = nib.load(path)
     return {"affine": image.affine, "voxels": np.asanyarray(image.dataobj)}
 
 
-def _read_mat(path: Path, portable: Portable) -> Any:
+def _read_mat(path: Path) -> Any:
     from scipy.io import loadmat
 
-    content = loadmat(path)
-    return {name: value for name, value in content.items() if not name.startswith("__")}
-
-
-def _read_picture(path: Path, portable: Portable) -> Any:
-    return _picture(path)
+    return {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
 
 
 def _picture(source: Path | io.BytesIO) -> _Picture:
@@ -319,71 +262,67 @@ def _picture(source: Path | io.BytesIO) -> _Picture:
         return _Picture(np.asarray(image.convert("RGBA")))
 
 
-def _read_text(path: Path, portable: Portable) -> Any:
-    return list(_parts(path.read_text(encoding="utf-8"), portable))
-
-
-def _parts(text: str, portable: Portable) -> Iterator[Any]:
-    """Pictures, numbers with decimals, and the text between them."""
+def _parts(text: str) -> Iterator[Any]:
+    """Pictures, numbers with decimals, and the words between them."""
     for i, piece in enumerate(_PICTURE.split(text)):
         if i % 2:
             yield _picture(io.BytesIO(base64.b64decode(piece)))
             continue
-        for pattern in VOLATILE_TEXT:
-            piece = pattern.sub("", piece)
-        end = 0
+        piece, end = VOLATILE_TEXT.sub("", piece), 0
         for number in _NUMBER.finditer(piece):
-            yield from (portable(word) for word in piece[end : number.start()].split())
+            yield from piece[end : number.start()].split()
             value = float(number[0])
             yield value if math.isfinite(value) else number[0]
             end = number.end()
-        yield from (portable(word) for word in piece[end:].split())
+        yield from piece[end:].split()
 
 
-def _read_notebook(path: Path, portable: Portable) -> Any:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for part in (content, *content["cells"]):
+def _read_notebook(path: Path) -> Any:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        cell.pop("id", None)  # papermill draws one for the cell with the parameters
         for name in VOLATILE_METADATA:
-            part["metadata"].pop(name, None)
-    return [_notebook_cell(cell, portable) for cell in content["cells"]]
+            cell["metadata"].pop(name, None)
+    return _document(cells)
 
 
-def _notebook_cell(cell: dict[str, Any], portable: Portable) -> Any:
-    """A cell without its identity, which papermill draws for the one with the parameters."""
-    cell = {key: value for key, value in cell.items() if key != "id"}
-    return _document(cell, portable)
-
-
-def _document(content: Any, portable: Portable) -> Any:
+def _document(content: Any) -> Any:
     if isinstance(content, dict):
-        found = {}
-        for key, value in content.items():
-            if key == "image/png":
-                encoded = value if isinstance(value, str) else "".join(value)
-                found[key] = _picture(io.BytesIO(base64.b64decode(encoded)))
-            else:
-                found[key] = _document(value, portable)
+        picture = content.get("image/png")
+        found = {key: _document(value) for key, value in content.items() if key != "image/png"}
+        if picture is not None:
+            found["image/png"] = _picture(io.BytesIO(base64.b64decode("".join(picture))))
         return found
     if isinstance(content, list):
-        return [_document(value, portable) for value in content]
-    return list(_parts(content, portable)) if isinstance(content, str) else content
+        return [_document(value) for value in content]
+    return list(_parts(content)) if isinstance(content, str) else content
 
 
-_READERS: dict[str, Callable[[Path, Portable], Any]] = {
-    ".csv": _read_table,
-    ".tsv": _read_table,
-    ".json": _read_json,
-    ".safetensors": _read_safetensors,
-    ".npy": _read_npy,
-    ".nii": _read_nifti,
-    ".nii.gz": _read_nifti,
-    ".mat": _read_mat,
-    ".png": _read_picture,
-    ".webp": _read_picture,
-    ".html": _read_text,
-    ".md": _read_text,
-    ".tex": _read_text,
-    ".txt": _read_text,
-    ".yaml": _read_text,
-    ".ipynb": _read_notebook,
+def _read_text(path: Path) -> Any:
+    return list(_parts(path.read_text(encoding="utf-8")))
+
+
+#: By ending: kind, and what reads it.
+_FORMATS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    ".csv": ("table", _read_table),
+    ".tsv": ("table", _read_table),
+    ".json": ("json", lambda path: json.loads(path.read_text(encoding="utf-8"))),
+    ".safetensors": ("array", _read_safetensors),
+    ".npy": ("array", lambda path: np.load(path, allow_pickle=False)),
+    ".nii": ("array", _read_nifti),
+    ".nii.gz": ("array", _read_nifti),
+    ".mat": ("transform", _read_mat),
+    ".png": ("picture", _picture),
+    ".webp": ("picture", _picture),
+    **dict.fromkeys((".html", ".md", ".tex", ".txt", ".yaml"), ("document", _read_text)),
+    ".ipynb": ("document", _read_notebook),
 }
+
+
+def kind_of(name: str) -> str | None:
+    """Kind of a file, by the ending of its name; None: only its bytes can be compared."""
+    return next((kind for end, (kind, _) in _FORMATS.items() if name.lower().endswith(end)), None)
+
+
+def _reader_of(name: str) -> Callable[[Path], Any]:
+    return next(read for end, (_, read) in _FORMATS.items() if name.lower().endswith(end))

@@ -8,22 +8,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from uad.audit.tree import MARKER
 from uad.core.errors import DataError
 from uad.core.files import sha256
-from uad.records import EXTERNAL, REPOSITORY, Record, Records
+from uad.core.records import EXTERNAL, REPOSITORY, Records
 from uad.run.launch import CODE
 
 #: Folders of a crate: the results tree, and the repository's code.
 RESULTS_FOLDER, CODE_FOLDER = "results/", "code/"
-#: What belongs to the code besides what a run reads.
-BESIDES = (
-    "docs tests benchmarks Makefile README.md CHANGELOG.md LICENSE CITATION.cff pyproject.toml"
-).split()
+#: What belongs to the code: what a run reads, and the rest of the project.
+CODE_PARTS = {
+    *CODE,
+    *"docs tests benchmarks Makefile README.md CHANGELOG.md LICENSE CITATION.cff".split(),
+    "pyproject.toml",
+}
 #: Words and numbers; an affine transform (``.mat``) holds twelve of these.
-TEXT = {".json", ".tsv", ".csv", ".md", ".tex", ".yaml", ".yml", ".txt", ".rst", ".mat"}
+TEXT = set(".json .tsv .csv .md .tex .yaml .yml .txt .rst .mat".split())
 #: May show a scan. Any other suffix is taken for a volume: nothing unknown gets into a crate.
-PICTURE = {".png", ".svg", ".jpg", ".jpeg", ".gif", ".webp", ".pdf", ".html", ".ipynb", ".js"}
-PICTURE |= {".css"}
+PICTURE = set(".png .svg .jpg .jpeg .gif .webp .pdf .html .ipynb .js .css".split())
 #: Pages, and how a bitmap is embedded in them.
 PAGES, BITMAP = {".html", ".ipynb", ".svg"}, (b"data:image/", b'"image/png"', b'"image/jpeg"')
 #: A bitmap in a file of the code, with content: code may name the same words.
@@ -43,11 +45,9 @@ class File:
     """A file of a run.
 
     Attributes:
-        place: path in the crate; of a file from outside, its key (see ``uad.records``).
-        bytes: size; None for what is not a plain file.
+        place: path in the crate; of a file from outside, its key (see ``uad.core.records``).
         sha256: of the content; None likewise.
         left_out: why it is not in the crate; empty if it is.
-        source: where it is read from.
     """
 
     place: str
@@ -63,8 +63,6 @@ class Choice:
 
     Attributes:
         phantom: the scans are generated; pictures of them are no medical images.
-        images: also volumes and pictures of scans.
-        models: also the weights of trained models.
     """
 
     phantom: bool
@@ -90,33 +88,33 @@ def collect(records: Records, choice: Choice) -> list[File]:
         DataError: a file that belongs into the crate is missing, or is not the one that its record
             names: such a tree cannot be shared.
     """
+    root = records.root
     if records.broken:
         lines = "; ".join(f"{key} {why}" for key, why in sorted(records.broken.items()))
-        raise DataError(f"{records.root}: cannot be packed: {lines}. Make these files again.")
-    files = {file.place: file for file in _code(records, choice)}
-    for key in records.all:
-        files[place_of(key)] = _read(place_of(key), records.root / key)
+        raise DataError(f"{root}: cannot be packed: {lines}. Make these files again.")
+    files = {file.place: file for file in code_files(records, choice)}
+    # what no job declares: records, and the tree's own files
+    own = [root / MARKER, root / "README.md", *(root / key for key in records.all)]
+    packed = {RESULTS_FOLDER + path.relative_to(root).as_posix(): path for path in own}
     # in a results folder elsewhere nobody has said what each file is
-    readme = records.repository / RESULTS_FOLDER / "README.md"
-    if readme.is_file():
-        files[f"{RESULTS_FOLDER}README.md"] = _read(f"{RESULTS_FOLDER}README.md", readme)
-    for path in _undeclared(records.root):
-        place = RESULTS_FOLDER + path.relative_to(records.root).as_posix()
-        files[place] = _read(place, path)
+    readme = f"{RESULTS_FOLDER}README.md"
+    if not packed[readme].is_file():
+        packed[readme] = records.repository / readme
+    files |= {place: _read(place, path) for place, path in packed.items() if path.is_file()}
     wrong = []
-    for file in _declared(records, choice):
+    for file, path in _declared(records, choice):
         there = files.get(file.place)
         if there and there.sha256 != file.sha256:
-            wrong.append(f"{records.path(_key_of(file.place))} is not the file that was recorded")
-        elif not file.left_out and file.source and not file.source.is_file():
-            wrong.append(f"{file.source} is missing")
-        elif not file.left_out and file.source and sha256(file.source) != file.sha256:
-            wrong.append(f"{file.source} is not the file that was recorded")
+            wrong.append(f"{path} is not the file that was recorded")
+        elif not file.left_out and file.source and not path.is_file():
+            wrong.append(f"{path} is missing")
+        elif not file.left_out and file.source and sha256(path) != file.sha256:
+            wrong.append(f"{path} is not the file that was recorded")
         files.setdefault(file.place, file)
     if wrong:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise DataError(
-            f"{records.root}: cannot be packed: {'; '.join(wrong[:5])}{more}. "
+            f"{root}: cannot be packed: {'; '.join(wrong[:5])}{more}. "
             "'make audit' names all; make these files again, or take back what was changed."
         )
     return [files[place] for place in sorted(files)]
@@ -126,13 +124,21 @@ def _read(place: str, path: Path) -> File:
     return File(place, path.stat().st_size, sha256(path), source=path)
 
 
-def _key_of(place: str) -> str:
-    if place.startswith(CODE_FOLDER):
-        return REPOSITORY + place.removeprefix(CODE_FOLDER)
-    return place.removeprefix(RESULTS_FOLDER)
+def _declared(records: Records, choice: Choice) -> Iterator[tuple[File, Path]]:
+    """Every output and input of a record, with the reason if it stays out, and where it lies."""
+    rules = _Rules(records, choice)
+    entries = {e.key: e for record in records.all.values() for e in record.inputs}
+    for key, entry in sorted({**entries, **records.outputs}.items()):
+        if key not in records.all:
+            path, why = records.path(key), rules.why_left_out(key)
+            source = None if why or key.startswith(EXTERNAL) else path
+            yield File(place_of(key), entry.bytes, entry.sha256, why, source), path
 
 
-def _code(records: Records, choice: Choice) -> Iterator[File]:
+# The code ------------------------------------------------------------------------------------
+
+
+def code_files(records: Records, choice: Choice) -> Iterator[File]:
     """The repository's files: what a run reads, tests and documentation.
 
     Under version control only what is tracked, and what the records say that a job ran.
@@ -142,26 +148,22 @@ def _code(records: Records, choice: Choice) -> Iterator[File]:
     if "Snakefile" in tracked:
         names = tracked | _git_files(repository, "--others", "--exclude-standard") | run
     else:  # a copy of the code without its history
-        names = tracked = {path.relative_to(repository).as_posix() for path in _on_disk(repository)}
+        tops = [repository / name for name in CODE_PARTS]
+        paths = [path for top in tops for path in ([top] if top.is_file() else top.rglob("*"))]
+        names = tracked = {path.relative_to(repository).as_posix() for path in paths}
     for name in sorted(names):
-        path, parts = repository / name, PurePosixPath(name).parts
-        if parts[0] not in {*CODE, *BESIDES} or _is_hidden(parts) or not path.is_file():
-            continue
-        why = _shown_by_code(path, choice) if name in tracked | run else UNTRACKED
-        found = _read(CODE_FOLDER + name, path)
-        yield File(found.place, found.bytes, found.sha256, why, None if why else path)
+        path = repository / name
+        if _is_code(name) and path.is_file():
+            why = _why_out_of_code(path, choice) if name in tracked | run else UNTRACKED
+            found = _read(CODE_FOLDER + name, path)
+            yield File(found.place, found.bytes, found.sha256, why, None if why else path)
 
 
-def _on_disk(repository: Path) -> Iterator[Path]:
-    for name in (*CODE, *BESIDES):
-        top = repository / name
-        yield from [top] if top.is_file() else top.rglob("*") if top.is_dir() else []
-
-
-def _is_hidden(parts: tuple[str, ...]) -> bool:
-    """Hidden files, and what Python and its installers leave."""
+def _is_code(name: str) -> bool:
+    """Whether a file belongs to the code; not what is hidden or left by Python."""
+    parts = PurePosixPath(name).parts
     left = any(part.startswith(".") or part.endswith(".egg-info") for part in parts)
-    return left or "__pycache__" in parts
+    return bool(parts) and parts[0] in CODE_PARTS and not left and "__pycache__" not in parts
 
 
 def _git_files(repository: Path, *options: str) -> set[str]:
@@ -184,123 +186,81 @@ def _code_of_jobs(records: Records) -> set[str]:
     """Scripts and library files that the jobs ran, by path in the repository."""
     found = set()
     for record in records.all.values():
-        found.add(f"workflow_scripts/{record.rule}.py")
         library = record.content["code"]["library_files"]
+        found |= {f"workflow_scripts/{record.rule}.py"}
         found |= {f"workflow_scripts/uad/{name}" for name in library}
-        found |= {e.key.removeprefix(REPOSITORY) for e in record.inputs if _in_code(e.key)}
+        read = {e.key.removeprefix(REPOSITORY) for e in record.inputs if REPOSITORY in e.key}
+        found |= {name for name in read if _is_code(name)}
     return found
 
 
-def _in_code(key: str) -> bool:
-    """Whether a key names a file of the packed code."""
-    parts = PurePosixPath(key.removeprefix(REPOSITORY)).parts
-    return key.startswith(REPOSITORY) and bool(parts) and parts[0] in {*CODE, *BESIDES}
-
-
-def _shown_by_code(path: Path, choice: Choice) -> str:
+def _why_out_of_code(path: Path, choice: Choice) -> str:
     """Why a file stays out although it lies in the code: images; empty if it holds none.
 
     That the run's scans are a phantom says nothing of volumes that lie beside the code.
     """
     content, suffix = path.read_bytes(), path.suffix.lower()
-    if suffix in WRITTEN_VOLUMES or (suffix not in PICTURE and not _is_text(content)):
+    try:
+        is_text = b"\0" not in content and content.decode() is not None
+    except UnicodeDecodeError:
+        is_text = False
+    if suffix in WRITTEN_VOLUMES or (suffix not in PICTURE and not is_text):
         return "" if choice.images else VOLUME
     if choice.images or choice.phantom:
         return ""
     embedded = suffix in PICTURE | TEXT and EMBEDDED.search(content)
-    return SHOWS_SCANS if embedded or not _is_text(content) else ""
+    return SHOWS_SCANS if embedded or not is_text else ""
 
 
-def _is_text(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return b"\0" not in content
+# The results ---------------------------------------------------------------------------------
 
 
-def _undeclared(root: Path) -> Iterator[Path]:
-    """Files of a results tree that no job declares."""
-    for path in (root / "source.json", root / "README.md"):
-        if path.is_file():
-            yield path
-
-
-def _declared(records: Records, choice: Choice) -> Iterator[File]:
-    """Every output and input of a record, with the reason if it stays out."""
-    shown = Shown(records)
-    entries = {e.key: e for record in records.all.values() for e in record.inputs}
-    entries.update(records.outputs)
-    own_records = {place_of(key) for key in records.all}
-    for key in sorted(entries):
-        entry, place, path = entries[key], place_of(key), records.path(key)
-        if place in own_records:
-            continue
-        why = _why_left_out(key, key in records.outputs, path, choice, shown)
-        source = None if why or key.startswith(EXTERNAL) else path
-        yield File(place, entry.bytes, entry.sha256, why, source)
-
-
-def _why_left_out(key: str, made: bool, path: Path, choice: Choice, shown: Shown) -> str:
-    if key.startswith(EXTERNAL):
-        return RAW if shown.is_volume(key) else ELSEWHERE
-    if key.startswith(REPOSITORY):
-        if not _in_code(key):
-            return RAW if shown.is_volume(key) else ELSEWHERE
-        return _shown_by_code(path, choice) if path.is_file() else ""
-    if key.startswith("audit/"):
-        return ABOUT_TREE
-    if is_weights(key):
-        return "" if choice.models else WEIGHTS
-    if shown.is_volume(key):
-        if not choice.images:
-            return VOLUME
-        if not made and not choice.phantom:
-            return RAW
-        return "" if path.is_file() else NOT_KEPT
-    if shown.shows_scans(key) and not (choice.images or choice.phantom):
-        return SHOWS_SCANS
-    return ""
-
-
-def is_weights(key: str) -> bool:
-    """Whether a file holds a trained model."""
-    return key.startswith("models/") and _suffix(key) not in TEXT | PICTURE
-
-
-def _suffix(key: str) -> str:
-    return PurePosixPath(key).suffix.lower()
-
-
-class Shown:
-    """Which files show scans, told by what they were made from rather than by their names.
+class _Rules:
+    """What stays out of a crate, told by what a file was made from rather than by its name.
 
     A picture or page shows scans if its job read a volume, or something that shows scans. What no
     job made is taken to show them, and so is a page with bitmaps: a notebook can read more than its
     rule declares.
     """
 
-    def __init__(self, records: Records) -> None:
-        self.records = records
-        self._known: dict[str, bool] = {}
+    def __init__(self, records: Records, choice: Choice) -> None:
+        self.records, self.choice = records, choice
+        self._shows: dict[str, bool] = {}
 
-    def is_volume(self, key: str) -> bool:
-        """Whether a file holds voxels (or anything that is not known to hold none)."""
-        return _suffix(key) not in TEXT | PICTURE and not is_weights(key)
+    def why_left_out(self, key: str) -> str:
+        """Why a file is not packed; empty if it is."""
+        choice, path = self.choice, self.records.path(key)
+        if key.startswith((EXTERNAL, REPOSITORY)):
+            if key.startswith(EXTERNAL) or not _is_code(key.removeprefix(REPOSITORY)):
+                return RAW if _is_volume(key) else ELSEWHERE
+            return _why_out_of_code(path, choice) if path.is_file() else ""
+        if key.startswith("audit/"):
+            return ABOUT_TREE
+        if _is_weights(key):
+            return "" if choice.models else WEIGHTS
+        if _is_volume(key):
+            if not choice.images:
+                return VOLUME
+            if key not in self.records.outputs and not choice.phantom:
+                return RAW
+            return "" if path.is_file() else NOT_KEPT
+        if not (choice.images or choice.phantom) and self.shows_scans(key):
+            return SHOWS_SCANS
+        return ""
 
     def shows_scans(self, key: str) -> bool:
         """Whether a file is a volume, or a picture or page with images of volumes."""
-        if key not in self._known:
-            self._known[key] = True  # until it is known: records that contradict each other
-            self._known[key] = self._find(key)
-        return self._known[key]
+        if key not in self._shows:
+            self._shows[key] = True  # until it is known: records that contradict each other
+            self._shows[key] = self._find(key)
+        return self._shows[key]
 
     def _find(self, key: str) -> bool:
-        if self.is_volume(key):
+        if _is_volume(key):
             return True
         if _suffix(key) not in PICTURE or key.startswith(REPOSITORY):
             return False
-        made_by: Record | None = self.records.producers.get(key)
+        made_by = self.records.producers.get(key)
         if made_by is None or any(self.shows_scans(entry.key) for entry in made_by.inputs):
             return True
         path = self.records.path(key)
@@ -308,3 +268,17 @@ class Shown:
             return False
         content = path.read_bytes()
         return any(sign in content for sign in BITMAP)
+
+
+def _suffix(key: str) -> str:
+    return PurePosixPath(key).suffix.lower()
+
+
+def _is_weights(key: str) -> bool:
+    """Whether a file holds a trained model."""
+    return key.startswith("models/") and _suffix(key) not in TEXT | PICTURE
+
+
+def _is_volume(key: str) -> bool:
+    """Whether a file holds voxels (or anything that is not known to hold none)."""
+    return _suffix(key) not in TEXT | PICTURE and not _is_weights(key)

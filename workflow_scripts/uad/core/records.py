@@ -1,4 +1,4 @@
-"""The records of a results tree as a graph: which job made a file, from which others.
+"""The records of a results tree as one graph: which job made a file, from which others.
 
 A file is named by its key, the same on every machine: its path below the results folder
 (``tables/table3.csv``), its path in the repository (``repository:notebooks/results.ipynb``), or,
@@ -10,16 +10,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uad.core.errors import DataError
 from uad.core.files import TEMPORARY
 from uad.core.provenance import FORMAT, SUFFIX, record_digest
-from uad.core.walk import files_below
+from uad.core.walk import files_below, working_directory
+
+if TYPE_CHECKING:
+    from networkx import DiGraph
 
 REPOSITORY, EXTERNAL = "repository:", "external:"
 #: Stages whose files are deleted after use, unless ``run.keep_reconstructions`` is set.
@@ -81,7 +84,8 @@ class Records:
         root: the results folder.
         repository: where keys that begin with ``repository:`` are looked up.
         all: the records, by key of the record's file.
-        broken: records that cannot be used or were edited, and why, by key.
+        broken: records that cannot be relied on, and why, by key; those that could be read are
+            also in ``all``.
     """
 
     root: Path
@@ -93,19 +97,12 @@ class Records:
     def producers(self) -> dict[str, Record]:
         """The record that has a file among its outputs, by key of the file.
 
-        Where several have, the newest counts: a rule may have been renamed in between.
+        Where several have, the newest that can be relied on counts: a rule may have been renamed.
         """
-        newest = sorted(self.all.values(), key=lambda record: record.content["started"])
-        return {output.key: record for record in newest for output in record.outputs}
-
-    @cached_property
-    def consumers(self) -> dict[str, list[Record]]:
-        """The records that have a file among their inputs, by key of the file."""
-        found: dict[str, list[Record]] = {}
-        for record in self.all.values():
-            for key in dict.fromkeys(entry.key for entry in record.inputs):
-                found.setdefault(key, []).append(record)
-        return found
+        by_trust = sorted(
+            self.all.values(), key=lambda r: (r.key not in self.broken, r.content["started"])
+        )
+        return {output.key: record for record in by_trust for output in record.outputs}
 
     @cached_property
     def outputs(self) -> dict[str, Artifact]:
@@ -117,56 +114,63 @@ class Records:
             if entry.key == key
         }
 
+    @cached_property
+    def graph(self) -> DiGraph:
+        """Files and jobs: an edge leads from a file to each job that read it, and from a job to
+        each file that it made. A job's node is the key of its record.
+        """
+        import networkx
+
+        graph = networkx.DiGraph()
+        for record in self.all.values():
+            graph.add_node(record.key, record=record)
+            graph.add_edges_from((entry.key, record.key) for entry in record.inputs)
+        graph.add_edges_from((record.key, key) for key, record in self.producers.items())
+        return graph
+
+    @cached_property
+    def start(self) -> Path:
+        """The folder that the run was started in, as far as the place of the results tells."""
+        first = next(iter(self.all.values()), None)
+        recorded = first.content["roots"]["results"] if first else self.root.name
+        return working_directory(self.root, recorded)
+
     def path(self, key: str) -> Path:
         """Where the file of a key lies, whether it is there or not."""
         if key.startswith(REPOSITORY):
             return self.repository / key.removeprefix(REPOSITORY)
         if key.startswith(EXTERNAL):
-            return Path(key.removeprefix(EXTERNAL))
+            return self.start / key.removeprefix(EXTERNAL)
         return self.root / key
 
-    def record_of(self, key: str) -> Record:
-        """The record of a file.
+    def ancestors(self, keys: Sequence[str]) -> set[str]:
+        """Keys of some files, and of all files that they were made from."""
+        import networkx
 
-        Raises:
-            DataError: no record has it among its outputs.
-        """
-        if key not in self.producers:
-            raise DataError(
-                f"{self.path(key)}: no record below {self.root} says how it was made. "
-                "Is it the results folder of a finished run?"
-            )
-        return self.producers[key]
-
-    def ancestors(self, keys: Sequence[str]) -> Iterator[str]:
-        """Keys of the files that some files were made from, those files first, each once."""
-        waiting, seen = list(keys), set(keys)
-        while waiting:
-            key = waiting.pop(0)
-            yield key
-            made_by = self.producers.get(key)
-            for entry in made_by.inputs if made_by else ():
-                if entry.key not in seen:
-                    seen.add(entry.key)
-                    waiting.append(entry.key)
+        backwards = self.graph.reverse(copy=False)
+        layers = networkx.bfs_layers(backwards, [key for key in keys if key in backwards])
+        return set(keys).union(*layers) - self.all.keys()
 
     @cached_property
     def rule_order(self) -> list[str]:
         """Rules in the order in which files pass through them, from raw data to tables."""
-        before: dict[str, set[str]] = {record.rule: set() for record in self.all.values()}
-        for record in self.all.values():
-            for entry in record.inputs:
-                if (made_by := self.producers.get(entry.key)) and made_by.rule != record.rule:
-                    before[record.rule].add(made_by.rule)
-        order: list[str] = []
-        while before:
-            # none is free only where records contradict each other; then any order will do
-            free = sorted(r for r, needed in before.items() if not needed & set(before)) or sorted(
-                before
-            )
-            order += free
-            before = {r: needed for r, needed in before.items() if r not in free}
-        return order
+        import networkx
+
+        rules = networkx.DiGraph()
+        rules.add_nodes_from(record.rule for record in self.all.values())
+        rules.add_edges_from(
+            (made_by.rule, record.rule)
+            for record in self.all.values()
+            for entry in record.inputs
+            if (made_by := self.producers.get(entry.key)) and made_by.rule != record.rule
+        )
+        # rules in a circle, which only contradicting records have, count as one
+        groups = networkx.condensation(rules)
+        return [
+            rule
+            for layer in networkx.topological_generations(groups)
+            for rule in sorted(set().union(*(groups.nodes[group]["members"] for group in layer)))
+        ]
 
 
 def load_records(
@@ -185,32 +189,28 @@ def load_records(
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Name the results folder of a finished run.")
     records, broken = {}, {}
-    for path in sorted(path for path in files_below(root) if path.name.endswith(SUFFIX)):
-        if path.name.startswith(TEMPORARY):  # being written, or left by a job that was killed
+    for path in files_below(root):
+        if not path.name.endswith(SUFFIX) or path.name.startswith(TEMPORARY):
             continue
         key = path.relative_to(root).as_posix()
         try:
             content = json.loads(path.read_bytes(), object_hook=_interned)
+            if content["format"] == FORMAT:
+                records[key] = _record(key, content)
+                why = _doubt(records[key])
+            else:
+                why = f"has format {content['format']}, not {FORMAT}"
         except FileNotFoundError:  # made anew by a run that is at work
             continue
-        except ValueError:
-            broken[key] = "is damaged"
-            continue
-        try:
-            if content["format"] != FORMAT:
-                broken[key] = f"has format {content['format']}, not {FORMAT}"
-                continue
-            record = _record(key, content)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            broken[key] = "is damaged, or was written by another version of this software"
-            continue
-        records[key] = record
-        if content.get("record_sha256") != record_digest(content):
-            broken[key] = "was edited after it was written"
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            records.pop(key, None)
+            why = "is damaged, or was written by another version of this software"
+        if why:
+            broken[key] = why
     if not records and not broken:
         raise DataError(f"{root}: holds no record (*{SUFFIX}). Is it the results of a run?")
     if repository is None:
-        repository = Path(__file__).resolve().parents[2]
+        repository = Path(__file__).resolve().parents[3]
     return Records(root, Path(repository), records, broken)
 
 
@@ -223,15 +223,22 @@ def _interned(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _record(key: str, content: dict[str, Any]) -> Record:
-    roots = content["roots"]
-
     def entries(name: str) -> tuple[Artifact, ...]:
         return tuple(
-            Artifact(key_of(file["path"], roots), file.get("bytes"), file.get("sha256"))
+            Artifact(key_of(file["path"], content["roots"]), file.get("bytes"), file.get("sha256"))
             for file in content[name]
         )
 
+    _ = content["rule"], content["wildcards"], content["params"], content["started"]
     return Record(key, content, entries("inputs"), entries("outputs"))
+
+
+def _doubt(record: Record) -> str:
+    """Why a record cannot be relied on; empty if it can."""
+    if record.content.get("record_sha256") != record_digest(record.content):
+        return "was edited after it was written"
+    first = record.outputs[0].key
+    return "" if record.key == f"{first}{SUFFIX}" else f"is of {first} and not beside that file"
 
 
 def is_temporary(key: str) -> bool:

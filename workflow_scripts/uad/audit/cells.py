@@ -1,0 +1,199 @@
+"""Cells of the tables of methods: which one is meant, and what the table says in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from uad.audit.recompute import METRICS, PUBLISHED
+from uad.core.errors import DataError, unknown
+from uad.core.provenance import SUFFIX
+from uad.core.records import Record, Records
+
+
+@dataclass(frozen=True)
+class Value:
+    """A cell of a table, in percent as the table has it.
+
+    Attributes:
+        std: sample standard deviation over folds; NaN for one fold.
+        n_volumes: number of different test volumes with a value.
+        published_mean: of the paper; NaN where it gives none.
+    """
+
+    mean: float
+    std: float
+    n_folds: int
+    n_volumes: int
+    published_mean: float
+    published_std: float
+    published_source: str
+    phantom: bool
+
+    def __str__(self) -> str:
+        """``44.08 ± 2.95 %``, with ``(phantom)`` where it is one."""
+        return f"{plus_minus(self.mean, self.std)} %{' (phantom)' if self.phantom else ''}"
+
+    @property
+    def published(self) -> str:
+        """The published value with its source; ``not published`` where there is none."""
+        if isnan(self.published_mean):
+            return "not published"
+        return f"{plus_minus(self.published_mean, self.published_std)} ({self.published_source})"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Which cell of which table.
+
+    Attributes:
+        row: key of the method.
+        label: how the table calls it.
+        column: label of the column.
+    """
+
+    table: str
+    row: str
+    label: str
+    experiment: str
+    test: str
+    column: str
+    metric: str
+
+
+def find_cell(
+    records: Records, *, table: str, row: str, column: str | None, metric: str
+) -> tuple[Record, Cell, Value]:
+    """The job that made a cell's table, the cell, and its value; names as ``trace`` takes them.
+
+    Raises:
+        DataError: there is no such table, row, column or metric (the message lists what there
+            is), or the cell was not computed here.
+    """
+    made = _table_record(records, table)
+    row = _row(records, made, row)
+    found = _column(table, made.params["table"]["columns"], column)
+    if metric not in METRICS:
+        raise DataError(f"{table}: {unknown('metric', metric, METRICS)}")
+    label = made.params.get("labels", {}).get(row, row)
+    cell = Cell(table, row, label, found["experiment"], found["test"], _label(found), metric)
+    return made, cell, _value(records, made, cell)
+
+
+def csv_of(made: Record) -> str:
+    """Key of the table as CSV, of the job that made it."""
+    return next(output.key for output in made.outputs if output.key.endswith(".csv"))
+
+
+def plus_minus(mean: float, std: float) -> str:
+    """``44.08 ± 2.95``; the mean alone where there is no deviation."""
+    return f"{mean:.2f}" if isnan(std) else f"{mean:.2f} ± {std:.2f}"
+
+
+def _table_record(records: Records, table: str) -> Record:
+    made = {r.wildcards["table"]: r for r in records.all.values() if r.rule == "make_table"}
+    if table in made:
+        return made[table]
+    key = f"tables/{table}.csv"
+    if records.path(key).is_file():
+        why = records.broken.get(f"{key}{SUFFIX}", "is missing")
+        raise DataError(
+            f"{records.path(key)}: its record ({key}{SUFFIX}) {why}; nothing says what the table "
+            "was made from. Make it again."
+        )
+    if any(entry["table"] == table for entry in _published(records)):
+        raise DataError(
+            f"{table}: – (this run did not make it; its values are published only). Tables of "
+            f"this run: {', '.join(sorted(made)) or 'none'}."
+        )
+    raise DataError(f"{records.root}: {unknown('table', table, made)}")
+
+
+def _row(records: Records, made: Record, row: str) -> str:
+    """The key of a row that was named by its key or its label."""
+    table, rows, labels = (
+        made.wildcards["table"],
+        made.params["table"]["rows"],
+        made.params["labels"],
+    )
+    for key in rows:
+        if row == key or row.lower() == labels.get(key, key).lower():
+            return key
+    if found := [e for e in _published(records) if (e["row"], e["table"]) == (row, table)]:
+        texts = [
+            f"{e['experiment']}/{e['test_dataset']} {e['metric']} {plus_minus(e['mean'], e['std'])}"
+            for e in found
+        ]
+        raise DataError(
+            f"{table}: the cells of {row} are – (this run did not compute them). Published only: "
+            f"{'; '.join(texts)} ({found[0]['source']}). Rows of this run: {', '.join(rows)}."
+        )
+    raise DataError(f"{table}: {unknown('row', row, rows)}")
+
+
+def _label(column: dict[str, str]) -> str:
+    return column.get("label") or f"{column['test']} ({column['experiment']})"
+
+
+def _column(table: str, columns: Sequence[dict[str, str]], name: str | None) -> dict[str, str]:
+    exact = {f"{column['experiment']}/{column['test']}": column for column in columns}
+    listed = ", ".join(f"{key} ({_label(column)})" for key, column in exact.items())
+    if name is None:
+        if len(columns) > 1:
+            raise DataError(f"{table}: which column? It has {listed}.")
+        return columns[0]
+    if name in exact:
+        return exact[name]
+    found = [column for column in columns if _label(column).lower() == name.lower()]
+    found = found or [c for c in columns if name in (c["experiment"], c["test"])]
+    if not found:
+        raise DataError(f"{table}: {unknown('column', name, exact)}")
+    if len(found) > 1:
+        raise DataError(f"{table}: {len(found)} columns are called {name!r}. It has {listed}.")
+    return found[0]
+
+
+def _value(records: Records, made: Record, cell: Cell) -> Value:
+    """The cell as the table's CSV has it."""
+    path = records.path(csv_of(made))
+    wanted = {"row": cell.row, "experiment": cell.experiment, "test_dataset": cell.test}
+    wanted |= {"metric": cell.metric}
+    line = next((line for line in _lines(path) if wanted.items() <= line.items()), None)
+    name = "/".join(wanted.values())
+    if line is None:
+        raise DataError(f"{path}: has no line for {name}. Make it again.")
+    numbers = ("mean", "std", "n_folds", "n_volumes", "published_mean", "published_std")
+    parsed = pd.to_numeric(pd.Series([line.get(key) for key in numbers]), errors="coerce")
+    mean, std, folds, volumes, *published = parsed
+    counts = (0 if isnan(count) else int(count) for count in (folds, volumes))
+    source = line.get("published_source", "none")
+    value = Value(mean, std, *counts, *published, source, phantom=bool(made.params["phantom"]))
+    if isnan(mean):
+        raise DataError(
+            f"{path}: the cell {name} is – (it was not run). Published: {value.published}."
+        )
+    return value
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Lines of a CSV, a number where one is written, text elsewhere.
+
+    Raises:
+        DataError: the file is gone, or is no table.
+    """
+    try:
+        return pd.read_csv(path, keep_default_na=False, na_values=["nan", ""]).to_dict("records")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file, though a record has it. Make it again.") from None
+    except ValueError as error:
+        raise DataError(f"{path}: cannot be read ({error}). Make it again.") from error
+
+
+def _published(records: Records) -> list[dict[str, Any]]:
+    path = records.path(PUBLISHED)
+    return _lines(path) if path.is_file() else []

@@ -1,0 +1,449 @@
+"""Files against records, and records against each other and the config of the run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from uad.audit.tree import CONFIG, MARKER, AuditedTree, is_free, is_outside
+from uad.config.model import Config
+from uad.config.params import PARAMS
+from uad.core.errors import DataError
+from uad.core.paths import MODALITY
+from uad.core.provenance import SCRIPTS, SUFFIX
+from uad.core.records import Record, is_temporary
+from uad.qc.decide import exclusions, read_decisions
+from uad.qc.gallery import sheets_of
+
+#: Where results lie: what they were made from is never left over. The report lies at the top.
+RESULTS = ("tables/", "figures/", "notebooks/", "studies/", "significance/", "cost/", "qc/gallery")
+#: Wildcards in which jobs of one kind may differ without differing in their params.
+SCANS = ("subject", "fold", "batch")
+#: What an index depends on of its data set's config.
+INDEXED = ("layout", "source", "modalities", "exclude", "limit")
+#: Stands for what the config does not have at all.
+UNKNOWN = "not in the config"
+#: Params that name scans or describe a raw tree, and hence differ from job to job.
+OWN = ("subjects", "listing")
+_RUN_AGAIN = "Run the workflow again: Snakemake makes what is older than its inputs."
+
+
+def leftovers(tree: AuditedTree) -> None:
+    """Find what an earlier config or selection of scans left, and no result was made from.
+
+    Such a record names something in its wildcards that this run does not have. Of its files only
+    the hashes are compared; a note for each cause says how many there are.
+    """
+    causes = {record.key: cause for record in tree.sound if (cause := _cause(tree, record))}
+    finals = [
+        entry.key
+        for record in tree.sound
+        if record.key not in causes
+        for entry in record.outputs
+        if entry.key.startswith(RESULTS) or "/" not in entry.key
+    ]
+    used = tree.records.ancestors(finals) if causes else set()
+    files: dict[str, list[str]] = defaultdict(list)
+    for key, cause in causes.items():
+        outputs = [entry.key for entry in tree.records.all[key].outputs]
+        if used.isdisjoint(outputs):
+            tree.leftovers[key] = cause
+            files[cause] += [name for name in outputs if tree.digest(name) is not None]
+    for cause, here in files.items():
+        if here:
+            number = "1 file" if len(here) == 1 else f"{len(here)} files"
+            tree.notes.add(
+                f"left over: {cause}, not part of this run ({number}, such as {min(here)}); delete "
+                "them together with their records if you do not want them."
+            )
+
+
+def _cause(tree: AuditedTree, record: Record) -> str | None:
+    """What a job's wildcards name that this run does not have; None if it has all."""
+    cfg, names = tree.cfg, record.wildcards
+    if cfg is not None:
+        known = {
+            "dataset": cfg.datasets,
+            "test": cfg.datasets,
+            "experiment": cfg.experiments,
+            "method": cfg.methods,
+            "table": cfg.tables,
+            "figure": cfg.figures,
+            "study": cfg.studies,
+        }
+        for kind, there in known.items():
+            if kind in names and names[kind] not in there:
+                return f"{kind} {names[kind]}"
+        if {"experiment", "fold"} <= set(names):
+            name, tests = names["experiment"], cfg.experiments[names["experiment"]].test
+            if names.get("test", tests[0]) not in tests:
+                return f"{names['test']} as a test set of {name}"
+            if int(names["fold"]) not in cfg.folds_of(name):
+                return f"fold {names['fold']} of {name}"
+    dataset = names.get("dataset", "")
+    if dataset not in tree.participants:
+        return None
+    modality = names.get("modality") or MODALITY.get(names.get("suffix", ""))
+    rows = tree.participants[dataset]
+    subjects = [row["subject"] for row in rows if row.get("modality") == modality]
+    if {"subject", "suffix"} <= set(names) and names["subject"] not in subjects:
+        return f"scans of {dataset} that its participants table does not list"
+    if "modality" in names and not subjects:
+        return f"{modality} of {dataset}"
+    if "sheet" in names and int(names["sheet"]) > len(sheets_of(subjects)):
+        return f"sheets of pictures of {dataset} {modality}"
+    return None
+
+
+# Hashes -----------------------------------------------------------------------------------
+
+
+def records(tree: AuditedTree) -> None:
+    """Records that are damaged, edited, of another version, or not beside their file."""
+    tree.checks["records"] += len(tree.records.all)
+    for name, why in tree.records.broken.items():
+        tree.fail(
+            name,
+            "record",
+            f"The record {why}; nothing that it says is used.",
+            "Restore the record from a copy, or delete it and its files and run again.",
+        )
+
+
+def outputs(tree: AuditedTree) -> None:
+    """Every declared output has the bytes that its record says."""
+    for name, entry in tree.records.outputs.items():
+        found = tree.digests.get(name)
+        if tree.made_by(name) is None:
+            continue  # its record fails, so there is nothing to compare it with
+        if found is None and (tree.omitted(name) or is_temporary(name)):
+            continue
+        tree.checks["output hashes"] += 1
+        tree.compared.add(name)
+        if found is None and entry.sha256 is not None:
+            why = "Its record says that it was written, and it is not there."
+            tree.fail(name, "missing", why, "Restore it from a copy, or run the workflow again.")
+        elif found and found[1] != entry.sha256:
+            size = "" if found[0] == entry.bytes else f" ({found[0]} bytes, {entry.bytes} recorded)"
+            tree.fail(
+                name,
+                "changed",
+                f"Its content is not what the job wrote{size}: SHA-256 {_short(found[1])}, "
+                f"recorded {_short(entry.sha256)}.",
+            )
+
+
+def inputs(tree: AuditedTree) -> None:
+    """Every input is what another job wrote, a raw file, or a file outside, as it is now."""
+    for name in sorted({*tree.raw, *tree.readers}):
+        if name not in tree.raw:
+            tree.checks["inputs"] += len(tree.readers[name])
+        if name in tree.raw or (is_outside(name) and name not in tree.records.producers):
+            _compare_unmade(tree, name)
+        elif tree.made_by(name):
+            _compare_made(tree, name)
+
+
+def _compare_unmade(tree: AuditedTree, name: str) -> None:
+    """A file that no job made: as its manifest lists it, else as the jobs that read it saw it."""
+    actual, readers = tree.digest(name), tree.readers.get(name, [])
+    kind = "raw file" if name in tree.raw else "input"
+    if actual is None and tree.omitted(name):
+        return
+    if kind == "raw file":
+        tree.checks["raw files"] += 1
+    tree.compared.add(name)
+    seen = Counter(entry.sha256 for _, entry in readers)
+    expected = tree.raw.get(name)
+    used = ", ".join(sorted({record.outputs[0].key for record, _ in readers})[:3])
+    source = "The manifest of its raw tree lists it" if expected else f"{used} was made from it"
+    known = expected or (seen.most_common(1)[0][0] if seen else actual)
+    if actual is None:
+        tree.fail(
+            name,
+            f"{kind} missing",
+            f"{source}, and it is not at {tree.path(name)}.",
+            "Put it back where the config says that it is, or audit with the repository of the "
+            "run.",
+        )
+    elif actual != known and (expected or actual not in seen):
+        tree.fail(
+            name,
+            f"{kind} changed",
+            f"{source} with SHA-256 {_short(known)}; now it has {_short(actual)}.",
+            "Restore it, or run the workflow again from it.",
+        )
+    else:
+        for record, entry in readers:
+            if entry.sha256 != actual:
+                _fail_stale(tree, record, "another", name, entry.sha256)
+
+
+def _compare_made(tree: AuditedTree, name: str) -> None:
+    """What the readers of a file saw is what its own record says."""
+    maker, entry = tree.made_by(name), tree.records.outputs[name]
+    for record, seen in tree.readers[name]:
+        if seen.sha256 == entry.sha256 or record is maker:
+            continue
+        # a record's time is that of the job's start
+        if record.content["started"] < maker.content["started"]:
+            _fail_stale(tree, record, "an older", name, seen.sha256)
+        else:
+            tree.fail(
+                name,
+                "replaced",
+                f"{record.outputs[0].key} was made from other bytes of it (SHA-256 "
+                f"{_short(seen.sha256)}), after the job that its record names had ended: it was "
+                "changed afterwards, and its record with it.",
+            )
+
+
+def _fail_stale(tree: AuditedTree, record: Record, which: str, name: str, seen: str | None) -> None:
+    tree.fail(
+        record.outputs[0].key,
+        "stale",
+        f"It was made from {which} version of {name} (SHA-256 {_short(seen)}).",
+        _RUN_AGAIN,
+    )
+
+
+def _short(digest: str | None) -> str:
+    return f"{digest[:12]}..." if digest else "none"
+
+
+def files(tree: AuditedTree) -> None:
+    """Nothing lies in the tree, and nothing was read, of which no record says how it was made."""
+    rules = {path.stem for path in SCRIPTS.glob("*.py")} | {"audit"}
+    rules |= {record.rule for record in tree.records.all.values()}
+    beside = {name.removesuffix(SUFFIX) for name in tree.records.broken}
+    for name in sorted(tree.files):
+        tree.checks["files"] += not is_free(name)
+        if name.endswith(SUFFIX) or name in beside or _is_declared(tree, name, rules):
+            continue
+        tree.unrecorded.add(name)
+    made = set(tree.records.producers) | set(tree.raw) | beside
+    tree.unrecorded |= {n for n in tree.readers if n not in made and not is_outside(n)}
+    for name in sorted(tree.unrecorded):
+        readers = [record.outputs[0].key for record, _ in tree.readers.get(name, [])]
+        read = f" {readers[0]} was made from it." if readers else ""
+        tree.fail(
+            name,
+            "no record",
+            f"No record, manifest or rule says how this file was made.{read}",
+            f"If a job made it, restore its record (*{SUFFIX}) from a copy, or delete the file and "
+            "run the workflow again; else remove it from the results folder.",
+        )
+    if MARKER in tree.files and tree.cfg is not None:
+        said = "phantom" if tree.cfg.phantom else "real"
+        if tree.marked != said:
+            tree.fail(
+                MARKER,
+                "kind of data",
+                f"It says {tree.marked}, the config of the run says {said} data.",
+                "Keep phantom and real results apart: run again in another folder.",
+            )
+
+
+def _is_declared(tree: AuditedTree, name: str, rules: set[str]) -> bool:
+    """Whether a file is declared, or is one that jobs leave beside their outputs."""
+    if name in tree.records.outputs or name in tree.raw or name in (MARKER, "README.md"):
+        return True
+    parts = Path(name).parts
+    if parts[0] == "audit" or any(name.startswith(f"{folder}/") for folder in tree.own_raw):
+        return True
+    if parts[0] in ("logs", "benchmarks") and len(parts) > 2:
+        return parts[1] in rules
+    if parts[0] == "models" and "checkpoint" in parts[1:-1]:
+        place = "/".join(parts[: parts.index("checkpoint")])
+        tree.notes.add(f"{place}: a training is in progress there, or was given up.")
+        return True
+    if parts[0] == "validation" and name.endswith((".refused.html", ".refused.tsv")):
+        tree.notes.add(f"{name}: a validation refused a data set.")
+        return True
+    return False
+
+
+# Versions and settings ----------------------------------------------------------------------
+
+
+def versions(tree: AuditedTree) -> None:
+    """No artifact was made by another version of a file of the code than its neighbours."""
+    by_name: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in tree.current:
+        for what, version in _versions(record).items():
+            by_name[what][version].append(record)
+    different: dict[str, list[str]] = defaultdict(list)
+    for what, found in by_name.items():
+        tree.checks["versions of code and packages"] += sum(map(len, found.values()))
+        usual = _usual(found)
+        for version, others in found.items():
+            for record in others if version != usual else ():
+                different[record.outputs[0].key].append(
+                    f"{what} ({version[:8]}, where {len(found[usual])} other records have "
+                    f"{usual[:8]})"
+                )
+    for artifact, lines in different.items():
+        more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+        tree.fail(
+            artifact,
+            "other code",
+            f"It was made with another version of {'; '.join(sorted(lines)[:3])}{more}.",
+            "Delete it and run again, so that all is made by one version; or make all anew.",
+        )
+    states = {(r.content["code"].get("commit"), r.content["code"].get("diff_sha256"))
+              for r in tree.current}  # fmt: skip
+    if len(states) > 1:
+        tree.notes.add(
+            f"The jobs ran at {len({commit for commit, _ in states})} commits of the repository, "
+            f"{len(states)} states of its files; what counts is whether the files that they "
+            "loaded are the same."
+        )
+
+
+def _versions(record: Record) -> dict[str, str]:
+    """Version of everything that a job ran with."""
+    code, environment = record.content["code"], dict(record.content["environment"])
+    found = {f"uad/{name}": digest for name, digest in code["library_files"].items()}
+    found[f"{record.rule}.py"] = code.get("script_sha256")
+    found["uv.lock"] = environment.pop("lock_sha256", None)
+    return {name: version for name, version in {**found, **environment}.items() if version}
+
+
+def _usual(found: Mapping[str, list[Record]]) -> str:
+    """The version of most records; of two with as many the newer."""
+
+    def weight(version: str) -> tuple[int, str]:
+        return len(found[version]), max(record.content["started"] for record in found[version])
+
+    return max(found, key=weight) if len(found) > 1 else next(iter(found))
+
+
+def expected(cfg: Config, record: Record) -> dict[str, Any]:
+    """Params of a job as the config has them; only those that can be told from it."""
+    names = record.wildcards
+    found = {name: getattr(cfg, name) for name in ("seed", "phantom") if name in record.params}
+    try:
+        found |= {name: param(cfg, names) for name, param in PARAMS.get(record.rule, {}).items()}
+        if record.rule == "index_dataset":
+            spec = cfg.datasets[names["dataset"]].model_dump(mode="json")
+            found["dataset"] = {key: spec[key] for key in INDEXED}
+            if reviewed := record.params.get("dataset", {}).get("reviewed"):
+                found["dataset"]["reviewed"] = reviewed  # these decisions are not in the config
+    except KeyError as error:
+        found[str(error.args[0])] = UNKNOWN
+    return found
+
+
+def config_settings(tree: AuditedTree) -> None:
+    """Params are those that the config asks for.
+
+    Where all jobs contradict it in the same setting, the config is named, once.
+    """
+    if tree.cfg is None:
+        return
+    wrong: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    right: set[tuple[str, str]] = set()
+    for record in tree.current:
+        for name, value in expected(tree.cfg, record).items():
+            tree.checks["settings of the config"] += 1
+            if value == UNKNOWN:
+                tree.fail(
+                    record.outputs[0].key,
+                    "other settings",
+                    f"It belongs to {name}, which the config of the run does not have.",
+                    "Delete it if it is left from an earlier run, or restore the config of it.",
+                )
+                continue
+            # a seed or the kind of data is one setting for all rules
+            setting = ("", name) if name in ("seed", "phantom") else (record.rule, name)
+            said = record.params.get(name)
+            if _plain(said) == _plain(value):
+                right.add(setting)
+            else:
+                wrong[setting][record.outputs[0].key] = _difference(said, value)
+    for (rule, name), artifacts in wrong.items():
+        if len(artifacts) > 1 and (rule, name) not in right:
+            jobs = f"jobs of {rule}" if rule else "jobs"
+            tree.fail(
+                CONFIG,
+                "other settings",
+                f"All {len(artifacts)} {jobs} were run with another {name} than it says "
+                f"({min(artifacts.values())}).",
+                "Run the workflow again with this config, or restore the config of the run.",
+            )
+            continue
+        for artifact, difference in artifacts.items():
+            tree.fail(
+                artifact,
+                "other settings",
+                f"It was made with another {name} than the config says ({difference}).",
+                "Run the workflow again with this config.",
+            )
+
+
+def neighbours(tree: AuditedTree) -> None:
+    """Jobs that differ in nothing but scan or fold have the same params."""
+    kinds: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for record in tree.current:
+        if record.outputs[0].key not in tree.findings:
+            kept = [f"{k}={v}" for k, v in sorted(record.wildcards.items()) if k not in SCANS]
+            kinds[record.rule, *kept].append(record)
+    for jobs in kinds.values():
+        for name in sorted({name for record in jobs for name in record.params} - set(OWN)):
+            tree.checks["params of neighbours"] += len(jobs)
+            found: dict[str, list[Record]] = defaultdict(list)
+            for record in jobs:
+                found[_plain(record.params.get(name))].append(record)
+            usual = _usual(found)
+            for value, others in found.items():
+                for record in others if value != usual else ():
+                    difference = _difference(json.loads(value), json.loads(usual))
+                    tree.fail(
+                        record.outputs[0].key,
+                        "other settings",
+                        f"It was made with another {name} than {len(found[usual])} other jobs of "
+                        f"{record.rule} ({difference}).",
+                        "Run the workflow again with one config.",
+                    )
+
+
+def decisions(tree: AuditedTree) -> None:
+    """Note reviewer's decisions that changed after a data set was indexed with them."""
+    if tree.cfg is None or not (path := tree.records.start / tree.cfg.qc.decisions).is_file():
+        return
+    try:
+        found = read_decisions(path)
+    except DataError as error:
+        tree.skipped.add(f"decisions of the quality control: {error}")
+        return
+    for record in tree.of_rule("index_dataset"):
+        name = record.wildcards["dataset"]
+        if name not in tree.cfg.datasets:
+            continue
+        tree.checks["decisions of the quality control"] += 1
+        wanted = exclusions(found, name, tree.cfg.datasets[name].modalities)
+        if record.params["dataset"].get("reviewed", []) != wanted:
+            tree.notes.add(
+                f"{record.outputs[0].key}: the decisions of the quality control were changed "
+                "after it was made; run the workflow again to honour them."
+            )
+
+
+def _plain(value: Any) -> str:
+    """A value as JSON, by which two are compared."""
+    return json.dumps(value, sort_keys=True)
+
+
+def _difference(said: Any, wanted: Any) -> str:
+    """``learning_rate: 0.001, not 0.0001``: only the entries that differ."""
+    if isinstance(said, Mapping) and isinstance(wanted, Mapping):
+        parts = [
+            f"{name}: {_difference(said.get(name), wanted.get(name))}"
+            for name in sorted({*said, *wanted})
+            if _plain(said.get(name)) != _plain(wanted.get(name))
+        ]
+        return ", ".join(parts)
+    return f"{_plain(said)}, not {_plain(wanted)}"

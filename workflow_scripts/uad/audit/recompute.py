@@ -1,0 +1,317 @@
+"""Numbers computed again from what they were made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from uad.audit.leaks import BOTH_AGAIN, CONTRADICTION, SPLIT_AGAIN
+from uad.audit.tree import AuditedTree, participants_key
+from uad.core.errors import DataError
+from uad.core.files import read_json, sha256
+from uad.core.provenance import LIBRARY
+from uad.core.records import REPOSITORY, Record, is_temporary
+from uad.preprocess.slices import names_in, read_lesion, read_store, read_volumes
+from uad.splits import cross_dataset, intra_dataset, subjects_of
+from uad.statistics import air_statistics
+
+#: How far computed numbers may be from stored ones: relative, for means of float32 intensities.
+CLOSE = 1e-9
+#: Tables have four decimals.
+ROUNDED = 0.5e-4 + 1e-9
+METRICS = ("dice", "auprc")
+#: Columns that name a cell of a table of methods.
+CELL = ["row", "experiment", "test_dataset", "metric"]
+#: Columns of such a table that are computed again.
+NUMBERS = "mean std n_folds n_volumes published_mean published_std difference".split()
+PUBLISHED = f"{REPOSITORY}resources/published/tables.csv"
+_AGAIN = "Delete it together with its record and run the workflow again."
+
+
+def _fail(tree: AuditedTree, name: str, why: str) -> None:
+    tree.fail(name, "recomputation", why, _AGAIN)
+
+
+def splits(tree: AuditedTree) -> None:
+    """Splits of our own are what their participants, sizes and seed give."""
+    for record in tree.of_rule("make_splits"):
+        name, experiment = record.outputs[0].key, record.params["experiment"]
+        intra = experiment["setting"] == "intra"
+        if not intra and record.params["splits"]["kind"] != "clean":
+            continue
+        names = list(dict.fromkeys([experiment["train"], *experiment["test"]]))
+        tables = [participants_key(dataset) for dataset in names]
+        if not tree.ready(f"recomputation of {name}", name, *tables):
+            continue
+        tree.checks["splits recomputed"] += 1
+        people = {n: tree.table(t) for n, t in zip(names, tables, strict=True)}
+        people = {n: t[t["modality"] == experiment["modality"]] for n, t in people.items()}
+        columns = ["dataset", "subject", "role", "weight"]
+        wanted = _split(record, people)[columns].astype(str).to_numpy().tolist()
+        there = tree.table(name)[columns].astype(str).to_numpy().tolist()
+        if there != wanted:
+            strange = [row for row in there if row not in wanted] or there
+            tree.fail(
+                name,
+                "recomputation",
+                "It is not the split that its participants, sizes and seed give: computed again, "
+                f"{' '.join(strange[0])} is not in it as it stands.{_version_hint(record)}",
+                SPLIT_AGAIN,
+            )
+
+
+def _split(record: Record, people: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The split of a job's experiment, fold, sizes and seed."""
+    experiment, options = record.params["experiment"], dict(record.params["splits"])
+    kind = options.pop("kind")
+    healthy = experiment["train"], people[experiment["train"]]
+    place = int(record.wildcards["fold"]), experiment["folds"]
+    if experiment["setting"] == "intra":
+        return intra_dataset(*healthy, *place, kind=kind, **options)
+    tested = {test: people[test] for test in experiment["test"]}
+    return cross_dataset(healthy, tested, *place, **options)
+
+
+def _version_hint(record: Record) -> str:
+    """A remark where this library is not the one that made the artifact."""
+    made_with = record.content["code"]["library_files"]
+    present = {name: LIBRARY / name for name in made_with}
+    other = [n for n, p in present.items() if not p.is_file() or sha256(p) != made_with[n]]
+    if not other:
+        return ""
+    return (
+        f" This software has another version of {len(other)} files that the job ran with (such as "
+        f"{other[0]}): audit with the version of the run to be sure."
+    )
+
+
+def air(tree: AuditedTree) -> None:
+    """AIR again, from the slice stores."""
+    for record in tree.of_rule("compute_air"):
+        name, params = record.outputs[0].key, record.params
+        split, *stores = (entry.key for entry in record.inputs)
+        if not tree.ready(f"recomputation of {name}", name, split, *stores):
+            continue
+        tree.checks["AIR recomputed"] += 1
+        table, stored = tree.table(split), read_json(tree.path(name))
+        try:
+            volumes = {
+                test: read_store(tree.path(store), subjects_of(table, test, "val_unhealthy"))
+                for test, store in zip(params["tests"], stores, strict=True)
+            }
+            wanted = air_statistics(
+                volumes, params["modality"], params["reference"], params["rule"]
+            )
+        except DataError as error:
+            _fail(tree, name, f"It cannot follow: {error}")
+            continue
+        if found := _first_difference(stored, wanted):
+            why = f"{found}, from {', '.join(stores)}.{_version_hint(record)}"
+            tree.fail(name, CONTRADICTION, why, BOTH_AGAIN)
+
+
+def _first_difference(stored: Any, wanted: Any, place: str = "") -> str | None:
+    """Where stored values are not the computed ones; None if they are."""
+    if isinstance(wanted, Mapping):
+        for name, value in wanted.items():
+            if not isinstance(stored, Mapping) or name not in stored:
+                return f"{place}{name} is missing"
+            if found := _first_difference(stored[name], value, f"{place}{name}."):
+                return found
+        return None
+    if isinstance(wanted, float) and isinstance(stored, int | float):
+        same = math.isclose(stored, wanted, rel_tol=CLOSE, abs_tol=CLOSE)
+    else:
+        same = stored == wanted
+    return None if same else f"{place.rstrip('.')} is {stored}, computed again it is {wanted}"
+
+
+def thresholds(tree: AuditedTree) -> None:
+    """The Dice of a threshold, where the anomaly maps were kept."""
+    for record in tree.of_rule("search_threshold"):
+        name = record.outputs[0].key
+        maps, store = (entry.key for entry in record.inputs)
+        if tree.digest(maps) is None and is_temporary(maps) and not tree.omitted(maps):
+            tree.notes.add(
+                "The Dice of thresholds was not computed again: anomaly maps are deleted after use "
+                "(run.keep_reconstructions)."
+            )
+            continue
+        if not tree.ready(f"recomputation of {name}", name, maps, store):
+            continue
+        tree.checks["thresholds recomputed"] += 1
+        stored = read_json(tree.path(name))
+        hits = predicted = annotated = 0
+        for label, scores in read_volumes(tree.path(maps), "val_unhealthy/").items():
+            above = scores > scores.dtype.type(stored["threshold"])
+            lesion = read_lesion(tree.path(store), label.split("/")[1])
+            hits += int(np.count_nonzero(above & lesion))
+            predicted += int(np.count_nonzero(above))
+            annotated += int(np.count_nonzero(lesion))
+        both = predicted + annotated
+        dice = 2 * hits / both if both else 0.0
+        there = [label.split("/")[1] for label in names_in(tree.path(maps), "val_unhealthy/")]
+        if not math.isclose(dice, stored["dice"], rel_tol=CLOSE) or there != stored["subjects"]:
+            why = (
+                f"Its threshold gives a Dice of {dice:.6f} on the validation maps of {maps}, it "
+                f"says {stored['dice']:.6f}."
+            )
+            _fail(tree, name, why)
+
+
+def metrics(tree: AuditedTree) -> None:
+    """What metrics say of threshold and volumes, from the threshold file and the slice store."""
+    sizes: dict[tuple[str, str], tuple[int, int, float]] = {}
+    for record in tree.of_rule("evaluate_volumes"):
+        name = record.outputs[0].key
+        _, store, threshold = (entry.key for entry in record.inputs)
+        if not tree.ready(f"recomputation of {name}", name, store, threshold):
+            continue
+        tree.checks["metrics against store and threshold"] += 1
+        value = read_json(tree.path(threshold))["threshold"]
+        for row in tree.table(name).itertuples(index=False):
+            if not math.isclose(row.threshold, value, rel_tol=CLOSE):
+                why = f"{row.subject} was judged at {row.threshold}, {threshold} says {value}."
+                _fail(tree, name, why)
+            if (store, row.subject) not in sizes:
+                sizes[store, row.subject] = _sizes(tree, store, row.subject)
+            lesion, brain, prevalence = sizes[store, row.subject]
+            said = (row.lesion_voxels, row.brain_voxels)
+            if said != (lesion, brain) or not math.isclose(
+                row.prevalence, prevalence, rel_tol=CLOSE
+            ):
+                why = (
+                    f"It says that {row.subject} has {said[0]} lesion and {said[1]} brain voxels, "
+                    f"{store} has {lesion} and {brain}."
+                )
+                tree.fail(name, CONTRADICTION, why, BOTH_AGAIN)
+            if problem := _impossible(row):
+                _fail(tree, name, f"{row.subject}: {problem}.")
+
+
+def _sizes(tree: AuditedTree, store: str, subject: str) -> tuple[int, int, float]:
+    """Lesion voxels, brain voxels and prevalence of a volume of a store."""
+    try:
+        part = read_store(tree.path(store), [subject])
+    except DataError:
+        return 0, 0, math.nan
+    lesion, brain = (int(np.count_nonzero(a)) for a in (part.lesions[0], part.masks[0]))
+    return lesion, brain, lesion / part.lesions[0].size
+
+
+def _impossible(row: Any) -> str | None:
+    """Whether a Dice can be: with A predicted and B annotated voxels it is 2k / (A + B)."""
+    both = row.predicted_voxels + row.lesion_voxels
+    if both == 0 or math.isnan(row.dice):
+        return None if math.isnan(row.dice) == (both == 0) else "its Dice does not fit its voxels"
+    hits = row.dice * both / 2
+    whole = math.isclose(hits, round(hits), abs_tol=1e-6)
+    if whole and 0 <= round(hits) <= min(row.predicted_voxels, row.lesion_voxels):
+        return None
+    return (
+        f"no overlap of {row.predicted_voxels} predicted and {row.lesion_voxels} lesion voxels has "
+        f"a Dice of {row.dice}"
+    )
+
+
+# Tables --------------------------------------------------------------------------------------
+
+
+def cells_of(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Cells of tables, from the metrics of volumes; not by the code that makes the tables.
+
+    Returns:
+        ``mean`` and ``std`` over folds of the fold means, in percent, ``n_folds`` and
+        ``n_volumes`` (different subjects with a value), by row, experiment, test set, metric.
+    """
+    place = ["method", "experiment", "test_dataset", "fold", "subject"]
+    table = pd.concat([frame[[*place, *METRICS]] for frame in frames], ignore_index=True)
+    long = table.melt(place, var_name="metric").dropna(subset="value")
+    long = long.rename(columns={"method": "row"})
+    folds = long.groupby([*CELL, "fold"])["value"].mean().mul(100)
+    cells = folds.groupby(CELL).agg(mean="mean", std="std", n_folds="count")
+    return cells.assign(n_volumes=long.groupby(CELL)["subject"].nunique())
+
+
+def tables(tree: AuditedTree) -> None:
+    """Every cell of the tables of methods, from the metrics of the volumes.
+
+    Also of a table whose bytes were found to be others: then the cells are named.
+    """
+    for record in tree.of_rule("make_table"):
+        sources = [e.key for e in record.inputs if e.key.startswith("metrics/")]
+        name = next(entry.key for entry in record.outputs if entry.key.endswith(".csv"))
+        if tree.digest(name) is None or not tree.ready(f"recomputation of {name}", *sources):
+            continue
+        try:
+            said = pd.read_csv(tree.path(name)).set_index(CELL, verify_integrity=True)
+            said = said.reindex(columns=NUMBERS).apply(pd.to_numeric, errors="coerce")
+        except (ValueError, KeyError) as error:
+            _fail(tree, name, f"It is no table of cells: {error}.")
+            continue
+        spec = record.params["table"]
+        columns = [(column["experiment"], column["test"]) for column in spec["columns"]]
+        listed = {(row, *c, metric) for row in spec["rows"] for c in columns for metric in METRICS}
+        wanted = cells_of(tree.table(source) for source in sources)
+        tree.checks["table cells recomputed"] += len(listed)
+        for cell in sorted(listed ^ set(said.index)):
+            what = "is missing" if cell in listed else "is none of this table"
+            _fail(tree, name, f"Cell {'/'.join(cell)} {what}.")
+        shared = sorted(listed & set(said.index))
+        _compare_cells(tree, name, said, wanted.reindex(shared))
+        published = _published(tree, record)
+        if published is not None:
+            tree.checks["published values of tables"] += len(shared)
+            known = published.reindex(shared)
+            apart = math.nan if record.params.get("phantom") else said["mean"] - known["mean"]
+            known = known.set_axis(["published_mean", "published_std"], axis=1)
+            _compare_cells(tree, name, said, known.assign(difference=apart), 2 * ROUNDED)
+
+
+def _compare_cells(
+    tree: AuditedTree, name: str, said: pd.DataFrame, wanted: pd.DataFrame, close: float = ROUNDED
+) -> None:
+    for column in wanted:
+        counted = column.startswith("n_")
+        there = said[column].reindex(wanted.index)
+        should = wanted[column].astype(float).fillna(0 if counted else math.nan)
+        wrong = ~((there - should).abs() <= close) & ~(there.isna() & should.isna())
+        for cell in wanted.index[wrong]:
+            why = f"{column} is {there[cell]:g}, it should be {should[cell]:.4f}"
+            _fail(tree, name, f"Cell {'/'.join(cell)}: {why}.")
+
+
+def _published(tree: AuditedTree, record: Record) -> pd.DataFrame | None:
+    """Published mean and std by cell: that of the same table, else the first of any other."""
+    source = next((entry for entry in record.inputs if entry.key == PUBLISHED), None)
+    if source is None or tree.digest(PUBLISHED) != source.sha256:
+        return None
+    table = pd.read_csv(tree.path(PUBLISHED))
+    others = table["table"] != record.wildcards["table"]
+    first = table.assign(others=others).sort_values("others", kind="stable")
+    return first.drop_duplicates(CELL).set_index(CELL)[["mean", "std"]]
+
+
+def air_table(tree: AuditedTree) -> None:
+    """The numbers of the AIR table, from the AIR files."""
+    numbers = "mean_normal mean_anomalous air_before air_if_inverted air_after".split()
+    for record in tree.of_rule("make_air_table"):
+        name, sources = record.outputs[0].key, [entry.key for entry in record.inputs]
+        if not tree.ready(f"recomputation of {name}", name, *sources):
+            continue
+        table = pd.read_csv(tree.path(name), dtype={"fold": str})
+        rows = {(row["experiment"], row["fold"]): row for row in table.to_dict("records")}
+        for source in sources:
+            content = read_json(tree.path(source))
+            place = content["experiment"], str(content["fold"])
+            row = rows.get(place)
+            tree.checks["table cells recomputed"] += len(numbers)
+            wrong = [n for n in numbers if row and not abs(row[n] - content[n]) <= ROUNDED]
+            if row is None or wrong or row["invert"] != ("yes" if content["invert"] else "no"):
+                what = (wrong or ["invert"])[0]
+                why = f"Its row {'/'.join(place)} is not what {source} says ({what})."
+                _fail(tree, name, why)

@@ -1,0 +1,126 @@
+"""What the files on a cell's way are, and what is worth telling about each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from uad.audit.recompute import PUBLISHED
+from uad.core.files import read_json
+from uad.core.records import EXTERNAL, Artifact, Record, Records
+
+#: Kinds of nodes, from the cell to the source of the raw data.
+STAGES = (
+    *("cell", "published", "metrics", "threshold", "maps", "reconstructions", "weights", "air"),
+    *("split", "list", "store", "registered", "transform", "brain mask", "participants"),
+    *("atlas", "raw", "source", "other"),
+)
+#: What the outputs of a rule are; a rule that is not here makes nodes of the kind ``other``.
+_OF_RULE = {
+    "make_table": "cell",
+    "evaluate_volumes": "metrics",
+    "search_threshold": "threshold",
+    "score_volumes": "maps",
+    "reconstruct_volumes": "reconstructions",
+    "train_model": "weights",
+    "compute_air": "air",
+    "make_splits": "split",
+    "fetch_split_list": "list",
+    "pack_slices": "store",
+    "register_scan": "registered",
+    "skullstrip_scan": "brain mask",
+    "predict_brain_masks": "brain mask",
+    "index_dataset": "participants",
+    "prepare_atlas": "atlas",
+    "download_atlas": "source",
+    "make_phantom": "source",
+    "download_dataset": "source",
+}
+#: What a file is, by its folder, where its record is lost; other folders are called as the stage.
+_OF_FOLDER = {"thresholds": "threshold", "models": "weights", "splits": "split", "slices": "store"}
+
+
+def stage_of(key: str, record: Record | None) -> tuple[str, dict[str, str]]:
+    """Stage of a file, and its place: by the record of its job, else by its name."""
+    if record is not None:
+        stage = "transform" if key.endswith(".mat") else _OF_RULE.get(record.rule, "other")
+        return stage, dict(record.wildcards)
+    if key == PUBLISHED:
+        return "published", {}
+    if key.startswith(("raw/", EXTERNAL)):
+        source = key.endswith((".manifest.tsv", ".download.json"))
+        return "source" if source else "raw", {}
+    folder, _, name = key.partition("/")
+    stage = _OF_FOLDER.get(folder, folder if folder in STAGES else "other")
+    dataset, _, modality = name.partition(".")[0].rpartition("_")
+    if stage == "store":
+        return stage, {"dataset": dataset, "modality": modality}
+    return stage, {"dataset": name.partition(".")[0]} if stage == "participants" else {}
+
+
+def deciding_inputs(record: Record, records: Records) -> Iterable[Artifact]:
+    """What of a job's inputs its result depends on.
+
+    AIR is measured on all test sets of an experiment, but the reference set alone decides.
+    """
+    reference = record.params.get("reference") if record.rule == "compute_air" else None
+    for entry in record.inputs:
+        made_by = records.producers.get(entry.key)
+        is_store = reference is not None and made_by is not None and made_by.rule == "pack_slices"
+        if not is_store or made_by.wildcards["dataset"] == reference:
+            yield entry
+
+
+def facts_of(stage: str, record: Record, records: Records) -> dict[str, Any]:
+    """What is worth telling about a file of a stage, from its job's record and its content."""
+    content, facts, params = record.content, record.content["facts"], record.params
+
+    def of_first(*names: str) -> dict[str, Any]:
+        written = read_json(records.path(record.outputs[0].key))
+        return {name: written[name] for name in names}
+
+    if stage == "threshold":
+        return of_first("threshold", "method", "subjects")
+    if stage == "air":
+        told = of_first("invert", "rule", "reference_dataset", "air_before", "air_after", "sets")
+        decisive = told.pop("sets")[told["reference_dataset"]]
+        return {**told, "subjects": decisive["subjects"]}
+    if stage == "weights":
+        return {
+            "seed": content["seeds"].get("job"),
+            "epochs": params.get("loop", {}).get("epochs"),
+            **{name: facts.get(name) for name in ("weights_of_epoch", "steps", "resumed")},
+            "device": content["host"]["device"],
+            "seconds": content["seconds"],
+        }
+    if stage == "reconstructions":
+        told = {name: facts[name] for name in ("volumes", "t_test") if name in facts}
+        return {**told, "device": content["host"]["device"]}
+    if stage == "maps":
+        return {name: params[name] for name in ("score",) if name in params}
+    if stage == "split":
+        return {name: params.get("splits", {}).get(name) for name in ("kind", "seed")}
+    if stage == "list":
+        return {name: facts.get(name) for name in ("url", "checksum", "verified")}
+    if stage == "atlas":
+        key = next(output.key for output in record.outputs if output.key.endswith(".json"))
+        written = read_json(records.path(key))
+        return {name: written[name] for name in ("name", "source")}
+    if stage == "participants":
+        spec = params.get("dataset", {})
+        reviewed = {scan["subject"] for scan in spec.get("reviewed", [])}
+        return {
+            "source": spec.get("source"),
+            "folder": params.get("root"),
+            "scans": facts.get("scans"),
+            "left_out": sorted({*spec.get("exclude", {}), *reviewed}),
+        }
+    if stage == "source" and record.rule == "make_phantom":
+        phantom = params["dataset"]["phantom"]
+        return {"kind": "phantom", "seed": content["seeds"].get("job"), **phantom}
+    if stage == "source":
+        names = ("name", "url", "checksum", "verified")
+        files = of_first("files")["files"]
+        files = [{name: file.get(name) for name in names} for file in files]
+        return {"kind": "download", "files": files}
+    return {}
