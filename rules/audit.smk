@@ -15,9 +15,10 @@ rule pack_crate:
     params:
         phantom=cfg.phantom,
         datasets={name: cfg.datasets[name].layout for name in cfg.datasets_of_run()},
-        images=bool(asked("IMAGES")),
-        models=bool(asked("MODELS")),
-        agent=asked("AGENT"),
+        # 'make crate IMAGES=1 MODELS=1 AGENT=...'
+        images=os.environ.get("UAD_CRATE_IMAGES", "") not in ("", "0"),
+        models=os.environ.get("UAD_CRATE_MODELS", "") not in ("", "0"),
+        agent=os.environ.get("UAD_CRATE_AGENT") or None,
     script:
         f"{SCRIPTS}/pack_crate.py"
 

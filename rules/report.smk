@@ -1,6 +1,9 @@
 """Tables, figures, notebooks and the report."""
 
 
+include: "report_inputs.smk"
+
+
 rule compare_methods:
     input:
         metrics=lambda wildcards: cells([wildcards.table]),
@@ -238,7 +241,7 @@ rule describe_run:
         mem_mb=by_attempt(8000),
         runtime=by_attempt(30),
     params:
-        stages=lambda wildcards: stages(),
+        stages=lambda wildcards: rules_by_stage(),
         sources={name: cfg.datasets[name].source for name in cfg.datasets_of_run()},
         phantom=cfg.phantom,
     script:

@@ -1,6 +1,9 @@
 """Studies: reconstructions scored again under variants, and what the methods cost."""
 
 
+include: "studies_inputs.smk"
+
+
 rule rescore_volumes:
     input:
         reconstructions=rules.reconstruct_volumes.output,

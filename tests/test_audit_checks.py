@@ -125,7 +125,8 @@ class Run(ResultTree):
         self.path(MAPS[fold]).unlink()  # as a run does after use
 
     def table(self):
-        from uad.report.tables import collect_metrics, read_published, summarise
+        from uad.report.metric_files import collect_metrics, read_published
+        from uad.report.tables import summarise
 
         column = {"experiment": EXPERIMENT, "test_dataset": TEST, "label": "BraTS21"}
         spec = {"name": "table3", "title": "A table", "rows": [METHOD], "columns": [column]}

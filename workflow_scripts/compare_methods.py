@@ -3,7 +3,7 @@
 from uad.core.files import write_tsv
 from uad.core.provenance import job
 from uad.evaluate import test_claims
-from uad.report.tables import collect_metrics
+from uad.report.metric_files import collect_metrics
 
 with job(snakemake):
     params = snakemake.params

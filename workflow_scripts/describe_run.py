@@ -9,7 +9,7 @@ from uad.core.provenance import job
 from uad.core.records import load_records
 from uad.report.pages import write_config_page, write_data_page
 from uad.report.runtime import jobs_behind, only, write_runtime_page
-from uad.report.workflow import figure_workflow, stages_of
+from uad.report.stage_picture import figure_workflow, stages_of
 
 with job(snakemake):
     files, params, output = snakemake.input, snakemake.params, snakemake.output

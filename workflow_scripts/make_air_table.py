@@ -2,17 +2,14 @@
 
 from uad.core.files import read_json
 from uad.core.provenance import job
-from uad.report.air import air_table, write_air_table
+from uad.report.air_table import air_table, write_air_table
 from uad.report.figures import figure_air
+from uad.report.render import data_source
 
 with job(snakemake):
-    frame = air_table([read_json(path) for path in snakemake.input])
+    frame = air_table(map(read_json, snakemake.input))
     output, phantom = snakemake.output, snakemake.params.phantom
-    source = "synthetic phantom" if phantom else "the data sets named in the config"
-    write_air_table(
-        frame,
-        [output.csv, output.md, output.html],
-        phantom=phantom,
-        caption_facts={"data_source": source, "seed": snakemake.params.seed},
-    )
+    facts = {"data_source": data_source(phantom), "seed": snakemake.params.seed}
+    tables = [output.csv, output.md, output.html]
+    write_air_table(frame, tables, phantom=phantom, caption_facts=facts)
     figure_air(output.picture, frame, phantom=phantom)

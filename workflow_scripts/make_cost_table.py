@@ -2,17 +2,15 @@
 
 from uad.core.files import read_json
 from uad.core.provenance import job
-from uad.report.cost import cost_table, write_cost_table
+from uad.report.cost_table import cost_table, write_cost_table
 
 with job(snakemake):
     params = snakemake.params
     records = [read_json(path) for path in snakemake.input]
     table = cost_table([{**r, "label": params.labels[r["method"]]} for r in records])
-    seeds = sorted({r["seed"] for r in records})
     source = "random images of the run's size; the cost does not depend on what they show"
-    write_cost_table(
-        table,
-        list(snakemake.output),
-        phantom=params.phantom,
-        caption_facts={"data_source": source, "seed": ", ".join(map(str, seeds)), "notes": []},
-    )
+    facts = {
+        "data_source": source,
+        "seed": ", ".join(map(str, sorted({r["seed"] for r in records}))),
+    }
+    write_cost_table(table, snakemake.output, phantom=params.phantom, caption_facts=facts)

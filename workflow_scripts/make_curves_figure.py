@@ -4,7 +4,7 @@ import pandas as pd
 
 from uad.core.files import read_json, read_tsv
 from uad.core.provenance import job
-from uad.report.figures import figure_curves
+from uad.report.curves import figure_curves
 
 with job(snakemake) as context:
     files, params = snakemake.input, snakemake.params

@@ -4,7 +4,7 @@ from uad.air import invert_foreground, stored_decision
 from uad.core.provenance import job
 from uad.evaluate.score import score_volume
 from uad.preprocess.slices import read_volumes
-from uad.report.figures import figure_maps, map_samples
+from uad.report.map_figures import figure_maps, map_samples
 
 with job(snakemake) as context:
     files, figure = snakemake.input, snakemake.params.figure

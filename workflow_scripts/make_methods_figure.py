@@ -5,7 +5,7 @@ from uad.core.files import read_tsv
 from uad.core.provenance import job
 from uad.evaluate.score import score_volume
 from uad.preprocess.slices import read_volumes
-from uad.report.figures import MapColumn, figure_maps, map_samples
+from uad.report.map_figures import MapColumn, figure_maps, map_samples
 from uad.splits import subjects_of
 
 with job(snakemake) as context:

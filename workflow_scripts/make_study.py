@@ -4,16 +4,17 @@ import pandas as pd
 
 from uad.core.files import read_tsv
 from uad.core.provenance import job
-from uad.report.studies import summarise_study, write_study
+from uad.report.render import data_source
+from uad.report.study_table import StudySpec, summarise_study, write_study
 
 with job(snakemake):
-    params = snakemake.params
-    rows = pd.concat(map(read_tsv, snakemake.input.cells), ignore_index=True)
-    source = "synthetic phantom" if params.phantom else "the data sets named in the config"
-    write_study(
-        summarise_study(rows, params.spec, seed=params.seed),
-        params.spec,
-        list(snakemake.output),
-        phantom=params.phantom,
-        caption_facts={"data_source": source, "seed": params.seed, "notes": params.notes},
-    )
+    params, phantom = snakemake.params, snakemake.params.phantom
+    spec = StudySpec(**params.spec)
+    volumes = pd.concat(map(read_tsv, snakemake.input.cells), ignore_index=True)
+    summary = summarise_study(volumes, spec, seed=params.seed)
+    facts = {
+        "data_source": data_source(phantom),
+        "seed": params.seed,
+        "notes": params.notes,
+    }
+    write_study(summary, spec, snakemake.output, phantom=phantom, caption_facts=facts)

@@ -4,8 +4,9 @@ import pandas as pd
 
 from uad.core.files import write_tsv
 from uad.core.provenance import job
-from uad.report.studies import figure_sweep, trained_points
-from uad.report.tables import collect_metrics
+from uad.report.curves import figure_sweep
+from uad.report.metric_files import collect_metrics
+from uad.report.study_table import StudySpec, trained_points
 
 with job(snakemake):
     files, params = snakemake.input, snakemake.params
@@ -16,8 +17,8 @@ with job(snakemake):
     figure_sweep(
         snakemake.output.picture,
         pd.read_csv(files.summary),
-        params.spec,
+        StudySpec(**params.spec),
         phantom=params.phantom,
-        baseline_value={method: params.values[method] for method in params.spec["labels"]},
-        trained=points if trained else None,
+        baseline_values=params.values,
+        trained=points,
     )

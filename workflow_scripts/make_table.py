@@ -2,43 +2,27 @@
 
 from uad.core.files import read_tsv
 from uad.core.provenance import job
-from uad.report.tables import collect_metrics, read_published, summarise, write_table
+from uad.report.metric_files import collect_metrics, read_published
+from uad.report.render import data_source
+from uad.report.tables import summarise, write_table
 
 with job(snakemake) as context:
     params, files = snakemake.params, snakemake.input
-    table = params.table
-    spec = {
-        "name": snakemake.wildcards.table,
-        "title": table["title"],
-        "rows": table["rows"],
-        "labels": params.labels,
-        "columns": [
-            {
-                "experiment": column["experiment"],
-                "test_dataset": column["test"],
-                "label": column["label"] or f"{column['test']} ({column['experiment']})",
-            }
-            for column in table["columns"]
-        ],
+    spec = {**params.table, "name": snakemake.wildcards.table, "labels": params.labels}
+    tests = read_tsv(files.significance[0])
+    metrics, published = collect_metrics(files.metrics), read_published(files.published)
+    phantom = params.phantom
+    summary = summarise(metrics, spec, published, phantom=phantom, significance=tests)
+    facts = {
+        "data_source": data_source(phantom),
+        "seed": params.seed,
+        "notes": [f"protocol preset: {params.protocol}"],
     }
-    published = read_published(files.published)
-    summary = summarise(
-        collect_metrics(files.metrics),
-        spec,
-        published,
-        phantom=params.phantom,
-        significance=read_tsv(files.significance[0]),
-    )
-    source = "synthetic phantom" if params.phantom else "the data sets named in the config"
     write_table(
         summary,
         spec,
-        list(snakemake.output),
-        phantom=params.phantom,
-        significance=read_tsv(files.significance[0]),
-        caption_facts={
-            "data_source": source,
-            "seed": params.seed,
-            "notes": [f"protocol preset: {params.protocol}"],
-        },
+        snakemake.output,
+        phantom=phantom,
+        caption_facts=facts,
+        significance=tests,
     )

@@ -33,6 +33,22 @@ RUNS, SECONDS = 5, 60.0
 #: Losses whose share of a training step is worth knowing: all that look at more than a pixel.
 STRUCTURAL = frozenset(QUALITY_MAPS) - {"l1", "l2"}
 
+#: What is measured of the network and its training, None where a method has no such thing:
+#: multiplications and additions (counted apart, of convolutions, matrix products and attention,
+#: all that PyTorch's counter knows) forward and backward; ``_l1``: with l1 in place of a loss of
+#: :data:`STRUCTURAL`, for methods that take any; ``_late``: at the end of a training that may have
+#: stages, the values without it are those of its start.
+TRAINING = (
+    "parameters",
+    "gflops_per_slice_inference",
+    "gflops_per_slice_training",
+    "gflops_per_slice_training_late",
+    "seconds_per_step",
+    "seconds_per_step_late",
+    "seconds_per_step_l1",
+    "slices_per_step",
+)
+
 
 def measure(
     method: Method,
@@ -47,9 +63,8 @@ def measure(
 ) -> dict[str, Any]:
     """Measure one method on this machine, on random images of the run's size.
 
-    Times are medians over up to :data:`RUNS` training steps (forward, backward, optimiser, in
-    the training's precision; the data are on the device) and restored volumes (likewise). A
-    first run of each warms up and is counted.
+    Times are medians over up to :data:`RUNS` training steps (forward, backward, optimiser; the
+    data are on the device) and restored volumes. A first run of each warms up and is counted.
 
     Args:
         method: the method, with the options and the loss of the run.
@@ -63,82 +78,31 @@ def measure(
         seed: of weights, images and noise.
 
     Returns:
-        A mapping; what does not apply to a method is None:
-
-        - ``parameters`` of the network, or networks;
-        - ``gflops_per_slice_inference``, ``gflops_per_slice_training`` (forward and backward):
-          multiplications and additions counted apart, of convolutions, matrix products and
-          attention, which are all that PyTorch's counter knows; the optimiser has none;
-        - ``seconds_per_step``, ``seconds_per_volume``;
-        - ``seconds_per_step_l1``: with l1 in place of the method's loss, if that is one of
-          :data:`STRUCTURAL` and the method takes any loss;
-        - ``gflops_per_slice_training_late``, ``seconds_per_step_late``: at the end of the
-          training, for a method that steps its optimisers itself and so may have stages; the
-          values without ``_late`` are those of its start;
-        - ``peak_memory_mb`` (MiB; on a GPU what PyTorch allocated for all this, else the peak
-          resident memory of the process so far, libraries included);
-        - ``machine`` and the other conditions.
+        :data:`TRAINING` (None where it does not apply), ``gflops_per_slice_inference``,
+        ``seconds_per_volume``, ``peak_memory_mb`` (MiB; on a GPU what PyTorch allocated for all
+        this, else the peak resident memory of the process so far, libraries included),
+        ``machine`` and the other conditions.
     """
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(seed)
     reuse_freed_memory()
-    width, height, depth = shape
     network = method.build().to(device) if method.trained else None
-    record: dict[str, Any] = dict.fromkeys(
-        (
-            "parameters",
-            "gflops_per_slice_inference",
-            "gflops_per_slice_training",
-            "gflops_per_slice_training_late",
-            "seconds_per_step",
-            "seconds_per_step_late",
-            "seconds_per_step_l1",
-            "slices_per_step",
-        )
-    )
+    record: dict[str, Any] = dict.fromkeys(TRAINING)
     if network is not None:
-        slices = batch_size * method.sequence
-        record["parameters"] = sum(p.numel() for p in network.parameters())
-        record["slices_per_step"] = slices
-        generator = torch.Generator(device=device).manual_seed(seed)
-        images = torch.rand((slices, 1, height, width), generator=generator, device=device)
-        batch = images, torch.ones_like(images, dtype=torch.bool), generator
-
-        def step(method: Method, progress: float) -> tuple[int, float]:
-            return _observe(_step(method, network, batch, precision, device, progress), device)
-
-        with deterministic():
-            stages = {"": 0.0} if method.automatic else {"": 0.0, "_late": 1 - 1e-6}
-            for suffix, progress in stages.items():
-                operations, seconds = step(method, progress)
-                record[f"gflops_per_slice_training{suffix}"] = operations / 1e9 / slices
-                record[f"seconds_per_step{suffix}"] = seconds
-            if method.losses is None and method.setup.loss in STRUCTURAL:
-                plain = replace(method.setup, loss="l1")
-                variant = type(method)(method.options.model_dump(), plain)
-                record["seconds_per_step_l1"] = step(variant, 0.0)[1]
+        record |= _measure_training(method, network, shape[1::-1], batch_size, precision, seed)
         network.zero_grad(set_to_none=True)
         ready(network, device)
     volume = np.random.default_rng(seed).random(shape, dtype=np.float32)
+    inside = np.ones(shape, bool)
     t_test = min(t_test, getattr(method.options, "timesteps", t_test))
-
-    def restore() -> None:
-        reconstruct_volume(
-            method,
-            network,
-            volume,
-            np.ones(shape, bool),
-            t_test=t_test,
-            batch=inference_batch,
-            seed=seed,
-            device=device,
-            precision=precision,
-        )
-
-    operations, record["seconds_per_volume"] = _observe(restore, device)
+    options = {"t_test": t_test, "batch": inference_batch, "seed": seed}
+    options |= {"device": device, "precision": precision}
+    operations, record["seconds_per_volume"] = _observe(
+        lambda: reconstruct_volume(method, network, volume, inside, **options), device
+    )
     if network is not None:
-        record["gflops_per_slice_inference"] = operations / 1e9 / depth
+        record["gflops_per_slice_inference"] = operations / 1e9 / shape[2]
     if device == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**20
     else:
@@ -148,14 +112,49 @@ def measure(
         "batch_size": batch_size,
         "inference_batch": inference_batch,
         "t_test": t_test,
-        "image_size": [height, width],
-        "slices_per_volume": depth,
+        "image_size": [shape[1], shape[0]],
+        "slices_per_volume": shape[2],
         "machine": _machine(device),
         "device": "GPU" if device == "cuda" else "CPU",
         "threads": torch.get_num_threads(),
         "precision": precision,
         "seed": seed,
     }
+
+
+def _measure_training(
+    method: Method,
+    network: nn.Module,
+    size: tuple[int, int],
+    batch_size: int,
+    precision: str,
+    seed: int,
+) -> dict[str, Any]:
+    """What :data:`TRAINING` lists, for images ``(Y, X)`` of a size."""
+    device = next(network.parameters()).device.type
+    slices = batch_size * method.sequence
+    generator = torch.Generator(device=device).manual_seed(seed)
+    images = torch.rand((slices, 1, *size), generator=generator, device=device)
+    batch = images, torch.ones_like(images, dtype=torch.bool), generator
+    record: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "slices_per_step": slices,
+    }
+
+    def step(method: Method, progress: float) -> tuple[int, float]:
+        return _observe(_step(method, network, batch, precision, device, progress), device)
+
+    with deterministic():
+        stages = {"": 0.0} if method.automatic else {"": 0.0, "_late": 1 - 1e-6}
+        for suffix, progress in stages.items():
+            operations, seconds = step(method, progress)
+            record[f"gflops_per_slice_training{suffix}"] = operations / 1e9 / slices
+            record[f"seconds_per_step{suffix}"] = seconds
+        if method.losses is None and method.setup.loss in STRUCTURAL:
+            plain = replace(method.setup, loss="l1")
+            variant = type(method)(method.options.model_dump(), plain)
+            record["seconds_per_step_l1"] = step(variant, 0.0)[1]
+    return record
 
 
 def _step(

@@ -41,17 +41,7 @@ def print_tables(cfg: Config, tree: Tree) -> None:
     labels = {name: method.label or name for name, method in cfg.methods.items()}
     for name in cfg.tables_of_run():
         table = cfg.tables[name]
-        columns = [
-            {"experiment": c.experiment, "test_dataset": c.test, "label": c.label or c.test}
-            for c in table.columns
-        ]
-        spec = {
-            "name": name,
-            "title": table.title,
-            "rows": table.rows,
-            "columns": columns,
-            "labels": labels,
-        }
+        spec = {**table.model_dump(), "name": name, "labels": labels}
         print(f"\n{terminal_table(pd.read_csv(tree.table('csv', name)), spec)}")
 
 

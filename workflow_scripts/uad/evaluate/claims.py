@@ -62,22 +62,12 @@ def test_claims(
 
     Returns:
         A frame with :data:`uad.core.columns.SIGNIFICANCE`, a row per claim, test set, metric
-        (``dice``, ``auprc``) and unit (``volumes``, ``folds``; see the module's text), in the
-        order of the claims, test sets sorted:
-
-        - ``n``: pairs with a value on both sides;
-        - ``difference``, ``ci_low``, ``ci_high``: mean of row minus against and its interval,
-          in percentage points (limits NaN for a single pair, and over folds: a bootstrap of
-          five values means little);
-        - ``effect_size``: Cohen's d_z, mean over sample standard deviation of the paired
-          differences; NaN for a single pair or where all differences are equal;
-        - ``p_value``, and ``smallest_p``, the least that so many pairs can give: with all signs
-          equal, 2 / 2^n if enumerated, otherwise 2 / (n_resamples + 1);
-        - ``p_holm``: ``p_value`` after Holm's correction for all claims that are tested on the
-          same test set, metric and unit.
-
-        Without a pair with values on both sides ``n`` is 0 and the rest NaN. No rows where no
-        test set has both methods.
+        and unit, in the order of the claims, test sets sorted: ``n`` pairs with a value on both
+        sides (if none, the rest is NaN); ``difference``, ``ci_low``, ``ci_high`` of row minus
+        against in percentage points (limits NaN for a single pair, and over folds: a bootstrap
+        of five values means little); ``effect_size``, Cohen's d_z (NaN where all differences
+        are equal); ``p_value`` and ``smallest_p``, the least that so many pairs can give;
+        ``p_holm``, corrected for all claims on the same test set, metric and unit.
 
     Raises:
         ConfigError: a claim is given twice, or names a method against itself.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from uad.core.errors import DataError
-from uad.report.style import CYCLE, GREY, PathLike, save, style
+from uad.report.render import titled
+from uad.report.style import CYCLE, GREY, PathLike, grid, save, style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,18 +18,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.lines import Line2D
 
+    from uad.report.study_table import StudySpec
+
 #: Thresholds of methods that differ by more than this factor need a logarithmic axis.
 _WIDE = 8.0
+_SPOT = {"marker": "o", "ms": 3.6, "mec": "white", "mew": 0.5}
 
 
 def figure_curves(
-    path: PathLike | Sequence[PathLike],
+    path: PathLike,
     curves: Mapping[str, pd.DataFrame],
     *,
     phantom: bool,
     title: str,
-    chosen: Mapping[str, Sequence[float]] | None = None,
-    prevalence: float | None = None,
+    chosen: Mapping[str, Sequence[float]],
+    prevalence: float,
 ) -> None:
     """Precision over recall, and Dice over the threshold, of several methods.
 
@@ -38,71 +42,32 @@ def figure_curves(
     first fold does.
 
     Args:
-        path: where to write, one path or several (``.png`` at 200 dpi, ``.svg``, ``.pdf``).
-        curves: by method label, in the order of the legend: a frame with the columns
-            fold, threshold, precision, recall (over all voxels together) and mean_dice
-            (over volumes).
+        path: where to write (``.png`` at 200 dpi, or ``.svg``).
+        curves: by method label: a frame with the columns fold, threshold, precision, recall
+            (over all voxels together) and mean_dice (over volumes).
         phantom: the data are phantoms; the title says so.
         title: the title of the figure.
-        chosen: by method label, the threshold that validation chose in each fold, in
-            the order of the folds.
+        chosen: by method label, the threshold that validation chose in each fold.
         prevalence: fraction of lesion voxels, the precision of a random guess.
-
-    Raises:
-        DataError: no curves, a column is missing, a curve has no finite values, or
-            ``chosen`` does not fit the curves.
     """
     if not curves:
         raise DataError("figure of curves: no curves were given.")
-    chosen = chosen or {}
-    unknown = sorted(set(chosen) - set(curves))
-    if unknown:
-        raise DataError(f"figure of curves: thresholds of {', '.join(unknown)}, but no curve.")
     folds = {label: _folds(label, frame) for label, frame in curves.items()}
-    for label, values in chosen.items():
-        if len(values) != len(folds[label]):
+    for label, parts in folds.items():
+        if len(chosen.get(label, ())) != len(parts):
             raise DataError(
-                f"figure of curves: {label} has {len(folds[label])} folds, but {len(values)} "
-                "chosen thresholds."
+                f"figure of curves: {label} has {len(parts)} folds, but "
+                f"{len(chosen.get(label, ()))} chosen thresholds."
             )
-    single = all(len(parts) == 1 for parts in folds.values())
-
     with style():
-        from matplotlib.lines import Line2D
-
         height = max(3.0, 0.8 + 0.17 * (len(curves) + 4))
-        figure, body = _titled(f"{title} (phantom data)" if phantom else title, 9.2, height)
+        figure, body = _titled(titled(title, phantom), 9.2, height)
         left, right = body.subplots(1, 2)
-        handles, ranges = [], []
-        for number, (label, parts) in enumerate(folds.items()):
-            look = CYCLE[number % len(CYCLE)]
-            if len(parts) > 1:
-                for part in parts:
-                    thin = {**look, "lw": 0.5, "alpha": 0.28}
-                    left.plot(part["recall"], part["precision"], **thin)
-                    right.plot(part["threshold"], part["mean_dice"], **thin)
-            left.plot(*_mean_precision(parts), **look, lw=1.5)
-            thresholds, dice = _mean_dice(parts)
-            right.plot(thresholds, dice, **look, lw=1.5)
-            ranges.append(_useful(thresholds, dice))
-            for part, value in zip(parts, chosen.get(label, []), strict=False):
-                at = np.interp(value, part["threshold"], part["mean_dice"])
-                color = look["color"]
-                right.plot([value], [at], "o", ms=3.6, mfc=color, mec="white", mew=0.5, zorder=4)
-                ranges[-1] = (ranges[-1][0], max(ranges[-1][1], value * 1.05))
-            handles.append(Line2D([], [], **look, lw=1.5, label=textwrap.fill(label, 30)))
-        handles.append(Line2D([], [], ls="", label=""))
-        if not single:
-            handles.append(Line2D([], [], color=GREY, lw=1.5, label="mean over folds"))
-            handles.append(Line2D([], [], color=GREY, lw=0.5, alpha=0.6, label="one fold"))
-        if chosen:
-            spot = {"marker": "o", "ms": 3.6, "mfc": GREY, "mec": "white", "mew": 0.5}
-            handles.append(Line2D([], [], ls="", **spot, label="threshold from validation"))
-        if prevalence is not None:
-            left.axhline(prevalence, color=GREY, lw=0.9, ls=":", zorder=1)
-            text = f"prevalence, {100 * prevalence:.2g} %"
-            handles.append(Line2D([], [], color=GREY, lw=0.9, ls=":", label=text))
-
+        ranges = [
+            _draw_method(left, right, parts, chosen[label], CYCLE[number % len(CYCLE)])
+            for number, (label, parts) in enumerate(folds.items())
+        ]
+        left.axhline(prevalence, color=GREY, lw=0.9, ls=":", zorder=1)
         left.set_xlabel("recall (all test voxels together)")
         left.set_ylabel("precision")
         left.set_xlim(0, 1)
@@ -111,22 +76,67 @@ def figure_curves(
         right.set_ylabel("Dice (mean over test volumes)")
         _threshold_axis(right, ranges)
         right.set_ylim(bottom=0)
-        for axes in (left, right):
-            axes.grid(lw=0.4, color="#e3e6ea")
-            axes.set_axisbelow(True)
+        grid(left)
+        grid(right)
+        several = any(len(parts) > 1 for parts in folds.values())
+        handles = _curves_key(list(folds), several, prevalence)
         body.legend(handles=handles, loc="outside right upper", handlelength=2.6)
         save(figure, path, colours=128)
 
 
+def _draw_method(
+    left: Axes,
+    right: Axes,
+    parts: Sequence[pd.DataFrame],
+    chosen: Sequence[float],
+    look: Mapping[str, Any],
+) -> tuple[float, float]:
+    """The lines of one method; the range of thresholds that is worth showing."""
+    if len(parts) > 1:
+        thin = {**look, "lw": 0.5, "alpha": 0.28}
+        for part in parts:
+            left.plot(part["recall"], part["precision"], **thin)
+            right.plot(part["threshold"], part["mean_dice"], **thin)
+    left.plot(*_mean_precision(parts), **look, lw=1.5)
+    thresholds, dice = _mean_dice(parts)
+    right.plot(thresholds, dice, **look, lw=1.5)
+    good = thresholds[dice >= 0.03 * dice.max()] if dice.max() > 0 else thresholds
+    for part, value in zip(parts, chosen, strict=True):
+        at = np.interp(value, part["threshold"], part["mean_dice"])
+        right.plot([value], [at], ls="", mfc=look["color"], zorder=4, **_SPOT)
+    return float(thresholds[dice.argmax()]), max(float(good.max()), 1.05 * max(chosen))
+
+
+def _curves_key(labels: Sequence[str], several: bool, prevalence: float) -> list[Line2D]:
+    handles = _method_key(labels, 1.5, 30)
+    if several:
+        handles.append(_line(color=GREY, lw=1.5, label="mean over folds"))
+        handles.append(_line(color=GREY, lw=0.5, alpha=0.6, label="one fold"))
+    handles.append(_line(ls="", mfc=GREY, **_SPOT, label="threshold from validation"))
+    text = f"prevalence, {100 * prevalence:.2g} %"
+    return [*handles, _line(color=GREY, lw=0.9, ls=":", label=text)]
+
+
+def _method_key(labels: Sequence[str], width: float, characters: int) -> list[Line2D]:
+    """A line per method, and a blank one below."""
+    looks = (CYCLE[number % len(CYCLE)] for number in range(len(labels)))
+    handles = [
+        _line(**look, lw=width, label=textwrap.fill(label, characters))
+        for look, label in zip(looks, labels, strict=True)
+    ]
+    return [*handles, _line(ls="", label="")]
+
+
+def _line(**look: Any) -> Line2D:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **look)
+
+
 def _titled(title: str, width: float, height: float) -> tuple[Figure, SubFigure]:
-    """A figure with a title of its full width, and below it the part for all the rest.
+    """A figure with a title of its full width, and below it (so high, in inches) all the rest.
 
     A legend beside the panels would otherwise stand in the title's way.
-
-    Args:
-        title: of any length.
-        width: of the figure in inches.
-        height: of the part below the title in inches.
     """
     from matplotlib.figure import Figure
 
@@ -158,30 +168,24 @@ def _folds(label: str, frame: pd.DataFrame) -> list[pd.DataFrame]:
 
 def _mean_precision(parts: Sequence[pd.DataFrame]) -> tuple[np.ndarray, np.ndarray]:
     """Precision over a common grid of recalls, averaged over folds."""
-    grid = np.linspace(0, 1, 101)
+    recalls = np.linspace(0, 1, 101)
     curves = []
     for part in parts:
         falling = part[np.isfinite(part["precision"])].iloc[::-1]
         recall = np.maximum.accumulate(falling["recall"].to_numpy(float))
-        places = np.searchsorted(recall, grid - 1e-9, side="left")
+        places = np.searchsorted(recall, recalls - 1e-9, side="left")
         precision = np.append(falling["precision"].to_numpy(float), np.nan)
         curves.append(precision[places])
     mean = np.mean(curves, axis=0)
     inside = np.isfinite(mean)
-    return grid[inside], mean[inside]
+    return recalls[inside], mean[inside]
 
 
 def _mean_dice(parts: Sequence[pd.DataFrame]) -> tuple[np.ndarray, np.ndarray]:
     """Dice over the thresholds of all folds together, averaged over folds."""
-    grid = np.unique(np.concatenate([part["threshold"].to_numpy(float) for part in parts]))
-    curves = [np.interp(grid, part["threshold"], part["mean_dice"]) for part in parts]
-    return grid, np.mean(curves, axis=0)
-
-
-def _useful(thresholds: np.ndarray, dice: np.ndarray) -> tuple[float, float]:
-    """The threshold of the best Dice, and the largest at which Dice is still worth showing."""
-    good = thresholds[dice >= 0.03 * dice.max()] if dice.max() > 0 else thresholds
-    return float(thresholds[dice.argmax()]), float(good.max())
+    thresholds = np.unique(np.concatenate([part["threshold"].to_numpy(float) for part in parts]))
+    curves = [np.interp(thresholds, part["threshold"], part["mean_dice"]) for part in parts]
+    return thresholds, np.mean(curves, axis=0)
 
 
 def _threshold_axis(axes: Axes, ranges: Sequence[tuple[float, float]]) -> None:
@@ -198,159 +202,105 @@ def _threshold_axis(axes: Axes, ranges: Sequence[tuple[float, float]]) -> None:
         axes.set_xlim(0, max(ends) * 1.02)
 
 
-def draw_sweep(
-    path: PathLike | Sequence[PathLike],
+# Sweeps ----------------------------------------------------------------------------------
+
+_CHOSEN = {"marker": "D", "mfc": "white", "mew": 1.1, "ls": ""}
+_RING = {"marker": "o", "ms": 6.5, "mfc": "none", "mew": 1.1}
+_TRAINED = {"marker": "^", "ms": 5.5, "mec": "white", "mew": 0.6, "lw": 0.8, "ls": (0, (1, 1.5))}
+
+
+def figure_sweep(
+    path: PathLike,
     summary: pd.DataFrame,
+    spec: StudySpec,
     *,
     phantom: bool,
-    title: str,
-    value_name: str,
-    baseline: str,
-    baseline_value: float | Mapping[str, float] | None = None,
-    trained: pd.DataFrame | None = None,
-    labels: Mapping[str, str] | None = None,
-    columns: Mapping[tuple[str, str], str] | None = None,
+    baseline_values: Mapping[str, float],
+    trained: pd.DataFrame,
 ) -> None:
     """Dice (above) and AUPRC (below) over a swept number, a column of panels per test set.
 
     Args:
-        path: where to write, one path or several (``.png`` at 200 dpi, ``.svg``, ``.pdf``).
-        summary: from :func:`uad.report.studies.summarise_study`; variants whose names
-            are numbers make the lines.
+        path: where to write (``.png`` at 200 dpi, or ``.svg``).
+        summary: of the study; variants whose names are numbers make the lines.
+        spec: the study.
         phantom: the data are phantoms; the title says so.
-        title: the title of the figure.
-        value_name: what is swept, for the axis.
-        baseline: name of the variant that changes nothing.
-        baseline_value: the number of the baseline, one for all methods or by method: a
-            thin upright line, and the baseline's own value as a ring. Without it the
-            baseline's value is a thin level line.
-        trained: a second series, from :func:`uad.report.studies.trained_points`:
-            methods that were trained with the number, not only scored with it.
-        labels: display names of the methods.
-        columns: display names of the test sets, by (experiment, test_dataset), in order.
-
-    Raises:
-        DataError: no variant of the summary has a number as its name.
+        baseline_values: by method the number of the baseline: a thin upright line, and the
+            baseline's own value as a ring.
+        trained: a second series, from :func:`uad.report.study_table.trained_points`.
     """
     import pandas as pd
 
-    labels = labels or {}
-    numeric = summary.assign(value=pd.to_numeric(summary["variant"], errors="coerce"))
-    points = numeric[numeric["value"].notna()].sort_values("value", kind="stable")
-    if points.empty:
+    summary = summary.assign(value=pd.to_numeric(summary["variant"], errors="coerce"))
+    if summary["value"].isna().all():
         raise DataError("figure of a sweep: no variant has a number as its name.")
-    found = dict.fromkeys(zip(summary["experiment"], summary["test_dataset"], strict=True))
-    places = [place for place in columns or {} if place in found]
-    places += [place for place in found if place not in places]
-    methods = list(dict.fromkeys(summary["method"]))
-    rings = {
-        method: baseline_value.get(method)
-        if isinstance(baseline_value, Mapping)
-        else baseline_value
-        for method in methods
-    }
-
+    places, methods = list(spec.places), list(dict.fromkeys(summary["method"]))
     with style():
-        heading = f"{title} (phantom data)" if phantom else title
-        figure, body = _titled(heading, 1.6 + 2.5 * len(places) + 1.4, 4.1)
+        width = 1.6 + 2.5 * len(places) + 1.4
+        figure, body = _titled(titled(spec.title, phantom), width, 4.1)
         panels = body.subplots(2, len(places), sharex=True, squeeze=False)
-        for row, (metric, name) in enumerate((("dice", "DICE [%]"), ("auprc", "AUPRC [%]"))):
-            for column, place in enumerate(places):
-                axes = panels[row][column]
-                for number, method in enumerate(methods):
-                    _sweep_lines(
-                        axes,
-                        _cell(points, place, method, metric),
-                        _cell(summary[summary["variant"] == baseline], place, method, metric),
-                        rings[method],
-                        None if trained is None else _cell(trained, place, method, metric),
-                        CYCLE[number % len(CYCLE)],
-                    )
-                for value in dict.fromkeys(v for v in rings.values() if v is not None):
-                    axes.axvline(value, color=GREY, lw=0.7, zorder=0)
-                if row == 0:
-                    text = (columns or {}).get(place) or f"{place[1]} ({place[0]})"
-                    axes.set_title(text, size=8)
-                else:
-                    axes.set_xlabel(value_name)
-                if column == 0:
-                    axes.set_ylabel(name)
-                axes.grid(axis="y", lw=0.4, color="#e3e6ea")
-                axes.set_axisbelow(True)
-                axes.margins(y=0.12)
-        handles = _sweep_key(
-            [labels.get(method) or method for method in methods],
-            baseline,
-            ring=any(value is not None for value in rings.values()),
-            chosen="n_chosen" in summary.columns and bool((summary["n_chosen"] > 0).any()),
-            trained=trained is not None and not trained.empty,
-        )
+        for axes, (metric, place) in zip(
+            panels.flat, [(m, p) for m in ("dice", "auprc") for p in places], strict=True
+        ):
+            for number, method in enumerate(methods):
+                look = CYCLE[number % len(CYCLE)]
+                lines = _cell(summary, place, method, metric)
+                others = _cell(trained, place, method, metric)
+                _sweep_lines(axes, lines, spec.baseline, baseline_values[method], others, look)
+            for value in dict.fromkeys(baseline_values[method] for method in methods):
+                axes.axvline(value, color=GREY, lw=0.7, zorder=0)
+            if metric == "dice":
+                axes.set_title(spec.places[place], size=8)
+            else:
+                axes.set_xlabel(spec.sweep)
+            if place == places[0]:
+                axes.set_ylabel({"dice": "DICE [%]", "auprc": "AUPRC [%]"}[metric])
+            grid(axes, "y")
+            axes.margins(y=0.12)
+        handles = _method_key([spec.labels[method] for method in methods], 1.3, 24)
+        chosen = bool((summary["n_chosen"] > 0).any())
+        handles += _sweep_key(spec.baseline, chosen=chosen, trained=not trained.empty)
         body.legend(handles=handles, loc="outside right upper", handlelength=2.2)
         save(figure, path, colours=128)
 
 
 def _cell(frame: pd.DataFrame, place: tuple[str, str], method: str, metric: str) -> pd.DataFrame:
-    return frame[
-        (frame["experiment"] == place[0])
-        & (frame["test_dataset"] == place[1])
-        & (frame["method"] == method)
-        & (frame["metric"] == metric)
-    ]
-
-
-_CHOSEN = {"marker": "D", "mfc": "white", "mew": 1.1, "ls": ""}
-_RING = {"marker": "o", "ms": 6.5, "mfc": "none", "mew": 1.1, "ls": ""}
-_TRAINED = {"marker": "^", "ms": 5.5, "mec": "white", "mew": 0.6}
+    names = ["experiment", "test_dataset", "method", "metric"]
+    if frame.empty:
+        return frame
+    return frame[(frame[names] == [*place, method, metric]).all(axis=1)]
 
 
 def _sweep_lines(
     axes: Axes,
-    points: pd.DataFrame,
-    base: pd.DataFrame,
-    ring: float | None,
-    trained: pd.DataFrame | None,
-    look: Mapping[str, object],
+    lines: pd.DataFrame,
+    baseline: str,
+    baseline_value: float,
+    trained: pd.DataFrame,
+    look: Mapping[str, Any],
 ) -> None:
     """One method in one panel."""
     color = look["color"]
+    points = lines[lines["value"].notna()].sort_values("value", kind="stable")
     axes.plot(points["value"], points["mean"], **look, lw=1.3, marker=".", ms=4)
-    if len(base):
-        value = float(base["mean"].iloc[0])
-        if ring is None:
-            axes.axhline(value, **{**look, "lw": 0.7, "alpha": 0.7}, zorder=1)
-        else:
-            axes.plot([ring], [value], mec=color, zorder=4, **_RING)
-    if "n_chosen" in points.columns:
-        spots = points[points["n_chosen"] > 0]
-        marks = list(zip(spots["value"], spots["mean"], spots["n_chosen"], strict=True))
-        if ring is not None and len(base):
-            marks.append((ring, base["mean"].iloc[0], base["n_chosen"].iloc[0]))
-        for value, mean, count in marks:
-            if count > 0:
-                axes.plot([value], [mean], ms=3.4 + 0.7 * count, mec=color, zorder=5, **_CHOSEN)
-    if trained is not None and len(trained):
+    base = lines[lines["variant"] == baseline].assign(value=baseline_value)
+    axes.plot(base["value"], base["mean"], mec=color, ls="", zorder=4, **_RING)
+    for spots in (points, base):
+        for spot in spots[spots["n_chosen"] > 0].itertuples():
+            size = 3.4 + 0.7 * spot.n_chosen
+            axes.plot([spot.value], [spot.mean], ms=size, mec=color, zorder=5, **_CHOSEN)
+    if len(trained):
         series = trained.sort_values("value", kind="stable")
-        line = {"color": color, "lw": 0.8, "ls": (0, (1, 1.5))}
-        axes.plot(series["value"], series["mean"], mfc=color, zorder=3, **line, **_TRAINED)
+        look = {"color": color, "mfc": color, "zorder": 3, **_TRAINED}
+        axes.plot(series["value"], series["mean"], **look)
 
 
-def _sweep_key(
-    labels: Sequence[str], baseline: str, *, ring: bool, chosen: bool, trained: bool
-) -> list[Line2D]:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], **CYCLE[i % len(CYCLE)], lw=1.3, label=textwrap.fill(label, 24))
-        for i, label in enumerate(labels)
-    ]
-    handles.append(Line2D([], [], ls="", label=""))
-    look = {**_RING, "ls": "-", "marker": _RING["marker"] if ring else ""}
-    handles.append(Line2D([], [], color=GREY, lw=0.7, mec=GREY, **look, label=baseline))
+def _sweep_key(baseline: str, *, chosen: bool, trained: bool) -> list[Line2D]:
+    handles = [_line(color=GREY, lw=0.7, mec=GREY, ls="-", **_RING, label=baseline)]
     if chosen:
         text = "chosen on validation\n(size: number of folds)"
-        handles.append(Line2D([], [], mec=GREY, ms=5.5, **_CHOSEN, label=text))
+        handles.append(_line(mec=GREY, ms=5.5, **_CHOSEN, label=text))
     if trained:
-        line = {"color": GREY, "lw": 0.8, "ls": (0, (1, 1.5)), "mfc": GREY}
         text = "also trained\nwith the value"
-        handles.append(Line2D([], [], **line, **_TRAINED, label=text))
+        handles.append(_line(color=GREY, mfc=GREY, **_TRAINED, label=text))
     return handles

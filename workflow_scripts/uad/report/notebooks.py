@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from uad.core.errors import DataError
 from uad.core.provenance import LIBRARY
-from uad.report.render import html_frame
+from uad.report.html import TEMPLATES, render_page
 
 if TYPE_CHECKING:
     import pandas as pd
     from nbformat import NotebookNode
     from pandas.io.formats.style import Styler
-
-__all__ = ["PARAMETERS", "as_table", "execute", "page", "title_of"]
 
 #: Tag of the cell that declares the parameters, and of the one that papermill adds.
 PARAMETERS, INJECTED = "parameters", "injected-parameters"
@@ -39,56 +37,6 @@ print(json.dumps([getattr(m, "__file__", None) or "" for m in list(sys.modules.v
 _TABLES = itertools.count(1)
 #: What identifies a terminal's colours in a traceback.
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
-_STYLE = """\
-h2 { font-size: 1.05rem; margin: 1.8rem 0 .5rem; }
-h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
-img { max-width: 100%; height: auto; }
-details { margin: .4rem 0; color: #5d646d; font-size: .85em; }
-summary { cursor: pointer; }
-pre { margin: .4rem 0; padding: .5rem .7rem; overflow-x: auto; background: #f5f6f8;
-  font: 12px/1.45 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
-code { font: .9em ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
-pre.stderr { background: #fff4e0; }
-div.out { margin: .6rem 0; overflow-x: auto; }
-table.dataframe { width: auto; font-size: .85em; border-left: 0; border-right: 0; }
-table.dataframe th, table.dataframe td { padding: .3rem .6rem; border: 0; text-align: left;
-  white-space: nowrap; }
-table.dataframe thead th { white-space: normal; border-bottom: 1px solid #1c1e21; }
-table.dataframe tbody tr + tr > * { border-top: 1px solid #eceef1; }
-"""
-
-#: Markdown as it is, code folded away, results in full.
-_TEMPLATE = """\
-{%- extends 'display_priority.j2' -%}
-{%- block input scoped -%}
-<details><summary>{{ 'parameters of this run' if 'injected-parameters' in
-cell.metadata.get('tags', []) else 'code' }}</summary>
-{{ cell.source | highlight_code(metadata=cell.metadata) }}</details>
-{% endblock input -%}
-{%- block markdowncell scoped -%}
-{{ cell.source | markdown2html | strip_files_prefix }}
-{% endblock markdowncell -%}
-{%- block stream_stdout -%}<pre>{{ output.text | ansi2html }}</pre>{%- endblock stream_stdout -%}
-{%- block stream_stderr -%}
-<pre class="stderr">{{ output.text | ansi2html }}</pre>
-{%- endblock stream_stderr -%}
-{%- block execute_result -%}
-{%- block data_priority scoped %}{{ super() }}{% endblock data_priority -%}
-{%- endblock execute_result -%}
-{%- block data_html scoped -%}
-<div class="out">{{ output.data['text/html'] }}</div>
-{%- endblock data_html -%}
-{%- block data_markdown scoped -%}
-{{ output.data['text/markdown'] | markdown2html }}
-{%- endblock data_markdown -%}
-{%- block data_png scoped -%}
-<div class="out"><img alt="figure" src="data:image/png;base64,{{
-output.data['image/png'] | replace('\\n', '') }}"></div>
-{%- endblock data_png -%}
-{%- block data_text scoped -%}<pre>{{ output.data['text/plain'] | ansi2html }}</pre>
-{%- endblock data_text -%}
-"""
 
 
 def title_of(notebook: NotebookNode, name: str) -> str:
@@ -140,31 +88,27 @@ def execute(
         DataError: a cell failed, a parameter is not declared, or the kernel ended; the message
             names the cell. The traceback is printed on standard error.
     """
+    import nbformat
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     source = Path(source)
-    _check_parameters(source, parameters)
+    notebook = nbformat.read(source, as_version=4)
+    _check_parameters(source.name, notebook, parameters)
+    notebook.cells.append(nbformat.v4.new_code_cell(_LOADED))
     # the notebook reads the library that its job reads, wherever a run was started from
     paths = [str(LIBRARY.parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    environment = {
+    os.environ |= {
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "JUPYTER_PREFER_ENV_PATH": "1",  # not a kernel that a user installed under the same name
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # make sets one without pictures
     }
-    os.environ.update(environment)
+    options = {"kernel_name": "python3", "progress_bar": False, "cwd": str(folder)}
     try:
-        executed = papermill.execute_notebook(
-            _asked_for_library(source),
-            None,
-            parameters=dict(parameters),
-            kernel_name="python3",
-            progress_bar=False,
-            cwd=str(folder),
-        )
+        executed = papermill.execute_notebook(notebook, None, dict(parameters), **options)
     except papermill.PapermillExecutionError as error:
         print(_COLOURS.sub("", "\n".join(error.traceback)), file=sys.stderr)
-        raise DataError(_failure(source, error)) from None
+        raise DataError(_failure(source.name, error)) from None
     except (DeadKernelError, CellTimeoutError) as error:
         raise DataError(
             f"{source.name}: its kernel ended before the notebook did ({error}). Was there too "
@@ -173,16 +117,7 @@ def execute(
     loaded = _library_files(executed.cells.pop())
     if library is not None:
         library |= loaded
-    return _freed(executed)
-
-
-def _asked_for_library(source: Path) -> NotebookNode:
-    """A notebook with a last cell that tells what the kernel loaded."""
-    import nbformat
-
-    notebook = nbformat.read(source, as_version=4)
-    notebook.cells.append(nbformat.v4.new_code_cell(_LOADED))
-    return notebook
+    return _without_traces(executed)
 
 
 def _library_files(cell: NotebookNode) -> set[str]:
@@ -192,28 +127,25 @@ def _library_files(cell: NotebookNode) -> set[str]:
     return {f.relative_to(LIBRARY).as_posix() for f in files if f.is_relative_to(LIBRARY)}
 
 
-def _check_parameters(source: Path, parameters: Mapping[str, Any]) -> None:
+def _check_parameters(name: str, notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
     """Refuse a parameter that a notebook does not declare; papermill only warns."""
-    import nbformat
-
-    cells = nbformat.read(source, as_version=4).cells
-    declared = "\n".join(c.source for c in cells if PARAMETERS in c.metadata.get("tags", []))
-    names = set(re.findall(r"^(\w+)\b[^=\n]*=", declared, re.MULTILINE))
-    if unknown := sorted(set(parameters) - names):
+    tagged = [c.source for c in notebook.cells if PARAMETERS in c.metadata.get("tags", [])]
+    declared = set(re.findall(r"^(\w+)\b[^=\n]*=", "\n".join(tagged), re.MULTILINE))
+    if unknown := sorted(set(parameters) - declared):
         raise DataError(
-            f"{source.name}: its cell tagged '{PARAMETERS}' does not declare {', '.join(unknown)}."
+            f"{name}: its cell tagged '{PARAMETERS}' does not declare {', '.join(unknown)}."
         )
 
 
-def _failure(source: Path, error: Any) -> str:
+def _failure(name: str, error: Any) -> str:
     """Which cell failed, and why."""
     lines = [line for line in error.source.splitlines() if line.strip()]
     first = f" ('{lines[0].strip()}')" if lines else ""
     cause = f"{error.ename}: {error.evalue}".strip()
-    return f"{source.name}: cell {error.cell_index}{first} failed with {cause}"
+    return f"{name}: cell {error.cell_index}{first} failed with {cause}"
 
 
-def _freed(notebook: NotebookNode) -> NotebookNode:
+def _without_traces(notebook: NotebookNode) -> NotebookNode:
     """A notebook without times, paths and ids that its execution gave it."""
     notebook.metadata = {k: v for k, v in notebook.metadata.items() if k in _KEPT}
     for cell in notebook.cells:
@@ -242,7 +174,9 @@ def page(notebook: NotebookNode, name: str) -> str:
     from nbconvert import HTMLExporter
     from pygments.formatters import HtmlFormatter
 
-    exporter = HTMLExporter(raw_template=_TEMPLATE, exclude_anchor_links=True)
+    template = (TEMPLATES / "notebook_cells.j2").read_text(encoding="utf-8")
+    exporter = HTMLExporter(raw_template=template, exclude_anchor_links=True)
     body, _ = exporter.from_notebook_node(notebook)
     colours = HtmlFormatter(style="default", nobackground=True).get_style_defs(".highlight")
-    return html_frame(html.unescape(title_of(notebook, name)), body, _STYLE + colours + "\n")
+    title = html.unescape(title_of(notebook, name))
+    return render_page("notebook.html", title=title, body=body, style=colours)

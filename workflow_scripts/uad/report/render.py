@@ -1,15 +1,14 @@
-"""One table, laid out as in the paper, in Markdown, LaTeX and HTML.
+"""A table in Markdown, HTML, LaTeX and plain text, all from one :class:`Document`.
 
-The renderers know nothing of metrics or methods: they get a finished
-:class:`Document` of plain text and decide only how it looks. All of them are pure
-functions of the document, so equal input gives equal bytes.
+The renderers know nothing of metrics or methods; equal documents give equal bytes.
 """
 
 from __future__ import annotations
 
-import html
 import math
 import os
+import textwrap
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -18,12 +17,12 @@ from typing import Any
 
 from uad.core.errors import ConfigError
 from uad.core.files import write_text
+from uad.report.html import render_page
 
 PathLike = str | os.PathLike[str]
 
-#: What the published line says where the paper has no value for a cell.
+#: What stands beside a cell for which the paper has no value.
 NOT_PUBLISHED = "not published"
-#: The legend of the remarks, in every format that shows them.
 _REMARKS = (
     "Behind or below a published value: difference of the measured mean from it in percentage "
     "points, and the verdict by the published standard deviation where there is one."
@@ -36,22 +35,20 @@ PHANTOM_WARNING = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table as text.
+    """One number of a table as text."""
 
-    Attributes:
-        text: the value, for example ``59.45±0.37``.
-        rank: 1 for the best of its column, 2 for the second best, 0 otherwise.
-        published: the paper's value as text; None where comparing makes no sense.
-        remark: difference from the published value and verdict, for example
-            ``−1.20, within 2 std``; empty where there is nothing to compare.
-        mark: a sign set above the line behind the value, explained in a footnote.
-    """
+    text: str  # 59.45±0.37
+    rank: int = 0  # 1 for the best of its column, 2 for the second best
+    published: str = ""  # the paper's value, if there is something to compare
+    remark: str = ""  # difference from it and verdict: −1.20, within 2 std
+    mark: str = ""  # a sign behind the value, explained in a footnote
 
-    text: str
-    rank: int = 0
-    published: str | None = None
-    remark: str = ""
-    mark: str = ""
+    @property
+    def beside(self) -> str:
+        """``published 59.45±0.37``, ``not published``, or nothing."""
+        if self.published in ("", NOT_PUBLISHED):
+            return self.published
+        return f"published {self.published}"
 
 
 @dataclass(frozen=True)
@@ -68,44 +65,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Document:
-    """A table with everything around it, as plain unescaped text.
+    """A table with everything around it, as plain unescaped text."""
 
-    Attributes:
-        name: the key of the table, used as LaTeX label.
-        title: a line without a full stop.
-        caption: sentences.
-        corner: the heading of the row labels.
-        heads: for each column its group (empty for none) and its own heading.
-        rows: the rows.
-        footnotes: sentences below the table.
-        warning: the first sentences of the caption, set apart where the format can.
-        panel: how many columns LaTeX may set side by side before it starts a panel below.
-    """
-
-    name: str
-    title: str
-    caption: list[str]
-    corner: str
-    heads: list[tuple[str, str]]
+    name: str  # LaTeX label
+    title: str  # without a full stop
+    caption: list[str]  # sentences
+    corner: str  # heading of the row labels
+    heads: list[tuple[str, str]]  # of each column: its group (or nothing) and its own heading
     rows: list[Row]
-    footnotes: list[str] = field(default_factory=list)
-    warning: str = ""
-    panel: int = 4
-
-    @property
-    def full_caption(self) -> str:
-        """Warning and caption as one text."""
-        return " ".join([self.warning, *self.caption]).strip()
-
-    @property
-    def notes(self) -> list[str]:
-        """The footnotes, with the legend of the remarks where there are any."""
-        return [*self.footnotes, *([_REMARKS] if self.compares else [])]
+    footnotes: list[str] = field(default_factory=list)  # sentences
+    warning: str = ""  # before the caption, set apart where the format can
+    panel: int = 4  # columns that LaTeX sets side by side before it starts a panel below
 
     @property
     def compares(self) -> bool:
         """Whether any cell is compared with a published value."""
         return any(cell.remark for row in self.rows for cell in row.cells)
+
+    @property
+    def notes(self) -> list[str]:
+        """The footnotes, with the legend of the remarks where there are any."""
+        return [*self.footnotes, *([_REMARKS] if self.compares else [])]
 
     @property
     def groups(self) -> list[tuple[str, list[str]]]:
@@ -114,6 +94,24 @@ class Document:
             (group, [head for _, head in columns])
             for group, columns in groupby(self.heads, key=lambda head: head[0])
         ]
+
+    def panels(self, fits: Callable[[slice], bool]) -> list[slice]:
+        """Columns that stand side by side: whole groups, as many as fit (one at least)."""
+        found: list[slice] = []
+        place = 0
+        for _, heads in self.groups:
+            end = place + len(heads)
+            if found and fits(slice(found[-1].start, end)):
+                found[-1] = slice(found[-1].start, end)
+            else:
+                found.append(slice(place, end))
+            place = end
+        return found
+
+
+def html_page(document: Document) -> str:
+    """Render as one self-contained page, without scripts or outside resources."""
+    return render_page("table.html", document=document)
 
 
 def markdown(document: Document) -> str:
@@ -125,81 +123,63 @@ def markdown(document: Document) -> str:
     def cell(content: Cell) -> str:
         text = escape(content.text)
         text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(content.rank, text) + content.mark
-        if content.published == NOT_PUBLISHED:
-            return f"{text} ({NOT_PUBLISHED})"
-        if not content.published:
-            return text
-        remark = f", {escape(content.remark)}" if content.remark else ""
-        return f"{text} (published {content.published}{remark})"
+        beside = ", ".join(filter(None, [content.beside, escape(content.remark)]))
+        return f"{text} ({beside})" if beside else text
 
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cells)} |"
 
     heads = [escape(f"{group} {head}".strip()) for group, head in document.heads]
-    lines = [f"### {escape(document.title)}", "", escape(document.full_caption), ""]
-    lines.append(line([escape(document.corner), *heads]))
-    lines.append("|:---|" + ":---:|" * len(heads))
+    caption = " ".join([document.warning, *document.caption]).strip()
+    lines = [f"### {escape(document.title)}", "", escape(caption), ""]
+    lines += [line([escape(document.corner), *heads]), f"|:---|{':---:|' * len(heads)}"]
     for row in document.rows:
-        apart = row.apart or not row.cells
-        label = f"**{escape(row.label)}**" if apart else escape(row.label)
+        label = escape(row.label)
         cells = [cell(content) for content in row.cells] or [""] * len(heads)
-        lines.append(line([label, *cells]))
+        lines.append(line([f"**{label}**" if row.apart or not row.cells else label, *cells]))
     if document.notes:
         lines += ["", *(f"- {escape(note)}" for note in document.notes)]
     return "\n".join(lines) + "\n"
 
 
-_TEX_CHARACTERS = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "·": r"$\cdot$",
-    "−": r"$-$",
-    "–": "--",
-    "—": "---",
-    "’": "'",
-    "“": "``",
-    "”": "''",
-    "…": r"\dots{}",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "≈": r"$\approx$",
-    "→": r"$\rightarrow$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "†": r"$\dagger$",
-    "‡": r"$\ddagger$",
-    "²": r"$^2$",
-    "³": r"$^3$",
-    "¹": r"$^1$",
-    "⁶": r"$^6$",
-    "⁹": r"$^9$",
-    "ℓ": r"$\ell$",
-    "∞": r"$\infty$",
-    "α": r"$\alpha$",
-    "β": r"$\beta$",
-    "γ": r"$\gamma$",
-    "λ": r"$\lambda$",
-    "σ": r"$\sigma$",
-    "Δ": r"$\Delta$",
-    "μ": r"$\mu$",
-    "µ": r"$\mu$",
-    "\u00a0": "~",
-    "\u202f": r"\,",
-    "«": r"$\ll$",
-    "»": r"$\gg$",
-    "\n": " ",
-    "\t": " ",
-} | {c: f"\\{c}" for c in "&%$#_{}"}
+def terminal(document: Document, width: int = 100) -> str:
+    """Render as plain text, at most so many characters wide, published values beside.
 
-#: Latin letters below U+0180 that pdflatex cannot set in its default encoding.
-_TEX_LACKS = frozenset("ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ")
+    Groups of columns that do not fit side by side go below each other.
+    """
+    import pandas as pd
+
+    marks = {0: " ", 1: "*", 2: "+"}
+    blank = " " if any(cell.mark for row in document.rows for cell in row.cells) else ""
+    labels = [textwrap.shorten(row.label, 36, placeholder="...") for row in document.rows]
+
+    def text(panel: slice) -> str:
+        heads, shown = [], []
+        for place, (group, head) in list(enumerate(document.heads))[panel]:
+            cells = [row.cells[place] for row in document.rows]
+            heads += [(group, head), (group, "published")]
+            shown.append([f"{c.text}{marks[c.rank]}{c.mark or blank}" for c in cells])
+            shown.append([c.published for c in cells])
+        columns = pd.MultiIndex.from_tuples(heads, names=["", document.corner])
+        frame = pd.DataFrame(list(zip(*shown, strict=True)), index=labels, columns=columns)
+        return "\n".join(line.rstrip() for line in frame.to_string().splitlines())
+
+    def fits(panel: slice) -> bool:
+        return max(map(len, text(panel).splitlines())) <= width
+
+    panels = [text(panel) for panel in document.panels(fits)]
+    caption = " ".join([document.warning, *document.caption, *document.footnotes]).strip()
+    return "\n".join(
+        [
+            *textwrap.wrap(document.title, width),
+            "=" * width,
+            f"\n{'-' * width}\n".join(panels),
+            "=" * width,
+            *textwrap.wrap(caption, width),
+            "",
+        ]
+    )
+
 
 #: How a table becomes a document of its own; a test compiles exactly these lines.
 _TEX_PREAMBLE = r"""% Table floats for \input that need the packages booktabs and graphicx. Alone:
@@ -208,262 +188,111 @@ _TEX_PREAMBLE = r"""% Table floats for \input that need the packages booktabs an
 %   \begin{document}
 %   \input{THIS FILE}
 %   \end{document}"""
+_SYMBOLS = r"""
+    ± \pm × \times · \cdot − - ≤ \leq ≥ \geq ≈ \approx → \rightarrow ↑ \uparrow ↓ \downarrow
+    ² ^2 ³ ^3 ⁶ ^6 ⁹ ^9 ℓ \ell ∞ \infty α \alpha β \beta γ \gamma λ \lambda σ \sigma Δ \Delta
+    μ \mu µ \mu < < > > | |""".split()
+#: What pandas' escape leaves, for pdflatex with its own fonts.
+_TEX = {symbol: f"${tex}$" for symbol, tex in zip(_SYMBOLS[::2], _SYMBOLS[1::2], strict=True)}
+_TEX |= {"†": r"\textsuperscript{$\dagger$}", '"': "''", "\u00a0": "~", "\u2003": r"\quad "}
 
 
-def tex_escape(text: str) -> str:
-    """Escape plain text so that pdflatex can set it without further packages."""
-    out = []
-    for character in text:
-        if character in _TEX_CHARACTERS:
-            out.append(_TEX_CHARACTERS[character])
-        elif " " <= character < "\u0180" and character not in _TEX_LACKS:
-            out.append(character)
-        else:
-            # A visible code point is better than a document that does not compile.
-            out.append(rf"\texttt{{U+{ord(character):04X}}}")
-    return "".join(out)
+#: How pandas sets the best and the second best value.
+_LOOKS = {0: "", 1: "textbf:--rwrap", 2: "underline:--rwrap"}
 
 
-def _panels(document: Document, panel: int) -> list[list[tuple[str, list[str]]]]:
-    """Column groups, side by side as long as they have at most ``panel`` columns."""
-    panels: list[list[tuple[str, list[str]]]] = []
-    for group in document.groups:
-        used = sum(len(heads) for _, heads in panels[-1]) if panels else panel
-        if used + len(group[1]) > panel:
-            panels.append([])
-        panels[-1].append(group)
-    return panels
+def _tex_symbols(escaped: str) -> str:
+    """Symbols as mathematics; what pdflatex cannot set, as a code point."""
+
+    def tex(c: str) -> str:
+        accent = unicodedata.normalize("NFD", c)[1:]  # pdflatex has all but the ogonek
+        known = (
+            c.isascii() or c in "–—’“”…ßøØæÆłŁ" or (ord(c) < 0x180 and accent not in ("", "\u0328"))
+        )
+        return _TEX.get(c) or (c if known else rf"\texttt{{U+{ord(c):04X}}}")
+
+    return "".join(map(tex, escaped))
+
+
+def tex_text(text: str) -> str:
+    """Plain text as LaTeX that pdflatex sets without further packages."""
+    import pandas as pd
+
+    style = pd.DataFrame([" ".join(text.split())]).style.format(escape="latex")
+    return _tex_symbols(style.hide(axis="index").hide(axis="columns").to_string().strip())
 
 
 def latex(document: Document) -> str:
     """Render as LaTeX table floats that need only the packages booktabs and graphicx.
 
-    Groups of columns that do not fit side by side go below each other; a table that is
-    still wider than the line is scaled down to it. Remarks are a second float: beside the
-    numbers they would leave them too small to read.
+    A table that is wider than the line is scaled down to it. Remarks are a second float:
+    beside the numbers they would leave them too small to read.
     """
-
-    def cell(content: Cell) -> str:
-        text = tex_escape(content.text)
-        if content.rank == 1:
-            # \boldmath reaches the plus-minus sign, which \textbf alone leaves light.
-            text = rf"\textbf{{\boldmath {text}}}"
-        elif content.rank == 2:
-            text = rf"\underline{{{text}}}"
-        mark = rf"\textsuperscript{{{tex_escape(content.mark)}}}" if content.mark else ""
-        return text + mark
-
-    def compared(content: Cell) -> str:
-        return tex_escape(content.remark or content.published or "")
-
-    floats = [
-        [
-            rf"\caption{{\textbf{{{tex_escape(document.title)}.}} "
-            rf"{tex_escape(document.full_caption)}}}",
-            rf"\label{{tab:{document.name}}}",
-            r"\smallskip\small",
-            *_tabular(document, document.panel, cell, published=True),
-            *_tex_notes(document.footnotes),
-        ]
-    ]
+    caption = " ".join([document.warning, *document.caption]).strip()
+    body = _tabulars(document, document.panel)
+    floats = [_float(document.name, document.title, caption, body, document.footnotes)]
     if document.compares:
         title = f"{document.title}: comparison with the published values"
         text = (
             "Difference of the measured mean from the published one in percentage points, and "
             "the verdict by the published standard deviation where there is one."
         )
-        floats.append(
-            [
-                rf"\caption{{\textbf{{{tex_escape(title)}.}} {text}}}",
-                rf"\label{{tab:{document.name}-comparison}}",
-                r"\smallskip\footnotesize",
-                *_tabular(document, 2, compared, published=False),
-            ]
-        )
-    lines = [_TEX_PREAMBLE]
-    for content in floats:
-        lines += [r"\begin{table}[tbp]", r"\centering", *content, r"\end{table}"]
-    return "\n".join(lines) + "\n"
+        body = _tabulars(document, 2, remarks=True)
+        floats.append(_float(f"{document.name}-comparison", title, text, body, []))
+    return "\n".join([_TEX_PREAMBLE, *floats]) + "\n"
 
 
-def _tex_notes(notes: list[str]) -> list[str]:
-    """Footnotes below a tabular."""
-    if not notes:
-        return []
-    return [
-        r"\par\medskip",
-        r"\begin{minipage}{\linewidth}",
-        r"\footnotesize\raggedright",
-        *(tex_escape(note) + r"\par" for note in notes),
-        r"\end{minipage}",
-    ]
+def _float(name: str, title: str, caption: str, body: str, notes: list[str]) -> str:
+    below = ""
+    if notes:
+        below = "\n\\par\\medskip\n\\begin{minipage}{\\linewidth}\\footnotesize\\raggedright"
+        below += "".join(f"\n{tex_text(note)}\\par" for note in notes) + "\n\\end{minipage}"
+    return (
+        "\\begin{table}[tbp]\n\\centering\n"
+        f"\\caption{{\\textbf{{{tex_text(title)}.}} {tex_text(caption)}}}\n"
+        f"\\label{{tab:{name}}}\n\\smallskip\\small\n"
+        "\\setlength{\\tabcolsep}{4pt}\n"
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
+        f"{body}}}{below}\n\\end{{table}}"
+    )
 
 
-def _tabular(
-    document: Document, panel_width: int, cell: Callable[[Cell], str], *, published: bool
-) -> list[str]:
-    """The lines of a tabular, scaled down to the width of the line.
-
-    Args:
-        document: the table.
-        panel_width: how many columns may stand side by side.
-        cell: what is written in a cell.
-        published: whether published values are lines of their own.
-    """
-
-    def row(cells: list[str], width: int) -> str:
-        return " & ".join(cells + [""] * (width - len(cells))) + r" \\"
-
-    panels = _panels(document, panel_width)
-    width = 1 + max(sum(len(heads) for _, heads in panel) for panel in panels)
-    lines = [
-        r"\setlength{\tabcolsep}{4pt}",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{@{{}}l{'c' * (width - 1)}@{{}}}}",
-        r"\toprule",
-    ]
-    first = 0
-    for number, panel in enumerate(panels):
-        if number:
-            lines.append(r"\midrule")
-        count = sum(len(heads) for _, heads in panel)
-        if any(group for group, _ in panel):
-            top, rules, column = [""], [], 2
-            for group, heads in panel:
-                top.append(rf"\multicolumn{{{len(heads)}}}{{c}}{{{tex_escape(group)}}}")
-                if group:
-                    rules.append(rf"\cmidrule(lr){{{column}-{column + len(heads) - 1}}}")
-                column += len(heads)
-            lines += [" & ".join(top) + r" \\", "".join(rules)]
-        heads = [tex_escape(head) for _, group_heads in panel for head in group_heads]
-        lines += [row([tex_escape(document.corner), *heads], width), r"\midrule"]
-        for place, content in enumerate(document.rows):
-            label = tex_escape(content.label)
-            if not content.cells:
-                space = [r"\addlinespace"] if place else []
-                lines += [*space, rf"\multicolumn{{{width}}}{{@{{}}l}}{{\textbf{{{label}}}}} \\"]
-                continue
-            cells = content.cells[first : first + count]
-            lines.append(row([label, *map(cell, cells)], width))
-            if published and any(c.published for c in cells):
-                known = [rf"{{\scriptsize {tex_escape(c.published or '')}}}" for c in cells]
-                lines.append(row([r"\quad{\scriptsize published}", *known], width))
-        first += count
-    return [*lines, r"\bottomrule", r"\end{tabular}}"]
+def _tabulars(document: Document, panel: int, *, remarks: bool = False) -> str:
+    """A tabular per panel of at most so many columns, below each other."""
+    panels = document.panels(lambda columns: columns.stop - columns.start <= panel)
+    parts = [_tabular(document, columns, remarks) for columns in panels]
+    body = "\\\\\n\\addlinespace\n".join(parts)
+    return f"\\begin{{tabular}}{{@{{}}l@{{}}}}\n{body}\\end{{tabular}}" if parts[1:] else body
 
 
-_STYLE = """\
-:root { color-scheme: light; }
-body { margin: 2rem auto; max-width: 68rem; padding: 0 1.25rem; background: #fff; color: #1c1e21;
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.2rem; line-height: 1.3; margin: 0 0 .5rem; }
-p.caption { margin: 0 0 1rem; color: #3a3f45; }
-div.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
-  border-top: 2px solid #1c1e21; border-bottom: 2px solid #1c1e21; }
-th, td { padding: .4rem .7rem; text-align: center; vertical-align: top; }
-thead th { font-weight: 600; vertical-align: bottom; border-bottom: 1px solid #1c1e21; }
-thead th.span { border-bottom: 1px solid #b4bac2; }
-th.corner, tbody th { text-align: left; }
-tbody th { font-weight: 500; min-width: 8rem; }
-tbody tr + tr th, tbody tr + tr td { border-top: 1px solid #eceef1; }
-tbody tr.apart { background: #f5f6f8; }
-tbody tr.apart th { font-weight: 600; }
-tbody tr.heading th { font-weight: 600; padding-top: .9rem; border-top: 1px solid #1c1e21; }
-tbody tr.heading:first-child th { border-top: 0; padding-top: .5rem; }
-td { white-space: nowrap; }
-td small { display: block; color: #5d646d; font-size: .78em; line-height: 1.4; }
-td small.remark { white-space: normal; }
-td u { text-underline-offset: 3px; }
-td sup { line-height: 0; font-size: .75em; }
-table.wide { font-size: .88em; }
-table.wide th, table.wide td { padding: .35rem .45rem; }
-table.plain { font-size: .85em; }
-table.plain tbody th { white-space: nowrap; min-width: 0; }
-table.plain th, table.plain td { padding: .35rem .4rem; }
-table.plain td:last-child { white-space: normal; min-width: 7.5rem; }
-p.warning { padding: .5rem .8rem; background: #fff4e0; border-left: 4px solid #c77700; }
-ul.notes { margin: 1rem 0 0; padding-left: 1.1rem; color: #3a3f45; font-size: .87em; }
-@media print { body { margin: 0; max-width: none; font-size: 10pt; } }
-"""
+def _tabular(document: Document, columns: slice, remarks: bool) -> str:
+    """Some columns as a tabular: values with a line of published ones, or the remarks."""
+    import pandas as pd
 
-
-def html_page(document: Document) -> str:
-    """Render as one self-contained page, without scripts or outside resources."""
-    escape = html.escape
-
-    def cell(content: Cell) -> str:
-        text = escape(content.text)
-        text = {1: f"<b>{text}</b>", 2: f"<u>{text}</u>"}.get(content.rank, text)
-        if content.mark:
-            text += f"<sup>{escape(content.mark)}</sup>"
-        if content.published == NOT_PUBLISHED:
-            text += f"<small>{NOT_PUBLISHED}</small>"
-        elif content.published:
-            text += f"<small>published {escape(content.published)}</small>"
-        if content.remark:
-            text += f'<small class="remark">{escape(content.remark)}</small>'
-        return f"<td>{text}</td>"
-
-    lines = [f"<h1>{escape(document.title)}</h1>"]
-    if document.warning:
-        lines.append(f'<p class="caption warning">{escape(document.warning)}</p>')
-    lines.append(f'<p class="caption">{escape(" ".join(document.caption))}</p>')
-    corner = escape(document.corner)
-    grouped = any(group for group, _ in document.heads)
-    kind = ("wide" if len(document.heads) > 5 else "grouped") if grouped else "plain"
-    lines += ['<div class="scroll">', f'<table class="{kind}">', "<thead>"]
-    if grouped:
-        lines += ["<tr>", f'<th class="corner" rowspan="2" scope="col">{corner}</th>']
-        for group, heads in document.groups:
-            lines.append(
-                f'<th class="span" colspan="{len(heads)}" scope="colgroup">{escape(group)}</th>'
-            )
-        lines += ["</tr>", "<tr>"]
-    else:
-        lines += ["<tr>", f'<th class="corner" scope="col">{corner}</th>']
-    lines += [f'<th scope="col">{escape(head)}</th>' for _, head in document.heads]
-    lines += ["</tr>", "</thead>", "<tbody>"]
+    heads = document.heads[columns]
+    lines, looks = [], []
     for row in document.rows:
-        if not row.cells:
-            lines.append(
-                f'<tr class="heading"><th colspan="{len(document.heads) + 1}" scope="rowgroup">'
-                f"{escape(row.label)}</th></tr>"
-            )
+        cells = row.cells[columns]
+        if remarks:
+            lines.append([row.label, *(c.remark or c.published for c in cells)])
+            looks.append([""] * len(lines[-1]))
             continue
-        start = '<tr class="apart">' if row.apart else "<tr>"
-        cells = "".join(cell(content) for content in row.cells)
-        lines.append(f'{start}<th scope="row">{escape(row.label)}</th>{cells}</tr>')
-    lines += ["</tbody>", "</table>", "</div>"]
-    if document.notes:
-        notes = "".join(f"<li>{escape(note)}</li>\n" for note in document.notes)
-        lines.append(f'<ul class="notes">\n{notes}</ul>')
-    return html_frame(document.title, "\n".join(lines))
+        lines.append([row.label, *(c.text + c.mark for c in cells)])
+        looks.append(["", *(_LOOKS[c.rank] for c in cells)])
+        if any(c.published for c in cells):
+            lines.append(["\u2003published", *(c.published for c in cells)])
+            looks.append(["scriptsize:--wrap"] * len(lines[-1]))
+    names = pd.MultiIndex.from_tuples([("", document.corner), *heads])
+    frame = pd.DataFrame(lines, columns=names)
+    style = frame.style.format(escape="latex").format_index(escape="latex", axis="columns")
+    style = style.apply(lambda _: pd.DataFrame(looks, columns=names), axis=None)
+    text = style.hide(axis="index").to_latex(
+        hrules=True, column_format=f"@{{}}l{'c' * len(heads)}@{{}}", multicol_align="c"
+    )
+    return _tex_symbols(text)
 
 
-def html_frame(title: str, body: str, style: str = "") -> str:
-    """A self-contained page around a body, in the style of the tables.
-
-    Args:
-        title: plain text, for the head of the page only.
-        body: HTML.
-        style: further rules.
-    """
-    lines = [
-        "<!DOCTYPE html>",
-        '<html lang="en">',
-        "<head>",
-        '<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{html.escape(title)}</title>",
-        f"<style>\n{_STYLE}{style}</style>",
-        "</head>",
-        "<body>",
-        body,
-        "</body>",
-        "</html>",
-    ]
-    return "\n".join(lines) + "\n"
+# Parts of texts --------------------------------------------------------------------------
 
 
 def mean_std(mean: float, std: float) -> str:
@@ -488,36 +317,39 @@ def span(numbers: Iterable[int], noun: str) -> str:
     return counted(high, noun) if low == high else f"{low} to {counted(high, noun)}"
 
 
+def titled(title: str, phantom: bool) -> str:
+    """A title that says where the data are a phantom."""
+    return f"{title} (phantom data)" if phantom else title
+
+
+def data_source(phantom: bool) -> str:
+    """What was trained and tested on, in words."""
+    return "synthetic phantom" if phantom else "the data sets named in the config"
+
+
+def data_and_seed(facts: Mapping[str, Any]) -> tuple[str, str]:
+    """The sentences of a caption that say what the data and the seed were."""
+    return f"Data: {str(facts['data_source']).rstrip('.')}.", f"Seed {facts['seed']}."
+
+
+# Files -----------------------------------------------------------------------------------
+
+
 def csv_text(frame: Any, number: str = "%.4f") -> str:
     """A data frame as CSV: four decimals, and ``nan`` rather than an empty cell."""
     return frame.to_csv(index=False, float_format=number, na_rep="nan", lineterminator="\n")
 
 
-def write_all(
-    out_paths: Iterable[PathLike] | Mapping[str, PathLike],
-    renderers: Mapping[str, Callable[[], str]],
-) -> None:
-    """Write each path with the renderer of its suffix."""
-    listed = out_paths.values() if isinstance(out_paths, Mapping) else out_paths
-    paths = [Path(path) for path in listed]
-    for path in paths:
-        if path.suffix not in renderers:
-            raise ConfigError(
-                f"{path}: cannot write this format, only {', '.join(sorted(renderers))}."
-            )
-    for path in paths:
-        write_text(path, renderers[path.suffix]())
+def write_document(out_paths: Iterable[PathLike], document: Document, csv: str = "") -> None:
+    """Write a table in the formats that the suffixes name: ``.csv .md .html .tex``.
 
-
-def checked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Refuse facts that would be dropped, and captions that would lack one."""
-    known = {"data_source", "seed", "notes"}
-    missing = sorted({"data_source", "seed"} - set(facts))
-    unknown = sorted(set(facts) - known)
-    if missing or unknown:
-        raise ConfigError(
-            f"caption_facts: missing {missing}, not known {unknown}; known are {sorted(known)} "
-            "(volumes and folds are counted from the metrics)."
-        )
-    notes = facts.get("notes") or []
-    return {**facts, "notes": [notes] if isinstance(notes, str) else list(notes)}
+    Raises:
+        ConfigError: a suffix is another one; nothing is written.
+    """
+    renderers = {".csv": lambda _: csv, ".md": markdown, ".html": html_page, ".tex": latex}
+    paths = [Path(path) for path in out_paths]
+    for path in paths:
+        if path.suffix not in renderers or (path.suffix == ".csv" and not csv):
+            raise ConfigError(f"{path}: a table is written as {', '.join(renderers)} only.")
+    for path in paths:
+        write_text(path, renderers[path.suffix](document))

@@ -13,29 +13,16 @@ from typing import Any
 
 import pandas as pd
 
+from uad.core.files import write_text
 from uad.core.records import Record, Records
-from uad.report.render import Cell, Document, PathLike, Row, counted, html_page, write_all
-
-__all__ = [
-    "cost_by_rule",
-    "environments",
-    "job_table",
-    "jobs_behind",
-    "only",
-    "run_facts",
-    "write_runtime_page",
-]
-
-_NONE = "–"
+from uad.report.html import render_page
+from uad.report.render import PathLike, counted, titled
 
 
 def jobs_behind(records: Records, keys: Sequence[str]) -> list[Record]:
     """The records of the jobs that made some files, and of those before them, by their keys."""
-    found = {
-        record.key: record
-        for key in records.ancestors(keys)
-        if (record := records.producers.get(key)) is not None
-    }
+    makers = (records.producers.get(key) for key in records.ancestors(keys))
+    found = {record.key: record for record in makers if record is not None}
     return [found[key] for key in sorted(found)]
 
 
@@ -56,21 +43,18 @@ def job_table(jobs: Sequence[Record]) -> pd.DataFrame:
         writing the record took), ``started`` and ``ended`` (seconds since 1970), ``bytes`` of
         the outputs, ``device``, ``driver``, ``host``, ``commit``, ``diff``, ``lock``.
     """
+    copied = "seconds threads peak_memory_mib peak_gpu_memory_mib record_seconds".split()
     rows = []
     for job in jobs:
         content = job.content
-        started = calendar.timegm(time.strptime(content["started"], "%Y-%m-%dT%H:%M:%SZ"))
         host, code = content["host"], content["code"]
+        started = calendar.timegm(time.strptime(content["started"], "%Y-%m-%dT%H:%M:%SZ"))
         rows.append(
             {
                 "key": job.key,
                 "rule": job.rule,
-                "seconds": content["seconds"],
-                "threads": content["threads"],
+                **{name: content[name] for name in copied},
                 "core_seconds": content["seconds"] * content["threads"],
-                "peak_memory_mib": content["peak_memory_mib"],
-                "peak_gpu_memory_mib": content["peak_gpu_memory_mib"],
-                "record_seconds": content["record_seconds"],
                 "started": started,
                 "ended": started + content["seconds"],
                 "bytes": sum(output.bytes or 0 for output in job.outputs),
@@ -87,33 +71,28 @@ def job_table(jobs: Sequence[Record]) -> pd.DataFrame:
 
 
 def cost_by_rule(jobs: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """Sums and extremes by rule.
-
-    Args:
-        jobs: from :func:`job_table`.
-        order: of the rules, see ``Records.rule_order``.
+    """Sums and extremes by rule, in the given order, of a :func:`job_table`.
 
     Returns:
         ``rule``, ``jobs``, ``core_hours``, ``share`` of all core hours in percent, ``mean`` and
         ``longest`` seconds of a job, ``memory_mib`` and ``gpu_memory_mib`` at most.
     """
-    grouped = jobs.groupby("rule", sort=False)
-    frame = pd.DataFrame(
-        {
-            "jobs": grouped.size(),
-            "core_hours": grouped["core_seconds"].sum() / 3600,
-            "mean": grouped["seconds"].mean(),
-            "longest": grouped["seconds"].max(),
-            "memory_mib": grouped["peak_memory_mib"].max(),
-            "gpu_memory_mib": grouped["peak_gpu_memory_mib"].max(),
-        }
+    frame = jobs.groupby("rule").agg(
+        jobs=("key", "size"),
+        core_hours=("core_seconds", "sum"),
+        share=("core_seconds", "sum"),
+        mean=("seconds", "mean"),
+        longest=("seconds", "max"),
+        memory_mib=("peak_memory_mib", "max"),
+        gpu_memory_mib=("peak_gpu_memory_mib", "max"),
     )
-    frame.insert(2, "share", 100 * frame["core_hours"] / frame["core_hours"].sum())
+    frame["core_hours"] /= 3600
+    frame["share"] *= 100 / frame["share"].sum()
     return frame.reindex([rule for rule in order if rule in frame.index]).reset_index()
 
 
 def run_facts(jobs: pd.DataFrame) -> dict[str, Any]:
-    """Totals over all jobs.
+    """Totals over all jobs of a :func:`job_table`.
 
     Returns:
         ``jobs``, ``core_hours``, ``hours`` from the first start to the last end (pauses
@@ -149,71 +128,18 @@ def environments(jobs: Sequence[Record]) -> dict[str, list[str]]:
 def write_runtime_page(
     path: PathLike, jobs: Sequence[Record], order: Sequence[str], *, phantom: bool
 ) -> None:
-    """Write what the run took as a page of HTML.
-
-    Args:
-        path: of the page.
-        jobs: from :func:`jobs_behind`.
-        order: of the rules.
-        phantom: the run worked on phantoms: title and caption say so.
-    """
+    """Write what the jobs took as a page, the rules in the given order."""
     table = job_table(jobs)
-    document = _document(cost_by_rule(table, order), run_facts(table), phantom)
-    write_all([path], {".html": lambda: html_page(document)})
-
-
-def _document(costs: pd.DataFrame, facts: dict[str, Any], phantom: bool) -> Document:
-    has_gpu = costs["gpu_memory_mib"].notna().any()
-    heads = ["jobs", "core hours", "share", "mean", "longest", "memory [MiB]"]
-    rows = [
-        Row(
-            str(cost.rule),
-            [
-                Cell(text)
-                for text in (
-                    str(cost.jobs),
-                    hours(cost.core_hours),
-                    f"{cost.share:.1f} %",
-                    duration(cost.mean),
-                    duration(cost.longest),
-                    f"{cost.memory_mib:.0f}",
-                    *([_whole(cost.gpu_memory_mib)] if has_gpu else []),
-                )
-            ],
-        )
-        for cost in costs.itertuples()
-    ]
-    total = [str(facts["jobs"]), hours(facts["core_hours"]), "100 %", _NONE, _NONE]
-    total += [f"{facts['memory_mib']:.0f}", *([_whole(facts["gpu_memory_mib"])] if has_gpu else [])]
-    rows.append(Row("all", [Cell(text) for text in total], apart=True))
-    return Document(
-        name="runtime",
-        title="What this run took" + (" (phantom data)" if phantom else ""),
-        caption=[
-            f"{counted(facts['jobs'], 'job')} on {counted(facts['hosts'], 'machine')} "
-            f"({', '.join(facts['devices'])}), {hours(facts['core_hours'])} core hours, "
-            f"{duration(3600 * facts['hours'])} from the first start to the last end, pauses "
-            f"included; {facts['gigabytes']:.2f} GB written. From the records of the jobs behind "
-            "the tables, figures and checks."
-        ],
-        warning=(
-            "Phantom volumes and networks are as small as the configuration says: these times say "
-            "nothing about real scans."
-            if phantom
-            else ""
-        ),
-        corner="Rule",
-        heads=[("", head) for head in [*heads, *(["GPU memory [MiB]"] if has_gpu else [])]],
-        rows=rows,
-        footnotes=[
-            "Core hours: seconds of a job times the cores that it was given. Start-up of the "
-            "interpreter is not in them, nor is the scheduling of jobs.",
-            "Memory: the largest of any job of the rule. On a GPU, what PyTorch reserved.",
-            f"Provenance records took {facts['record_seconds']:.1f} s, "
-            f"{facts['record_share']:.2f} % of the jobs' time.",
-            "Times differ between runs; comparing two runs leaves this page out.",
-        ],
-    )
+    costs = cost_by_rule(table, order)
+    content = {
+        "title": titled("What this run took", phantom),
+        "phantom": phantom,
+        "costs": costs.to_dict("records"),
+        "has_gpu": bool(costs["gpu_memory_mib"].notna().any()),
+        "facts": run_facts(table),
+    }
+    texts = {"counted": counted, "hours": hours, "duration": duration, "whole": _whole}
+    write_text(path, render_page("runtime.html", **content, **texts))
 
 
 def hours(number: float) -> str:
@@ -234,4 +160,4 @@ def duration(seconds: float) -> str:
 
 
 def _whole(number: float) -> str:
-    return _NONE if number != number else f"{number:.0f}"
+    return "–" if number != number else f"{number:.0f}"

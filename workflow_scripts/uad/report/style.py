@@ -6,7 +6,6 @@ Matplotlib is imported inside the functions, so that importing this module costs
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from uad.core.errors import DataError
 from uad.core.files import atomic_path
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PathLike = str | os.PathLike[str]
@@ -45,36 +45,36 @@ _RC = {
     "svg.fonttype": "path",
     "pdf.fonttype": 42,
 }
+#: What would tell when and by what a figure was made.
 _METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
     ".svg": {"Date": None, "Creator": None},
-    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
 
 
-def save(
-    figure: Figure,
-    path: PathLike | Sequence[PathLike],
-    dpi: int = _DPI,
-    colours: int | None = None,
-) -> None:
-    """Save as PNG, SVG or PDF (by suffix), without anything that changes between runs.
+def save(figure: Figure, path: PathLike, dpi: int = _DPI, colours: int | None = None) -> None:
+    """Save as PNG or SVG (by suffix), without anything that changes between runs.
 
     Args:
         figure: what to save.
-        path: where to, one path or several.
+        path: where to.
         dpi: dots per inch of a PNG.
         colours: of a PNG, at most; None for as many as there are. Line plots have few, and with a
             palette they take a third of the bytes.
     """
-    paths = [path] if isinstance(path, str | os.PathLike) else list(path)
-    for target in map(Path, paths):
-        if target.suffix not in _METADATA:
-            raise DataError(f"{target}: figures are written as {', '.join(_METADATA)} only.")
-        with atomic_path(target) as temporary:
-            figure.savefig(temporary, dpi=dpi, metadata=_METADATA[target.suffix])
-            if colours and target.suffix == ".png":
-                _reduce(temporary, colours)
+    suffix = Path(path).suffix
+    if suffix not in _METADATA:
+        raise DataError(f"{path}: figures are written as {', '.join(_METADATA)} only.")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, metadata=_METADATA[suffix])
+        if colours and suffix == ".png":
+            _reduce(temporary, colours)
+
+
+def grid(axes: Axes, axis: str = "both") -> None:
+    """Thin lines behind what is drawn."""
+    axes.grid(axis=axis, which="major", lw=0.4, color="#e3e6ea")
+    axes.set_axisbelow(True)
 
 
 def _reduce(path: Path, colours: int) -> None:

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from test_methods import CASES, CODE, make
-from uad import cost
+from test_report_tables import compile_tex
+from uad import cost as costs
+from uad.core.errors import DataError
 from uad.cost import measure
 from uad.methods import families, load
 from uad.methods.base import Setup
-from uad.report.cost import cost_table, write_cost_table
+from uad.report.cost_table import COST_COLUMNS, cost_table, write_cost_table
 
 SIZE, DEPTH, BATCH = 24, 8, 4
 TRAINING = (
@@ -112,7 +114,7 @@ def test_volumes_are_restored_as_in_the_workflow(monkeypatch):
         half = torch.is_autocast_enabled("cpu")
         seen.update(options, half=half, training=network.training)
 
-    monkeypatch.setattr(cost, "reconstruct_volume", restore)
+    monkeypatch.setattr(costs, "reconstruct_volume", restore)
     method = make("diffusion", timesteps=500)
     record = measured(method, precision="bf16-mixed", seed=3)
     assert seen == {
@@ -127,31 +129,129 @@ def test_volumes_are_restored_as_in_the_workflow(monkeypatch):
     assert (record["t_test"], record["seed"], record["precision"]) == (500, 3, "bf16-mixed")
 
 
-@pytest.mark.parametrize(("seconds", "runs"), [(0, 0), (1e9, cost.RUNS)])
+@pytest.mark.parametrize(("seconds", "runs"), [(0, 0), (1e9, costs.RUNS)])
 def test_slow_steps_are_timed_less_often(monkeypatch, seconds, runs):
-    monkeypatch.setattr(cost, "SECONDS", seconds)
+    monkeypatch.setattr(costs, "SECONDS", seconds)
     calls = []
-    operations, median = cost._observe(lambda: calls.append(0), "cpu")
+    operations, median = costs._observe(lambda: calls.append(0), "cpu")
     assert (len(calls), operations) == (1 + runs, 0)
     assert median > 0
 
 
-def test_table_of_the_records(records, tmp_path):
-    table = cost_table(
-        [
-            {"method": family, "label": family, "loss": method.setup.loss, **record}
-            for family, (method, record) in records.items()
-        ]
+# --- the table
+
+
+def cost(method, **changes):
+    record = {
+        "method": method,
+        "label": method.upper(),
+        "parameters": 14_912_345,
+        "gflops_per_slice_inference": 12.3456,
+        "gflops_per_slice_training": 37.1,
+        "seconds_per_step": 0.0125,
+        "seconds_per_step_l1": 0.01,
+        "seconds_per_volume": 3.2,
+        "peak_memory_mb": 1532,
+        "batch_size": 32,
+        "image_size": [96, 80],
+        "device": "NVIDIA A10",
+        "threads": 4,
+        "precision": "32-true",
+    }
+    return record | changes
+
+
+UNTRAINED = dict.fromkeys(
+    [
+        "parameters",
+        "gflops_per_slice_inference",
+        "gflops_per_slice_training",
+        "seconds_per_step",
+        "seconds_per_step_l1",
+    ]
+)
+
+
+def texts_of(folder, records, phantom=False):
+    paths = [folder / f"cost.{suffix}" for suffix in ("csv", "md", "html", "tex")]
+    facts = {"data_source": "random images", "seed": 0}
+    write_cost_table(cost_table(records), paths, phantom=phantom, caption_facts=facts)
+    return {path.suffix[1:]: path.read_text() for path in paths}
+
+
+def test_the_overhead_is_that_over_l1_where_the_loss_is_another():
+    table = cost_table([cost("b"), cost("a", **UNTRAINED), cost("c", loss="l1")])
+    assert list(table.columns) == COST_COLUMNS and table["method"].tolist() == ["b", "a", "c"]
+    assert table["overhead_percent"].iloc[0] == pytest.approx(25)
+    assert table["overhead_percent"].iloc[1:].isna().all()
+
+
+def test_costs_are_in_every_format_with_what_does_not_apply_as_a_dash(tmp_path):
+    texts = texts_of(tmp_path, [cost("b"), cost("a", **UNTRAINED)])
+    first, second = texts["csv"].splitlines()[1:]
+    assert first == (
+        "b,B,14912345,12.3456,37.1,nan,0.0125,nan,0.01,25,3.2,1532,32,nan,nan,96x80,NVIDIA A10,4,"
+        "32-true,nan"
     )
+    assert second.startswith("a,A" + 8 * ",nan" + ",3.2,1532,32,")
+    assert "| B | 14.9 M | 12.3 | 37.1 | 0.0125 | 0.0100 | +25 % | 3.20 | 1532 |" in texts["md"]
+    assert "| A | – | – | – | – | – | – | 3.20 | 1532 |" in texts["md"]
+    for suffix in ("md", "html"):
+        assert "measured in this run" in texts[suffix] and "phantom" not in texts[suffix]
+        said = "device NVIDIA A10, threads 4, precision 32-true, batch size 32"
+        assert said in texts[suffix]
+    phantom = texts_of(tmp_path, [cost("a")], phantom=True)
+    assert "need not be the sizes of the paper" in phantom["html"]
+
+
+def test_conditions_that_differ_are_columns(tmp_path):
+    records = [cost("a", machine="host"), cost("b", batch_size=4, device="CPU", machine="host")]
+    text = texts_of(tmp_path, records)["md"]
+    assert "Measured with device | Measured with batch size |" in text
+    assert text.count("| NVIDIA A10 | 32 |") == text.count("| CPU | 4 |") == 1
+    assert "Measured on: machine host, threads 4, precision 32-true, image size 96×80." in text
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(25.4, "+25 %"), (-3.2, "−3 %"), (-0.2, "+0 %"), (0.0, "+0 %")]
+)
+def test_an_overhead_has_a_sign_unless_it_is_none(tmp_path, number, shown):
+    record = cost("a", seconds_per_step=0.01 * (1 + number / 100))
+    assert f"| {shown} |" in texts_of(tmp_path, [record])["md"]
+
+
+@pytest.mark.parametrize(
+    ("records", "match"),
+    [
+        ([], "No records"),
+        ([{"method": "a"}], "cost of a: the fields"),
+        ([cost("a"), cost("a")], "listed twice"),
+        ([cost("a", parameters=-1)], "parameters is -1"),
+        ([cost("a", seconds_per_step=float("nan"))], "seconds_per_step is nan"),
+        ([cost("a", peak_memory_mb="much")], "peak_memory_mb is 'much'"),
+    ],
+)
+def test_bad_costs_are_refused(records, match):
+    with pytest.raises(DataError, match=match):
+        cost_table(records)
+
+
+def test_the_cost_table_fits_the_line(tmp_path):
+    texts_of(
+        tmp_path, [cost("plain_&_simple", label=None), cost("b", batch_size=4, label="B " * 30)]
+    )
+    assert "Overfull" not in compile_tex([tmp_path / "cost.tex"])
+
+
+def test_every_measured_family_is_a_row(records, tmp_path):
+    rows = [
+        {"method": family, "label": family, "loss": method.setup.loss, **record}
+        for family, (method, record) in records.items()
+    ]
+    table = cost_table(rows)
     without = {"adversarial", "thresholding"}
     assert set(table["method"][table["overhead_percent"].isna()]) == without
-    paths = [tmp_path / f"cost.{ending}" for ending in ("csv", "md", "html", "tex")]
-    facts = {"data_source": "random images", "seed": 0, "notes": []}
-    write_cost_table(table, paths, phantom=False, caption_facts=facts)
-    text = paths[1].read_text(encoding="utf-8")
-    row = next(line for line in text.splitlines() if line.startswith("| adversarial"))
-    assert row.count(" / ") == 2
-    shown = records["adversarial"][1]["machine"].split("@")[0].strip()
-    for words in (shown, "threads", "Seed 0", "without the optimiser", "slices per step", "a / b"):
-        assert words in text.replace("\\", "")
-    assert f"| {BATCH * 4} |" in next(x for x in text.splitlines() if x.startswith("| sequential"))
+    lines = texts_of(tmp_path, rows)["md"].splitlines()
+    assert next(x for x in lines if x.startswith("| adversarial")).count(" / ") == 2
+    assert f"| {BATCH * 4} |" in next(x for x in lines if x.startswith("| sequential"))
+    assert any("a / b" in x for x in lines)

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import networkx as nx
+
 from uad.core.errors import DataError
 from uad.core.records import Record, Records
 from uad.report.style import BLUE, GREY, PathLike, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-__all__ = ["Stages", "figure_workflow", "stages_of"]
 
 #: Sizes in inches: a box, its heading and a line of it, the gaps, the margin, the title.
 _WIDTH, _HEAD, _LINE, _GAP, _BETWEEN, _EDGE, _TITLE = 1.75, 0.3, 0.15, 0.45, 0.25, 0.15, 0.45
@@ -55,76 +55,33 @@ def stages_of(records: Records, jobs: Sequence[Record], stage_of: Mapping[str, s
         )
     if not counts:
         raise DataError("there is no job to draw.")
-    order = [rule for rule in records.rule_order if rule in counts]
     rules: dict[str, dict[str, int]] = {}
-    for rule in order:
-        rules.setdefault(stage_of[rule], {})[rule] = counts[rule]
+    for rule in records.rule_order:
+        if rule in counts:
+            rules.setdefault(stage_of[rule], {})[rule] = counts[rule]
     reads = Counter(
         (stage_of[made_by.rule], stage_of[job.rule])
         for job in jobs
         for entry in job.inputs
         if (made_by := records.producers.get(entry.key)) and made_by.rule in counts
     )
-    stages = _ordered(rules, reads, order)
-    forward = {
-        (stages.index(first), stages.index(second))
-        for first, second in reads
-        if stages.index(first) < stages.index(second)
-    }
-    after = {a: {b for first, b in forward if first == a} for a in range(len(stages))}
-
-    def reached(start: int) -> set[int]:
-        return after[start].union(*map(reached, after[start])) if after[start] else set()
-
-    links = sorted(
-        (a, b)
-        for a, b in forward
-        if not any(b in reached(between) for between in after[a] if between != b)
-    )
-    layers: dict[int, int] = {}
-    for number in range(len(stages)):
-        layers[number] = max((layers[a] + 1 for a, b in forward if b == number), default=0)
+    graph = nx.DiGraph((a, b) for a, b in sorted(reads) if a != b)
+    graph.add_nodes_from(rules)
+    while not nx.is_directed_acyclic_graph(graph):
+        # of stages that read from each other the one that is read more comes first
+        graph.remove_edge(*min(nx.find_cycle(graph), key=reads.__getitem__))
+    order = list(nx.lexicographical_topological_sort(graph, list(rules).index))
+    generations = enumerate(nx.topological_generations(graph))
+    layers = {stage: number for number, stages in generations for stage in stages}
     return Stages(
-        {stage: rules[stage] for stage in stages},
-        [(stages[a], stages[b]) for a, b in links],
-        {stages[number]: layer for number, layer in layers.items()},
+        {stage: rules[stage] for stage in order},
+        sorted(nx.transitive_reduction(graph).edges, key=lambda link: list(map(order.index, link))),
+        {stage: layers[stage] for stage in order},
     )
-
-
-def _ordered(
-    rules: Mapping[str, Mapping[str, int]],
-    reads: Mapping[tuple[str, str], int],
-    order: Sequence[str],
-) -> list[str]:
-    """Stages such that each comes after those that it reads from, as far as there is such an order.
-
-    Of two stages that read from each other the one that is read more comes first.
-    """
-    before = {
-        stage: {
-            other
-            for other in rules
-            if other != stage and reads.get((other, stage), 0) > reads.get((stage, other), 0)
-        }
-        for stage in rules
-    }
-    first = {stage: min(map(order.index, names)) for stage, names in rules.items()}
-    stages: list[str] = []
-    while len(stages) < len(rules):
-        left = sorted(set(rules) - set(stages), key=first.__getitem__)
-        free = [stage for stage in left if before[stage] <= set(stages)]
-        stages.append((free or left)[0])
-    return stages
 
 
 def figure_workflow(path: PathLike, stages: Stages, *, phantom: bool) -> None:
-    """Draw stages as boxes with their rules and numbers of jobs, from left to right.
-
-    Args:
-        path: where to write (``.svg``, ``.png`` or ``.pdf``).
-        stages: from :func:`stages_of`.
-        phantom: the run worked on phantoms; the title says so.
-    """
+    """Draw stages as boxes with their rules and numbers of jobs, from left to right."""
     boxes, width, height = _placed(stages)
     jobs = sum(sum(rules.values()) for rules in stages.rules.values())
     heading = f"Stages of this run: {jobs} jobs" + (" (phantom data)" if phantom else "")

@@ -7,30 +7,21 @@ per cell and sentences below a table.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from uad.core.columns import SIGNIFICANCE
 from uad.core.errors import DataError
+from uad.report.metric_files import METRICS, check_columns, check_unique
 from uad.report.render import signed
-
-if TYPE_CHECKING:
-    from uad.report.tables import TableSpec
+from uad.report.table_spec import TableSpec, part_of
 
 #: A corrected p value below this is significant, as in the paper.
 LEVEL = 0.05
 MARK = "†"
 #: What :func:`add_marks` says of each cell.
-MARK_COLUMNS = [
-    "significant",
-    "tested_against",
-    "n_pairs",
-    "smallest_difference",
-    "largest_p_holm",
-]
+MARK_COLUMNS = "significant tested_against n_pairs smallest_difference largest_p_holm".split()
 _CELL = ["row", "experiment", "test_dataset", "metric"]
-_NAMES = {"dice": "DICE", "auprc": "AUPRC"}
 _TEST = (
     "difference above 0 and Holm-corrected p < 0.05; two-sided paired "
     "permutation test over test volumes, 10,000 resamples"
@@ -38,42 +29,44 @@ _TEST = (
 
 
 def tests_of_table(significance: pd.DataFrame | None, spec: TableSpec) -> pd.DataFrame:
-    """The tests between two rows of one table, checked, in the order of the table.
+    """The tests between two methods of one table, checked, in the order of the table.
 
     Args:
         significance: a frame with :data:`uad.core.columns.SIGNIFICANCE`, differences in percentage
             points, as from :func:`uad.evaluate.test_claims`. None or an empty frame:
             nothing was tested.
-        spec: the table; tests of other rows and columns are left out.
+        spec: the table; tests of other methods and columns are left out.
 
     Raises:
         DataError: a column is missing, a unit is not known, or a test is listed twice.
     """
     if significance is None or significance.empty:
         return pd.DataFrame(columns=SIGNIFICANCE)
-    missing = [c for c in SIGNIFICANCE if c not in significance.columns]
-    if missing:
-        raise DataError(f"significance of {spec.name}: no column {', '.join(missing)}.")
-    for column, known in (("unit", {"volumes", "folds"}), ("metric", set(_NAMES))):
+    where = f"significance of {spec.name}"
+    check_columns(significance, SIGNIFICANCE, where)
+    for column, known in (("unit", {"volumes", "folds"}), ("metric", set(METRICS))):
         unknown = sorted(set(significance[column].astype(str)) - known)
         if unknown:
-            text = f"unknown {column} {', '.join(unknown)}"
-            raise DataError(f"significance of {spec.name}: {text}.")
-    key = [*_CELL, "against", "unit"]
-    twice = significance.duplicated(key)
-    if twice.any():
-        which = "/".join(map(str, significance.loc[twice, key].iloc[0]))
-        raise DataError(f"significance of {spec.name}: {which} is listed twice.")
-    rows = {row: number for number, row in enumerate(spec.rows)}
-    columns = {(c.experiment, c.test_dataset): i for i, c in enumerate(spec.columns)}
-    metrics = {metric: number for number, metric in enumerate(_NAMES)}
-    orders = [
-        (rows[t.row], columns[t.experiment, t.test_dataset], metrics[t.metric], rows[t.against], i)
-        for i, t in enumerate(significance.itertuples(index=False))
-        if {t.row, t.against} <= set(rows) and (t.experiment, t.test_dataset) in columns
-    ]
-    places = [order[-1] for order in sorted(orders)]
-    return significance[SIGNIFICANCE].iloc[places].reset_index(drop=True)
+            raise DataError(f"{where}: unknown {column} {', '.join(unknown)}.")
+    check_unique(significance, [*_CELL, "against", "unit"], where)
+    methods = {method: number for number, method in enumerate(spec.methods)}
+    columns = {place: number for number, place in enumerate(spec.places)}
+    order = pd.DataFrame(
+        {
+            "row": significance["row"].map(methods),
+            "column": [
+                columns.get(place)
+                for place in zip(
+                    significance["experiment"], significance["test_dataset"], strict=True
+                )
+            ],
+            "metric": significance["metric"].map(list(METRICS).index),
+            "against": significance["against"].map(methods),
+        },
+        index=significance.index,
+    ).dropna()
+    order = order.sort_values(list(order), kind="stable")
+    return significance.loc[order.index, SIGNIFICANCE].reset_index(drop=True)
 
 
 def add_marks(
@@ -81,38 +74,36 @@ def add_marks(
 ) -> pd.DataFrame:
     """Add :data:`MARK_COLUMNS` to the summary of a table.
 
-    A cell is significant when, over volumes, its row is better (difference above 0) than
-    every row it was tested against in that column and metric, each with a Holm-corrected
+    A cell is significant when, over volumes, its method is better (difference above 0) than
+    every method it was tested against in that column and metric, each with a Holm-corrected
     p value below :data:`LEVEL`.
     """
     tests = tests_of_table(significance, spec)
-    tests = tests[tests["unit"] == "volumes"]
-    found = dict(iter(tests.groupby(_CELL)))
+    found = dict(iter(tests[tests["unit"] == "volumes"].groupby(_CELL)))
     records = []
-    for record in summary.itertuples(index=False):
-        cell = found.get((record.row, record.experiment, record.test_dataset, record.metric))
+    for place in summary[_CELL].itertuples(index=False, name=None):
+        cell = found.get(place)
         if cell is None:
             records.append(["not tested", "none", 0, float("nan"), float("nan")])
             continue
         better = (cell["difference"] > 0) & (cell["p_holm"] < LEVEL)
-        # A test without a p value is the worst that can be: max() would overlook it.
-        largest = float("nan") if cell["p_holm"].isna().any() else float(cell["p_holm"].max())
         records.append(
             [
                 "yes" if better.all() else "no",
                 "; ".join(cell["against"]),
                 int(cell["n"].min()),
                 float(cell["difference"].min(skipna=False)),
-                largest,
+                # a test without a p value is the worst that can be
+                float(cell["p_holm"].max(skipna=False)),
             ]
         )
     marks = pd.DataFrame(records, columns=MARK_COLUMNS, index=summary.index)
-    return pd.concat([summary.drop(columns=MARK_COLUMNS, errors="ignore"), marks], axis=1)
+    return pd.concat([summary, marks], axis=1)
 
 
 def was_tested(summary: pd.DataFrame) -> bool:
     """Whether any cell of a summary was tested."""
-    return "significant" in summary.columns and bool((summary["significant"] != "not tested").any())
+    return bool((summary["significant"] != "not tested").any())
 
 
 def significance_notes(
@@ -123,18 +114,15 @@ def significance_notes(
         return []
     tested = summary[summary["significant"] != "not tested"]
     pairs = dict.fromkeys(
-        f"{spec.label(row)} against {_listed(spec.label(name) for name in against.split('; '))}"
-        for row, against in zip(tested["row"], tested["tested_against"], strict=True)
+        f"{spec.label(method)} against {_listed(map(spec.label, against.split('; ')))}"
+        for method, against in zip(tested["row"], tested["tested_against"], strict=True)
     )
     sizes = []
-    for column in spec.columns:
-        part = tested[
-            (tested["experiment"] == column.experiment)
-            & (tested["test_dataset"] == column.test_dataset)
-        ]["n_pairs"]
-        if len(part):
-            low, high = part.min(), part.max()
-            sizes.append(f"{column.label} n = {low if low == high else f'{low} to {high}'}")
+    for place, label in spec.places.items():
+        numbers = set(part_of(tested, place)["n_pairs"])
+        if numbers:
+            low, high = min(numbers), max(numbers)
+            sizes.append(f"{label} n = {low if low == high else f'{low} to {high}'}")
     earned = "" if (tested["significant"] == "yes").any() else " No value has earned it."
     notes = [
         f"{MARK} Better than every row that it was tested against in its column and metric "
@@ -154,24 +142,22 @@ def significance_notes(
 
 
 def _claims(summary: pd.DataFrame, spec: TableSpec, tests: pd.DataFrame) -> Iterable[str]:
-    """Which published differences hold here: those of a row published as higher."""
+    """Which published differences hold here: those of a method published as higher."""
     published = summary.set_index(_CELL)["published_mean"]
-    columns = {(c.experiment, c.test_dataset): c.label for c in spec.columns}
     failed, other, unknown, held = [], [], [], 0
     for test in tests[tests["unit"] == "volumes"].itertuples(index=False):
         place = (test.experiment, test.test_dataset, test.metric)
         lead = published[(test.row, *place)] - published[(test.against, *place)]
-        supported = test.difference > 0 and test.p_holm < LEVEL
         text = (
             f"{spec.label(test.row)} over {spec.label(test.against)} on "
-            f"{columns[place[:2]]}, {_NAMES[test.metric]} "
+            f"{spec.places[place[:2]]}, {METRICS[test.metric].split()[0]} "
             + (f"({signed(test.difference)}, {_p(test.p_holm)})" if test.n else "(no pairs)")
         )
         if lead != lead:
             unknown.append(text)
         elif lead <= 0:
             other.append(text)
-        elif supported:
+        elif test.difference > 0 and test.p_holm < LEVEL:
             held += 1
         else:
             failed.append(text)
@@ -195,20 +181,18 @@ def _claims(summary: pd.DataFrame, spec: TableSpec, tests: pd.DataFrame) -> Iter
 
 def _limits(spec: TableSpec, tests: pd.DataFrame) -> Iterable[str]:
     """Where the number of pairs is too small for any difference to be significant."""
-    columns = {(c.experiment, c.test_dataset): c.label for c in spec.columns}
-    reach: dict[str, dict[str, None]] = {}
-    for place, family in tests[tests["n"] > 0].groupby(
-        ["unit", "experiment", "test_dataset", "metric"], sort=False
-    ):
+    found: dict[str, dict[str, None]] = {}
+    family = ["unit", "experiment", "test_dataset", "metric"]
+    for (unit, *place, _), part in tests[tests["n"] > 0].groupby(family, sort=False):
         # Holm's first step multiplies the smallest p of a family by the size of the family.
-        least = len(family) * float(family["smallest_p"].min())
+        least = len(part) * float(part["smallest_p"].min())
         if least >= LEVEL:
-            n = int(family["n"].max())
+            n = int(part["n"].max())
             text = (
-                f"{columns[place[1:3]]}: {n} {place[0]}, corrected p at least {min(least, 1):.3g}"
+                f"{spec.places[tuple(place)]}: {n} {unit}, corrected p at least {min(least, 1):.3g}"
             )
-            reach.setdefault(place[0], {})[text] = None
-    for unit, where in reach.items():
+            found.setdefault(unit, {})[text] = None
+    for unit, where in found.items():
         yield f"Over {unit} no difference can be significant, however large ({'; '.join(where)})."
 
 

@@ -1,7 +1,5 @@
 """The published values in the repository are those of the paper."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
@@ -10,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from uad.report.tables import published_value, read_published
+from uad.report.metric_files import published_value, read_published
 
 PATH = Path(__file__).parents[1] / "resources" / "published" / "tables.csv"
 

@@ -1,0 +1,315 @@
+"""Studies: right numbers, honest words, equal bytes."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from uad import evaluate
+from uad.core.errors import DataError
+from uad.core.files import read_tsv, write_tsv
+from uad.report.curves import figure_sweep
+from uad.report.study_table import (
+    CHOSEN,
+    STUDY_COLUMNS,
+    StudySpec,
+    summarise_study,
+    trained_points,
+    write_study,
+)
+
+FACTS = {"data_source": "IXI & BraTS21", "seed": 3141}
+SPEC = StudySpec(
+    name="alpha",
+    title="Weight of SSIM",
+    baseline="as configured",
+    variants=["as configured", "0", "0.5", "1"],
+    labels={"b": "B_method", "a": "A"},
+    columns=[
+        {"experiment": "intra", "test": "x", "label": "X (FLAIR)"},
+        {"experiment": "cross", "test": "y", "label": None},
+    ],
+    sweep="alpha",
+)
+SELECTS = replace(SPEC, select_on="dice")
+#: Dice of each variant on the test set; AUPRC is 0.1 above it.
+EFFECT = {"as configured": 0.50, "0": 0.40, "0.5": 0.52, "1": 0.45}
+#: By fold, the Dice of the variants on a validation set that prefers others.
+VALIDATION = {0: EFFECT | {"0": 0.7}, 1: EFFECT | {"1": 0.7}, 2: EFFECT | {"0": 0.7}}
+SMALL = {"methods": ("a",), "places": (("intra", "x"),)}
+
+
+def make_volumes(
+    folds=3,
+    volumes=12,
+    methods=("a", "b"),
+    places=(("cross", "y"), ("intra", "x")),
+    validation=None,
+    shared=True,
+):
+    """Volumes of a study whose variants differ by :data:`EFFECT` on average.
+
+    With ``shared`` all folds test the same volumes.
+    """
+    rows = []
+    for experiment, dataset in places:
+        for method in methods:
+            for fold in range(folds):
+                for variant, value in EFFECT.items():
+                    known = (validation or {}).get(fold, EFFECT)[variant]
+                    for role, level in (("val_unhealthy", known), ("test", value)):
+                        for i in range(volumes):
+                            # sums to zero over volumes, and differs between variants
+                            noise = 0.004 * (i - (volumes - 1) / 2) * (1 + len(variant) / 7)
+                            name = f"s{i:02d}" if shared else f"s{fold}-{i:02d}"
+                            score = level + 0.01 * (fold - 1) + noise
+                            place = [experiment, method, fold, dataset, variant, role]
+                            rows.append([*place, name, score, score + 0.1])
+    names = "experiment method fold test_dataset variant role subject dice auprc".split()
+    return pd.DataFrame(rows, columns=names)
+
+
+def one(summary, variant, metric="dice", method="a", place="x"):
+    names = ["variant", "metric", "method", "test_dataset"]
+    found = summary[(summary[names] == [variant, metric, method, place]).all(axis=1)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+# --- numbers
+
+
+def test_mean_std_and_difference_to_the_baseline():
+    summary = summarise_study(make_volumes(), SPEC)
+    assert list(summary.columns) == STUDY_COLUMNS and len(summary) == 2 * 2 * 4 * 2
+    record = one(summary, "0.5")
+    assert (record["mean"], record["std"]) == pytest.approx((52, 1))
+    assert (record["n_folds"], record["n_volumes"]) == (3, 12)
+    assert record["difference"] == pytest.approx(2)
+    assert record["ci_low"] < 2 < record["ci_high"]
+    assert one(summary, "0.5", "auprc")["mean"] == pytest.approx(62)
+    base = one(summary, "as configured")
+    assert base["difference"] == 0 and base[["ci_low", "ci_high"]].isna().all()
+    assert set(summary["chosen"]) == {"none"} and set(summary["n_chosen"]) == {0}
+
+
+def test_folds_weigh_equally_and_differences_are_paired_by_fold():
+    rows = make_volumes(folds=2, volumes=4, shared=False, **SMALL)
+    rows = rows[(rows["fold"] == 0) | (rows["subject"] == "s1-00")]
+    rows.loc[rows["fold"] == 1, "dice"] = rows["variant"].map({"0.5": 0.9}).fillna(0.5)
+    record = one(summarise_study(rows, SPEC), "0.5")
+    # fold 0: +0.02 over four volumes; fold 1: +0.4 with one
+    assert record["difference"] == pytest.approx((2 + 40) / 2)
+    assert record["n_volumes"] == 5
+
+
+def test_the_interval_is_over_volumes_however_many_folds_test_them():
+    rows = make_volumes(folds=1, **SMALL)
+    copies = pd.concat([rows.assign(fold=fold) for fold in range(5)])
+    once = one(summarise_study(rows, SPEC, seed=3), "0.5")
+    often = one(summarise_study(copies, SPEC, seed=3), "0.5")
+    test = rows[rows["role"] == "test"].pivot(index="subject", columns="variant", values="dice")
+    pairs = 100 * (test["0.5"] - test["as configured"])
+    expected = evaluate.bootstrap_interval(pairs.to_numpy(), seed=3)
+    for record in (once, often):
+        limits = (record["ci_low"], record["ci_high"])
+        assert limits == pytest.approx((expected.low, expected.high))
+
+
+def test_a_volume_without_a_value_has_no_pair_and_one_volume_no_interval():
+    rows = make_volumes(folds=1, **SMALL)
+    gone = (rows["variant"] == "0.5") & (rows["subject"] == "s00") & (rows["role"] == "test")
+    rows.loc[gone, "dice"] = np.nan
+    assert one(summarise_study(rows, SPEC), "0.5")["n_volumes"] == 11
+    record = one(summarise_study(make_volumes(folds=1, volumes=1), SPEC), "0.5")
+    assert np.isnan(record["ci_low"]) and np.isnan(record["std"])
+    assert record["difference"] == pytest.approx(2)
+
+
+def test_each_fold_takes_the_variant_that_its_validation_set_prefers():
+    summary = summarise_study(make_volumes(validation=VALIDATION), SELECTS)
+    record = one(summary, CHOSEN)
+    assert record["chosen"] == "0 (2x), 1 (1x)"
+    assert [one(summary, v)["n_chosen"] for v in SPEC.variants] == [0, 2, 0, 1]
+    assert record["mean"] == pytest.approx((39 + 45 + 41) / 3)
+    assert record["difference"] == pytest.approx(-(10 + 5 + 10) / 3)
+    assert record["validation_mean"] == pytest.approx(70)
+    assert one(summary, "0")["validation_mean"] == pytest.approx((70 + 40 + 70) / 3)
+    assert one(summary, CHOSEN, "auprc")["chosen"] == record["chosen"]  # Dice decides for both
+
+
+def test_the_test_set_does_not_choose():
+    rows = make_volumes(validation=VALIDATION)
+    before = one(summarise_study(rows, SELECTS), CHOSEN)
+    rows.loc[(rows["role"] == "test") & (rows["variant"] == "0.5"), ["dice", "auprc"]] = 1.0
+    after = one(summarise_study(rows, SELECTS), CHOSEN)
+    for column in ("chosen", "mean", "validation_mean"):
+        assert after[column] == before[column]
+
+
+def test_the_first_of_equal_variants_is_chosen_whatever_rounding_says():
+    same = dict.fromkeys(EFFECT, 0.5)
+    rows = make_volumes(folds=2, validation={0: same, 1: same})
+    rows.loc[rows["role"] == "val_unhealthy", "dice"] = 0.5 + 1e-15 * (rows["variant"] == "1")
+    assert one(summarise_study(rows, SELECTS), CHOSEN)["chosen"] == "as configured (2x)"
+
+
+def test_validation_may_be_absent_unless_it_chooses():
+    rows = make_volumes()
+    rows = rows[rows["role"] == "test"]
+    assert summarise_study(rows, SPEC)["validation_mean"].isna().all()
+    with pytest.raises(DataError, match="no validation volumes"):
+        summarise_study(rows, SELECTS)
+
+
+def test_the_order_is_that_of_the_spec_whatever_that_of_the_rows():
+    rows = make_volumes()
+    summary = summarise_study(rows, SPEC)
+    assert list(dict.fromkeys(summary["method"])) == ["b", "a"]
+    assert list(dict.fromkeys(summary["test_dataset"])) == ["x", "y"]
+    shuffled = summarise_study(rows.sample(frac=1, random_state=0), SPEC)
+    pd.testing.assert_frame_equal(summary, shuffled)
+    assert not summary["ci_low"].equals(summarise_study(rows, SPEC, seed=1)["ci_low"])
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda r: r.drop(columns="role"), "role"),
+        (lambda r: r.assign(role="train"), "unknown role train"),
+        (lambda r: pd.concat([r, r.iloc[:1]]), "listed twice"),
+        (lambda r: r.assign(dice=r["dice"] * 100), "outside 0 to 1"),
+        (lambda r: r[r["variant"] != "1"], "0 volumes for variant '1'"),
+        (
+            lambda r: r[(r["variant"] != "1") | (r["subject"] != "s03") | (r["fold"] != 1)],
+            "35 volumes for variant '1', but 36",
+        ),
+        (lambda r: r[r["role"] != "test"], "no test volumes"),
+        (lambda r: r.assign(dice=r["dice"].where(r["fold"] != 2)), "fold-2 is not defined"),
+    ],
+)
+def test_damaged_rows_are_refused(change, match):
+    with pytest.raises(DataError, match=match):
+        summarise_study(change(make_volumes()), SPEC)
+
+
+# --- formats
+
+
+def texts_of(folder, summary, spec=SPEC, phantom=False):
+    paths = [folder / f"study.{suffix}" for suffix in ("csv", "md", "html", "tex")]
+    write_study(summary, spec, paths, phantom=phantom, caption_facts=FACTS)
+    return SimpleNamespace(**{p.suffix[1:]: p.read_text() for p in paths})
+
+
+@pytest.fixture(scope="module")
+def chosen():
+    return summarise_study(make_volumes(validation=VALIDATION), SELECTS)
+
+
+def test_variants_stand_below_each_other_in_a_block_per_method_and_test_set(chosen, tmp_path):
+    texts = texts_of(tmp_path, chosen, SELECTS)
+    table = [line for line in texts.md.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 4 * (1 + 4 + 1)
+    assert {line.replace("\\|", "").count("|") for line in table} == {8}
+    assert "DICE \\[%\\] difference \\[95 % interval\\]" in table[0]
+    assert table[2].startswith("| **B\\_method, X (FLAIR)** |  |")
+    assert table[3].startswith("| as configured | 50.00±1.00 | – | ")
+    assert table[4].startswith("| 0 | 40.00±1.00 | **−10.00 \\[−11.")
+    assert "| **chosen on validation: 0 (2x), 1 (1x)** | 41.67±" in texts.md
+    assert texts.html.count('<tr class="heading"><th colspan="7"') == 4
+    assert "X (FLAIR): 12 test volumes, 3 folds; y (cross): 12 test volumes, 3 folds." in texts.md
+
+
+def test_a_study_says_what_its_numbers_are(chosen, tmp_path):
+    texts = texts_of(tmp_path, chosen, SELECTS)
+    for said in (
+        "nothing was trained for a variant",
+        "not corrected for the number of variants",
+        "would be to choose on the test set",
+    ):
+        assert said in texts.md and said in texts.html
+    assert "phantom" not in texts.md + texts.html
+    phantom = texts_of(tmp_path, chosen, SELECTS, phantom=True)
+    assert "Weight of SSIM (phantom data)" in phantom.md
+    assert "say nothing about the variants" in phantom.html
+
+
+def test_a_variant_that_changes_nothing_for_a_method_is_not_measured(tmp_path):
+    """The score of method a does not use what '0.5' sets; b is configured with 1."""
+    rows = make_volumes(validation=VALIDATION)
+    idle = rows["method"].map({"a": "0.5", "b": "1"})
+    same = (rows["variant"] == "as configured") | (rows["variant"] == idle)
+    value = EFFECT["as configured"]
+    rows.loc[same, "dice"] = value + 0.01 * rows["subject"].str[1:].astype(int)
+    write_tsv(tmp_path / "rows.tsv", rows.assign(same_as_baseline=same))
+    summary = summarise_study(read_tsv(tmp_path / "rows.tsv"), SELECTS)
+    record = one(summary, "0.5")
+    assert record["same_as_baseline"] and not one(summary, "0.5", method="b")["same_as_baseline"]
+    assert not one(summary, CHOSEN)["same_as_baseline"]
+    assert record["mean"] == one(summary, "as configured")["mean"]
+    assert record["difference"] == 0 and np.isnan(record["ci_low"])
+    texts = texts_of(tmp_path, summary, SELECTS)
+    assert texts.md.count("| does not apply |") == 2 * 2 * 2
+    assert "'does not apply': the variant changes nothing for this method" in texts.md
+    # the CSV remembers it
+    assert texts_of(tmp_path / "back", pd.read_csv(tmp_path / "study.csv"), SELECTS) == texts
+
+
+def test_clear_differences_are_bold_but_not_on_few_volumes(tmp_path):
+    many = texts_of(tmp_path, summarise_study(make_volumes(volumes=12), SPEC))
+    assert "**−10.00 \\[" in many.md
+    few = texts_of(tmp_path, summarise_study(make_volumes(volumes=5), SPEC))
+    assert "−10.00 \\[" in few.md and "**−10.00" not in few.md
+    assert "fewer than 10 volumes are too narrow" in few.md
+
+
+# --- sweeps
+
+
+def make_metrics(values):
+    rows = [
+        ["intra", method, fold, "x", f"s{i}", value + fold / 100, value / 2]
+        for method, value in values.items()
+        for fold in range(3)
+        for i in range(2 + fold)
+    ]
+    names = "experiment method fold test_dataset subject dice auprc".split()
+    return pd.DataFrame(rows, columns=names)
+
+
+def test_methods_trained_with_a_value_are_points_of_the_method_they_belong_to():
+    metrics = make_metrics({"a-low": 0.4, "a-high": 0.6, "other": 0.9})
+    values = {"a-low": 0.25, "a-high": 0.75, "other": 0.5}
+    points = trained_points(metrics, {"a": ["a-high", "a-low"]}, values)
+    assert list(points["value"]) == [0.25, 0.75] * 2
+    assert list(points["metric"]) == ["auprc"] * 2 + ["dice"] * 2
+    assert set(points["method"]) == {"a"}
+    assert points["mean"].tolist() == pytest.approx([20, 30, 41, 61])
+    assert points["std"].iloc[-1] == pytest.approx(1) and set(points["n_folds"]) == {3}
+    with pytest.raises(DataError, match="no metrics of missing"):
+        trained_points(metrics, {"a": ["missing"]}, {"missing": 1.0})
+
+
+def test_a_sweep_is_drawn_with_its_baseline_and_its_trained_methods(chosen, tmp_path):
+    values = {"a": 0.84, "b": 0.5, "a-low": 0.25}
+    metrics = make_metrics({"a-low": 0.4})
+    trained = trained_points(metrics, {"a": ["a-low"]}, values)
+    none = trained_points(metrics, {}, values)
+    path = tmp_path / "sweep.png"
+
+    def sweep(summary, values=values, trained=none, phantom=False):
+        options = {"phantom": phantom, "baseline_values": values, "trained": trained}
+        figure_sweep(path, summary, SELECTS, **options)
+        return path.read_bytes()
+
+    texts_of(tmp_path, chosen, SELECTS)
+    first = sweep(chosen)
+    assert first == sweep(pd.read_csv(tmp_path / "study.csv"))
+    others = [sweep(chosen, values | {"b": 0.6}), sweep(chosen, trained=trained)]
+    others.append(sweep(chosen, phantom=True))
+    assert len({first, *others}) == 4
+    with pytest.raises(DataError, match="number as its name"):
+        sweep(chosen.assign(variant="as configured"))

@@ -1,0 +1,704 @@
+"""Tables: right numbers, honest words, equal bytes, in every format."""
+
+import re
+import shutil
+import statistics
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from uad import evaluate
+from uad.core.columns import SIGNIFICANCE
+from uad.core.errors import ConfigError, DataError
+from uad.core.files import read_tsv, write_text, write_tsv
+from uad.report.air_table import air_table, write_air_table
+from uad.report.metric_files import collect_metrics, read_published
+from uad.report.render import Cell, Document, Row, latex, tex_text
+from uad.report.table_spec import TableSpec
+from uad.report.tables import (
+    PHANTOM_VERDICT,
+    SUMMARY_COLUMNS,
+    summarise,
+    terminal_table,
+    write_table,
+)
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = read_published(ROOT / "resources" / "published" / "tables.csv")
+FACTS = {"data_source": "IXI for training, BraTS21 & MSLUB 100% for tests", "seed": 3141}
+SPEC = {
+    "name": "table1",
+    "title": "Table I: cross-dataset comparison",
+    "rows": ["thresh", "pddpm", "pddpm-iqa", "oracle"],
+    "labels": {"thresh": "Thresh", "pddpm": "pDDPM", "pddpm-iqa": "pDDPM + L_FQ"},
+    "columns": [
+        {"experiment": "cross_T2", "test": "brats21", "label": "BraTS21 (T2)"},
+        {"experiment": "cross_T2", "test": "mslub", "label": "MSLUB (T2)"},
+    ],
+}
+VALUES = {"thresh": 0.1969, "pddpm": 0.4941, "pddpm-iqa": 0.55, "oracle": 1.0}
+
+
+def make_metrics(values=VALUES, folds=5, volumes=25, spec=SPEC):
+    """Metrics whose mean over everything is the given value for every method."""
+    rows = []
+    for method, value in values.items():
+        varies = 0 < value < 1
+        for column in spec["columns"]:
+            for fold in range(folds):
+                for i in range(volumes):
+                    spread = 0.01 * (fold - (folds - 1) / 2) + 0.001 * (i - (volumes - 1) / 2)
+                    score = value + varies * spread
+                    place = (column["experiment"], method, fold, column["test"])
+                    rows.append([*place, f"case-{i:03d}", score, score])
+    names = "experiment method fold test_dataset subject dice auprc".split()
+    return pd.DataFrame(rows, columns=names)
+
+
+def summary_of(metrics=None, spec=SPEC, **options):
+    return summarise(make_metrics() if metrics is None else metrics, spec, PUBLISHED, **options)
+
+
+def texts_of(folder, summary, *, spec=SPEC, phantom=False, facts=FACTS, significance=None):
+    """A table in every format, by suffix."""
+    paths = {suffix: folder / f"table1.{suffix}" for suffix in ("csv", "md", "tex", "html")}
+    write_table(
+        summary,
+        spec,
+        paths.values(),
+        phantom=phantom,
+        caption_facts=facts,
+        significance=significance,
+    )
+    return {suffix: path.read_bytes().decode() for suffix, path in paths.items()}
+
+
+def one(summary, method, metric="dice", dataset="brats21"):
+    (record,) = summary[
+        (summary[["row", "metric", "test_dataset"]] == [method, metric, dataset]).all(axis=1)
+    ].to_dict("records")
+    return record
+
+
+def compile_tex(files):
+    """Compile tables as the comment at their top says; returns the compiler's output."""
+    compiler = shutil.which("pdflatex")
+    if compiler is None:
+        pytest.skip("pdflatex is not installed")
+    lines = [x[1:].strip() for x in files[0].read_text().splitlines() if x.startswith("%  ")]
+    assert lines[3] == r"\input{THIS FILE}" and len(lines) == 5
+    lines[3:4] = [rf"\input{{{path}}}" for path in files]
+    (files[0].parent / "main.tex").write_text("\n".join(lines))
+    command = [compiler, "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    done = subprocess.run(command, cwd=files[0].parent, capture_output=True)
+    output = done.stdout.decode("utf-8", "replace")
+    assert done.returncode == 0, output[-2000:]
+    return output
+
+
+# --- numbers
+
+
+def test_mean_and_sample_std_over_folds_of_the_mean_over_defined_volumes():
+    rng = np.random.default_rng(0)
+    metrics = make_metrics()
+    metrics["dice"] = rng.random(len(metrics))
+    metrics.loc[metrics.sample(30, random_state=0).index, "dice"] = np.nan
+    record = one(summary_of(metrics), "pddpm")
+    cell = metrics[(metrics["method"] == "pddpm") & (metrics["test_dataset"] == "brats21")]
+    means = [100 * statistics.fmean(part["dice"].dropna()) for _, part in cell.groupby("fold")]
+    assert record["mean"] == pytest.approx(statistics.fmean(means), abs=1e-10)
+    assert record["std"] == pytest.approx(statistics.stdev(means), abs=1e-10)
+    assert record["difference"] == pytest.approx(record["mean"] - 49.41)
+
+
+def test_folds_weigh_equally_whatever_their_size():
+    metrics = make_metrics({"pddpm": 0.5}, folds=2, volumes=4)
+    metrics["dice"] = metrics["fold"].map({0: 0.2, 1: 0.6})
+    metrics = metrics[(metrics["fold"] == 0) | (metrics["subject"] == "case-000")]
+    assert one(summary_of(metrics, SPEC | {"rows": ["pddpm"]}), "pddpm")["mean"] == 40
+
+
+def test_the_oracle_has_100(tmp_path):
+    texts = texts_of(tmp_path, summary_of())
+    assert "oracle,cross_T2,brats21,dice,100.0000,0.0000,5,nan,nan,25,none,nan," in texts["csv"]
+    assert "| oracle | **100.00±0.00** (not published) |" in texts["md"]
+    assert "100.00±0.00*" in terminal_table(summary_of(), SPEC)
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"),
+    [
+        (0.4941 + 0.0066, "within 1 std"),
+        (0.4941 - 0.0131, "within 2 std"),
+        (0.4941 - 0.0133, "outside"),
+    ],
+)
+def test_a_verdict_counts_published_stds(value, verdict):
+    summary = summary_of(make_metrics(VALUES | {"pddpm": value}))
+    assert one(summary, "pddpm")["verdict"] == verdict
+    assert one(summary, "thresh")["verdict"] == "no published std"
+    assert one(summary, "oracle")["verdict"] == "no published value"
+
+
+def test_a_verdict_says_on_how_little_it_stands_and_one_fold_has_no_std():
+    summary = summary_of(make_metrics(folds=2, volumes=3))
+    assert one(summary, "pddpm")["verdict"] == "within 1 std (only 2 folds, 3 volumes)"
+    summary = summary_of(make_metrics(folds=1))
+    assert summary["std"].isna().all()
+    assert one(summary, "pddpm")["verdict"] == "within 1 std (only 1 fold)"
+
+
+def test_volumes_of_disjoint_test_sets_are_counted_once_each():
+    metrics = make_metrics()
+    metrics["subject"] = metrics["subject"] + "-" + metrics["fold"].astype(str)
+    assert set(summary_of(metrics)["n_volumes"]) == {125}
+
+
+def test_a_published_value_of_another_table_is_named_with_its_source(tmp_path):
+    column = {"experiment": "intra_FLAIR", "test": "brats21", "label": "FLAIR"}
+    spec = {"name": "table3", "title": "III", "rows": ["dae", "pddpm"], "columns": [column]}
+    metrics = make_metrics({"dae": 0.3, "pddpm": 0.4}, spec=spec)
+    text = texts_of(tmp_path, summary_of(metrics, spec), spec=spec)["md"]
+    assert "Published values of dae on FLAIR: arXiv 2408.08228v1, Table II." in text
+
+
+def test_a_value_without_published_std_is_compared_but_not_judged(tmp_path):
+    # Table I has a std for DDPM; Table IV, which is compared with here, has none
+    spec = SPEC | {"name": "table4", "rows": ["ddpm", "ddpm-iqa"], "labels": {}}
+    metrics = make_metrics({"ddpm": 0.4067, "ddpm-iqa": 0.6202}, folds=2, volumes=3, spec=spec)
+    summary = summary_of(metrics, spec)
+    assert one(summary, "ddpm-iqa")["published_mean"] == 62.02
+    assert set(summary["verdict"]) == {"no published std (only 2 folds, 3 volumes)"}
+    texts = texts_of(tmp_path, summary, spec=spec)
+    assert "+0.00, no published std (only 2 folds, 3 volumes)" in texts["html"]
+    said = "Distance from the published means: 8 values without a published std, not judged."
+    assert said in texts["md"] and "within" not in texts["md"]
+
+
+def test_distances_are_counted_and_uneven_folds_noted(tmp_path):
+    metrics = make_metrics(VALUES | {"pddpm-iqa": 0.5945 + 0.0074})
+    text = texts_of(tmp_path, summary_of(metrics))["md"]
+    assert (
+        "Distance from the published means: of 8 values with a published std: 1 within 1 std, "
+        "1 within 2 std, 6 outside; 4 values without a published std, not judged."
+    ) in text
+    metrics = metrics[(metrics["method"] != "thresh") | (metrics["fold"] == 0)]
+    gone = (metrics["method"] == "pddpm") & (metrics["subject"] == "case-001")
+    metrics.loc[gone, "dice"] = np.nan
+    text = texts_of(tmp_path, summary_of(metrics))["md"]
+    assert "Thresh on BraTS21 (T2): DICE and AUPRC from 1 fold only (others 5)." in text
+    assert "pDDPM on MSLUB (T2): DICE from 24 volumes only (others 25)." in text
+    assert "1 to 5 folds" in text
+
+
+# --- significance
+
+
+def significance_of(*changes):
+    """Tests of one method against others, over volumes, on one column."""
+    place = {"experiment": "cross_T2", "test_dataset": "brats21", "metric": "dice"}
+    numbers = {"n": 25, "difference": 4.2, "p_value": 0.001, "p_holm": 0.002, "smallest_p": 0.0002}
+    base = {"row": "pddpm-iqa", "against": "pddpm", "unit": "volumes", **place, **numbers}
+    return pd.DataFrame([base | change for change in changes], columns=SIGNIFICANCE)
+
+
+def really_tested(metrics, claims):
+    # differences that are all the same would leave the bootstrap nothing to do
+    jitter = 0.001 * np.sin(np.arange(len(metrics)))
+    changed = {name: (metrics[name] + jitter).clip(0, 1) for name in ("dice", "auprc")}
+    return evaluate.test_claims(metrics.assign(**changed), claims, seed=0, n_resamples=500)
+
+
+@pytest.mark.parametrize(
+    ("second", "mark"),
+    [
+        ({}, "yes"),
+        ({"p_holm": 0.05}, "no"),
+        ({"p_holm": 0.0499}, "yes"),
+        ({"difference": -4.2}, "no"),
+        ({"difference": 0.0}, "no"),
+        ({"p_holm": np.nan, "difference": np.nan, "n": 0}, "no"),
+        # over folds, or elsewhere: not a test of this cell
+        ({"unit": "folds", "p_holm": 0.9}, "yes"),
+        ({"test_dataset": "mslub", "p_holm": 0.9}, "yes"),
+        ({"metric": "auprc", "p_holm": 0.9}, "yes"),
+    ],
+)
+def test_a_mark_needs_every_test_of_the_cell(second, mark):
+    summary = summary_of(significance=significance_of({}, {"against": "thresh"} | second))
+    assert one(summary, "pddpm-iqa")["significant"] == mark
+    assert one(summary, "pddpm")["significant"] == "not tested"
+
+
+def test_the_csv_says_what_a_mark_stands_on():
+    worse = {"against": "thresh", "difference": 2.5, "p_holm": 0.03, "n": 24}
+    record = one(summary_of(significance=significance_of({}, worse)), "pddpm-iqa")
+    assert record["tested_against"] == "thresh; pddpm"  # in the order of the table
+    numbers = (record["n_pairs"], record["smallest_difference"], record["largest_p_holm"])
+    assert numbers == (24, 2.5, 0.03)
+
+
+def test_marks_are_in_every_format_and_read_back(tmp_path):
+    metrics = make_metrics(VALUES | {"oracle": 0.3})
+    write_tsv(tmp_path / "s.tsv", really_tested(metrics, [("pddpm-iqa", "pddpm")]))
+    tests = read_tsv(tmp_path / "s.tsv")
+    summary = summary_of(metrics, significance=tests)
+    texts = texts_of(tmp_path, summary, significance=tests)
+    assert texts["md"].count("**55.00±1.58**† (published") == 4
+    assert texts["html"].count("<b>55.00±1.58</b><sup>†</sup>") == 4
+    assert texts["tex"].count(r"\textbf{55.00$\pm$1.58\textsuperscript{$\dagger$}}") == 4
+    printed = terminal_table(summary, SPEC)
+    assert "55.00±1.58*†" in printed and "† significantly better" in printed
+    assert terminal_table(pd.read_csv(tmp_path / "table1.csv"), SPEC) == printed
+
+
+def test_the_legend_says_what_was_tested_and_what_holds(tmp_path):
+    tests = significance_of({}, {"against": "thresh"}, {"test_dataset": "mslub", "n": 20})
+    summary = summary_of(significance=tests)
+    text = texts_of(tmp_path, summary, significance=tests)["md"].replace("\\", "")
+    for said in (
+        "† Better than every row that it was tested against in its column and metric (difference "
+        "above 0 and Holm-corrected p < 0.05; two-sided paired permutation test over test volumes, "
+        "10,000 resamples). Tested: pDDPM + L_FQ against Thresh and pDDPM; pDDPM + L_FQ against "
+        "pDDPM (volumes: BraTS21 (T2) n = 25, MSLUB (T2) n = 20).",
+        "Where the paper states significance, it names no test.",
+        "This run supports all 3 tested differences that are published as higher.",
+    ):
+        assert said in text
+    failed = significance_of({"p_holm": 0.3})
+    summary = summary_of(significance=failed)
+    assert "No value has earned it." in texts_of(tmp_path, summary, significance=failed)["md"]
+
+
+def test_published_differences_that_do_not_hold_are_listed(tmp_path):
+    spec = {
+        "name": "table2",
+        "title": "Table II",
+        "rows": ["pddpm", "pddpm-iqa", "mine"],
+        "labels": {"pddpm": "pDDPM", "pddpm-iqa": "IQA"},
+        "columns": [{"experiment": "intra_T1CE", "test": "brats21", "label": "T1-CE"}],
+    }
+    place = {"experiment": "intra_T1CE"}
+    tests = significance_of(
+        place | {"difference": -1.234, "p_holm": 0.0004},
+        place | {"metric": "auprc", "difference": 2.0, "p_holm": 0.5},  # published as lower
+        place | {"against": "mine", "difference": 9.0, "p_holm": 0.001},
+        place | {"row": "mine", "difference": np.nan, "p_holm": np.nan, "n": 0},
+    )
+    metrics = make_metrics(dict.fromkeys(spec["rows"], 0.4), spec=spec)
+    summary = summary_of(metrics, spec, significance=tests)
+    text = texts_of(tmp_path, summary, spec=spec, significance=tests)["md"].replace("\\", "")
+    for said in (
+        "Published as higher, but not supported by this run (1 of 1; difference in percentage "
+        "points, Holm-corrected p): IQA over pDDPM on T1-CE, DICE (−1.23, p < 0.001).",
+        "Tested, but not published as higher: IQA over pDDPM on T1-CE, AUPRC (+2.00, p = 0.5).",
+        "Tested, no published numbers: IQA over mine on T1-CE, DICE (+9.00, p = 0.001); mine over "
+        "pDDPM on T1-CE, DICE (no pairs).",
+    ):
+        assert said in text
+
+
+def test_too_few_pairs_to_be_significant_are_said(tmp_path):
+    metrics = make_metrics(volumes=6)
+    tests = really_tested(metrics, [("pddpm-iqa", "pddpm"), ("pddpm-iqa", "thresh")])
+    summary = summary_of(metrics, significance=tests)
+    assert set(summary["significant"]) == {"no", "not tested"}
+    text = texts_of(tmp_path, summary, significance=tests)["md"]
+    # 2 / 2^6 alone would do, but not after the correction for two claims
+    assert "Over volumes no difference can be significant, however large (BraTS21 (T2): 6" in text
+    assert "6 volumes, corrected p at least 0.0625" in text
+    assert "5 folds, corrected p at least 0.125" in text
+
+
+def test_marks_of_phantoms_are_disclaimed(tmp_path):
+    tests = significance_of({}, {"metric": "auprc", "p_holm": 0.9})
+    summary = summary_of(phantom=True, significance=tests)
+    texts = texts_of(tmp_path, summary, phantom=True, significance=tests)
+    for suffix in ("md", "html"):
+        assert "† and its absence say nothing about methods" in texts[suffix]
+        assert "not supported" not in texts[suffix]
+
+
+def test_tests_of_other_methods_and_columns_change_nothing(tmp_path):
+    plain = texts_of(tmp_path / "a", summary_of())
+    other = significance_of({"row": "vae"}, {"against": "vae"}, {"experiment": "cross_T1"})
+    summary = summary_of(significance=other)
+    assert texts_of(tmp_path / "b", summary, significance=other) == plain
+    assert "†" not in "".join(plain.values())
+
+
+@pytest.mark.parametrize(
+    ("tests", "match"),
+    [
+        (significance_of({}).drop(columns="p_holm"), "p_holm"),
+        (significance_of({"unit": "voxels"}), "unknown unit voxels"),
+        (significance_of({"metric": "iou"}), "unknown metric iou"),
+        (significance_of({}, {}), "listed twice"),
+    ],
+)
+def test_damaged_tests_are_refused(tests, match):
+    with pytest.raises(DataError, match=match):
+        summary_of(significance=tests)
+
+
+# --- refusals
+
+
+def damaged(change):
+    metrics = make_metrics()
+    pddpm = metrics["method"] == "pddpm"
+    if change == "cell":
+        return metrics[~(pddpm & (metrics["test_dataset"] == "mslub"))]
+    if change == "fold":
+        metrics.loc[pddpm & (metrics["fold"] == 3), "auprc"] = np.nan
+    if change == "volume":
+        return metrics[~(pddpm & (metrics["subject"] == "case-007"))]
+    if change in ("percent", "negative"):
+        metrics.loc[5, "dice"] = {"percent": 49.41, "negative": -0.1}[change]
+    return pd.concat([metrics, metrics.iloc[:1]]) if change == "twice" else metrics
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ("cell", "cross_T2/pddpm/mslub"),
+        ("fold", "auprc of cross_T2/pddpm/fold-3/brats21"),
+        ("volume", "case-007"),
+        ("percent", "expected a number from 0 to 1"),
+        ("negative", "expected a number from 0 to 1"),
+        ("twice", "listed twice"),
+    ],
+)
+def test_metrics_that_would_give_wrong_tables_are_refused(change, match):
+    with pytest.raises(DataError, match=match):
+        summary_of(damaged(change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": []},
+        {"rows": ["pddpm", "pddpm"]},
+        {"columns": SPEC["columns"] * 2},
+        {"columns": [{"test": "x"}]},
+    ],
+)
+def test_bad_specs_are_refused(change):
+    with pytest.raises(ConfigError, match="table1"):
+        TableSpec.of(SPEC | change)
+
+
+def test_nothing_is_written_of_an_incomplete_summary_or_in_an_unknown_format(tmp_path):
+    with pytest.raises(DataError, match="thresh/cross_T2/brats21/dice"):
+        texts_of(tmp_path, summary_of().iloc[1:])
+    with pytest.raises(ConfigError, match=r"t\.xlsx"):
+        write_table(summary_of(), SPEC, [tmp_path / "t.xlsx"], phantom=False, caption_facts=FACTS)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("phantom", [True, False])
+def test_a_phantom_is_never_written_as_real(tmp_path, phantom):
+    with pytest.raises(DataError, match="phantom"):
+        texts_of(tmp_path, summary_of(phantom=phantom), phantom=not phantom)
+
+
+# --- reading
+
+
+def write_metrics(folder, metrics):
+    paths = []
+    for key, part in metrics.groupby(["experiment", "method", "fold", "test_dataset"]):
+        experiment, method, fold, dataset = key
+        paths.append(folder / f"metrics/{experiment}/{method}/fold-{fold}/{dataset}.tsv")
+        write_tsv(paths[-1], part)
+    return paths
+
+
+def test_metrics_are_read_sorted_and_subjects_stay_text(tmp_path):
+    metrics = make_metrics(folds=2, volumes=3)
+    metrics["subject"] = metrics["subject"].str.replace("case-", "")
+    metrics.loc[0, "auprc"] = np.nan
+    paths = write_metrics(tmp_path, metrics)
+    found = collect_metrics(reversed(paths))
+    expected = metrics.sort_values(list(metrics)[:5]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+    assert found["subject"].iloc[0] == "000"
+    pd.testing.assert_frame_equal(found, collect_metrics(map(str, paths)))
+
+
+def test_a_moved_missing_or_damaged_file_is_named(tmp_path):
+    path = write_metrics(tmp_path, make_metrics({"pddpm": 0.5}, folds=1))[0]
+    moved = path.parents[1] / "fold-4" / path.name
+    moved.parent.mkdir()
+    path.rename(moved)
+    with pytest.raises(DataError, match="the path says"):
+        collect_metrics([moved])
+    with pytest.raises(DataError, match="no such file"):
+        collect_metrics([path])
+    with pytest.raises(DataError, match="No files"):
+        collect_metrics([])
+    for text in ("", "experiment\tmethod\n", "a\tb\n1\t2\n"):
+        path.write_text(text)
+        with pytest.raises(DataError, match=re.escape(str(path))):
+            collect_metrics([path])
+
+
+# --- formats
+
+
+def test_equal_metrics_give_equal_bytes_and_the_csv_reads_back(tmp_path):
+    metrics = make_metrics()
+    first = texts_of(tmp_path / "a", summary_of(metrics))
+    assert first == texts_of(tmp_path / "b", summary_of(metrics.sample(frac=1, random_state=0)))
+    lines = first["csv"].split("\n")
+    assert (
+        lines[0]
+        == ",".join(SUMMARY_COLUMNS)
+        == (
+            "row,experiment,test_dataset,metric,mean,std,n_folds,published_mean,published_std,"
+            "n_volumes,published_source,difference,verdict,"
+            "significant,tested_against,n_pairs,smallest_difference,largest_p_holm"
+        )
+    )
+    assert lines[1].startswith("thresh,cross_T2,brats21,dice,19.6900,1.5811,5,19.6900,nan,25,")
+    assert len(lines) == 2 + 4 * 2 * 2 and lines[-1] == "" and ",," not in first["csv"]
+    assert "\r" not in first["csv"]
+    back = pd.read_csv(tmp_path / "a/table1.csv")
+    pd.testing.assert_frame_equal(back, summary_of(metrics), atol=5e-5, rtol=0, check_dtype=False)
+
+
+def test_the_caption_has_its_facts_in_every_format(tmp_path):
+    texts = texts_of(tmp_path, summary_of(), facts=FACTS | {"notes": ["Protocol: as published."]})
+    for suffix in ("md", "tex", "html"):
+        text = texts[suffix].replace("\\", "").replace("&amp;", "&")
+        for said in (
+            "IXI for training, BraTS21 & MSLUB 100% for tests.",
+            "25 test volumes, 5 folds",
+            "Seed 3141.",
+            "arXiv 2408.08228v1, Table I",
+            "not computed here",
+            "Protocol: as published.",
+        ):
+            assert said in text
+        assert "phantom" not in text.lower()
+
+
+def test_a_phantom_is_named_and_compared_nowhere(tmp_path):
+    summary = summary_of(phantom=True)
+    texts = texts_of(tmp_path, summary, phantom=True)
+    said = "phantom data cannot rank methods for real scans"
+    for suffix in ("md", "tex", "html"):
+        assert "Table I: cross-dataset comparison (phantom data)" in texts[suffix]
+        assert said in texts[suffix]
+        assert not re.search("within|−|erdict|comparison with", texts[suffix])
+        assert "49.41±0.66" in texts[suffix].replace(r"$\pm$", "±")  # still shown
+    frame = pd.read_csv(tmp_path / "table1.csv")
+    assert set(frame["verdict"]) == {PHANTOM_VERDICT}
+    assert frame["difference"].isna().all() and frame["published_mean"].notna().any()
+    printed = terminal_table(summary, SPEC)
+    assert "(phantom data)" in printed and said in " ".join(printed.split())
+
+
+def test_markdown_has_a_value_with_everything_beside_it_per_cell(tmp_path):
+    text = texts_of(tmp_path, summary_of())["md"]
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in table} == {6} and len(table) == 2 + 4
+    assert r"BraTS21 (T2) DICE \[%\]" in table[0]
+    assert "| pDDPM | 49.41±1.58 (published 49.41±0.66, +0.00, within 1 std) |" in text
+    mine = r"| pDDPM + L\_FQ | <u>55.00±1.58</u> (published 59.45±0.37, −4.45, outside) |"
+    assert mine in text
+    assert "(published 19.69, +0.00, no published std)" in text
+    assert "- Behind or below a published value: difference" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "second"),
+    [
+        ({"a": 0.1, "b": 0.3, "c": 0.2}, "b", "c"),
+        ({"a": 0.3, "b": 0.3, "c": 0.2}, "ab", "c"),
+        ({"a": 0.3, "b": 0.2, "c": 0.2}, "a", "bc"),
+        # equal in the two decimals that are shown
+        ({"a": 0.300041, "b": 0.300038, "c": 0.2}, "ab", "c"),
+        ({"a": 0.30006, "b": 0.30004, "c": 0.2}, "a", "b"),
+        ({"a": 0.3, "b": 0.3}, "ab", ""),
+        ({"a": 0.3}, "", ""),
+    ],
+)
+def test_best_and_second_are_marked_in_every_format(tmp_path, values, best, second):
+    spec = SPEC | {"rows": list(values), "labels": {}, "columns": SPEC["columns"][:1]}
+    summary = summary_of(make_metrics(values, folds=1), spec)
+    texts = texts_of(tmp_path, summary, spec=spec) | {"text": terminal_table(summary, spec)}
+    marks = {
+        "md": (r"^\| (\w) \| \*\*", r"^\| (\w) \| <u>"),
+        "tex": (r"^(\w) & \\textbf", r"^(\w) & \\underline"),
+        "html": (r">(\w)</th><td><b>", r">(\w)</th><td><u>"),
+        "text": (r"^(\w) +\d+\.\d\d\*", r"^(\w) +\d+\.\d\d\+"),
+    }
+    for suffix, patterns in marks.items():
+        found = ["".join(re.findall(pattern, texts[suffix], re.M)) for pattern in patterns]
+        assert found == [best, second], suffix
+
+
+class Outline(HTMLParser):
+    """Checks that tags are closed in order, and counts the cells of rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.widths = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        if tag == "tr":
+            self.widths.append(0)
+        if tag in ("td", "th"):
+            self.widths[-1] += int(dict(attrs).get("colspan") or 1)
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_html_is_one_well_formed_page_that_escapes_and_loads_nothing(tmp_path):
+    spec = SPEC | {"title": "<script>alert(1)</script>"}
+    spec["labels"] = SPEC["labels"] | {"pddpm": "a<b & c"}
+    text = texts_of(tmp_path, summary_of(), spec=spec)["html"]
+    page = Outline()
+    page.feed(text)
+    assert page.open == [] and page.seen.count("table") == 1
+    assert page.widths == [5, 4, 5, 5, 5, 5]
+    assert not {"script", "link", "img"} & set(page.seen) and "http" not in text
+    assert "a&lt;b &amp; c" in text and "BraTS21 &amp; MSLUB" in text
+    assert text.index("Seed 3141") < text.index("<table") < text.index('class="notes"')
+
+
+def test_text_becomes_latex():
+    assert tex_text("50 % of L_FQ & a#b {c} $d$") == r"50 \% of L\_FQ \& a\#b \{c\} \$d\$"
+    assert tex_text("1±2 ↑") == r"1$\pm$2 $\uparrow$"
+    assert tex_text("é☃") == r"é\texttt{U+2603}"
+
+
+def test_latex_has_the_values_in_one_float_and_the_comparison_in_another(tmp_path):
+    text = texts_of(tmp_path, summary_of())["tex"]
+    head, body, compared = text.split("\\begin{table}")
+    assert all(line.startswith("%") for line in head.splitlines())
+    assert r"\textbf{100.00$\pm$0.00}" in body and r"\underline{55.00$\pm$1.58}" in body
+    assert r"published} & {\scriptsize 49.41$\pm$0.66}" in body
+    assert r"$-$4.45, outside" in compared and "59.45" not in compared
+    assert r"\label{tab:table1-comparison}" in compared
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
+        assert rule in body and rule in compared
+
+
+def test_latex_compiles_within_the_line_whatever_the_texts_are(tmp_path):
+    # three column groups and a long label: two panels of different width, scaled to the line
+    extra = {"experiment": "intra_FLAIR", "test": "brats21", "label": "50 % & L_x #1"}
+    spec = SPEC | {"columns": [*SPEC["columns"], extra]}
+    spec["labels"] = SPEC["labels"] | {"oracle": "pDDPM + L_FQ + AIR↑, with a label that is long"}
+    metrics = make_metrics(spec=spec)
+    tests = really_tested(metrics, [("pddpm-iqa", "pddpm"), ("pddpm", "pddpm-iqa")])
+    odd = " ".join(map(chr, [*range(0x20, 0x7F), *range(0xA0, 0x180)])) + "±−–—ℓ†‡≤≥→↑↓α…☃ \t.\n"
+    for phantom in (False, True):
+        summary = summary_of(metrics, spec, significance=tests, phantom=phantom)
+        facts = FACTS | {"notes": [odd]}
+        options = {"spec": spec, "phantom": phantom, "facts": facts, "significance": tests}
+        text = texts_of(tmp_path / str(phantom), summary, **options)["tex"]
+        assert text.count(r"\begin{table}") == (1 if phantom else 2)
+    document = Document("all", odd, [odd], odd[:9], [("", "a b")], [Row("×", [Cell("±")])])
+    write_text(tmp_path / "False/all.tex", latex(document))
+    files = ["False/table1.tex", "False/all.tex", "True/table1.tex"]
+    assert "Overfull" not in compile_tex([tmp_path / name for name in files])
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4", "air_rules"])
+def test_tables_of_the_config_fit_a_page(tmp_path, name, content):
+    table = content["tables"][name]
+    labels = {method: content["methods"][method].get("label") for method in table["rows"]}
+    spec = {**table, "name": name, "labels": labels}
+    metrics = make_metrics(dict.fromkeys(table["rows"], 0.4), folds=2, volumes=3, spec=spec)
+    texts_of(tmp_path, summary_of(metrics, spec), spec=spec)
+    log = compile_tex([tmp_path / "table1.tex"])
+    assert "Overfull" not in log and "too large" not in log
+
+
+def test_a_terminal_gets_100_columns_with_published_values_beside():
+    printed = terminal_table(summary_of(), SPEC)
+    lines = printed.splitlines()
+    assert lines[0] == SPEC["title"]
+    assert any(line.split()[:3] == ["pDDPM", "49.41±1.58", "49.41±0.66"] for line in lines)
+    assert "BraTS21 (T2): 25 test volumes, 5 folds" in " ".join(lines)
+    long = SPEC | {"labels": {"pddpm": "a very long label " * 5}}
+    for text in (printed, terminal_table(summary_of(), long)):
+        assert max(map(len, text.splitlines())) <= 100
+
+
+# --- average intensity ratio
+
+
+def air_record(fold, **changes):
+    choices = dict.fromkeys(["invert", "paper_rule_invert", "maximising_invert"], True)
+    ratios = {"air_before": 1.5, "air_after": 4.2 + 0.2 * fold, "air_if_inverted": 4.2 + 0.2 * fold}
+    return {
+        "experiment": "intra_FLAIR",
+        "modality": "FLAIR",
+        "reference_dataset": "brats21",
+        "fold": fold,
+        "n_volumes": 125,
+        "rule": "paper",
+        "mean_normal": 0.58 + 0.01 * fold,
+        "mean_anomalous": 0.90,
+        "violated_priors": [],
+        **choices,
+        **ratios,
+        **changes,
+    }
+
+
+def test_air_has_a_row_per_fold_and_a_mean_row_that_counts_choices():
+    kept = {"invert": False, "paper_rule_invert": False, "air_after": 1.5, "mean_normal": 0.48}
+    said = "healthy mean above 0.5; it is 0.48."
+    other = air_record(0, experiment="cross_T2", modality="T2")
+    frame = air_table([air_record(0, **kept, violated_priors=[said]), air_record(1), other])
+    assert frame["fold"].tolist() == ["0", "mean", "0", "1", "mean"]
+    assert frame["choices_differ"].tolist() == ["no", "no", "yes", "no", "1 of 2"]
+    assert frame["violated_priors"].tolist() == ["none", "none", said, "none", "1 of 2 folds"]
+    mean = frame.iloc[-1]
+    assert mean["mean_normal"] == pytest.approx((0.48 + 0.59) / 2)
+    assert mean["air_after"] == pytest.approx((1.5 + 4.4) / 2)
+    assert (mean["invert"], mean["maximising_invert"]) == ("1 of 2", "yes")
+
+
+@pytest.mark.parametrize(
+    ("records", "match"),
+    [
+        ([{"experiment": "a", "fold": 3}], r"a/fold-3.*air_before"),
+        ([air_record(0), air_record(0)], "twice"),
+        ([air_record(0, mean_anomalous=None)], "mean_anomalous"),
+        ([], "No AIR"),
+    ],
+)
+def test_damaged_air_records_are_refused(records, match):
+    with pytest.raises(DataError, match=match):
+        air_table(records)
+
+
+def test_the_air_table_lists_violated_priors_below_and_marks_differing_rules(tmp_path):
+    violated = ["first; of two", "second"]
+    first = air_record(0, maximising_invert=False, violated_priors=violated)
+    frame = air_table([first, air_record(1)])
+    paths = [tmp_path / f"air.{suffix}" for suffix in ("csv", "md", "html")]
+    write_air_table(frame, paths, phantom=True, caption_facts=FACTS)
+    csv, text, page = (path.read_text() for path in paths)
+    assert "intra_FLAIR,FLAIR,brats21,0,125,0.5800,0.9000,1.5000,4.2000,4.2000,paper," in csv
+    assert "first; of two | second" in csv
+    assert "**yes**" in text and "| yes | 2, see below |" in text
+    assert "| yes | 1 of 2 folds |" in text
+    assert "- Prior violated in intra\\_FLAIR, fold 0: first; of two\n" in text
+    assert "(phantom data)" in page and "say nothing about real scans" in page
+    write_air_table(frame, paths[1:2], phantom=False, caption_facts=FACTS)
+    assert "phantom" not in paths[1].read_text()

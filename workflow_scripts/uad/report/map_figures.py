@@ -1,0 +1,294 @@
+"""Slices with their anomaly maps: which are shown (chosen by a rule), and their figure."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from uad.core.errors import DataError
+from uad.preprocess.slices import read_store
+from uad.report.render import titled
+from uad.report.style import GREY, ORANGE, PathLike, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_OUTLINE = "#5CE1FF"
+#: Inches: an image is wide, the gap beside it, the labels of the rows, what is below the images.
+_SIZE, _GAP, _LABEL, _BOTTOM = 1.1, 0.05, 0.98, 0.42
+
+
+@dataclass(frozen=True)
+class MapColumn:
+    """A column of :func:`figure_maps`.
+
+    Attributes:
+        key: where a sample holds the array.
+        title: the heading.
+        kind: ``image`` (grey, 0 to 1), ``map`` (anomaly map with a colour scale) or
+            ``truth`` (the lesion mask over the first image of the row).
+        scale: map columns that name the same scale share it, for example those of one
+            measure; without a name a column has its own.
+    """
+
+    key: str
+    title: str
+    kind: str
+    scale: str = ""
+
+
+MAP_COLUMNS = (
+    MapColumn("input", "input", "image"),
+    MapColumn("reconstruction", "reconstruction", "image"),
+    MapColumn("l1", "ℓ1 map", "map"),
+    MapColumn("ssim", "SSIM map", "map"),
+    MapColumn("fusion", "fusion map", "map"),
+    MapColumn("truth", "truth", "truth"),
+)
+
+
+def choose_slices(
+    sizes: Mapping[str, int],
+    load_lesion: Callable[[str], np.ndarray],
+    quantiles: Sequence[float] = (1 / 6, 1 / 2, 5 / 6),
+) -> list[tuple[str, int]]:
+    """Choose test slices to show by a rule, not by their looks.
+
+    Volumes with a lesion are sorted by lesion size (ties by name); a quantile ``q`` of
+    ``n`` volumes takes the one at ``floor(q n)``, so the default shows a small, a median
+    and a large lesion. Of each volume the slice with the largest lesion area is taken
+    (the first of equals).
+
+    Args:
+        sizes: lesion voxels of each test volume, by subject.
+        load_lesion: gives a subject's mask ``(X, Y, Z)``; called for the chosen only.
+        quantiles: of lesion size, one per slice to choose.
+
+    Returns:
+        (subject, index along the slice axis), fewer where few volumes have a lesion.
+
+    Raises:
+        DataError: no volume has a lesion, or a chosen mask is empty.
+    """
+    ranked = sorted((size, name) for name, size in sizes.items() if size > 0)
+    if not ranked:
+        raise DataError("No test volume has a lesion, so there is no slice to show.")
+    # The small term keeps 1/6 of 6 volumes from becoming 0.9999.
+    places = [min(int(q * len(ranked) + 1e-9), len(ranked) - 1) for q in quantiles]
+    choices = []
+    for size, name in (ranked[place] for place in dict.fromkeys(places)):
+        area = (np.asarray(load_lesion(name)) > 0).sum(axis=(0, 1))
+        if not area.any():
+            raise DataError(f"{name}: {size} lesion voxels were counted, but its mask is empty.")
+        choices.append((name, int(area.argmax())))
+    return choices
+
+
+def map_samples(
+    store: PathLike,
+    subjects: Iterable[str],
+    layers: Callable[[str, np.ndarray, np.ndarray], Mapping[str, np.ndarray]],
+) -> list[dict[str, Any]]:
+    """The samples of :func:`figure_maps` on the slices that :func:`choose_slices` takes.
+
+    One volume is in memory at a time.
+
+    Args:
+        store: slice store of the test set.
+        subjects: BIDS labels of those who are tested.
+        layers: called with a chosen subject, its volume and brain mask (both ``(X, Y, Z)``);
+            gives the volumes to show, on the same grid, by name.
+
+    Returns:
+        One sample per chosen slice: ``subject``, ``slice``, ``lesion_voxels`` (of the whole
+        volume), the layers and ``truth``, each ``(Y, X)`` as displayed.
+    """
+    sizes = {s: int(read_store(store, [s]).lesions.sum()) for s in subjects}
+    samples = []
+    for subject, z in choose_slices(sizes, lambda s: read_store(store, [s]).lesions[0]):
+        part = read_store(store, [subject])
+        shown = {**layers(subject, part.volumes[0], part.masks[0]), "truth": part.lesions[0]}
+        # the atlas is stored left to right, back to front: turn it for display
+        arrays = {name: np.rot90(layer[:, :, z]) for name, layer in shown.items()}
+        samples.append({"subject": subject, "slice": z, "lesion_voxels": sizes[subject], **arrays})
+    return samples
+
+
+# Drawing ---------------------------------------------------------------------------------
+
+
+class _Page:
+    """A figure on which things are placed in inches from the upper left corner."""
+
+    def __init__(self, heading: str, columns: int, rows: int, shape: tuple[int, ...], deep: int):
+        from matplotlib.figure import Figure
+
+        self.tall = _SIZE * shape[0] / shape[1]
+        self.width = _LABEL + columns * (_SIZE + _GAP)
+        heading = textwrap.fill(heading, max(40, int(self.width * 12.5)))
+        self.top = 0.29 + 0.15 * len(heading.splitlines()) + 0.13 * deep
+        self.height = self.top + rows * (self.tall + _GAP) + _BOTTOM
+        self.below = self.height - _BOTTOM + 0.06
+        self.figure: Figure = Figure(figsize=(self.width, self.height), facecolor="white")
+        self.write(0.06, 0.08, heading, va="top", ha="left", size=9, weight="bold")
+
+    def place(self, x: float, y: float, w: float, h: float) -> Axes:
+        box = (x / self.width, 1 - (y + h) / self.height, w / self.width, h / self.height)
+        return self.figure.add_axes(box)
+
+    def write(self, x: float, y: float, text: str, **look: Any) -> None:
+        self.figure.text(x / self.width, 1 - y / self.height, text, **look)
+
+
+def figure_maps(
+    path: PathLike,
+    samples: Sequence[Mapping[str, Any]],
+    *,
+    phantom: bool,
+    title: str,
+    columns: Sequence[MapColumn] = MAP_COLUMNS,
+) -> None:
+    """Slices of several subjects: images, anomaly maps and truth side by side.
+
+    A colour scale goes from 0 to the 99.9th percentile of the values of all columns that
+    share it (an arrow on the colour bar says that larger values are cut).
+
+    Args:
+        path: where to write (``.png`` at 200 dpi, or ``.svg``).
+        samples: one per row, as from :func:`map_samples`: ``subject``, ``slice``,
+            ``lesion_voxels``, ``truth`` and a 2D array for the key of each column.
+        phantom: the samples are phantoms; the title says so.
+        title: the title of the figure.
+        columns: what to show, for example one map column per method (Fig. 3).
+    """
+    arrays, shape = _arrays(samples, columns)
+    maps = {c.key: (c.scale, "" if c.scale else c.key) for c in columns if c.kind == "map"}
+    scales = _scales(arrays, maps)
+    different = len(set(maps.values()))
+    shared = {1: "all maps", len(maps): "per column"}.get(different, "per measure")
+    names = [textwrap.fill(column.title, 17) for column in columns]
+    deepest = max(len(name.splitlines()) for name in names)
+    with style():
+        page = _Page(titled(title, phantom), len(columns), len(samples), shape, deepest)
+        for i, (sample, row) in enumerate(zip(samples, arrays, strict=True)):
+            y = page.top + i * (page.tall + _GAP)
+            page.write(
+                0.06, y + page.tall / 2, _row_label(sample), va="center", ha="left", size=6.5
+            )
+            for j, column in enumerate(columns):
+                x = _LABEL + j * (_SIZE + _GAP)
+                axes = page.place(x, y, _SIZE, page.tall)
+                axes.set_axis_off()
+                if i == 0:
+                    middle = x + _SIZE / 2
+                    page.write(middle, page.top - 0.06, names[j], va="bottom", ha="center", size=8)
+                ground = next((row[c.key] for c in columns if c.kind == "image"), np.zeros(shape))
+                limit = scales.get(column.key, (1, False))[0]
+                _draw(axes, column.kind, row[column.key], row["truth"], ground, limit)
+        for j, column in enumerate(columns):
+            if column.kind == "map":
+                x = _LABEL + j * (_SIZE + _GAP) + 0.08
+                _colour_bar(
+                    page.figure, page.place(x, page.below, _SIZE - 0.16, 0.06), *scales[column.key]
+                )
+        text = f"outline: lesion\nscale: {shared}"
+        page.write(0.06, page.below, text, va="top", ha="left", size=5.5, color=GREY)
+        save(page.figure, path)
+
+
+def _arrays(
+    samples: Sequence[Mapping[str, Any]], columns: Sequence[MapColumn]
+) -> tuple[list[dict[str, np.ndarray]], tuple[int, ...]]:
+    """The arrays of all samples, checked, and their one shape."""
+    arrays: list[dict[str, np.ndarray]] = []
+    shape = None
+    for sample in samples:
+        where = f"figure of {sample['subject']} slice {sample['slice']}"
+        row = {}
+        for key in dict.fromkeys([*(column.key for column in columns), "truth"]):
+            if key not in sample:
+                raise DataError(f"{where}: there is no {key!r} in the sample.")
+            row[key] = array = np.asarray(sample[key], dtype=np.float64)
+            shape = shape or array.shape
+            if array.ndim != 2 or array.shape != shape:
+                raise DataError(f"{where}: {key!r} has shape {array.shape}, expected {shape}.")
+            if not np.isfinite(array).all():
+                raise DataError(f"{where}: {key!r} has NaN or infinite values.")
+        arrays.append(row)
+    if shape is None:
+        raise DataError("figure of anomaly maps: no samples were given.")
+    return arrays, shape
+
+
+def _draw(
+    axes: Axes, kind: str, array: np.ndarray, truth: np.ndarray, ground: np.ndarray, limit: float
+) -> None:
+    """One image: a slice, a map with the lesion's outline, or the lesion over the slice."""
+    if kind == "map":
+        axes.imshow(array, interpolation="nearest", vmin=0, vmax=limit, cmap="inferno")
+        _outline(axes, truth, _OUTLINE, 0.5)
+    elif kind == "image":
+        axes.imshow(array, cmap="gray", vmin=0, vmax=1)
+    else:
+        axes.imshow(ground, cmap="gray", vmin=0, vmax=1)
+        tint = np.zeros((*array.shape, 4))
+        tint[array > 0] = (0.84, 0.37, 0.0, 0.55)
+        axes.imshow(tint, interpolation="nearest")
+        _outline(axes, array > 0, ORANGE, 0.6)
+
+
+def _outline(axes: Axes, mask: np.ndarray, color: str, width: float) -> None:
+    """Draw the border of a mask along the edges of its pixels."""
+    from matplotlib.collections import LineCollection
+
+    padded = np.pad(np.asarray(mask) > 0, 1)
+    rows, columns = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    edges = [((c - 0.5, r - 1.5), (c - 0.5, r - 0.5)) for r, c in zip(rows, columns, strict=True)]
+    rows, columns = np.nonzero(padded[1:, :] != padded[:-1, :])
+    edges += [((c - 1.5, r - 0.5), (c - 0.5, r - 0.5)) for r, c in zip(rows, columns, strict=True)]
+    axes.add_collection(
+        LineCollection(edges, colors=color, linewidths=width, capstyle="projecting")
+    )
+
+
+def _colour_bar(figure: Figure, axes: Axes, limit: float, cut: bool) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    mappable = ScalarMappable(Normalize(0, limit), "inferno")
+    extend = "max" if cut else "neither"
+    figure.colorbar(mappable, cax=axes, orientation="horizontal", extend=extend)
+    ticks = [0, limit / 2, limit]
+    axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+    axes.tick_params(labelsize=5.5, length=2, pad=1.5)
+
+
+def _row_label(sample: Mapping[str, Any]) -> str:
+    subject = str(sample["subject"])
+    # Long names break after a separator near the middle rather than run into the image.
+    if len(subject) > 15:
+        middle = len(subject) // 2
+        breaks = [i + 1 for i, c in enumerate(subject) if c in "-_."] or [middle]
+        at = min(breaks, key=lambda i: abs(i - middle))
+        subject = f"{subject[:at]}\n{subject[at:]}"
+    return f"{subject}\nslice {sample['slice']}\nlesion {int(sample['lesion_voxels']):,} vox."
+
+
+def _scales(
+    arrays: Sequence[Mapping[str, np.ndarray]], groups: Mapping[str, tuple[str, str]]
+) -> dict[str, tuple[float, bool]]:
+    """Upper limit of each map column's colour scale, one per group, and whether it cuts values."""
+    scales = {}
+    for group in dict.fromkeys(groups.values()):
+        keys = [key for key, name in groups.items() if name == group]
+        numbers = np.concatenate([row[key].ravel() for row in arrays for key in keys])
+        limit, top = float(np.percentile(numbers, 99.9)), float(numbers.max())
+        # A map that is zero nearly everywhere still needs a scale.
+        limit = limit if limit > 0 else (top if top > 0 else 1.0)
+        scales |= dict.fromkeys(keys, (limit, top > limit * 1.001))
+    return scales
