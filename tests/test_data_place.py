@@ -26,8 +26,8 @@ from tools.datasets import (
 from uad.core.errors import DataError
 from uad.data import disk, place
 from uad.data.layouts import index_dataset
+from uad.data.manifest import MANIFEST
 from uad.data.place import (
-    MANIFEST,
     Source,
     describe,
     find_archives,

@@ -70,6 +70,18 @@ class Layout(Strict):
     ignore: list[str] = Field(
         default_factory=list, description="Names of folders whose files are not of this data set."
     )
+    unused: list[str] = Field(
+        default_factory=list, description="What may stand for a modality and is not used."
+    )
+    head: Literal["whole", "stripped", "auto"] = Field(
+        "auto", description="Whether the images have a skull; auto: to be found out."
+    )
+    labels: list[int] | None = Field(
+        None, description="Values of a lesion mask other than 0; null: any."
+    )
+    grid: Literal["scan", "subject", "data set"] = Field(
+        "subject", description="Whose images share one grid."
+    )
     same_grid: bool = Field(
         False, description="At import, images must lie on the grid of the lesion mask."
     )
@@ -119,7 +131,7 @@ class Layout(Strict):
         return re.compile(self._expression(f"{folder}.nii.gz", suffix="")) if own else None
 
     def _expression(self, pattern: str, suffix: str = _SUFFIX) -> str:
-        tokens = "|".join(map(re.escape, self.modalities.values()))
+        tokens = "|".join(re.escape(t).replace(r"\*", "[^/]*") for t in self.modalities.values())
         kinds, parts, seen = {"subject": self.subject, "modality": tokens}, [], set()
         for piece in _PIECE.finditer(pattern.removesuffix(".nii.gz")):
             if name := piece[1]:
@@ -129,6 +141,20 @@ class Layout(Strict):
                 special = {"[": "(?:", "]": ")?", "*": "[^/]*"}
                 parts.append(special.get(piece[0]) or re.escape(piece[0]))
         return "".join(parts) + suffix
+
+    def is_known(self, name: str) -> bool:
+        """Whether a file of this path is one that the data set has, used or not."""
+        if self._is_ignored(name):
+            return True
+        tokens = {**self.modalities, **dict(enumerate(self.unused))}
+        every = self.model_copy(update={"modalities": tokens})
+        names = (pattern.rpartition("/")[2] for _, pattern in self._patterns)
+        base = name.rpartition("/")[2]
+        return any(re.fullmatch(every._expression(pattern), base) for pattern in names)
+
+    def _is_ignored(self, name: str) -> bool:
+        folders = name.split("/")[:-1]
+        return any(fnmatch.fnmatchcase(f, pattern) for f in folders for pattern in self.ignore)
 
     def _member(self, name: str, patterns: list[tuple[str, re.Pattern[str]]]) -> Member | None:
         for role, expression in patterns:
@@ -141,8 +167,7 @@ class Layout(Strict):
 
     def find(self, name: str) -> Member | None:
         """What a file is, by its path (with ``/``) in an archive or any folder; None: not ours."""
-        folders = name.split("/")[:-1]
-        if any(fnmatch.fnmatchcase(f, pattern) for f in folders for pattern in self.ignore):
+        if self._is_ignored(name):
             return None
         return self._member(name, self._anywhere)
 

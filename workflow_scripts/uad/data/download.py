@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +11,7 @@ from types import ModuleType
 from uad.core.errors import DataError
 from uad.data.disk import lock, require_room, size_of
 from uad.data.fetch import Fetched, fetch, finished
-from uad.data.layouts import demographics_file
+from uad.data.layouts import demographics_file, table_of
 from uad.data.place import Imported, Source, copy, import_sources, state_of
 from uad.data.progress import Show, say
 from uad.data.sources import DataSet, File, load_registry
@@ -104,6 +102,9 @@ def _place_tables(
     entry: DataSet, layout: str, archives: Path, raw_root: Path, progress: Show
 ) -> list[Fetched]:
     """Copy the tables that were downloaded into a raw tree, unless it has one or they are odd."""
+    from uad.data.people import add_ages
+
+    subjects = table_of({"name": name, "site": ""} for name in entry.layout.scan(raw_root))
     placed = []
     for file in entry.tables:
         if demographics_file(layout, raw_root):
@@ -111,27 +112,13 @@ def _place_tables(
         try:
             if (there := finished(file, archives)) is None:
                 continue
-            _require_ages(entry, layout, there.path, raw_root)
             copy(there.path, raw_root / file.name)
+            add_ages(subjects, layout, raw_root)
             placed.append(there)
         except (DataError, OSError) as error:
+            (raw_root / file.name).unlink(missing_ok=True)
             say(f"{error}\n{file.name} is not used: the ages are unknown.", progress)
     return placed
-
-
-def _require_ages(entry: DataSet, layout: str, table: Path, raw_root: Path) -> None:
-    """Check that a table about the subjects can be read and is about those of a raw tree."""
-    import pandas as pd
-
-    from uad.data.people import add_ages
-
-    subjects = pd.DataFrame({"name": list(entry.layout.scan(raw_root)), "site": ""})
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copyfile(table, Path(folder) / table.name)
-        try:
-            add_ages(subjects, layout, folder)
-        except DataError as error:
-            raise DataError(str(error).replace(folder, str(table.parent))) from error
 
 
 def fetch_synapse(entry: DataSet, folder: Path, progress: Show = True) -> Fetched:

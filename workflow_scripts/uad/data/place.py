@@ -16,19 +16,19 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from uad.core.errors import DataError
-from uad.core.files import atomic_path, write_text
+from uad.core.files import atomic_path
 from uad.core.patterns import LESION, Layout, Member, visible_files
 from uad.data.disk import lock, size_of, staging
+from uad.data.manifest import Manifest
 from uad.data.progress import Show, say
 from uad.data.sources import load_registry
 from uad.data.unpack import extract, names_in
 
-MANIFEST = "import.tsv"
-COLUMNS = ("path", "bytes", "source", "stamp")
 ARCHIVES = re.compile(r".*\.(zip|tar|tar\.gz|tgz|tar\.bz2|tar\.xz)", re.IGNORECASE)
 #: How deep below a folder images are looked for, and how many members of an archive are read
 #: to see what it is.
@@ -37,9 +37,6 @@ DEPTH, PROBE = 6, 40
 GRID_TOLERANCE = 0.5
 #: What file systems without symbolic links answer.
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
-
-#: Size and stamp (size and date of the source) by path in the raw tree and source.
-Manifest = dict[tuple[str, str], tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -61,18 +58,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did.
+    """What there is in a raw tree after an import.
 
     Attributes:
-        layout: of which data set.
-        raw_root: its raw tree.
         placed: files that were linked, copied or unpacked now.
         kept: files that were there already.
-        subjects: complete subjects in the raw tree now.
-        expected: subjects of the public data set.
+        subjects: complete subjects; of ``expected`` that the public data set has.
         needs: what a complete subject has.
         duplicates: files that two sources have, compared and found the same.
-        incomplete: what other subjects in the raw tree lack, by subject.
+        incomplete: what other subjects lack, by subject.
     """
 
     layout: str
@@ -249,7 +243,7 @@ class _Import:
         self.name, self.entry = layout, load_registry().of_layout(layout)
         self.layout: Layout = self.entry.layout
         self.raw_root, self.temporary = raw_root, temporary
-        self.manifest = _read_manifest(raw_root)
+        self.manifest = Manifest(raw_root)
         self.new: dict[str, tuple[Path, Path]] = {}
         self.kept: set[str] = set()
         self.duplicates = 0
@@ -264,7 +258,7 @@ class _Import:
     def archive(self, archive: Path, progress: Show) -> None:
         """Unpack the images of an archive that are not known to be in the raw tree."""
         archive = archive.resolve()
-        known = _known_from(self.manifest, archive, self.raw_root) if archive.exists() else {}
+        known = self.manifest.known_from(archive) if archive.exists() else {}
         self.kept |= {relative for relative, there in known.items() if there}
         if known and all(known.values()):
             return
@@ -294,8 +288,7 @@ class _Import:
         Raises:
             DataError: they have another file in its place.
         """
-        size, there = str(path.stat().st_size), self.raw_root / relative
-        key, row = (relative, str(source)), (size, _stamp(source))
+        size, there = size_of(path), self.raw_root / relative
         if relative in self.new:
             other, origin = self.new[relative]
         elif there.exists():
@@ -303,9 +296,9 @@ class _Import:
             self.kept.add(relative)
         else:
             self.new[relative] = path, source
-            self.manifest[key] = row
+            self.manifest.add(relative, size, source)
             return
-        known = other == there and self.manifest.get(key) == row and size_of(there) == int(size)
+        known = other == there and self.manifest.knows(relative, source)
         if not known and not other.samefile(path):
             if not _same(other, path):
                 raise DataError(
@@ -314,7 +307,7 @@ class _Import:
                     "import again."
                 )
             self.duplicates += 1
-        self.manifest[key] = row
+        self.manifest.add(relative, size, source)
 
     def check_grids(self) -> None:
         """Check that new images, or those with a new lesion mask, are on the grid of the mask.
@@ -356,7 +349,7 @@ class _Import:
                     f"{target}: cannot be written ({error.strerror or error}). Import again when "
                     "this is repaired; what is there is kept."
                 ) from error
-        _write_manifest(self.raw_root, self.manifest)
+        self.manifest.write()
 
     def _put(self, path: Path, target: Path) -> None:
         unpacked = self.temporary in path.parents
@@ -392,87 +385,53 @@ def _same(one: Path, other: Path) -> bool:
 
 def _apart(path: Path, mask: Path) -> str | None:
     """How two images differ in their grid; None if they do not."""
-    import nibabel as nib
     import numpy as np
 
-    headers = []
-    for file in (path, mask):
-        try:
-            image = nib.load(file)
-            headers.append((image.shape[:3], np.asarray(image.affine, dtype=float)))
-        except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
-            raise DataError(
-                f"{file.name}: cannot be read as a NIfTI volume ({error}). Get it again."
-            ) from error
-    (shape, affine), (wanted, reference) = headers
+    (shape, affine), (wanted, reference) = _grid(path), _grid(mask)
     if shape != wanted:
         return f"{'x'.join(map(str, shape))} voxels instead of {'x'.join(map(str, wanted))}"
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], [1], indexing="ij")).reshape(4, -1)
+    corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in shape))]).T
     distance = float(np.linalg.norm(((affine - reference) @ corners)[:3], axis=0).max())
     voxel = float(np.linalg.norm(reference[:3, :3], axis=0).min())
     return f"{distance:.1f} mm apart" if distance > GRID_TOLERANCE * voxel else None
 
 
-# --- what is known to be in a raw tree
+def _grid(path: Path) -> tuple[tuple[int, ...], Any]:
+    """Shape and affine of an image."""
+    import nibabel as nib
+
+    try:
+        image = nib.load(path)
+        return image.shape[:3], image.affine
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
+        raise DataError(
+            f"{path.name}: cannot be read as a NIfTI volume ({error}). Get it again."
+        ) from error
 
 
-def _stamp(path: Path) -> str:
-    state = path.stat()
-    return f"{state.st_size}-{state.st_mtime_ns}"
-
-
-def _read_manifest(raw_root: Path) -> Manifest:
-    path = raw_root / MANIFEST
-    if not path.is_file():
-        return {}
-    head, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
-    rows = [line.split("\t") for line in lines]
-    if head.split("\t") != list(COLUMNS) or any(len(row) != len(COLUMNS) for row in rows):
-        raise DataError(f"{path}: not a list of imported files. Remove it and import again.")
-    return {(relative, source): (size, stamp) for relative, size, source, stamp in rows}
-
-
-def _write_manifest(raw_root: Path, manifest: Manifest) -> None:
-    rows = [(path, size, source, stamp) for (path, source), (size, stamp) in manifest.items()]
-    cells = [[re.sub(r"[\t\n]", " ", cell) for cell in row] for row in sorted(rows)]
-    lines = ["\t".join(row) for row in [COLUMNS, *cells]]
-    write_text(raw_root / MANIFEST, "\n".join([*lines, ""]))
-
-
-def _known_from(manifest: Manifest, source: Path, raw_root: Path) -> dict[str, bool]:
-    """The files of a source as it is now, and whether the raw tree has them still."""
-    now = (str(source), _stamp(source))
-    rows = {p: int(size) for (p, of), (size, stamp) in manifest.items() if (of, stamp) == now}
-    there = {path: raw_root / path for path in rows}
-    return {path: there[path].is_file() and size_of(there[path]) == rows[path] for path in rows}
-
-
-def is_imported(source: Source, raw_root: str | os.PathLike[str]) -> bool:
+def is_imported(source: Source, raw_root: Path) -> bool:
     """Whether all images of an archive or a folder, as they are now, are in a raw tree."""
-    raw_root, path = Path(raw_root), source.path.resolve()
-    manifest, layout = _read_manifest(raw_root), load_registry().of_layout(source.layout).layout
-    images = [path]
-    if source.kind == "folder":
-        files = visible_files(path, DEPTH, [raw_root])
-        images = [file.resolve() for file in files if _loose(layout, path, file)]
-    known = [_known_from(manifest, image, raw_root) for image in images]
-    return all(there and all(there.values()) for there in known)
+    manifest, path = Manifest(raw_root), source.path.resolve()
+    if source.kind == "archive":
+        known = manifest.known_from(path)
+        return bool(known) and all(known.values())
+    layout = load_registry().of_layout(source.layout).layout
+    members = ((f, _loose(layout, path, f)) for f in visible_files(path, DEPTH, [raw_root]))
+    return all(manifest.knows(layout.path_of(m), f.resolve()) for f, m in members if m)
 
 
 def describe(name: str, imported: Imported) -> str:
     """What an import did, as lines for a person."""
     same = f", {imported.duplicates} compared: the same" if imported.duplicates else ""
-    lines = [
+    text = (
         f"{name}: {imported.subjects} of {imported.expected} subjects with "
         f"{', '.join(imported.needs)} in {imported.raw_root} "
         f"({imported.placed} files new, {imported.kept} kept{same})"
-    ]
+    )
     holes: dict[str, list[str]] = {}
     for subject, missing in imported.incomplete.items():
         holes.setdefault(", ".join(missing), []).append(subject)
     for missing, subjects in holes.items():
         more = " ..." if len(subjects) > 3 else ""
-        lines.append(
-            f"  {len(subjects)} subject(s) lack {missing}: {', '.join(subjects[:3])}{more}"
-        )
-    return "\n".join(lines)
+        text += f"\n  {len(subjects)} subject(s) lack {missing}: {', '.join(subjects[:3])}{more}"
+    return text
