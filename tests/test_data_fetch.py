@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from uad.core.errors import DataError
-from uad.data import disk, fetch, progress
+from uad.data import disk, fetch, progress_bar
 from uad.data.fetch import finished
 from uad.data.sources import File
 
@@ -221,7 +221,7 @@ class Terminal(io.StringIO):
 def test_a_terminal_gets_the_bar_and_the_messages_the_log_gets_lines(
     server, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(progress, "FIRST_LINE", 0.0)
+    monkeypatch.setattr(progress_bar, "FIRST_LINE", 0.0)
     server.script = [answer(503), whole()]
     terminal = Terminal()
     ask(server, tmp_path, shown=terminal)
@@ -243,8 +243,8 @@ def test_a_terminal_that_was_closed_does_not_end_a_transfer(server, tmp_path):
 
 def test_a_log_is_not_flooded(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with progress.Progress("big.tar", 1000_000, True) as bar:
+    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: now[0])
+    with progress_bar.Progress("big.tar", 1000_000, True) as bar:
         for _ in range(1000):
             now[0] += 5.0
             bar.add(1000)

@@ -59,6 +59,23 @@ def test_what_is_written_by_a_pattern_is_found_by_it():
             assert (member.subject, member.role) == (subjects[name], role)
 
 
+#: Files of a raw tree that are no image of the index, and whether they belong there all the same.
+BESIDE = {
+    ("ixi", "IXI-PD/IXI002-Guys-0828-PD.nii.gz"): True,
+    ("ixi", "IXI002-Guys-0828-DTI-03.nii.gz"): True,
+    ("ixi", "IXI-T1/IXI002-Guys-0828-T3.nii.gz"): False,
+    ("mslub", "patient01/raw/anything.nii.gz"): True,
+    ("mslub", "patient01/brainmask.nii"): True,
+    ("brats21", "BraTS2021_00001/BraTS2021_00001_T2.nii.gz"): False,
+}
+
+
+def test_a_file_that_belongs_to_nobody_is_told_from_one_that_is_not_used():
+    assert {case: layout_of(case[0]).is_known(case[1]) for case in BESIDE} == BESIDE
+    names = ("IXI002-Guys-0828", "IXI002-Gyus-0828", "patient01")
+    assert [layout_of("ixi").is_public(name) for name in names] == [True, False, False]
+
+
 def test_a_layout_of_ones_own_is_a_handful_of_patterns(tmp_path):
     mine = Layout(
         image="sub-{subject}/anat/sub-{subject}_*{modality}.nii.gz",

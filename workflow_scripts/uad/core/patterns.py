@@ -60,6 +60,7 @@ class Layout(Strict):
     brain: str | None = Field(None, description="Pattern of a brain mask; imported, not needed.")
     subject: Expression = Field(r"[^/]+", description="Regular expression for a subject's name.")
     site: Expression | None = Field(None, description="The site in a name: its first group.")
+    sites: list[str] = Field(default_factory=list, description="The sites that there are.")
     healthy: bool = Field(False, description="No subject has a lesion mask.")
     incomplete: Literal["refuse", "skip"] = Field(
         "refuse", description="What the index does with a subject that lacks a modality."
@@ -211,6 +212,12 @@ class Layout(Strict):
         """The site in a subject's name; None if names have none."""
         match = re.match(self.site, subject) if self.site else None
         return match[1] if match else None
+
+    def is_public(self, subject: str) -> bool:
+        """Whether the public data set can have a subject of this name."""
+        return re.fullmatch(self.subject, subject) is not None and (
+            not self.sites or self.site_of(subject) in self.sites
+        )
 
 
 @dataclass(frozen=True)

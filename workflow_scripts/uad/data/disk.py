@@ -13,7 +13,7 @@ from pathlib import Path
 
 from uad.core.errors import DataError
 from uad.core.files import TEMPORARY
-from uad.data.progress import Show, mb, say
+from uad.data.progress_bar import Show, mb, say
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 #: What some cluster file systems answer to a request for a lock.

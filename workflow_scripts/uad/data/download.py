@@ -13,7 +13,7 @@ from uad.data.disk import lock, require_room, size_of
 from uad.data.fetch import Fetched, fetch, finished
 from uad.data.layouts import demographics_file, table_of
 from uad.data.place import Imported, Source, copy, import_sources, state_of
-from uad.data.progress import Show, say
+from uad.data.progress_bar import Show, say
 from uad.data.sources import DataSet, File, load_registry
 
 
@@ -34,7 +34,7 @@ def download(
         archives: the folder for the downloaded files.
         raw_root: the raw tree.
         modalities: ours; only the files that hold them (default: all).
-        progress: see :data:`uad.data.progress.Show`.
+        progress: see :data:`uad.data.progress_bar.Show`.
 
     Returns:
         What is in the raw tree, and the files that it is from, as far as they are still there.

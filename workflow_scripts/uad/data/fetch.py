@@ -19,7 +19,7 @@ from uad import __version__
 from uad.core.errors import DataError
 from uad.core.files import read_json, write_json
 from uad.data.disk import FULL, full, lock, require_room, size_of
-from uad.data.progress import Progress, Show, mb, say
+from uad.data.progress_bar import Progress, Show, mb, say
 from uad.data.sources import File
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def fetch(file: File, folder: str | os.PathLike[str], progress: Show = True) -> 
     Args:
         file: its entry in the registry.
         folder: where to put it.
-        progress: see :data:`uad.data.progress.Show`.
+        progress: see :data:`uad.data.progress_bar.Show`.
 
     Raises:
         DataError: no address gives the file, its checksum is wrong, or the disk is full.

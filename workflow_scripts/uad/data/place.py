@@ -25,7 +25,7 @@ from uad.core.files import atomic_path
 from uad.core.patterns import LESION, Layout, Member, visible_files
 from uad.data.disk import lock, size_of, staging
 from uad.data.manifest import Manifest
-from uad.data.progress import Show, say
+from uad.data.progress_bar import Show, say
 from uad.data.sources import load_registry
 from uad.data.unpack import extract, names_in
 
@@ -151,7 +151,7 @@ def import_all(
     Args:
         datasets: layout and raw tree of each data set of the config, by name.
         archives: the user's folder.
-        progress: see :data:`uad.data.progress.Show`.
+        progress: see :data:`uad.data.progress_bar.Show`.
         need: whether a folder without any of them is an error.
 
     Returns:

@@ -15,7 +15,7 @@ from uad.core.files import read_json, sha256, write_json
 from uad.core.patterns import visible_files
 from uad.data.disk import lock, staging
 from uad.data.fetch import fetch
-from uad.data.progress import Show, say
+from uad.data.progress_bar import Show, say
 from uad.data.sources import DataSet, load_registry
 from uad.data.unpack import extract, names_in
 
@@ -264,7 +264,7 @@ def download_atlas(archives: str | os.PathLike[str], progress: Show = True) -> A
 
     Args:
         archives: the folder for the archive.
-        progress: see :data:`uad.data.progress.Show`.
+        progress: see :data:`uad.data.progress_bar.Show`.
 
     Raises:
         DataError: as :func:`uad.data.fetch.fetch` and :func:`sri24_from_folder`.

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from uad.core.errors import DataError
 from uad.data.disk import FULL, full
 from uad.data.fetch import CHUNK, is_page
-from uad.data.progress import Progress, Show
+from uad.data.progress_bar import Progress, Show
 
 #: Name of a file in an archive, its size, and how to open it.
 _Member = tuple[str, int, Callable[[], BinaryIO]]
@@ -49,7 +49,7 @@ def extract(
         folder: made if absent.
         select: name in the archive -> path below the folder, or None: not wanted.
         nested: regular expression; a tar archive inside a zip that is opened as well.
-        progress: see :data:`uad.data.progress.Show`.
+        progress: see :data:`uad.data.progress_bar.Show`.
 
     Returns:
         Where each file is, by its path below the folder.
