@@ -1,20 +1,21 @@
 """Rule download_dataset: a data set from its public home into its raw tree."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 from uad.core.files import write_json
 from uad.core.provenance import job
-from uad.data.place import download
+from uad.data.download import download
 
 with job(snakemake) as context:
     params = snakemake.params
     spec = params.dataset
     imported, files = download(
         spec["layout"],
-        params.archives,
-        params.root,
-        modalities=spec["modalities"],
-        progress=context.terminal or True,
+        Path(params.archives),
+        Path(params.root),
+        spec["modalities"],
+        context.terminal or True,
     )
     record = {
         "raw_root": str(params.root),

@@ -26,13 +26,15 @@ import importlib.util
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from uad.core.errors import ConfigError, DataError
+from uad.core.patterns import BRAIN, LESION, layout_of
 from uad.core.seeds import derive_seed
 
 _SPACING_LIMITS = (0.5, 6.0)
@@ -89,12 +91,9 @@ _LESION_CLASSES = ("oedema", "core", "rim", "plaque")
 
 @dataclass(frozen=True)
 class _Layout:
-    """What distinguishes one data set from another."""
+    """What distinguishes the images of one data set from those of another."""
 
-    subject_pattern: str
     subject_limit: int
-    image_path: str
-    modality_names: dict[str, str]
     signal: dict[str, dict[str, float]]
     whole_head: bool
     extent: tuple[float, float, float]
@@ -105,15 +104,13 @@ class _Layout:
     """Scanner coordinates of the outer corner of voxel (0, 0, 0)."""
     directions: tuple[int, int, int]
     """Sign of the step along each array axis: +1 is RAS, (-1, -1, +1) is LPS."""
-    masks: dict[str, str] = field(default_factory=dict)
+    lesion: Literal["tumour", "plaques"] | None = None
+    brain_mask: bool = False
 
 
 _LAYOUTS = {
     "ixi": _Layout(
-        subject_pattern=r"IXI\d{3}-(Guys|HH|IOP)-\d{4}",
         subject_limit=998,
-        image_path="IXI-{modality}/{subject}-{modality}.nii.gz",
-        modality_names={"T1": "T1", "T2": "T2"},
         signal=_SCLEROSIS_SIGNAL,
         whole_head=True,
         extent=(192.0, 240.0, 204.0),
@@ -122,33 +119,25 @@ _LAYOUTS = {
         directions=(1, 1, 1),
     ),
     "brats21": _Layout(
-        subject_pattern=r"BraTS2021_\d{5}",
         subject_limit=100_000,
-        image_path="{subject}/{subject}_{modality}.nii.gz",
-        modality_names={"T1": "t1", "T1CE": "t1ce", "T2": "t2", "FLAIR": "flair"},
         signal=_GLIOMA_SIGNAL,
         whole_head=False,
         extent=(240.0, 240.0, 155.0),
         centre=(-119.0, 109.0, 73.0),
         corner=(0.5, 239.5, -0.5),
         directions=(-1, -1, 1),
-        masks={"tumour": "{subject}/{subject}_seg.nii.gz"},
+        lesion="tumour",
     ),
     "mslub": _Layout(
-        subject_pattern=r"patient\d{2}",
         subject_limit=99,
-        image_path="{subject}/{subject}_{modality}.nii.gz",
-        modality_names={"T1": "T1W", "T1CE": "T1WKS", "T2": "T2W", "FLAIR": "FLAIR"},
         signal=_SCLEROSIS_SIGNAL,
         whole_head=True,
         extent=(192.0, 240.0, 204.0),
         centre=(0.0, -10.0, 0.0),
         corner=(-96.0, -120.0, -109.0),
         directions=(1, 1, 1),
-        masks={
-            "plaques": "{subject}/{subject}_consensus_gt.nii.gz",
-            "brain": "{subject}/{subject}_brainmask.nii.gz",
-        },
+        lesion="plaques",
+        brain_mask=True,
     ),
 }
 
@@ -235,20 +224,15 @@ def write_subject(
         DataError: nilearn's template files are not installed.
     """
     kind = _layout(layout)
-    _check_request(layout, kind, subject, modalities, spacing)
+    _check_request(layout, subject, modalities, spacing)
     from uad.core.nifti import write_volume
 
     images, masks, affine = _make_subject(
         kind, modalities, float(spacing), derive_seed(seed, layout, subject)
     )
-    outputs = [
-        (kind.image_path.format(subject=subject, modality=kind.modality_names[name]), image)
-        for name, image in images.items()
-    ]
-    outputs += [(path.format(subject=subject), masks[name]) for name, path in kind.masks.items()]
     paths = []
-    for name, data in outputs:
-        path = Path(out_dir) / name
+    for role, data in {**images, **masks}.items():
+        path = Path(out_dir) / layout_of(layout).path(subject, role)
         write_volume(path, data, affine)
         paths.append(path)
     return paths
@@ -267,23 +251,22 @@ def _ixi_name(number: int, seed: int) -> str:
     return f"IXI{number:03d}-{site}-{600 + draw // 8 % 2200:04d}"
 
 
-def _check_request(
-    layout: str, kind: _Layout, subject: str, modalities: Sequence[str], spacing: float
-) -> None:
-    if not re.fullmatch(kind.subject_pattern, subject):
+def _check_request(layout: str, subject: str, modalities: Sequence[str], spacing: float) -> None:
+    patterns = layout_of(layout)
+    if not re.fullmatch(patterns.subject, subject):
         raise ConfigError(
             f"phantom {layout}: {subject!r} is not a subject name of this data set "
-            f"(pattern {kind.subject_pattern})."
+            f"(pattern {patterns.subject})."
         )
     if isinstance(modalities, str) or not modalities or len(set(modalities)) < len(modalities):
         raise ConfigError(
             f"phantom {layout}: modalities must be a list of distinct names, not {modalities!r}."
         )
-    missing = [name for name in modalities if name not in kind.modality_names]
+    missing = [name for name in modalities if name not in patterns.modalities]
     if missing:
         raise ConfigError(
             f"phantom {layout}: the real data set has no {', '.join(missing)}; "
-            f"choose from {', '.join(kind.modality_names)}."
+            f"choose from {', '.join(patterns.modalities)}."
         )
     low, high = _SPACING_LIMITS
     if not low <= spacing <= high:
@@ -870,12 +853,12 @@ def _acquire(
 def _make_subject(
     kind: _Layout, modalities: Sequence[str], spacing: float, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
-    """Images by modality, masks by the layout's mask names, and the affine."""
+    """Images by modality, masks by what the layout calls them, and the affine."""
     template = _template(spacing)
     grid = _make_grid(kind, spacing)
     lesion_rng = np.random.default_rng(derive_seed(seed, "lesions"))
     site = None
-    if "tumour" in kind.masks:
+    if kind.lesion == "tumour":
         site = lesion_rng.choice(template.tumour_sites)
     shape_rng = np.random.default_rng(derive_seed(seed, "shape"))
     coordinates = _template_coordinates(kind, grid, shape_rng, bulge=site)
@@ -885,10 +868,10 @@ def _make_subject(
     lesions = None
     if site is not None:
         lesions = _make_tumour(anatomy, site, lesion_rng)
-        masks["tumour"] = lesions.labels
-    elif "plaques" in kind.masks:
+        masks[LESION] = lesions.labels
+    elif kind.lesion == "plaques":
         lesions = _make_plaques(anatomy, template, lesion_rng)
-        masks["plaques"] = lesions.labels
-    if "brain" in kind.masks:
-        masks["brain"] = anatomy.brain.astype(np.uint8)
+        masks[LESION] = lesions.labels
+    if kind.brain_mask:
+        masks[BRAIN] = anatomy.brain.astype(np.uint8)
     return _make_images(kind, anatomy, lesions, modalities, seed), masks, grid.affine

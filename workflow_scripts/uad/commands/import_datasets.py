@@ -4,25 +4,14 @@ import argparse
 from pathlib import Path
 
 from uad.config import load_files
-from uad.data.place import (
-    atlas_archives,
-    atlas_root,
-    describe,
-    import_all,
-    import_atlas,
-)
+from uad.data.place import describe, import_all
+from uad.data.sri24 import atlas_root, import_atlas, packed_atlas
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("configs", nargs="+", type=Path, help="config.yaml and overlays")
     parser.add_argument("folder", help="the folder with archives or unpacked images")
-    parser.add_argument(
-        "--mode",
-        default="symlink",
-        choices=["symlink", "hardlink", "copy"],
-        help="how unpacked images get there",
-    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,20 +23,20 @@ def run(options: argparse.Namespace) -> int:
         for name, spec in cfg.datasets.items()
         if spec.path and spec.source in ("folder", "download")
     }
-    atlases = atlas_archives(archives) if archives.is_dir() else []
-    done, found = import_all(datasets, archives, mode=options.mode, need=not atlases)
+    atlases = packed_atlas(archives) if archives.is_dir() else []
+    done, found = import_all(datasets, archives, need=not atlases)
     for name, imported in done.items():
         print(describe(name, imported))
     for name in datasets:
         if name not in done:
             print(f"{name}: nothing of it is in {archives}")
     for archive, why in found.unknown.items():
-        print(f"not used: {archive.name}: {why}")
+        if archive not in atlases:
+            print(f"not used: {archive.name}: {why}")
     root = atlas_root(cfg.preprocessing.atlas, cfg.archives)
     if atlases and root is not None:
         atlas = import_atlas(atlases, root)
         print(f"sri24: {atlas.head} and {atlas.brain.name}")
     for archive in atlases if root is None else ():
         print(f"not used: {archive.name}: preprocessing.atlas is '{cfg.preprocessing.atlas}'")
-
     return 0

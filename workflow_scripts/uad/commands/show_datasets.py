@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 from uad import config as uad_config
-from uad.core.files import read_tsv
+from uad.core.files import read_json, read_tsv
 from uad.core.paths import Tree
-from uad.data.place import atlas_root
-from uad.data.sources import Status, status, table
+from uad.data.sri24 import atlas_root
+from uad.data.status import Status, atlas_status, status, table
 
 #: Doubtful subjects shown per data set.
 MOST = 5
@@ -16,25 +16,19 @@ MOST = 5
 def statuses(cfg: uad_config.Config) -> list[Status]:
     """The state of every data set of a config, and of the atlas."""
     rows = [
-        status(
-            name,
-            spec.path,
-            cfg.archives,
-            layout=spec.layout,
-            source=spec.source,
-            modalities=spec.modalities,
-        )
+        status(name, spec.layout, spec.path or "", cfg.archives, spec.source, spec.modalities)
         for name, spec in cfg.datasets.items()
     ]
     atlas = cfg.preprocessing.atlas
     source = "download" if atlas == "download" else "folder"
-    root = atlas_root(atlas, cfg.archives)
-    return [*rows, status("sri24", root, cfg.archives, source=source)]
+    return [*rows, atlas_status(atlas_root(atlas, cfg.archives), source)]
 
 
 def verdicts(cfg: uad_config.Config) -> list[str]:
-    """What validation found, for the data sets that were validated."""
-    lines = []
+    """What validation found, for the real data sets that were validated."""
+    lines, begun = [], Path(cfg.results) / "source.json"
+    if begun.exists() and read_json(begun)["source"] == "phantom":
+        return []
     for name in cfg.datasets:
         path = Path(Tree(cfg.results).validation("tsv", name))
         if not path.exists():

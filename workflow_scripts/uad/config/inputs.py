@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from uad.core.errors import near
+from uad.core.patterns import known_layouts
 from uad.core.strict import Strict
-from uad.data.modalities import LAYOUT_MODALITIES
 
 Modality = Literal["T1", "T1CE", "T2", "FLAIR"]
 Size = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)]
@@ -26,7 +26,7 @@ class PhantomSource(Strict):
 class Dataset(Strict):
     """One data set: where its raw tree comes from and what is in it."""
 
-    layout: Literal["ixi", "brats21", "mslub"]
+    layout: str = Field(description="How its files are named; see resources/datasets.yaml.")
     source: Literal["folder", "download", "preprocessed", "phantom"] = Field(
         "folder",
         description="folder: a raw tree that is there; download: fetched into 'path'; "
@@ -46,10 +46,17 @@ class Dataset(Strict):
     )
     limit: int | None = Field(None, ge=1, description="Use only the first N subjects by name.")
 
+    @field_validator("layout")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in known_layouts():
+            raise ValueError(f"unknown layout '{value}'{near(value, known_layouts())}")
+        return value
+
     @model_validator(mode="after")
     def _modalities_exist(self) -> Dataset:
         for modality in self.modalities:
-            if modality not in LAYOUT_MODALITIES[self.layout]:
+            if modality not in known_layouts()[self.layout].modalities:
                 raise ValueError(f"the {self.layout} data set has no {modality} images")
         return self
 

@@ -1,87 +1,29 @@
-"""The public raw layouts of the data sets, and how to find the subjects in them.
-
-Layouts: IXI as unpacked from ``IXI-T1.tar`` and ``IXI-T2.tar``
-(brain-development.org), BraTS 2021 training data, MSLUB cross-sectional data
-(lit.fe.uni-lj.si, or muschellij2/open_ms_data).
-"""
+"""The subjects of a raw tree, found by the names of the files; no image is opened."""
 
 from __future__ import annotations
 
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uad.core.errors import DataError
 from uad.core.files import sha256, text_digest
-from uad.data.modalities import LAYOUT_MODALITIES
+from uad.core.patterns import LESION, known_layouts, layout_of
+from uad.data.sources import load_registry
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: How to get each data set, shown when its raw tree is missing.
-HOW_TO_GET = {
-    "ixi": (
-        "IXI (CC BY-SA 3.0): unpack IXI-T1.tar and IXI-T2.tar from "
-        "https://brain-development.org/ixi-dataset/ into IXI-T1/ and IXI-T2/"
-    ),
-    "brats21": (
-        "BraTS 2021 training data (register and accept the terms): Synapse syn25829067, or "
-        "Kaggle dschettler8845/brats-2021-task1; unpack BraTS2021_Training_Data.tar"
-    ),
-    "mslub": (
-        "MSLUB (CC BY): https://lit.fe.uni-lj.si/en/research/resources/3D-MR-MS/ ; "
-        "one folder patientXX per patient, co-registered images"
-    ),
-}
-
 #: The table of subjects of BIDS, which any raw tree may have at its root.
 PARTICIPANTS = "participants.tsv"
-#: Published tables of subjects, by layout: the file as it is, or saved as text.
-DEMOGRAPHICS = {"ixi": ("IXI.xls", "IXI.csv", "IXI.tsv")}
-
-_SUFFIXES = (".nii.gz", ".nii")
 
 
 def bids_label(name: str) -> str:
     """The public subject name as a BIDS label (letters and digits only)."""
     return re.sub(r"[^A-Za-z0-9]", "", name)
-
-
-def _first(candidates: Iterator[Path]) -> str:
-    return next((str(path) for path in candidates if path.exists()), "")
-
-
-def _ixi(root: Path, modality: str) -> Iterator[tuple[str, str, str]]:
-    folder = root / f"IXI-{modality}"
-    pattern = re.compile(rf"(IXI\d{{3}}-[A-Za-z]+-\d{{4}})-{modality}\.nii(\.gz)?")
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if match := pattern.fullmatch(path.name):
-            yield match[1], str(path), ""
-
-
-def _per_subject(pattern: str, lesions: tuple[str, ...]) -> Callable:
-    def scan(root: Path, token: str) -> Iterator[tuple[str, str, str]]:
-        folders = root.iterdir() if root.is_dir() else []
-        for folder in sorted(f for f in folders if re.fullmatch(pattern, f.name) and f.is_dir()):
-            name = folder.name
-            stems = (f"{name}_{token}", token)
-            image = _first(folder / f"{stem}{s}" for stem in stems for s in _SUFFIXES)
-            lesion = _first(
-                folder / f"{stem.format(name)}{s}" for stem in lesions for s in _SUFFIXES
-            )
-            yield name, image, lesion
-
-    return scan
-
-
-_SCANNERS = {
-    "ixi": _ixi,
-    "brats21": _per_subject(r"BraTS2021_\d{5}", ("{}_seg",)),
-    "mslub": _per_subject(r"patient\d{2}", ("{}_consensus_gt", "consensus_gt")),
-}
 
 
 def excluded_names(
@@ -117,13 +59,13 @@ def index_dataset(
     layout: str,
     root: str | Path,
     modalities: list[str],
-    exclude: dict[str, str] | None = None,
+    exclude: Mapping[str, str] | None = None,
     limit: int | None = None,
 ) -> pd.DataFrame:
-    """List the subjects of a raw tree, without opening an image.
+    """List the subjects of a raw tree.
 
     Args:
-        layout: ``ixi``, ``brats21`` or ``mslub``.
+        layout: a layout of the registry.
         root: the raw tree.
         modalities: our modality names; a subject needs a file for each.
         exclude: subjects to leave out, by public name or BIDS label, with the reason.
@@ -136,70 +78,71 @@ def index_dataset(
     Raises:
         DataError: no subject, an incomplete subject, an unknown excluded name.
     """
-    import pandas as pd
-
-    root = Path(root)
-    exclude = exclude or {}
-    table: dict[str, dict[str, tuple[str, str]]] = {}
+    patterns, root = layout_of(layout), Path(root)
     for modality in modalities:
-        token = LAYOUT_MODALITIES[layout].get(modality)
-        if token is None:
+        if modality not in patterns.modalities:
             raise DataError(f"{root}: the {layout} data set has no {modality} images.")
-        for name, image, lesion in _SCANNERS[layout](root, token):
-            table.setdefault(name, {})[modality] = (image, lesion)
-    if not table:
-        raise DataError(f"{root}: no subject in the {layout} layout. {HOW_TO_GET[layout]}.")
-    left_out = set(excluded_names(exclude, table, root).values())
-    # IXI lists T1 and T2 in two folders and some subjects have only one of them: the
-    # public set is used as it is, by those with all modalities. Elsewhere a gap is a fault.
-    names = [n for n in sorted(table) if n not in left_out]
-    gaps = [
-        f"{name} ({modality})"
-        for name in names
-        for modality in modalities
-        if not table[name].get(modality, ("", ""))[0]
-    ]
-    if gaps and layout != "ixi":
-        raise DataError(
-            f"{root}: {len(gaps)} missing image(s): {', '.join(gaps[:5])}"
-            f"{' ...' if len(gaps) > 5 else ''}. Complete the raw tree, or exclude the "
-            "subject(s) in the config with a reason."
-        )
-    names = [n for n in names if all(table[n].get(m, ("",))[0] for m in modalities)][:limit]
-    lesionless = [n for n in names if layout != "ixi" and not table[n][modalities[0]][1]]
-    if lesionless:
-        raise DataError(
-            f"{root}: no lesion mask for {', '.join(lesionless[:5])}. Complete the raw tree, or "
-            "exclude the subject(s) in the config with a reason."
-        )
+    found = patterns.scan(root)
+    if not found:
+        how = load_registry().of_layout(layout).how_to_get()
+        raise DataError(f"{root}: no subject in the {layout} layout. To have it: {how}.")
+    left_out = set(excluded_names(exclude or {}, found, root).values())
+    found = {name: files for name, files in found.items() if name not in left_out}
+    if patterns.incomplete == "skip":
+        found = {n: files for n, files in found.items() if set(modalities) <= set(files)}
+    gaps = [f"{n} ({m})" for n, files in found.items() for m in modalities if m not in files]
+    refuse_gaps(gaps, "image(s)", root)
+    names = list(found)[:limit]
+    if not patterns.healthy:
+        refuse_gaps([n for n in names if LESION not in found[n]], "lesion mask(s)", root)
     if not names:
         raise DataError(
             f"{root}: no subject has all of {', '.join(modalities)}. Import the rest (make "
             "datasets says what), or list what you have in the config: datasets.<name>.modalities."
         )
-    rows = [
+    return table_of(
         {
-            "subject": bids_label(name),
             "name": name,
-            "site": name.split("-")[1] if layout == "ixi" else layout,
+            "site": patterns.site_of(name) or layout,
             "modality": modality,
-            "image": table[name][modality][0],
-            "lesion": table[name][modality][1],
+            "image": str(found[name][modality]),
+            "lesion": str(found[name].get(LESION, "")),
         }
         for name in names
         for modality in modalities
-    ]
-    return pd.DataFrame(rows)
+    )
+
+
+def refuse_gaps(gaps: list[str], what: str, root: Path) -> None:
+    """Stop where files are missing.
+
+    Args:
+        gaps: whose, in words.
+        what: what is missing.
+        root: the tree.
+
+    Raises:
+        DataError: there are gaps; the message names the first ones.
+    """
+    if gaps:
+        raise DataError(
+            f"{root}: {len(gaps)} missing {what}: {', '.join(gaps[:5])}"
+            f"{' ...' if len(gaps) > 5 else ''}. Complete the tree, or exclude the subject(s) in "
+            "the config with a reason."
+        )
+
+
+def table_of(rows: Iterable[Mapping[str, str]]) -> pd.DataFrame:
+    """A participants table of rows that have a public ``name``."""
+    import pandas as pd
+
+    return pd.DataFrame([{"subject": bids_label(row["name"]), **row} for row in rows])
 
 
 def demographics_file(layout: str, root: str | Path) -> Path | None:
-    """The table of subjects at the root of a raw tree; of several the first, None without.
-
-    Args:
-        layout: ``ixi``, ``brats21`` or ``mslub``.
-        root: the raw tree.
-    """
-    paths = (Path(root) / name for name in (PARTICIPANTS, *DEMOGRAPHICS.get(layout, ())))
+    """The table of subjects at the root of a raw tree; of several the first, None without."""
+    ages = layout_of(layout).ages
+    paths = (Path(root) / name for name in (PARTICIPANTS, *(ages.files if ages else ())))
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -214,11 +157,12 @@ def listing_digest(root: str | Path, *, content: bool = False) -> str:
         A digest of the NIfTI files' names below ``root`` (links are followed), and of the bytes
         of the tables of subjects at its root.
     """
-    tables = {PARTICIPANTS, *(name for names in DEMOGRAPHICS.values() for name in names)}
+    ages = [layout.ages for layout in known_layouts().values() if layout.ages]
+    tables = {PARTICIPANTS, *(name for table in ages for name in table.files)}
     rows = [[p.name, sha256(p)] for p in (Path(root) / n for n in tables) if p.is_file()]
     for folder, _, files in os.walk(root, followlinks=True):
         for name in files:
-            if name.endswith(_SUFFIXES):
+            if name.endswith((".nii.gz", ".nii")):
                 path = Path(folder) / name
                 row: list[Any] = [os.path.relpath(path, root)]
                 if content:
@@ -242,7 +186,7 @@ def missing_data(datasets: Mapping[str, Any]) -> str:
         if dataset.source in ("folder", "preprocessed") and not Path(dataset.path).is_dir():
             lines += [
                 f"  {name}: no folder '{dataset.path}' (looked at {Path(dataset.path).resolve()})",
-                f"      {HOW_TO_GET[dataset.layout]}.",
+                f"      {load_registry().of_layout(dataset.layout).how_to_get()}",
             ]
     if not lines:
         return ""

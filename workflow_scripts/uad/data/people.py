@@ -1,12 +1,8 @@
-"""Ages of subjects, from a table that lies at the root of a raw tree; splits are balanced by them.
+"""Ages of subjects, from a table at the root of a raw tree; splits are balanced by them.
 
 Read are ``participants.tsv`` (BIDS: ``participant_id``, ``age``) in the tree of any data set, and
-the demographics of IXI as brain-development.org publishes them (``IXI.xls``), or the same saved
-as text (``IXI.csv``, ``IXI.tsv``). Of several files :func:`demographics_file` takes the first,
-so that a ``participants.tsv`` of one's own goes before a published table.
-
-What the table of IXI looks like (columns ``IXI_ID`` and ``AGE``, empty ages, subjects with
-several rows) is from descriptions of it; the file itself was not at hand.
+the table that a data set publishes (``ages`` of its layout), as a workbook or saved as text.
+The columns of IXI's table are from descriptions of it; the file itself was not at hand.
 """
 
 from __future__ import annotations
@@ -14,13 +10,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from uad.core.errors import DataError
+from uad.core.patterns import Ages, layout_of
 from uad.data.layouts import PARTICIPANTS, bids_label, demographics_file
 
 #: Plausible ages (years).
@@ -37,9 +33,8 @@ def add_ages(
     """Add the column ``age`` (years) to a participants table, where any age is known.
 
     Args:
-        participants: table of :func:`uad.data.layouts.index_dataset`, or of
-            :func:`uad.data.preprocessed.index_preprocessed`.
-        layout: ``ixi``, ``brats21`` or ``mslub``.
+        participants: table of :func:`uad.data.participants.index_used`.
+        layout: its layout.
         root: the raw tree.
 
     Returns:
@@ -54,11 +49,12 @@ def add_ages(
     path = demographics_file(layout, root)
     if path is None:
         return participants, {"file": None}
-    listed = _read(path)
+    published = None if path.name == PARTICIPANTS else layout_of(layout).ages
+    listed = _read(path, published)
     names = participants["name"].drop_duplicates()
-    # IXI's own table knows the first part of IXI002-Guys-0828
-    bids = path.name == PARTICIPANTS
-    keys = {name: f"sub-{bids_label(name)}" if bids else name[:6] for name in names}
+    # a published table knows the first part of IXI002-Guys-0828
+    first = published and len(published.prefix) + published.digits
+    keys = {name: name[:first] if published else f"sub-{bids_label(name)}" for name in names}
     if listed is not None and not set(listed) & set(keys.values()):
         example = f" (such as {min(listed)})" if listed else ""
         raise DataError(
@@ -81,35 +77,24 @@ def add_ages(
     return table, facts
 
 
-def _read(path: Path) -> dict[str, list[float]] | None:
+def _read(path: Path, published: Ages | None) -> dict[str, list[float]] | None:
     """The known ages of each listed subject (none: an empty list); None without ages at all."""
-    sheets = list(_workbook(path) if path.suffix == ".xls" else _text(path))
-    bids = path.name == PARTICIPANTS
-    person, age = ("participant_id", "age") if bids else ("ixi_id", "age")
-    heads = [[cell.strip().lower() for cell in rows[0]] if rows else [] for rows in sheets]
-    # the workbook has sheets with the meaning of codes beside the table
-    found = next((i for i, head in enumerate(heads) if person in head), None)
-    if found is None or (age not in heads[found] and not bids):
-        wanted = "participant_id" if bids else "IXI_ID and AGE"
-        raise DataError(
-            f"{path}: no column {wanted} in its first row, which should name the columns. "
-            "Correct or remove the file."
-        )
-    head, rows = heads[found], sheets[found]
-    if age not in head:
+    person, age = (published.subject, published.age) if published else ("participant_id", "age")
+    head, rows = _sheet(path, person, None if published is None else age)
+    if age.lower() not in head:
         return None  # BIDS asks for nothing but the name
     ages: dict[str, list[float]] = {}
-    for number, row in enumerate(rows[1:], start=2):
+    for number, row in enumerate(rows, start=2):
         cells = {name: cell.strip() for name, cell in zip(head, row, strict=False)}
-        who, text = cells.get(person, ""), cells.get(age, "")
+        who, text = cells.get(person.lower(), ""), cells.get(age.lower(), "")
         if who.lower() in _EMPTY and text.lower() in _EMPTY:
             continue
-        key = _bids_key(who) if bids else _ixi_key(who)
+        key = _key(who, published)
         if key is None:
-            form = "sub-NAME" if bids else "a number, such as 2 for IXI002"
+            form = f"a number, such as 2 for {_key('2', published)}" if published else "sub-NAME"
             raise DataError(
-                f"{path}: row {number}: '{who}' names no subject; expected is {form}. "
-                "Correct or remove the file."
+                f"{path}: row {number}: '{who}' names no subject; expected is {form}. Correct or "
+                "remove the file."
             )
         known = ages.setdefault(key, [])
         if text.lower() not in _EMPTY:
@@ -117,7 +102,21 @@ def _read(path: Path) -> dict[str, list[float]] | None:
     return ages
 
 
-def _workbook(path: Path) -> Iterator[list[list[str]]]:
+def _sheet(path: Path, person: str, age: str | None) -> tuple[list[str], list[list[str]]]:
+    """Column names (lower case) and rows of the sheet that has the columns."""
+    wanted = [column for column in (person, age) if column]
+    # a workbook has sheets with the meaning of codes beside the table
+    for sheet in _workbook(path) if path.suffix == ".xls" else [_text(path)]:
+        head = [cell.strip().lower() for cell in sheet[0]] if sheet else []
+        if {column.lower() for column in wanted} <= set(head):
+            return head, sheet[1:]
+    raise DataError(
+        f"{path}: no column {' and '.join(wanted)} in its first row, which should name the "
+        "columns. Correct or remove the file."
+    )
+
+
+def _workbook(path: Path) -> list[list[list[str]]]:
     """The cells of each sheet as text."""
     # pandas gives up its reader of this format
     import xlrd
@@ -132,20 +131,22 @@ def _workbook(path: Path) -> Iterator[list[list[str]]]:
             f"save it as {path.with_suffix('.csv').name}."
         ) from error
     errors = xlrd.error_text_from_code
-    for rows in sheets:
-        yield [
+    return [
+        [
             [errors[c.value] if c.ctype == xlrd.XL_CELL_ERROR else str(c.value) for c in row]
             for row in rows
         ]
+        for rows in sheets
+    ]
 
 
-def _text(path: Path) -> Iterator[list[list[str]]]:
+def _text(path: Path) -> list[list[str]]:
     """The cells of a text file; a spreadsheet may have written semicolons for commas."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         head = text.partition("\n")[0]
         mark = "\t" if path.suffix == ".tsv" else max(",;", key=head.count)
-        yield list(csv.reader(io.StringIO(text, newline=""), delimiter=mark))
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=mark))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{path}: cannot be read as a UTF-8 text table ({_short(error)}). Save it as that, or "
@@ -157,15 +158,14 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-def _bids_key(text: str) -> str | None:
-    label = bids_label(text.removeprefix("sub-"))
-    return f"sub-{label}" if label else None
-
-
-def _ixi_key(text: str) -> str | None:
-    """``IXI002`` for 2, 2.0 (a cell of a workbook), 002 or IXI002."""
-    match = re.fullmatch(r"(?:IXI)?(\d{1,3})(?:\.0+)?", text, re.IGNORECASE)
-    return f"IXI{int(match[1]):03d}" if match else None
+def _key(text: str, published: Ages | None) -> str | None:
+    """``IXI002`` for 2, 2.0 (a cell of a workbook), 002 or IXI002; in BIDS ``sub-<label>``."""
+    if published is None:
+        label = bids_label(text.removeprefix("sub-"))
+        return f"sub-{label}" if label else None
+    number = rf"(?:{published.prefix})?(\d{{1,{published.digits}}})(?:\.0+)?"
+    match = re.fullmatch(number, text, re.IGNORECASE)
+    return f"{published.prefix}{int(match[1]):0{published.digits}}" if match else None
 
 
 def _age(text: str, where: str) -> float:

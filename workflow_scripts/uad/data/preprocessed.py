@@ -31,23 +31,12 @@ import pandas as pd
 
 from uad.core.errors import DataError
 from uad.core.nifti import read_mask, read_volume
-from uad.data.layouts import bids_label, excluded_names
-from uad.qc.raw import RULES
+from uad.core.patterns import layout_of
+from uad.data.layouts import excluded_names, refuse_gaps, table_of
+from uad.data.sources import load_registry
 
-#: Where a data set may lie below the root, and below which folders that may lie again.
-FOLDERS = {
-    "ixi": ("Train/ixi", "IXI", "ixi"),
-    "brats21": ("Test/Brats21", "Brats21", "brats21"),
-    "mslub": ("Test/MSLUB", "MSLUB", "mslub"),
-}
+#: Below which folders that of a data set may lie.
 ABOVE = ("", "Data", "v4correctedN4_non_iso_cut", "processed_data/v4correctedN4_non_iso_cut")
-#: What a modality is called in folder and file names, upper or lower case.
-TOKENS = {"T1": "t1", "T1CE": "t1ce", "T2": "t2", "FLAIR": "flair"}
-
-_SHAPE = (
-    "expected <root>/{folder}/{{t2,...}}/NAME_t2.nii.gz with mask/NAME_mask.nii.gz"
-    " (and seg/NAME_seg.nii.gz), the tree of the pDDPM README"
-)
 
 
 def dataset_folder(root: str | Path, layout: str) -> Path:
@@ -56,27 +45,33 @@ def dataset_folder(root: str | Path, layout: str) -> Path:
     Raises:
         DataError: there is none.
     """
-    root = Path(root)
-    places = [root, *(root / above / folder for above in ABOVE for folder in FOLDERS[layout])]
+    root, folders = Path(root), load_registry().of_layout(layout).preprocessed
+    places = [root, *(root / above / folder for above in ABOVE for folder in folders)]
     for place in places:
-        if any(_folders(place, token) for token in TOKENS.values()):
+        if any(_folders(place, modality) for modality in layout_of(layout).modalities):
             return place
-    raise DataError(
-        f"{root}: no preprocessed {layout} data; {_SHAPE.format(folder=FOLDERS[layout][0])}."
+    raise DataError(f"{root}: no preprocessed {layout} data; {_expected(folders)}.")
+
+
+def _expected(folders: list[str]) -> str:
+    return (
+        f"expected <root>/{folders[0]}/{{t2,...}}/NAME_t2.nii.gz with mask/NAME_mask.nii.gz"
+        " (and seg/NAME_seg.nii.gz), the tree of the pDDPM README"
     )
 
 
-def _folders(place: Path, token: str) -> list[Path]:
+def _folders(place: Path, name: str) -> list[Path]:
+    """Folders of this name, upper or lower case."""
     if not place.is_dir():
         return []
-    return sorted(f for f in place.iterdir() if f.is_dir() and f.name.lower() == token)
+    return sorted(f for f in place.iterdir() if f.is_dir() and f.name.lower() == name.lower())
 
 
-def _files(place: Path, token: str) -> dict[str, str]:
-    """Files ``NAME_<token>.nii.gz`` of the folder ``<token>``, by NAME."""
-    pattern = re.compile(rf"(.+)_{token}\.nii(\.gz)?", re.IGNORECASE)
+def _files(place: Path, kind: str) -> dict[str, str]:
+    """Files ``NAME_<kind>.nii.gz`` of the folder ``<kind>``, by NAME."""
+    pattern = re.compile(rf"(.+)_{kind}\.nii(\.gz)?", re.IGNORECASE)
     found = {}
-    for folder in _folders(place, token):
+    for folder in _folders(place, kind):
         for path in sorted(folder.iterdir()):
             if match := pattern.fullmatch(path.name):
                 found.setdefault(match[1], str(path))
@@ -94,7 +89,7 @@ def index_preprocessed(
 
     Args:
         root: the tree, or the folder of one data set in it.
-        layout: ``ixi``, ``brats21`` or ``mslub``.
+        layout: a layout of the registry.
         modalities: our modality names; a subject needs a file for each.
         exclude: subjects to leave out, by public name or BIDS label, with the reason.
         limit: keep the first that many subjects by name.
@@ -106,41 +101,34 @@ def index_preprocessed(
     Raises:
         DataError: no subject, an incomplete subject, an unknown excluded name.
     """
-    place, exclude = dataset_folder(root, layout), exclude or {}
-    images = {modality: _files(place, TOKENS[modality]) for modality in modalities}
+    place, patterns = dataset_folder(root, layout), layout_of(layout)
+    images = {modality: _files(place, modality) for modality in modalities}
     masks, lesions = _files(place, "mask"), _files(place, "seg")
     names = sorted({n for files in images.values() for n in files})
-    left_out = set(excluded_names(exclude, names, place).values())
-    names = [n for n in names if n not in left_out and re.fullmatch(RULES[layout].name, n)]
-    if layout == "ixi":  # some of its subjects have one modality only, as in the raw set
+    left_out = set(excluded_names(exclude or {}, names, place).values())
+    names = [n for n in names if n not in left_out and re.fullmatch(patterns.subject, n)]
+    if patterns.incomplete == "skip":
         names = [n for n in names if all(n in images[m] for m in modalities)]
-    needed = {**images, "brain mask": masks} | ({"lesion": lesions} if layout != "ixi" else {})
+    needed = {**images, "brain mask": masks} | ({} if patterns.healthy else {"lesion": lesions})
     gaps = [f"{name} ({what})" for name in names for what in needed if name not in needed[what]]
-    if gaps:
-        raise DataError(
-            f"{place}: {len(gaps)} missing file(s): {', '.join(gaps[:5])}"
-            f"{' ...' if len(gaps) > 5 else ''}. Complete the tree, or exclude the subject(s) in "
-            "the config with a reason."
-        )
+    refuse_gaps(gaps, "file(s)", place)
     if not names:
         raise DataError(
             f"{place}: no subject of {layout} has all of {', '.join(modalities)}; "
-            f"{_SHAPE.format(folder=FOLDERS[layout][0])}."
+            f"{_expected(load_registry().of_layout(layout).preprocessed)}."
         )
-    rows = [
+    return table_of(
         {
-            "subject": bids_label(name),
             "name": name,
-            "site": name.split("-")[1] if layout == "ixi" else layout,
+            "site": patterns.site_of(name) or layout,
             "modality": modality,
             "image": images[modality][name],
-            "lesion": "" if layout == "ixi" else lesions[name],
+            "lesion": "" if patterns.healthy else lesions[name],
             "mask": masks[name],
         }
         for name in names[:limit]
         for modality in modalities
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 @dataclass(frozen=True)

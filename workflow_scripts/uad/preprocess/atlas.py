@@ -95,7 +95,7 @@ def prepare_atlas(
             is not positive.
         DataError: the folder does not hold it, or what it holds does not look like it.
     """
-    from uad.data.place import atlas_source
+    from uad.data.sri24 import atlas_source
 
     if spacing <= 0:
         raise ConfigError(f"the voxel size must be positive, not {spacing}")

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uad.core.errors import ConfigError, DataError, near
+from uad.core.patterns import known_layouts
 from uad.data.layouts import bids_label
-from uad.data.modalities import LAYOUT_MODALITIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +128,7 @@ def _problems(decision: Decision, datasets: Mapping[str, Sequence[str]] | None) 
     """What is wrong with one row, for itself."""
     if datasets is not None and decision.dataset not in datasets:
         yield f"unknown data set '{decision.dataset}'{near(decision.dataset, datasets)}"
-    modalities = {m for layout in LAYOUT_MODALITIES.values() for m in layout} | {ALL}
+    modalities = {m for layout in known_layouts().values() for m in layout.modalities} | {ALL}
     if decision.modality not in modalities:
         yield f"unknown modality '{decision.modality}'{near(decision.modality, modalities)}"
     if not decision.subject:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from uad.core.patterns import Layout, layout_of
 from uad.qc.raw_image import Image, dice, read_raw, reason
 from uad.qc.raw_mask import Lesion, brain_mask_measures, lesion_measures
 
@@ -23,8 +24,7 @@ class Rules:
     """What a layout promises.
 
     Attributes:
-        name: pattern of a public subject name.
-        file: pattern of every file name that belongs to the layout.
+        layout: its patterns.
         labels: values of a lesion mask other than 0.
         stripped: the images have no skull; None: to be found out.
         coregistered: all images of a subject share one grid.
@@ -32,40 +32,24 @@ class Rules:
         preprocessed: registered and corrected by somebody else; masks were warped.
     """
 
-    name: str
-    file: str
-    labels: frozenset[int] = frozenset()
-    stripped: bool | None = None
-    coregistered: bool = True
-    one_grid: bool = False
+    layout: Layout
+    labels: frozenset[int]
+    stripped: bool | None
+    coregistered: bool
+    one_grid: bool
     preprocessed: bool = False
-
-
-RULES = {
-    "ixi": Rules(
-        name=r"IXI\d{3}-(Guys|HH|IOP)-\d{4}",
-        file=r"IXI\d{3}-[A-Za-z]+-\d{4}-(T1|T2|PD|MRA|DTI-\d\d)",
-        stripped=False,
-        coregistered=False,
-    ),
-    "brats21": Rules(
-        name=r"BraTS2021_\d{5}",
-        file=r"BraTS2021_\d{5}_(flair|t1|t1ce|t2|seg)",
-        labels=frozenset({1, 2, 4}),
-        stripped=True,
-        one_grid=True,
-    ),
-    "mslub": Rules(
-        name=r"patient\d{2}",
-        file=r"(patient\d{2}_)?(T1W|T1WKS|T2W|FLAIR|brainmask|consensus_gt)",
-        labels=frozenset({1}),
-    ),
-}
 
 
 def rules_of(layout: str, rows: pd.DataFrame) -> Rules:
     """What the scans of a participants table promise; only preprocessed ones have brain masks."""
-    rules = RULES[layout]
+    patterns = layout_of(layout)
+    rules = Rules(
+        layout=patterns,
+        labels=frozenset(patterns.labels or ()),
+        stripped={"whole": False, "stripped": True, "auto": None}[patterns.head],
+        coregistered=patterns.grid != "scan",
+        one_grid=patterns.grid == "data set",
+    )
     if "mask" in rows:  # cropped one by one, and fractions at the edges of a mask are expected
         labels = frozenset(range(1, max(rules.labels, default=0) + 1))
         return replace(rules, labels=labels, stripped=True, one_grid=False, preprocessed=True)

@@ -6,7 +6,6 @@ stands in the list :data:`CHECKS`; the functions below it compare a scan with ot
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -139,7 +138,7 @@ def _check_scan(index: Any, scan: Mapping[str, Any], rules: Rules) -> Iterator[F
 
 def _check_names(table: pd.DataFrame, rules: Rules) -> Iterator[Finding]:
     for scan in table.itertuples():
-        if not re.fullmatch(rules.name, scan.name):
+        if not rules.layout.is_public(scan.name):
             yield scan.Index, WARNING, f"'{scan.name}' is no public name of this data set"
     number = table["name"].str.extract(r"^(IXI\d{3})-")[0]
     for by, sentence in (

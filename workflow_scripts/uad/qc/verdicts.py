@@ -6,7 +6,6 @@ Nothing is excluded here: a fault is a recommendation, the decision stands in th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from uad.core.errors import DataError
-from uad.qc.raw import RULES
+from uad.core.patterns import layout_of
 from uad.qc.raw_checks import FAULT, SEPARATOR, WARNING
 
 VERDICTS = ("used", "used with warning", "should be excluded", "excluded")
@@ -96,14 +95,9 @@ def stray_files(layout: str, root: str | Path) -> list[str]:
 
     The index passes over them without a word; a misspelt name is better said.
     """
-    root, known = Path(root), RULES[layout].file
-    paths = (path for path in sorted(root.rglob("*.nii*")) if path.is_file())
-    return [
-        str(path.relative_to(root))
-        for path in paths
-        if not re.fullmatch(rf"({known})\.nii(\.gz)?", path.name)
-        and not (layout == "mslub" and "raw" in path.relative_to(root).parts)
-    ]
+    root, patterns = Path(root), layout_of(layout)
+    paths = (path.relative_to(root) for path in sorted(root.rglob("*.nii*")) if path.is_file())
+    return [str(path) for path in paths if not patterns.is_known(path.as_posix())]
 
 
 def refuse_unusable(dataset: str, checked: pd.DataFrame) -> None:

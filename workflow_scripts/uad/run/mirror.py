@@ -16,7 +16,6 @@ from uad.config import Config, Dataset
 from uad.core.errors import DataError
 from uad.core.files import read_tsv
 from uad.core.paths import Tree
-from uad.data.modalities import LAYOUT_MODALITIES
 from uad.data.participants import index_used
 from uad.data.sources import DataSet, load_registry
 from uad.phantom import subject_names
@@ -157,7 +156,7 @@ class Mirror:
                 "shared preprocessed tree cannot be stood in for. Set "
                 f"datasets.{name}.source to folder to plan with raw scans."
             )
-        known = load_registry().get(spec.layout)
+        known = load_registry().of_layout(spec.layout)
         if spec.source == "phantom":
             count = spec.phantom.subjects
         else:
@@ -174,12 +173,9 @@ class Mirror:
         if root.is_absolute() or not self._place(root).resolve().is_relative_to(self.root):
             root = Path("stand-ins") / name
             self._moved.setdefault("datasets", {})[name] = {"path": str(root)}
-        tokens = {LAYOUT_MODALITIES[spec.layout][modality] for modality in spec.modalities}
-        kinds = tokens | (set(known.tree.kinds) - set(LAYOUT_MODALITIES[spec.layout].values()))
         for subject in subject_names(spec.layout, count, self.cfg.seed):
-            for kind in kinds:
-                place = known.tree.place.format(subject=subject, kind=kind, suffix=".nii.gz")
-                path = self._place(root / place)
+            for role in known.layout.needs(spec.modalities):
+                path = self._place(root / known.layout.path(subject, role))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
         return root, count
@@ -213,7 +209,7 @@ class Mirror:
 
 def _raw_bytes(known: DataSet, spec: Dataset) -> int | None:
     """Bytes of a raw tree as the registry knows them; of a download, its archives, too."""
-    files = known.files_for(known.kinds_for(spec.modalities))[: 1 if known.any_file else None]
+    files = known.files_for(known.layout.needs(spec.modalities))[: 1 if known.any_file else None]
     archives = [file.bytes for file in files]
     if None in archives:
         return None

@@ -42,7 +42,7 @@ def home(tmp_path, monkeypatch, root):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(shelf))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     for file in registry["datasets"]["ixi"]["files"]:
-        scans = tmp_path / file["kind"]
+        scans = tmp_path / file["modality"]
         scans.mkdir()
         with tarfile.open(shelf / file["name"], "w") as archive:
             for i in range(6):

@@ -1,4 +1,4 @@
-"""Raw layouts and the slice store."""
+"""Tables and the slice store."""
 
 import tracemalloc
 
@@ -8,7 +8,6 @@ import pytest
 
 from uad.core.errors import DataError
 from uad.core.files import read_tsv, write_tsv
-from uad.data.layouts import index_dataset, missing_data
 from uad.preprocess.slices import (
     eligible_slices,
     names_in,
@@ -20,91 +19,6 @@ from uad.preprocess.slices import (
     write_store,
     write_volumes,
 )
-
-
-def touch(root, *names):
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-
-def brats(root, n, suffixes=("flair", "t1", "t1ce", "t2", "seg")):
-    for i in range(n):
-        name = f"BraTS2021_{i:05d}"
-        touch(root, *(f"{name}/{name}_{s}.nii.gz" for s in suffixes))
-    return root
-
-
-# --- index
-
-
-def test_ixi_is_indexed_by_the_subjects_that_have_all_modalities(tmp_path):
-    touch(
-        tmp_path,
-        "IXI-T1/IXI002-Guys-0828-T1.nii.gz",
-        "IXI-T1/IXI012-HH-1211-T1.nii.gz",
-        "IXI-T2/IXI012-HH-1211-T2.nii.gz",
-        "IXI-T2/IXI035-IOP-0873-T2.nii.gz",
-        "IXI-T2/readme.txt",
-    )
-    table = index_dataset("ixi", tmp_path, ["T1", "T2"])
-    assert table["name"].unique().tolist() == ["IXI012-HH-1211"]
-    assert table["subject"].unique().tolist() == ["IXI012HH1211"]
-    assert table["site"].unique().tolist() == ["HH"]
-    assert table["lesion"].unique().tolist() == [""]
-    assert len(index_dataset("ixi", tmp_path, ["T2"])) == 2
-
-
-def test_brats_and_mslub_are_indexed_with_their_lesion_masks(tmp_path):
-    table = index_dataset("brats21", brats(tmp_path / "b", 2), ["T1CE", "FLAIR"])
-    assert len(table) == 4
-    assert table.iloc[0]["image"].endswith("BraTS2021_00000/BraTS2021_00000_t1ce.nii.gz")
-    assert table.iloc[0]["lesion"].endswith("BraTS2021_00000_seg.nii.gz")
-    for stem in ("patient07/patient07_T2W", "patient07/patient07_consensus_gt"):
-        touch(tmp_path / "m", f"{stem}.nii.gz")
-    touch(tmp_path / "m", "patient08/T2W.nii.gz", "patient08/consensus_gt.nii.gz")
-    table = index_dataset("mslub", tmp_path / "m", ["T2"])
-    assert table["subject"].tolist() == ["patient07", "patient08"]
-    assert all(table["lesion"].str.endswith("consensus_gt.nii.gz"))
-
-
-def test_a_missing_image_is_named_and_can_be_excluded_by_config(tmp_path):
-    brats(tmp_path, 3)
-    (tmp_path / "BraTS2021_00001/BraTS2021_00001_t2.nii.gz").unlink()
-    with pytest.raises(DataError, match=r"BraTS2021_00001 \(T2\).*exclude"):
-        index_dataset("brats21", tmp_path, ["T2"])
-    table = index_dataset("brats21", tmp_path, ["T2"], exclude={"BraTS2021_00001": "no T2"})
-    assert len(table) == 2
-
-
-def test_a_missing_lesion_mask_an_unknown_exclusion_and_an_empty_tree_are_refused(tmp_path):
-    brats(tmp_path, 2)
-    (tmp_path / "BraTS2021_00001/BraTS2021_00001_seg.nii.gz").unlink()
-    with pytest.raises(DataError, match="no lesion mask for BraTS2021_00001"):
-        index_dataset("brats21", tmp_path, ["T2"])
-    with pytest.raises(DataError, match="'BraTS2021_9' is not there"):
-        index_dataset("brats21", tmp_path, ["T2"], exclude={"BraTS2021_9": "typo"})
-    with pytest.raises(DataError, match="no subject in the ixi layout.*brain-development"):
-        index_dataset("ixi", tmp_path, ["T2"])
-
-
-def test_missing_raw_trees_are_explained_together(content):
-    from uad.config import load
-
-    message = missing_data(load(content).datasets)
-    for part in (
-        "data/ixi",
-        "brain-development.org",
-        "syn25829067",
-        "lit.fe.uni-lj.si",
-        "make demo",
-    ):
-        assert part in message
-    assert len(message.splitlines()) < 24
-
-
-# --- tables and stores on disk
 
 
 def test_tsv_round_trip_keeps_names_and_gaps(tmp_path):

@@ -1,0 +1,525 @@
+"""Transfers from a server that misbehaves on purpose."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from uad.core.errors import DataError
+from uad.data import disk, fetch, progress_bar
+from uad.data.fetch import finished
+from uad.data.sources import File
+
+BODY = hashlib.sha256(b"seed").digest() * 8192  # 256 KiB
+OTHER = hashlib.sha256(b"other").digest() * 8192
+NAME = "scans.tar"
+FINISHED = [f".{NAME}.lock", NAME, f"{NAME}.checksum.json"]
+NOTHING = [f".{NAME}.lock"]
+
+
+# --- the server
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers with the next behaviour of its server, the last one for ever."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        server = self.server
+        with server.guard:
+            server.asked.append(
+                {"path": self.path, **{k.lower(): v for k, v in self.headers.items()}}
+            )
+            behave = server.script.pop(0) if len(server.script) > 1 else server.script[0]
+        with contextlib.suppress(ConnectionError):
+            behave(self)
+
+    def log_message(self, *_):
+        pass
+
+    def head(self, code, length=None, **headers):
+        self.send_response(code)
+        headers |= {} if length is None else {"Content_Length": str(length)}
+        for key, value in {**headers, "Connection": "close"}.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.end_headers()
+        self.close_connection = True
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.guard = threading.Lock()
+        self.asked, self.script = [], []
+        self.url = f"http://127.0.0.1:{self.server_port}/{NAME}"
+        self.mirror = self.url.replace(NAME, f"mirror/{NAME}")
+
+    def offsets(self):
+        return [request.get("range") for request in self.asked]
+
+
+@pytest.fixture(scope="module")
+def running():
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Nobody waits; how long it would have been."""
+    waits = []
+    monkeypatch.setattr(fetch.time, "sleep", waits.append)
+    monkeypatch.setattr(fetch, "ATTEMPTS", 4)
+    monkeypatch.setattr(fetch, "PATIENCE", 5.0)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return waits
+
+
+@pytest.fixture
+def server(running, waits):
+    running.asked, running.script = [], []
+    return running
+
+
+def whole(body=BODY, *, tag='"v1"', count=None, hold=None, **headers):
+    """A good server: honours Range, and If-Range by the entity tag; or one that gives ``count``
+    bytes, holds them for ``hold`` seconds or until an event, and breaks off."""
+
+    def behave(handler):
+        start, code = 0, 200
+        extra = {"ETag": tag} if tag else {}
+        wanted = handler.headers.get("Range")
+        if wanted and handler.headers.get("If-Range", tag) == tag:
+            start, code = int(wanted.removeprefix("bytes=").rstrip("-")), 206
+            extra["Content_Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        handler.head(code, len(body) - start, **extra, **headers)
+        handler.wfile.write(body[start : None if count is None else start + count])
+        handler.wfile.flush()
+        if isinstance(hold, float):
+            threading.Event().wait(hold)
+        elif hold:
+            hold.wait(60)
+            handler.wfile.write(body[start + count :])
+        if count is not None and not isinstance(hold, threading.Event):
+            handler.connection.shutdown(socket.SHUT_RDWR)
+
+    return behave
+
+
+def answer(code, text=b"no", **headers):
+    def behave(handler):
+        handler.head(code, len(text), **headers)
+        handler.wfile.write(text)
+
+    return behave
+
+
+def checksum(body, algorithm="md5"):
+    return f"{algorithm}:{hashlib.new(algorithm, body).hexdigest()}"
+
+
+def entry(server, *, known="md5", urls=None):
+    return File(name=NAME, urls=urls or [server.url], checksum=known and checksum(BODY, known))
+
+
+def ask(server, folder, file=None, shown=False):
+    return fetch.fetch(file or entry(server), folder, shown)
+
+
+def left(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
+# --- a file that comes
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "sha256"])
+def test_a_file_is_fetched_verified_and_never_asked_for_again(server, tmp_path, algorithm):
+    server.script = [whole()]
+    file = entry(server, known=algorithm)
+    got = ask(server, tmp_path, file)
+    assert got.path.read_bytes() == BODY
+    assert (got.verified, got.checksum, got.url) == (True, file.checksum, server.url)
+    assert left(tmp_path) == FINISHED
+    assert ask(server, tmp_path, file) == got
+    assert len(server.asked) == 1
+
+
+def test_a_finished_file_is_hashed_again_only_if_its_date_changes(server, tmp_path, monkeypatch):
+    server.script = [whole()]
+    ask(server, tmp_path)
+    hashed, real = [], fetch.digest
+    monkeypatch.setattr(fetch, "digest", lambda *a, **k: hashed.append(1) or real(*a, **k))
+    ask(server, tmp_path)
+    assert hashed == []
+    os.utime(tmp_path / NAME, (1, 1))
+    ask(server, tmp_path)
+    ask(server, tmp_path)
+    assert hashed == [1] and len(server.asked) == 1
+
+
+def test_a_file_that_the_user_put_there_is_verified_and_used(server, tmp_path):
+    (tmp_path / NAME).write_bytes(BODY)
+    got = ask(server, tmp_path)
+    assert (got.verified, got.url, server.asked) == (True, None, [])
+    assert ask(server, tmp_path) == got
+
+
+def test_another_file_of_this_name_is_not_touched(server, tmp_path):
+    (tmp_path / NAME).write_bytes(b"my own")
+    with pytest.raises(DataError, match="not the published one .* Remove it"):
+        ask(server, tmp_path)
+    assert (tmp_path / NAME).read_bytes() == b"my own"
+
+
+def test_without_a_published_checksum_it_is_recorded_and_unverified(server, tmp_path):
+    server.script = [whole()]
+    file = entry(server, known=None)
+    got = ask(server, tmp_path, file)
+    assert (got.verified, got.checksum) == (False, checksum(BODY, "sha256"))
+    record = json.loads((tmp_path / f"{NAME}.checksum.json").read_text())
+    assert (record["checksum"], record["verified"]) == (got.checksum, False)
+    assert finished(file, tmp_path) == got
+    (tmp_path / NAME).write_bytes(OTHER)
+    with pytest.raises(DataError, match="changed since it was first used"):
+        finished(file, tmp_path)
+
+
+# --- progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_the_bar_and_the_messages_the_log_gets_lines(
+    server, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(progress_bar, "FIRST_LINE", 0.0)
+    server.script = [answer(503), whole()]
+    terminal = Terminal()
+    ask(server, tmp_path, shown=terminal)
+    shown, log = terminal.getvalue(), capsys.readouterr()
+    assert f"{NAME}:   0%|" in shown and f"checking {NAME}" in shown
+    assert "the server answered 503" in shown and "the server answered 503" in log.err
+    assert f"{NAME}: 262 kB of 262 kB" in log.err
+    assert "%|" not in log.err and "\r" not in log.err and log.out == ""
+
+
+def test_a_terminal_that_was_closed_does_not_end_a_transfer(server, tmp_path):
+    class Gone(Terminal):
+        def write(self, _):
+            raise OSError(errno.EIO, "gone")
+
+    server.script = [answer(503), whole()]
+    assert ask(server, tmp_path, shown=Gone()).verified
+
+
+def test_a_log_is_not_flooded(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: now[0])
+    with progress_bar.Progress("big.tar", 1000_000, True) as bar:
+        for _ in range(1000):
+            now[0] += 5.0
+            bar.add(1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert 10 <= len(lines) <= 20 and lines[0] == "big.tar: 1 kB of 1.0 MB"
+
+
+# --- a transfer that breaks off
+
+
+def test_a_cut_transfer_goes_on_where_it_broke_off(server, tmp_path):
+    server.script = [whole(count=100_000), whole(count=50_000), whole()]
+    assert ask(server, tmp_path).path.read_bytes() == BODY
+    assert server.offsets() == [None, "bytes=100000-", "bytes=150000-"]
+    assert [r.get("if-range") for r in server.asked] == [None, '"v1"', '"v1"']
+    assert left(tmp_path) == FINISHED
+
+
+def test_a_stalled_transfer_goes_on(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "PATIENCE", 0.2)
+    server.script = [whole(count=100_000, hold=1.0), whole()]
+    assert ask(server, tmp_path).verified
+    assert server.offsets() == [None, "bytes=100000-"]
+
+
+def test_a_later_call_goes_on_with_the_part(server, tmp_path):
+    server.script = [whole(count=10_000)]
+    with pytest.raises(DataError, match=r"broke off at 40 kB of 262 kB \(4 attempts\)") as error:
+        ask(server, tmp_path)
+    assert "it goes on after 40 kB" in str(error.value)
+    assert not (tmp_path / NAME).exists()
+    server.script, server.asked = [whole()], []
+    assert ask(server, tmp_path).path.read_bytes() == BODY
+    assert server.offsets() == ["bytes=40000-"]
+    assert left(tmp_path) == FINISHED
+
+
+def test_a_killed_process_leaves_a_part_that_the_next_one_uses(server, tmp_path):
+    server.script = [whole(count=100_000, hold=60.0), whole()]
+    with process(server, tmp_path) as child:
+        until(lambda: disk.size_of(tmp_path / f"{NAME}.part") == 100_000)
+        child.kill()
+    assert not (tmp_path / NAME).exists()
+    assert ask(server, tmp_path).verified
+    assert server.offsets() == [None, "bytes=100000-"]
+
+
+def test_a_part_that_is_complete_needs_no_server(server, tmp_path):
+    server.script = [whole(count=10_000)]
+    with pytest.raises(DataError):
+        ask(server, tmp_path)
+    (tmp_path / f"{NAME}.part").write_bytes(BODY)
+    server.asked = []
+    assert ask(server, tmp_path).verified and server.asked == []
+
+
+def test_progress_starts_the_count_of_failures_anew(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "WORTH", 40_000)
+    server.script = [whole(count=40_000)]
+    assert ask(server, tmp_path).verified
+    assert len(server.asked) == -(-len(BODY) // 40_000)
+
+
+def part_of_another(**fault):
+    """An answer to a request for the rest that is not the rest."""
+
+    def behave(handler):
+        start, total = fault.get("start", 100_000), fault.get("total", len(BODY))
+        headers = {"ETag": fault.get("tag", '"v1"')}
+        if "span" not in fault:
+            headers["Content_Range"] = f"bytes {start}-{total - 1}/{total}"
+        handler.head(206, len(BODY) - start, **headers)
+        handler.wfile.write(OTHER[start:])
+
+    return behave
+
+
+#: What follows on a cut transfer of 100 kB; whether the server names versions; whether a checksum
+#: is known; and whether the rest is asked for first.
+NOT_JOINED = {
+    "a server without range": (
+        [lambda h: (h.head(200, len(BODY)), h.wfile.write(BODY))],
+        True,
+        True,
+        True,
+    ),
+    "a changed file": ([whole(OTHER, tag='"old"')], True, True, True),
+    "a refused range": ([answer(416)], True, True, True),
+    "another version": ([part_of_another(tag='"v2"')], True, False, True),
+    "another length": ([part_of_another(total=len(BODY) + 1)], True, False, True),
+    "another place": ([part_of_another(start=100_001)], True, False, True),
+    "no place": ([part_of_another(span=None)], True, False, True),
+    "neither version nor checksum": ([], False, False, False),
+}
+
+
+@pytest.mark.parametrize("case", NOT_JOINED)
+def test_what_cannot_be_joined_is_fetched_anew(server, tmp_path, case):
+    follow, tagged, known, asked = NOT_JOINED[case]
+    tag = '"v1"' if tagged else None
+    if case == "a changed file":
+        follow, first = [], whole(OTHER, tag='"old"', count=100_000)
+    else:
+        first = whole(count=100_000, tag=tag)
+    server.script = [first, *follow, whole(tag=tag)]
+    assert (
+        ask(server, tmp_path, entry(server, known="md5" if known else None)).path.read_bytes()
+        == BODY
+    )
+    assert server.offsets()[1] == ("bytes=100000-" if asked else None)
+
+
+def test_what_comes_anew_each_time_is_no_progress(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "WORTH", 50_000)
+    server.script = [whole(count=100_000, tag=None)]
+    with pytest.raises(DataError, match=r"broke off at 100 kB of 262 kB \(4 attempts\)"):
+        ask(server, tmp_path, entry(server, known=None))
+    assert server.offsets() == [None] * 4
+
+
+def test_a_server_that_gives_less_than_asked_for_is_asked_for_the_rest(server, tmp_path):
+    def piece(handler):
+        span = f"bytes 100000-179999/{len(BODY)}"
+        handler.head(206, 80_000, Content_Range=span, ETag='"v1"')
+        handler.wfile.write(BODY[100_000:180_000])
+
+    server.script = [whole(count=100_000), piece, whole()]
+    assert ask(server, tmp_path, entry(server, known=None)).path.read_bytes() == BODY
+    assert server.offsets() == [None, "bytes=100000-", "bytes=180000-"]
+
+
+def test_a_mixture_of_two_files_is_found_by_its_checksum(server, tmp_path):
+    server.script = [whole(OTHER, count=100_000, tag=None), whole(tag=None)]
+    assert ask(server, tmp_path).path.read_bytes() == BODY
+    assert server.offsets() == [None, "bytes=100000-", None]
+
+
+def test_a_part_of_another_address_is_not_used(server, tmp_path):
+    server.script = [whole(count=100_000), answer(404), whole()]
+    assert ask(server, tmp_path, entry(server, urls=[server.url, server.mirror])).verified
+    assert server.offsets() == [None, "bytes=100000-", None]
+    assert server.asked[-1]["path"].startswith("/mirror")
+
+
+def test_redirects_are_followed_also_when_resuming(server, tmp_path):
+    moved = answer(302, Location="/moved")
+    server.script = [moved, whole(count=100_000), moved, whole()]
+    assert ask(server, tmp_path).path.read_bytes() == BODY
+    assert [r["path"] for r in server.asked] == [f"/{NAME}", "/moved", f"/{NAME}", "/moved"]
+    assert server.offsets()[-1] == "bytes=100000-"
+
+
+# --- a server that refuses
+
+
+def test_500_then_fine_with_growing_waits(server, tmp_path, waits):
+    server.script = [answer(500), answer(502), answer(503, Retry_After="7"), whole()]
+    assert ask(server, tmp_path).verified
+    assert waits == [1.0, 2.0, 7.0]
+
+
+REFUSALS = {
+    "404": ([answer(404)], 1, "404 Not Found: there is no such file any more"),
+    "403": ([answer(403)], 1, "403 Forbidden: it refuses; some hosts refuse whole networks"),
+    "500": ([answer(500)], 4, r"500 Internal Server Error \(4 attempts\)"),
+    "429": ([answer(429)], 4, r"429 Too Many Requests \(4 attempts\)"),
+    "page": ([answer(200, b"<p>log in", Content_Type="text/html; charset=utf-8")], 1, "a web page"),
+    "page as tar": ([answer(200, b"\n<!DOCTYPE html><p>log in")], 1, "a web page"),
+    "redirect in a circle": ([answer(302, Location=f"/{NAME}")], None, "redirects in a circle"),
+    "checksum": ([whole(OTHER)], 1, "another checksum .* and was removed"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_refusal_is_one_message_and_leaves_nothing(server, tmp_path, case):
+    server.script, requests, message = list(REFUSALS[case][0]), *REFUSALS[case][1:]
+    with pytest.raises(DataError, match=message) as error:
+        ask(server, tmp_path)
+    assert str(error.value).startswith(f"{NAME} could not be downloaded:\n")
+    assert f"put it into {tmp_path}" in str(error.value)
+    assert left(tmp_path) == NOTHING
+    assert requests is None or len(server.asked) == requests
+
+
+def test_a_dead_host_is_one_message(tmp_path, waits):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/{NAME}"
+    with pytest.raises(DataError, match=r"no connection to 127.0.0.1 \(4 attempts\)"):
+        fetch.fetch(File(name=NAME, urls=[url]), tmp_path, False)
+    assert waits == [1.0, 2.0, 4.0]
+    assert left(tmp_path) == NOTHING
+
+
+def test_the_second_address_is_asked_when_the_first_refuses(server, tmp_path):
+    both = entry(server, urls=[server.url, server.mirror])
+    server.script = [answer(403), whole()]
+    assert ask(server, tmp_path, both).url == server.mirror
+    server.script = [answer(404)]
+    with pytest.raises(DataError) as error:
+        ask(server, tmp_path / "other", both)
+    assert str(error.value).count("404") == 2
+
+
+def test_a_file_without_an_address_says_so(tmp_path):
+    with pytest.raises(DataError, match="no public address; get it by hand"):
+        fetch.fetch(File(name=NAME), tmp_path)
+
+
+# --- a disk that is full
+
+
+def free(monkeypatch, count):
+    usage = disk.shutil.disk_usage("/")
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage._replace(free=count))
+
+
+def test_the_room_is_checked_before_the_first_byte(server, tmp_path, monkeypatch):
+    server.script = [whole()]
+    free(monkeypatch, 200_000)
+    with pytest.raises(DataError, match="needs 262 kB, but only 200 kB are free"):
+        ask(server, tmp_path)
+    assert left(tmp_path) == NOTHING
+
+
+def test_a_disk_that_fills_up_leaves_nothing(server, tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, data):
+            if self.tell() + len(data) > 1000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    monkeypatch.setattr(fetch, "open", Full, raising=False)
+    server.script = [lambda h: (h.head(200), h.wfile.write(BODY))]  # no length: no check before
+    with pytest.raises(DataError, match="the disk is full"):
+        ask(server, tmp_path, entry(server, known=None))
+    assert left(tmp_path) == NOTHING
+
+
+# --- two at once
+
+
+@contextlib.contextmanager
+def process(server, folder):
+    code = (
+        "from uad.data.fetch import fetch; from uad.data.sources import File;"
+        f"fetch(File(name={NAME!r}, urls=[{server.url!r}], checksum={checksum(BODY)!r}),"
+        f" {str(folder)!r})"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_two_processes_fetch_once(server, tmp_path):
+    go_on = threading.Event()
+    server.script = [whole(count=1000, hold=go_on)]
+    with process(server, tmp_path) as one:
+        until(lambda: server.asked)
+        with process(server, tmp_path) as two:
+            assert two.stderr.readline() == f"{NAME}: waiting for another process\n"
+            go_on.set()
+            errors = [child.communicate(timeout=60)[1] for child in (one, two)]
+            assert (one.returncode, two.returncode) == (0, 0), errors
+    assert len(server.asked) == 1
+    assert left(tmp_path) == FINISHED
+
+
+def test_where_there_are_no_locks_a_file_comes_all_the_same(server, tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOSYS, "no locks")
+
+    monkeypatch.setattr(disk.fcntl, "flock", none)
+    server.script = [whole(count=100_000), whole()]
+    assert ask(server, tmp_path).verified

@@ -1,0 +1,561 @@
+"""From the archives and folders that users have to the raw trees."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tools.datasets import (
+    bare,
+    content_of,
+    folder_of,
+    image,
+    names,
+    tar_of,
+    tree,
+    zip_of,
+)
+from uad.core.errors import DataError
+from uad.data import disk, place
+from uad.data.layouts import index_dataset
+from uad.data.manifest import MANIFEST
+from uad.data.place import (
+    Source,
+    describe,
+    find_archives,
+    import_all,
+    import_sources,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL = Path(os.environ.get("UAD_REAL_DATA", ROOT / "../shared/data")).resolve()
+MODALITIES = {
+    "ixi": ["T1", "T2"],
+    "brats21": ["T1", "T1CE", "T2", "FLAIR"],
+    "mslub": ["T1", "T2", "FLAIR"],
+}
+
+
+def bring(layout, source, raw):
+    """Import an archive or a folder into a raw tree."""
+    if source.is_dir():
+        return import_all({layout: (layout, raw)}, source, progress=False)[0][layout]
+    return import_sources(layout, [Source(layout, source, "archive")], raw, False)
+
+
+def manifest(root):
+    rows = [line.split("\t") for line in (root / MANIFEST).read_text().splitlines()]
+    return {(path, source): size for path, size, source, _ in rows[1:]}
+
+
+def subjects(layout, root, modalities=None):
+    """The workflow's own reading of a raw tree."""
+    return index_dataset(layout, root, modalities or MODALITIES[layout])["name"].nunique()
+
+
+# --- every public form
+
+
+def test_ixi_from_its_two_tars(tmp_path):
+    t1 = tar_of(tmp_path / "IXI-T1.tar", bare(names("ixi", range(1, 8), ["T1"])))
+    t2 = tar_of(
+        tmp_path / "IXI-T2.tar", [f"./{n}" for n in bare(names("ixi", range(3, 10), ["T2"]))]
+    )
+    done = bring("ixi", t1, tmp_path / "ixi")
+    assert (done.placed, done.subjects, len(done.incomplete)) == (7, 0, 7)
+    assert "7 subject(s) lack T2: IXI001-HH-0001, " in describe("ixi", done)
+    done = bring("ixi", t2, tmp_path / "ixi")
+    assert (done.placed, done.subjects, subjects("ixi", tmp_path / "ixi")) == (7, 5, 5)
+    assert len(manifest(tmp_path / "ixi")) == 14
+    path = "IXI-T1/IXI001-HH-0001-T1.nii.gz"
+    assert (tmp_path / "ixi" / path).read_bytes() == content_of(path)
+
+
+BRATS = {
+    "synapse.zip": "RSNA_ASNR_MICCAI_BraTS2021_TrainingData_16July2021/",
+    "kaggle.tar": "",
+    "other.tar.gz": "some/where/",
+}
+
+
+@pytest.mark.parametrize("name", BRATS)
+def test_brats_from_its_archives(tmp_path, name):
+    top = BRATS[name]
+    junk = ["__MACOSX/BraTS2021_00000/._BraTS2021_00000_t1.nii.gz", f"{top}readme.txt"]
+    files = names("brats21", range(3))
+    make = zip_of if name.endswith("zip") else tar_of
+    archive = make(tmp_path / name, [*junk, *(top + n for n in files)])
+    done = bring("brats21", archive, tmp_path / "raw")
+    assert (done.placed, done.subjects, done.incomplete) == (15, 3, {})
+    assert subjects("brats21", tmp_path / "raw") == 3
+    assert tree(tmp_path / "raw") == sorted([*files, MANIFEST])
+
+
+def test_brats_from_the_zip_of_kaggles_button(tmp_path):
+    inner = tar_of(tmp_path / "inner", names("brats21", range(2))).read_bytes()
+    single = tar_of(tmp_path / "single", names("brats21", range(1))).read_bytes()
+    parts = {"BraTS2021_Training_Data.tar": inner, "BraTS2021_00495.tar": single}
+    archive = zip_of(tmp_path / "archive.zip", parts, parts.__getitem__)
+    assert find_archives(tmp_path).sources[0].layout == "brats21"
+    assert bring("brats21", archive, tmp_path / "raw").subjects == 2
+
+
+def test_the_validation_data_of_brats_are_not_training_data(tmp_path):
+    files = [f"BraTS2021_ValidationData/{n}" for n in names("brats21", range(2), ["t2"])]
+    archive = zip_of(tmp_path / "validation.zip", files)
+    with pytest.raises(DataError, match=r"no image of the brats21 data set is in it \(it begins"):
+        bring("brats21", archive, tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+
+
+def test_mslub_from_the_archives_of_the_laboratory(tmp_path):
+    for first in (1, 6):
+        files = names("mslub", range(first, first + 5))
+        raw = [name.replace("/", "/raw/") for name in files if "T2W" in name]
+        zip_of(tmp_path / "a" / f"3D-MR-MS_patient{first:02d}-{first + 4:02d}.zip", files + raw)
+    done = bring("mslub", tmp_path / "a", tmp_path / "raw")
+    assert (done.placed, done.subjects, subjects("mslub", tmp_path / "raw")) == (60, 10, 10)
+    assert not any("raw/" in name for name in tree(tmp_path / "raw"))
+
+
+def open_ms_data(root):
+    """The public collection: the same names on many grids, none prefixed but one."""
+    for number, branch in enumerate(("raw", "coregistered", "coregistered_resampled", "MNI")):
+        for i in (1, 2):
+            for kind in ("T1W", "T1WKS", "T2W", "FLAIR", "consensus_gt"):
+                prefix = "patient02_" if i == 2 and kind == "consensus_gt" else ""
+                name = f"cross_sectional/{branch}/patient{i:02d}/{prefix}{kind}.nii.gz"
+                folder_of(root, [name], lambda _, shift=number: image(shift=shift))
+        others = ["patient01/study1_T2W.nii.gz", "patient01/brainmask.nii.gz"]
+        folder_of(root, [f"longitudinal/{branch}/{name}" for name in others])
+    return root
+
+
+@pytest.mark.parametrize("form", ["", "cross_sectional", "cross_sectional/coregistered", "zip"])
+def test_mslub_from_open_ms_data_is_its_coregistered_branch(tmp_path, form):
+    clone = open_ms_data(tmp_path / "open_ms_data-master")
+    source = clone / form
+    if form == "zip":
+        files = [f"{clone.name}/{name}" for name in tree(clone)]
+        source = zip_of(tmp_path / "m.zip", files, lambda n: (tmp_path / n).read_bytes())
+    done = bring("mslub", source, tmp_path / "raw")
+    assert (done.placed, done.subjects, subjects("mslub", tmp_path / "raw")) == (10, 2, 2)
+    placed = tmp_path / "raw" / "patient01" / "patient01_T2W.nii.gz"
+    assert placed.read_bytes() == image(shift=1)
+    if form != "zip":
+        assert placed.readlink() == clone / "cross_sectional/coregistered/patient01/T2W.nii.gz"
+
+
+# --- grids
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"size": (2, 2, 3)}, "2x2x3 voxels instead of 2x2x2"),
+        ({"shift": 1.0}, "1.0 mm apart"),
+        ({"flip": True}, "2.0 mm apart"),
+    ],
+)
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_images_off_the_grid_of_the_lesion_mask_are_refused(tmp_path, fault, message, form):
+    files = names("mslub", [1])
+    fine = folder_of(tmp_path / "good", files, lambda n: image(shift=0.01 * ("T2W" in n)))
+    assert bring("mslub", fine, tmp_path / "fine").subjects == 1
+    make = folder_of if form == "folder" else zip_of
+    bad = make(tmp_path / "bad", files, lambda n: image(**(fault if "T2W" in n else {})))
+    with pytest.raises(DataError, match=f"patient01: T2 is not on the grid .*{message}"):
+        bring("mslub", bad, tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    folder = folder_of(tmp_path / "bad", names("mslub", [1]))
+    (folder / "patient01" / "patient01_T1W.nii.gz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"T1W.nii.gz: cannot be read as a NIfTI volume"):
+        bring("mslub", folder, tmp_path / "raw")
+
+
+# --- how files get there
+
+
+def test_files_of_a_folder_are_linked(tmp_path):
+    source = folder_of(tmp_path / "mine" / "Training", names("brats21", range(2)))
+    done = bring("brats21", tmp_path / "mine", tmp_path / "raw")
+    assert (done.placed, done.subjects) == (10, 2)
+    name = "BraTS2021_00001/BraTS2021_00001_t2.nii.gz"
+    assert (tmp_path / "raw" / name).readlink() == source / name
+    again = bring("brats21", tmp_path / "mine", tmp_path / "raw")
+    assert describe("brats21", again) == (
+        "brats21: 2 of 1251 subjects with T1, T1CE, T2, FLAIR, lesion mask in "
+        f"{tmp_path / 'raw'} (0 files new, 10 kept)"
+    )
+
+
+def test_where_links_do_not_work_files_are_copied_and_it_is_said_once(
+    tmp_path, monkeypatch, capsys
+):
+    def refuse(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    source = folder_of(tmp_path / "mine", names("brats21", range(2)))
+    monkeypatch.setattr(place.Path, "symlink_to", refuse)
+    assert bring("brats21", source, tmp_path / "raw").placed == 10
+    assert capsys.readouterr().err.count("links do not work here; the images are copied") == 1
+    assert not any(path.is_symlink() for path in (tmp_path / "raw").rglob("*"))
+    again = bring("brats21", source, tmp_path / "raw")
+    assert (again.placed, again.kept, again.duplicates) == (0, 10, 0)
+
+
+def test_a_raw_tree_can_be_its_own_source(tmp_path):
+    folder_of(tmp_path / "raw", names("mslub", [1, 2]))
+    done = bring("mslub", tmp_path / "raw", tmp_path / "raw")
+    assert (done.placed, done.kept, done.subjects) == (0, 12, 2)
+    assert all(not p.is_symlink() for p in (tmp_path / "raw").rglob("*"))
+
+
+def test_the_folder_of_one_patient_is_enough(tmp_path):
+    folder = folder_of(tmp_path, names("mslub", [1])) / "patient01"
+    assert bring("mslub", folder, tmp_path / "tree").subjects == 1
+
+
+def test_a_raw_tree_below_the_folder_is_not_its_source(tmp_path):
+    folder_of(tmp_path / "data" / "raw", names("brats21", range(1)))
+    with pytest.raises(DataError, match="nothing of brats21 is in this folder"):
+        bring("brats21", tmp_path / "data", tmp_path / "data" / "raw")
+
+
+def test_links_of_the_user_are_resolved_and_circles_end(tmp_path):
+    source = folder_of(tmp_path / "disk", names("brats21", range(1)))
+    (source / "again").symlink_to(source)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "link").symlink_to(source)
+    assert bring("brats21", tmp_path / "mine", tmp_path / "raw").placed == 5
+    made = tmp_path / "raw" / names("brats21", range(1))[0]
+    assert made.readlink() == source / names("brats21", range(1))[0]
+
+
+def test_a_raw_tree_over_two_disks_is_filled(tmp_path, monkeypatch):
+    archive = tar_of(tmp_path / "a.tar", names("brats21", range(2)))
+    real = os.replace
+
+    def across(source, target):
+        if "-import/" in str(source):
+            raise OSError(errno.EXDEV, "cross-device link")
+        real(source, target)
+
+    monkeypatch.setattr(place.os, "replace", across)
+    assert bring("brats21", archive, tmp_path / "raw").subjects == 2
+    assert tree(tmp_path / "raw") == sorted([*names("brats21", range(2)), MANIFEST])
+
+
+# --- again, interrupted
+
+
+def test_a_finished_import_does_not_read_the_archive_again(tmp_path, monkeypatch):
+    archive = tar_of(tmp_path / "a.tar", names("brats21", range(2)))
+    bring("brats21", archive, tmp_path / "raw")
+    with monkeypatch.context() as patch:
+        patch.setattr(place, "extract", None)
+        done = bring("brats21", archive, tmp_path / "raw")
+    assert (done.placed, done.kept) == (0, 10)
+    (tmp_path / "raw" / names("brats21", range(1))[0]).unlink()
+    done = bring("brats21", archive, tmp_path / "raw")
+    assert (done.placed, done.kept, done.duplicates) == (1, 9, 0)
+
+
+@pytest.mark.parametrize("form", ["folder", "archive"])
+def test_an_interrupted_import_is_taken_up_again(tmp_path, monkeypatch, form):
+    files = names("brats21", range(2))
+    source = (folder_of if form == "folder" else tar_of)(tmp_path / "mine", files)
+    placed, real = [], place._Import._put
+
+    def stop(*arguments):
+        placed.append(1)
+        if len(placed) == 5:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(place._Import, "_put", stop)
+        bring("brats21", source, tmp_path / "raw")
+    assert len(tree(tmp_path / "raw")) == 4 and not (tmp_path / "raw" / MANIFEST).exists()
+    done = bring("brats21", source, tmp_path / "raw")
+    assert (done.placed, done.kept, done.subjects) == (6, 4, 2)
+    assert tree(tmp_path / "raw") == sorted([*files, MANIFEST])
+
+
+def test_a_killed_import_leaves_nothing_for_the_next_one(tmp_path):
+    archive, raw = tar_of(tmp_path / "a.tar", names("brats21", range(8))), tmp_path / "raw"
+    code = f"""
+import os, signal
+from pathlib import Path
+from uad.data import place, unpack
+write, written = unpack._write, []
+def write_and_die(*arguments):
+    write(*arguments)
+    written.append(1)
+    if len(written) == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+unpack._write = write_and_die
+source = place.Source('brats21', Path({str(archive)!r}), 'archive')
+place.import_sources('brats21', [source], Path({str(raw)!r}))
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert child.returncode == -signal.SIGKILL
+    assert len(list(raw.rglob("*.nii.gz"))) == 20 and tree(raw) == []  # in a hidden folder
+    assert place.state_of("brats21", raw).subjects == 0
+    assert bring("brats21", archive, raw).subjects == 8
+    assert not list(raw.glob(".*"))
+
+
+# --- two files of one name
+
+
+CHANGED = "BraTS2021_00000/BraTS2021_00000_t1.nii.gz"
+
+
+def changed(name):
+    """Other bytes, of the same number, for one file."""
+    content = content_of(name)
+    return content[::-1] if name.endswith(CHANGED) else content
+
+
+FORMS = {
+    "folder": folder_of,
+    "tar": lambda root, *rest: tar_of(root.with_suffix(".tar"), *rest),
+    "zip": lambda root, *rest: zip_of(root.with_suffix(".zip"), *rest),
+}
+
+
+@pytest.mark.parametrize("second", FORMS)
+@pytest.mark.parametrize("first", ["folder", "tar"])
+def test_files_of_one_name_are_compared_by_their_content(tmp_path, first, second):
+    files, raw = names("brats21", range(2)), tmp_path / "raw"
+    bring("brats21", FORMS[first](tmp_path / "one", files), raw)
+    same = FORMS[second](tmp_path / "two", files)
+    done = bring("brats21", same, raw)
+    assert (done.placed, done.kept, done.duplicates) == (0, 10, 10)
+    assert describe("brats21", done).endswith("(0 files new, 10 kept, 10 compared: the same)")
+    assert bring("brats21", same, raw).duplicates == 0  # it is known from now on
+    before = {name: (raw / name).read_bytes() for name in tree(raw)}
+    other = FORMS[second](tmp_path / "three", files, changed)
+    with pytest.raises(DataError, match="is another file") as error:
+        bring("brats21", other, raw)
+    source = other / CHANGED if second == "folder" else other
+    for part in (f"{CHANGED} is in {source} ", str(raw / CHANGED), "Nothing was imported"):
+        assert part in str(error.value)
+    assert {name: (raw / name).read_bytes() for name in tree(raw)} == before
+
+
+@pytest.mark.parametrize("second", ["tar", "zip"])
+def test_two_archives_of_one_folder_are_compared(tmp_path, second):
+    files, folder = names("brats21", range(2)), tmp_path / "mine"
+    tar_of(folder / "1.tar", files)
+    FORMS[second](folder / "2", files)
+    done = bring("brats21", folder, tmp_path / "raw")
+    assert (done.placed, done.kept, done.duplicates, done.subjects) == (10, 0, 10, 2)
+    FORMS[second](folder / "2", files, changed)
+    with pytest.raises(DataError, match=f"{folder / '1.tar'} is another file"):
+        bring("brats21", folder, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_of_another_size_is_not_replaced_and_a_link_to_nowhere_is(tmp_path):
+    files = names("brats21", range(1))
+    archive, there = tar_of(tmp_path / "a.tar", files), tmp_path / "raw" / files[2]
+    folder_of(tmp_path / "raw", [files[2]], lambda _: b"another one")
+    with pytest.raises(DataError, match=r"is another file \(11 bytes\).* Remove one of the two"):
+        bring("brats21", archive, tmp_path / "raw")
+    assert tree(tmp_path / "raw") == [files[2]]
+    there.unlink()
+    there.symlink_to(tmp_path / "gone")
+    assert bring("brats21", archive, tmp_path / "raw").placed == 5
+
+
+def test_only_files_that_meet_another_are_compared(tmp_path, monkeypatch):
+    source = folder_of(tmp_path / "mine", names("brats21", range(2)))
+    archive = tar_of(tmp_path / "a.tar", names("brats21", [2]))
+    monkeypatch.setattr(place.filecmp, "cmp", None)
+    for _ in range(2):
+        bring("brats21", source, tmp_path / "raw")
+        bring("brats21", archive, tmp_path / "raw")
+
+
+# --- what cannot be done
+
+
+@pytest.mark.parametrize("form", ["folder", "tar"])
+def test_a_place_that_cannot_be_written_is_one_message(tmp_path, form):
+    source, raw = FORMS[form](tmp_path / "one", names("brats21", range(2))), tmp_path / "raw"
+    raw.mkdir()
+    blocked = raw / "BraTS2021_00001"
+    blocked.symlink_to(tmp_path / "gone")  # a folder on a disk that is not there
+    with pytest.raises(DataError, match=r"BraTS2021_00001.*: cannot be written .* Import again"):
+        bring("brats21", source, raw)
+    blocked.unlink()
+    assert bring("brats21", source, raw).subjects == 2
+
+
+@pytest.mark.parametrize("fault", ["cut", "escape", "full"])
+def test_a_bad_archive_leaves_no_raw_tree(tmp_path, monkeypatch, fault):
+    files = names("brats21", range(3)) + ["../out.nii.gz"] * (fault == "escape")
+    archive = tar_of(tmp_path / "a.tar", files)
+    if fault == "cut":
+        archive.write_bytes(archive.read_bytes()[:9_000])
+    if fault == "full":
+        usage = disk.shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage._replace(free=10))
+    message = {"cut": "truncated", "escape": "unsafe archive", "full": "the disk is full"}[fault]
+    with pytest.raises(DataError, match=message):
+        bring("brats21", archive, tmp_path / "raw")
+    assert tree(tmp_path) == ["a.tar"]
+
+
+def test_a_list_of_imports_that_is_none_is_named(tmp_path):
+    folder_of(tmp_path / "raw", [MANIFEST], lambda _: b"something else\n")
+    archive = tar_of(tmp_path / "IXI-T1.tar", bare(names("ixi", [1], ["T1"])))
+    with pytest.raises(DataError, match="not a list of imported files"):
+        bring("ixi", archive, tmp_path / "raw")
+
+
+# --- one folder, one command
+
+
+@pytest.fixture
+def users_folder(tmp_path):
+    folder = tmp_path / "mine"
+    for kind in ("T1", "T2"):
+        tar_of(folder / f"IXI-{kind}.tar", bare(names("ixi", range(1, 5), [kind])))
+    zip_of(folder / "from a friend.zip", [f"top/{n}" for n in names("brats21", range(3))])
+    folder_of(folder / "ms" / "patients", names("mslub", [1, 2]))
+    zip_of(folder / "holiday.zip", ["beach.jpg"])
+    (folder / "broken.tar.gz").write_bytes(b"\x1f\x8b junk")
+    (folder / "notes.txt").write_text("x")
+    return folder
+
+
+def test_the_archives_in_a_folder_are_recognised(users_folder):
+    found = find_archives(users_folder)
+    assert [(s.layout, s.path.name, s.kind) for s in found.sources] == [
+        ("mslub", "mine", "folder"),
+        ("ixi", "IXI-T1.tar", "archive"),
+        ("ixi", "IXI-T2.tar", "archive"),
+        ("brats21", "from a friend.zip", "archive"),
+    ]
+    assert {path.name for path in found.unknown} == {"holiday.zip", "broken.tar.gz"}
+    with pytest.raises(DataError, match="no such folder"):
+        find_archives(users_folder / "none")
+
+
+def test_one_call_imports_all_that_is_there(users_folder):
+    roots = {n: (n, users_folder / "raw" / n) for n in MODALITIES}  # even inside the folder
+    for _ in range(2):
+        done, found = import_all(roots, users_folder, progress=False)
+        assert {n: i.subjects for n, i in done.items()} == {"ixi": 4, "brats21": 3, "mslub": 2}
+        assert len(found.sources) == 4
+    for name, (layout, root) in roots.items():
+        assert subjects(layout, root) == done[name].subjects
+
+
+def test_a_folder_with_nothing_says_what_is_expected(tmp_path):
+    zip_of(tmp_path / "mine" / "holiday.zip", ["beach.jpg"])
+    with pytest.raises(DataError) as error:
+        import_all({n: (n, tmp_path / n) for n in MODALITIES}, tmp_path / "mine")
+    for text in (
+        "IXI-T1.tar and",
+        "BraTS2021_Training_Data.tar",
+        "patient01-05",
+        "holiday.zip: no",
+    ):
+        assert text in str(error.value)
+
+
+def test_full_size_stand_ins_are_imported_in_seconds(tmp_path):
+    archives, empty = tmp_path / "archives", lambda _: b""
+    tar_of(archives / "IXI-T1.tar", bare(names("ixi", range(1, 582), ["T1"])), empty)
+    tar_of(archives / "IXI-T2.tar", bare(names("ixi", range(5, 583), ["T2"])), empty)
+    tar_of(archives / "BraTS2021_Training_Data.tar", names("brats21", range(1251)), empty)
+    roots = {name: (name, tmp_path / name) for name in ("ixi", "brats21")}
+    started = time.process_time()
+    done, found = import_all(roots, archives, progress=False)
+    assert time.process_time() - started < 15
+    assert {n: i.subjects for n, i in done.items()} == {"ixi": 577, "brats21": 1251}
+    assert found.unknown == {}
+
+
+def test_the_command_imports_and_says_so(tmp_path, root, users_folder):
+    overlay = {"datasets": {n: {"path": str(tmp_path / "raw" / n)} for n in MODALITIES}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(overlay))
+
+    def run(folder):
+        command = [sys.executable, "-m", "uad", "import", str(root / "config.yaml"), "mine.yaml"]
+        return subprocess.run([*command, folder], capture_output=True, text=True, cwd=tmp_path)
+
+    done = run(str(users_folder))
+    assert done.returncode == 0, done.stderr
+    for text in ("brats21: 3 of 1251 subjects", "mslub: 2 of 30 subjects", "not used: holiday.zip"):
+        assert text in done.stdout
+    done = run(str(tmp_path / "none"))
+    assert done.returncode == 2 and done.stderr.startswith("ERROR: ")
+    assert "Traceback" not in done.stderr
+
+
+# --- real scans
+
+needs_scans = pytest.mark.skipif(
+    not (REAL / "ixi" / "IXI-T1").is_dir(),
+    reason=f"no real scans at {REAL}; set UAD_REAL_DATA (see the project's documentation)",
+)
+
+
+def linked(target, source):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(source)
+
+
+@pytest.mark.real
+@needs_scans
+def test_real_scans_are_imported_without_a_special_case(tmp_path):
+    """An archive, and folders as users unpack them."""
+    folder, scans = tmp_path / "mine", sorted((REAL / "ixi" / "IXI-T1").glob("*.nii.gz"))
+    packed = {scan.name: scan for scan in scans[:20]}
+    tar_of(folder / "IXI-T1.tar", packed, lambda name: packed[name].read_bytes())
+    for scan in scans[20:]:
+        linked(folder / "unpacked" / "IXI-T1" / scan.name, scan)
+    for scan in sorted((REAL / "tcga").glob("*/*.nii.gz")):
+        name = f"BraTS2021_00000_{scan.name.rpartition('_')[2]}"
+        linked(folder / "BraTS2021_TrainingData" / "BraTS2021_00000" / name, scan)
+    for scan in sorted((REAL / "mslub" / "mni").glob("*/*.nii.gz")):
+        place = "open_ms_data/cross_sectional/coregistered"
+        linked(folder / place / scan.parent.name / scan.name, scan)
+    roots = {name: (name, tmp_path / "raw" / name) for name in MODALITIES}
+    done, _ = import_all(roots, folder, progress=False)
+    assert subjects("ixi", tmp_path / "raw" / "ixi", ["T1"]) == len(scans)
+    assert (done["brats21"].subjects, done["mslub"].subjects) == (1, 2)
+    for layout in ("brats21", "mslub"):
+        assert subjects(layout, tmp_path / "raw" / layout) == done[layout].subjects
+    again, _ = import_all(roots, folder, progress=False)
+    assert sum(i.placed for i in again.values()) == 0
+
+
+@pytest.mark.real
+@needs_scans
+def test_real_raw_images_off_the_grid_of_their_mask_are_refused(tmp_path):
+    source = REAL / "mslub" / "longitudinal_raw" / "patient01"
+    if not source.is_dir():
+        pytest.skip(f"no raw MSLUB scans at {source}")
+    for kind in ("T1W", "T2W", "FLAIR"):
+        linked(tmp_path / "mine/patient01" / f"{kind}.nii.gz", source / f"study1_{kind}.nii.gz")
+    linked(tmp_path / "mine/patient01/consensus_gt.nii.gz", source / "gt.nii.gz")
+    with pytest.raises(DataError, match=r"patient01: \w+ is not on the grid of its lesion mask"):
+        bring("mslub", tmp_path / "mine", tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()

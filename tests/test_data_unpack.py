@@ -1,0 +1,230 @@
+"""Archives, good and bad."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uad.core.errors import DataError
+from uad.data import disk, unpack
+from uad.data.disk import staging
+from uad.data.unpack import extract, names_in
+
+BODY = hashlib.sha256(b"seed").digest() * 2200
+FILES = {"top/a.nii.gz": BODY[:70_000], "top/sub/b.nii.gz": b"b" * 100, "top/readme.txt": b"hello"}
+
+
+def packed(path, files):
+    """A tar archive (compressed by its suffix); values are bytes or TarInfo."""
+    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as tar:
+        for name, content in files.items():
+            info = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(name)
+            info.name = name
+            if info is not content:
+                info.size = len(content)
+            tar.addfile(info, io.BytesIO(content) if info is not content else None)
+    return path
+
+
+def zipped(path, files):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def special(kind, target=""):
+    info = tarfile.TarInfo("x")
+    info.type, info.linkname = kind, target
+    return info
+
+
+def images(name):
+    return Path(name).as_posix() if name.endswith((".nii", ".nii.gz")) else None
+
+
+def tree(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")}
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip"])
+def test_selected_files_come_out(tmp_path, name):
+    archive = (zipped if name.endswith("zip") else packed)(tmp_path / name, FILES)
+    got = extract(archive, tmp_path / "raw", images)
+    assert got == {n: tmp_path / "raw" / n for n in ("top/a.nii.gz", "top/sub/b.nii.gz")}
+    assert tree(tmp_path / "raw") == {name: FILES[name] for name in got}
+    assert names_in(archive, 2) == list(FILES)[:2]
+
+
+def test_an_archive_in_an_archive(tmp_path):
+    inner = packed(tmp_path / "inner.tar", FILES).read_bytes()
+    both = {"data/inner.tar": inner, "other.tar": b"not a tar"}
+    archive = zipped(tmp_path / "archive.zip", both)
+    got = extract(archive, tmp_path / "raw", images, nested=r".*inner\.tar")
+    assert set(got) == {"top/a.nii.gz", "top/sub/b.nii.gz"}
+    cut = zipped(tmp_path / "cut.zip", {"inner.tar": inner[:40_000]})
+    with pytest.raises(DataError, match="truncated or damaged"):
+        extract(cut, tmp_path / "other", images, nested=r".*inner\.tar")
+
+
+# --- archives that are refused
+
+
+def spoiled(path, change):
+    path.write_bytes(change(path.read_bytes()))
+    return path
+
+
+def flipped(content, place):
+    """One byte of the content changed."""
+    content = bytearray(content)
+    content[place] ^= 0xFF
+    return bytes(content)
+
+
+def zip_link(path):
+    info = zipfile.ZipInfo("a")
+    info.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(info, "/etc/passwd")
+    return path
+
+
+def cut_tar(change, name="x.tar"):
+    return lambda p: spoiled(packed(p / name, FILES), change)
+
+
+def no_archive(content):
+    return lambda p: spoiled(packed(p / "x.tar", {}), lambda _: content)
+
+
+def tar_of(files):
+    return lambda p: packed(p / "x.tar", files)
+
+
+def zip_of(files):
+    return lambda p: zipped(p / "x.zip", files)
+
+
+OUT, ABSOLUTE = "points out of the folder", "has an absolute path"
+DAMAGED, LINK = "truncated or damaged", "is a link out of the folder"
+BAD = {
+    "dots": (tar_of({"../out.nii": b"x"}), rf"unsafe archive: member '../out.nii' {OUT}"),
+    "dots inside": (tar_of({"a/../../out.nii": b"x"}), OUT),
+    "dots in a file that is not selected": (tar_of({"a.nii": b"a", "../readme": b"x"}), OUT),
+    "absolute": (tar_of({"/tmp/out.nii": b"x"}), ABSOLUTE),
+    "symlink": (tar_of({"a": special(tarfile.SYMTYPE, "../.."), "a/b.nii": b"x"}), LINK),
+    "absolute symlink": (tar_of({"a": special(tarfile.SYMTYPE, "/etc/passwd")}), LINK),
+    "hard link": (tar_of({"a": special(tarfile.LNKTYPE, "../../secret")}), LINK),
+    "link inside": (
+        tar_of({"a.nii": b"a", "b.nii": special(tarfile.SYMTYPE, "a.nii")}),
+        "is a link, not a file",
+    ),
+    "device": (tar_of({"a": special(tarfile.CHRTYPE)}), "is a device or a pipe"),
+    "pipe": (tar_of({"a": special(tarfile.FIFOTYPE)}), "is a device or a pipe"),
+    "zip dots": (zip_of({"../out.nii": b"x"}), OUT),
+    "zip absolute": (zip_of({"/out.nii": b"x"}), ABSOLUTE),
+    "zip drive": (zip_of({"C:/out.nii": b"x"}), ABSOLUTE),
+    "zip backslash": (zip_of({"..\\out.nii": b"x"}), OUT),
+    "zip link": (lambda p: zip_link(p / "x.zip"), "is a link"),
+    "cut tar": (cut_tar(lambda c: c[:40_000]), DAMAGED),
+    "cut between members": (cut_tar(lambda c: c[: 512 + 70_144]), DAMAGED),
+    "damaged header": (cut_tar(lambda c: flipped(c, 512 + 70_144 + 10)), DAMAGED),
+    "cut tar.gz": (cut_tar(lambda c: c[: len(c) // 2], "x.tar.gz"), DAMAGED),
+    "cut tail of tar.gz": (cut_tar(lambda c: c[:-6], "x.tar.gz"), DAMAGED),
+    "wrong sum in tar.gz": (cut_tar(lambda c: flipped(c, -5), "x.tar.gz"), DAMAGED),
+    "cut zip": (lambda p: spoiled(zipped(p / "x.zip", FILES), lambda c: c[:-30]), DAMAGED),
+    "damaged zip": (
+        lambda p: spoiled(zipped(p / "x.zip", FILES), lambda c: flipped(c, 60)),
+        DAMAGED,
+    ),
+    "page": (no_archive(b"<!DOCTYPE html><p>log in"), "is a web page, not an archive"),
+    "empty": (no_archive(b""), "is empty"),
+    "picture": (no_archive(b"\x89PNG" * 300), "is no tar or zip archive"),
+    "two of one name": (tar_of({"a.nii": b"a", "./a.nii": b"b"}), "are both a.nii"),
+    "two of one name in a zip": (
+        zip_of({"a.nii": b"a", "./a.nii": b"b"}),
+        "'a.nii' and './a.nii' are both a.nii",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_archive_is_one_message_and_leaves_nothing(tmp_path, case):
+    (tmp_path / "inner").mkdir()
+    make, message = BAD[case]
+    archive = make(tmp_path / "inner")
+    with (
+        pytest.raises(DataError, match=message) as error,
+        staging(tmp_path / "inner", "raw") as folder,
+    ):
+        extract(archive, folder, images)
+    assert str(archive) in str(error.value)
+    assert [p.name for p in tmp_path.rglob("*")] == ["inner", archive.name]
+
+
+def test_a_member_written_twice_counts_once(tmp_path):
+    archive = packed(tmp_path / "x.tar", {"a.nii": b"old"})
+    with tarfile.open(archive, "a") as tar:
+        info = tarfile.TarInfo("a.nii")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"new"))
+    extract(archive, tmp_path / "raw", images)
+    assert tree(tmp_path / "raw") == {"a.nii": b"new"}
+
+
+@pytest.mark.parametrize("make", [packed, zipped])
+def test_unpacking_checks_the_room_and_survives_a_full_disk(tmp_path, monkeypatch, make):
+    archive = make(tmp_path / "x", FILES)
+    with monkeypatch.context() as patch:
+        usage = disk.shutil.disk_usage("/")
+        patch.setattr(disk.shutil, "disk_usage", lambda _: usage._replace(free=50_000))
+        with pytest.raises(DataError, match="needs 70 kB, but only 50 kB are free"):
+            extract(archive, tmp_path / "raw", images)
+
+    class Full(io.FileIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    real = open
+    opened = lambda path, mode, **_: Full(path, mode) if mode == "wb" else real(path, mode)  # noqa: E731
+    monkeypatch.setattr(unpack, "open", opened, raising=False)
+    with pytest.raises(DataError, match="the disk is full"):
+        extract(archive, tmp_path / "raw", images)
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path):
+    with staging(tmp_path, "raw") as folder:
+        dead = folder.with_name(folder.name.replace(str(os.getpid()), "1"))
+    (dead / "new").mkdir(parents=True)
+    with staging(tmp_path, "raw") as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+    assert not list(tmp_path.iterdir())
+
+
+PARTS = st.lists(
+    st.sampled_from(["..", ".", "a", "b", "", "~", "c:", "\\.."]), min_size=1, max_size=4
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(parts=PARTS, absolute=st.booleans(), link=st.sampled_from([None, "..", "a", "/tmp"]))
+def test_nothing_is_ever_written_outside(tmp_path_factory, parts, absolute, link):
+    folder = tmp_path_factory.mktemp("x")
+    name = ("/" if absolute else "") + "/".join([*parts, "f.nii"])
+    links = {"a": special(tarfile.SYMTYPE, link)} if link else {}
+    archive = packed(folder / "x.tar", {**links, name: b"x"})
+    with contextlib.suppress(DataError):
+        extract(archive, folder / "in" / "raw", images)
+    assert {p.name for p in folder.iterdir()} <= {"x.tar", "in"}
+    assert {p.name for p in (folder / "in").iterdir()} <= {"raw"}

@@ -1,0 +1,317 @@
+"""The file names of a data set as patterns, by which files are found, indexed and written.
+
+A pattern is a path below the raw tree: ``{subject}`` and ``{modality}`` stand for names, ``[...]``
+for a part that may be missing, ``*`` for any characters but ``/``. ``.nii.gz`` at its end stands
+for ``.nii``, too.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from uad.core.errors import ConfigError, unknown
+from uad.core.strict import Strict
+
+REGISTRY = Path(__file__).resolve().parents[3] / "resources" / "datasets.yaml"
+#: What a file of a subject may be besides an image of a modality.
+LESION, BRAIN = "lesion mask", "brain mask"
+
+_PIECE = re.compile(r"\{(\w+)\}|[\[\]*]|[^\[\]*{}]+")
+_SUFFIX = r"(?P<suffix>\.nii(?:\.gz)?)"
+
+
+def _compilable(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
+Expression = Annotated[str, AfterValidator(_compilable)]
+
+
+class Ages(Strict):
+    """The published table of the subjects of a data set, which may lie in its raw tree."""
+
+    files: list[str] = Field(min_length=1, description="Its names; the first that is there.")
+    subject: str = Field(description="Column with the number of the subject.")
+    age: str = Field(description="Column with the age in years.")
+    prefix: str = Field(description="What the names of the subjects have before the number.")
+    digits: int = Field(ge=1, description="Digits of the number in the names.")
+
+
+class Layout(Strict):
+    """How the files of a data set are named, and what they are like."""
+
+    image: str = Field(description="Pattern with {subject} and {modality}.")
+    modalities: dict[str, str] = Field(min_length=1, description="What the files call each.")
+    lesion: str | None = Field(None, description="Pattern of the lesion mask.")
+    brain: str | None = Field(None, description="Pattern of a brain mask; imported, not needed.")
+    subject: Expression = Field(r"[^/]+", description="Regular expression for a subject's name.")
+    site: Expression | None = Field(None, description="The site in a name: its first group.")
+    sites: list[str] = Field(default_factory=list, description="The sites that there are.")
+    healthy: bool = Field(False, description="No subject has a lesion mask.")
+    incomplete: Literal["refuse", "skip"] = Field(
+        "refuse", description="What the index does with a subject that lacks a modality."
+    )
+    optional: list[str] = Field(
+        default_factory=list, description="Modalities that a complete subject need not have."
+    )
+    ignore: list[str] = Field(
+        default_factory=list, description="Names of folders whose files are not of this data set."
+    )
+    unused: list[str] = Field(
+        default_factory=list, description="What may stand for a modality and is not used."
+    )
+    head: Literal["whole", "stripped", "auto"] = Field(
+        "auto", description="Whether the images have a skull; auto: to be found out."
+    )
+    labels: list[int] | None = Field(
+        None, description="Values of a lesion mask other than 0; null: any."
+    )
+    grid: Literal["scan", "subject", "data set"] = Field(
+        "subject", description="Whose images share one grid."
+    )
+    same_grid: bool = Field(
+        False, description="At import, images must lie on the grid of the lesion mask."
+    )
+    ages: Ages | None = None
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> Layout:
+        needed = {"image": {"subject", "modality"}, "lesion": {"subject"}, "brain": {"subject"}}
+        for key, names in needed.items():
+            pattern = getattr(self, key)
+            if pattern is None:
+                continue
+            if not pattern.endswith(".nii.gz"):
+                raise ValueError(f"'{key}' must end with .nii.gz")
+            if (found := _names(pattern)) != names:
+                expected = " and ".join(f"{{{name}}}" for name in sorted(names))
+                raise ValueError(f"'{key}' must have {expected}, not {', '.join(sorted(found))}")
+        if self.healthy == (self.lesion is not None):
+            raise ValueError("either 'healthy: true' or the pattern 'lesion' is needed")
+        return self
+
+    # pydantic leaves cached properties alone
+    @functools.cached_property
+    def _patterns(self) -> list[tuple[str, str]]:
+        named = [("image", self.image), (LESION, self.lesion), (BRAIN, self.brain)]
+        return [(role, pattern) for role, pattern in named if pattern]
+
+    @functools.cached_property
+    def _exact(self) -> list[tuple[str, re.Pattern[str]]]:
+        return [(role, re.compile(self._expression(p))) for role, p in self._patterns]
+
+    @functools.cached_property
+    def _anywhere(self) -> list[tuple[str, re.Pattern[str]]]:
+        found = []
+        for role, pattern in self._patterns:
+            name = pattern.rpartition("/")[2]
+            # folders whose name says nothing that the file's does not may be missing
+            whole = _names(re.sub(r"\[.*?\]", "", name)) == _names(pattern)
+            expression = self._expression(name if whole else pattern)
+            found.append((role, re.compile(f"(?:.*/)?{expression}")))
+        return found
+
+    @functools.cached_property
+    def _folder(self) -> re.Pattern[str] | None:
+        folder = self.image.rpartition("/")[0]
+        own = _names(folder) == {"subject"}
+        return re.compile(self._expression(f"{folder}.nii.gz", suffix="")) if own else None
+
+    def _expression(self, pattern: str, suffix: str = _SUFFIX) -> str:
+        tokens = "|".join(re.escape(t).replace(r"\*", "[^/]*") for t in self.modalities.values())
+        kinds, parts, seen = {"subject": self.subject, "modality": tokens}, [], set()
+        for piece in _PIECE.finditer(pattern.removesuffix(".nii.gz")):
+            if name := piece[1]:
+                parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{kinds[name]})")
+                seen.add(name)
+            else:
+                special = {"[": "(?:", "]": ")?", "*": "[^/]*"}
+                parts.append(special.get(piece[0]) or re.escape(piece[0]))
+        return "".join(parts) + suffix
+
+    def is_known(self, name: str) -> bool:
+        """Whether a file of this path is one that the data set has, used or not."""
+        if self._is_ignored(name):
+            return True
+        tokens = {**self.modalities, **dict(enumerate(self.unused))}
+        every = self.model_copy(update={"modalities": tokens})
+        names = (pattern.rpartition("/")[2] for _, pattern in self._patterns)
+        base = name.rpartition("/")[2]
+        return any(re.fullmatch(every._expression(pattern), base) for pattern in names)
+
+    def _is_ignored(self, name: str) -> bool:
+        folders = name.split("/")[:-1]
+        return any(fnmatch.fnmatchcase(f, pattern) for f in folders for pattern in self.ignore)
+
+    def _member(self, name: str, patterns: list[tuple[str, re.Pattern[str]]]) -> Member | None:
+        for role, expression in patterns:
+            if match := expression.fullmatch(name):
+                if role == "image":
+                    tokens = {token: modality for modality, token in self.modalities.items()}
+                    role = tokens[match["modality"]]
+                return Member(match["subject"], role, match["suffix"])
+        return None
+
+    def find(self, name: str) -> Member | None:
+        """What a file is, by its path (with ``/``) in an archive or any folder; None: not ours."""
+        if self._is_ignored(name):
+            return None
+        return self._member(name, self._anywhere)
+
+    def path(self, subject: str, role: str, suffix: str = ".nii.gz") -> str:
+        """Where a file of a subject belongs below the raw tree."""
+        token = self.modalities.get(role, "")
+        pattern = self.image if token else dict(self._patterns)[role]
+        name = re.sub(r"[\[\]]", "", pattern).removesuffix(".nii.gz")
+        return name.format(subject=subject, modality=token) + suffix
+
+    def path_of(self, member: Member) -> str:
+        """Where a file belongs below the raw tree."""
+        return self.path(member.subject, member.role, member.suffix)
+
+    def needs(self, modalities: Iterable[str] | None = None) -> list[str]:
+        """What a complete subject has: modalities (default: all but the optional) and lesion."""
+        if modalities is None:
+            modalities = [m for m in self.modalities if m not in self.optional]
+        return [m for m in modalities if m in self.modalities] + [LESION] * (not self.healthy)
+
+    def scan(self, root: str | os.PathLike[str]) -> dict[str, dict[str, Path]]:
+        """The files of each subject of a raw tree by what they are; no image is opened.
+
+        A folder of a subject without any file that is known counts as a subject without files.
+        """
+        found: dict[str, dict[str, Path]] = {}
+        depth = 1 + max(pattern.count("/") for _, pattern in self._patterns)
+        for path in visible_files(root, depth):
+            relative = path.relative_to(root)
+            if member := self._member(relative.as_posix(), self._exact):
+                files = found.setdefault(member.subject, {})
+                other = files.get(member.role)
+                # the full name goes before one with parts missing, and .nii.gz before .nii
+                if other is None or len(other.name) < len(path.name):
+                    files[member.role] = path
+            elif self._folder and (folder := self._folder.fullmatch(relative.parent.as_posix())):
+                found.setdefault(folder["subject"], {})
+        return dict(sorted(found.items()))
+
+    def site_of(self, subject: str) -> str | None:
+        """The site in a subject's name; None if names have none."""
+        match = re.match(self.site, subject) if self.site else None
+        return match[1] if match else None
+
+    def is_public(self, subject: str) -> bool:
+        """Whether the public data set can have a subject of this name."""
+        return re.fullmatch(self.subject, subject) is not None and (
+            not self.sites or self.site_of(subject) in self.sites
+        )
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of a data set: whose, what it is (a modality or a mask), its ending."""
+
+    subject: str
+    role: str
+    suffix: str
+
+
+def _names(pattern: str) -> set[str]:
+    return {piece[1] for piece in _PIECE.finditer(pattern) if piece[1]}
+
+
+def visible_files(
+    root: str | os.PathLike[str], depth: int, skip: Iterable[Path] = ()
+) -> Iterator[Path]:
+    """Files of a folder and of ``depth`` - 1 levels below, without hidden ones and broken links.
+
+    Links are followed, each folder is visited once, and those of ``skip`` are not.
+    """
+    seen = {os.path.realpath(path) for path in skip}
+    for folder, folders, names in os.walk(root, followlinks=True):
+        level = len(Path(folder).relative_to(root).parts)
+        seen.add(os.path.realpath(folder))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and level + 1 < depth
+            and os.path.realpath(Path(folder, name)) not in seen
+        )
+        for name in sorted(names):
+            path = Path(folder, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+@functools.cache
+def read_registry(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a registry of data sets.
+
+    Raises:
+        ConfigError: it cannot be read, or is not YAML.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: the registry of data sets cannot be read ({error}).") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def registry_path() -> str:
+    """The registry: what the environment variable ``UAD_DATASETS`` names, else the project's."""
+    return os.environ.get("UAD_DATASETS") or str(REGISTRY)
+
+
+def known_layouts() -> dict[str, Layout]:
+    """The layouts of the public data sets by name.
+
+    Raises:
+        ConfigError: as :func:`read_registry`; or one is not valid.
+    """
+    return _layouts(registry_path())
+
+
+@functools.cache
+def _layouts(path: str) -> dict[str, Layout]:
+    entries = read_registry(path)["datasets"]
+    try:
+        return {n: Layout.model_validate(e["layout"]) for n, e in entries.items() if "layout" in e}
+    except ValidationError as error:
+        raise not_valid(path, error) from None
+
+
+def not_valid(path: str | os.PathLike[str], error: ValidationError) -> ConfigError:
+    """What is wrong with a registry, as one message."""
+    lines = [
+        f"  - {'.'.join(map(str, p['loc']))}: {p['msg'].removeprefix('Value error, ')}"
+        for p in error.errors()
+    ]
+    return ConfigError("\n".join([f"{path}: not a valid registry:", *lines]))
+
+
+def layout_of(layout: str | Layout) -> Layout:
+    """A layout by its name, or as it is.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if isinstance(layout, Layout):
+        return layout
+    if layout not in known_layouts():
+        raise ConfigError(unknown("layout", layout, known_layouts()))
+    return known_layouts()[layout]

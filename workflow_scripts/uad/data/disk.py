@@ -1,0 +1,93 @@
+"""Room on disks, locks of paths and temporary folders."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from uad.core.errors import DataError
+from uad.core.files import TEMPORARY
+from uad.data.progress_bar import Show, mb, say
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+#: What some cluster file systems answer to a request for a lock.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 if there is none."""
+    return path.stat().st_size if path.is_file() else 0
+
+
+def require_room(needs: dict[Path, int], what: str) -> None:
+    """Check that the disks have room.
+
+    Args:
+        needs: bytes needed below each folder; folders on one disk are added up.
+        what: what they are needed for.
+
+    Raises:
+        DataError: they have not.
+    """
+    disks: dict[int, tuple[Path, int]] = {}
+    for folder, count in needs.items():
+        there = next(f for f in (folder.resolve(), *folder.resolve().parents) if f.exists())
+        first, before = disks.get(there.stat().st_dev, (there, 0))
+        disks[there.stat().st_dev] = (first, before + count)
+    for folder, count in disks.values():
+        if count > shutil.disk_usage(folder).free:
+            raise full(folder, count, what)
+
+
+def full(folder: Path, needed: int | None, what: str) -> DataError:
+    """The error for a disk that is full, or too small."""
+    free = mb(shutil.disk_usage(folder).free)
+    needs = f"needs {mb(needed)}, but only {free} are free" if needed else "does not fit"
+    return DataError(
+        f"{folder.resolve()}: the disk is full: {what} {needs}. Free some space, or name a folder "
+        "on a larger disk; then run the same command again."
+    )
+
+
+@contextlib.contextmanager
+def lock(path: str | os.PathLike[str], progress: Show = True) -> Iterator[None]:
+    """Hold the lock of a path, ``.<name>.lock`` beside it, which stays there as an empty file.
+
+    The kernel frees it when the process ends, however it ends.
+    """
+    path = Path(path)
+    with open(path.with_name(f".{path.name}.lock"), "a") as handle:
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"{path.name}: waiting for another process", progress or True)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
+
+
+@contextlib.contextmanager
+def staging(parent: Path, name: str) -> Iterator[Path]:
+    """A temporary folder in ``parent``; gone afterwards, and so are those of dead processes.
+
+    It must be used by one process at a time (:func:`lock`) on each host.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    prefix = f"{TEMPORARY}{platform.node()}-"
+    for stale in parent.glob(f"{prefix}*-{name}"):
+        shutil.rmtree(stale, ignore_errors=True)
+    folder = parent / f"{prefix}{os.getpid()}-{name}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
