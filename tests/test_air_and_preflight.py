@@ -155,7 +155,7 @@ def test_a_script_that_succeeds_leaves_a_record_of_what_went_in_and_out(tmp_path
     record = read_json(tmp_path / "out.txt.prov.json")
     assert record["rule"] == "some_rule" and record["facts"] == {"seed": 3}
     assert record["inputs"][0]["bytes"] == 2 and len(record["outputs"][0]["sha256"]) == 64
-    assert record["code"]["library_files"]["provenance.py"]
+    assert record["code"]["library_files"]["core/provenance.py"]
     assert record["environment"]["numpy"] and len(record["environment"]["lock_sha256"]) == 64
     assert record["seeds"] == {"job": 3}
     assert record["record_sha256"] == record_digest(record)
@@ -170,10 +170,10 @@ def test_an_edit_while_a_job_runs_is_not_taken_for_what_it_ran(tmp_path, monkeyp
         (tmp_path / "out.txt").write_text("out")
         before = sha256(script)
         script.write_text("what was edited")
-        context.library |= {"lineage.py"}  # a notebook's kernel loaded it
+        context.library |= {"core/records.py"}  # a notebook's kernel loaded it
     code = read_json(tmp_path / "out.txt.prov.json")["code"]
     assert code["script_sha256"] == before and code["edited_meanwhile"] == ["some_rule.py"]
-    assert "lineage.py" in code["library_files"]
+    assert "core/records.py" in code["library_files"]
 
 
 def test_a_script_that_refuses_its_input_says_so_once_without_a_traceback(tmp_path, capfd):

@@ -25,8 +25,7 @@ TABLE = {
     "reports": [
         (
             "",
-            "uad.commands.audit_results uad.commands.compare_results uad.commands.trace_cell "
-            "check_disk_space uad.commands.launch_workflow uad.__main__ "
+            "uad.commands.audit_results check_disk_space uad.commands.launch_workflow uad.__main__ "
             "make_gallery make_maps_figure make_report "
             "run_notebook save_config uad.air",
         ),
@@ -38,7 +37,8 @@ TABLE = {
         ),
         (
             "pandas pydantic",
-            "fetch_split_list pack_crate uad.commands.show_results uad.commands.verify_crate",
+            "fetch_split_list pack_crate uad.commands.show_results uad.commands.verify_crate "
+            "uad.commands.compare_results uad.commands.trace_cell",
         ),
     ],
     "evaluation": [

@@ -202,7 +202,9 @@ def load_records(
                 why = f"has format {content['format']}, not {FORMAT}"
         except FileNotFoundError:  # made anew by a run that is at work
             continue
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        except ValueError:
+            why = "is damaged"
+        except (KeyError, TypeError, AttributeError, IndexError):
             records.pop(key, None)
             why = "is damaged, or was written by another version of this software"
         if why:
@@ -238,7 +240,8 @@ def _doubt(record: Record) -> str:
     if record.content.get("record_sha256") != record_digest(record.content):
         return "was edited after it was written"
     first = record.outputs[0].key
-    return "" if record.key == f"{first}{SUFFIX}" else f"is of {first} and not beside that file"
+    beside = first.startswith(EXTERNAL) or record.key == f"{first}{SUFFIX}"
+    return "" if beside else f"is of {first} and not beside that file"
 
 
 def is_temporary(key: str) -> bool:
