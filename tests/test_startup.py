@@ -25,20 +25,17 @@ TABLE = {
     "reports": [
         (
             "",
-            "uad.commands.audit_results check_disk_space uad.commands.launch_workflow uad.__main__ "
-            "make_gallery make_maps_figure make_report "
-            "run_notebook save_config uad.air",
+            "uad.commands.audit_results uad.commands.launch_workflow uad.__main__ "
+            "make_maps_figure make_report run_notebook save_config uad.air",
         ),
-        (
-            "pandas",
-            "compute_air describe_run make_air_table make_cost_table make_curves_figure "
-            "make_methods_figure make_phantom make_splits make_table measure_quality "
-            "validate_dataset uad.report.figures uad.report.tables",
-        ),
+        ("pydantic", "check_disk_space make_gallery"),
         (
             "pandas pydantic",
-            "fetch_split_list pack_crate uad.commands.show_results uad.commands.verify_crate "
-            "uad.commands.compare_results uad.commands.trace_cell",
+            "compute_air describe_run fetch_split_list make_air_table make_cost_table "
+            "make_curves_figure make_methods_figure make_phantom make_splits make_table "
+            "measure_quality pack_crate validate_dataset uad.report.figures uad.report.tables "
+            "uad.commands.compare_results uad.commands.show_results uad.commands.trace_cell "
+            "uad.commands.verify_crate",
         ),
     ],
     "evaluation": [
@@ -52,10 +49,10 @@ TABLE = {
         (
             "nibabel",
             "predict_brain_masks prepare_atlas register_scan skullstrip_scan "
-            "uad.preprocess.intensity uad.preprocess.picture draw_packed_scans",
+            "uad.preprocess.intensity uad.preprocess.picture",
         ),
-        ("nibabel pandas", "index_dataset pack_slices"),
-        ("nibabel pandas pydantic", "uad.commands.show_plan"),
+        ("nibabel pydantic", "draw_packed_scans"),
+        ("nibabel pandas pydantic", "index_dataset pack_slices uad.commands.show_plan"),
     ],
     "data and networks": [
         (
@@ -64,11 +61,7 @@ TABLE = {
             "uad.commands.import_datasets uad.commands.show_datasets",
         ),
         ("pydantic torch", "measure_cost"),
-        ("pandas pydantic torch", "reconstruct_volumes"),
-        (
-            "matplotlib pandas pydantic scipy.ndimage scipy.stats torch",
-            "train_model",
-        ),
+        ("pandas pydantic torch", "reconstruct_volumes train_model"),
     ],
 }
 
