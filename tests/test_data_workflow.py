@@ -46,7 +46,7 @@ def home(tmp_path, monkeypatch, root):
         scans.mkdir()
         with tarfile.open(shelf / file["name"], "w") as archive:
             for i in range(6):
-                name = f"IXI{i:03d}-Guys-{i:04d}-{file['kind']}.nii.gz"
+                name = f"IXI{i:03d}-Guys-{i:04d}-{file['modality']}.nii.gz"
                 (scans / name).touch()
                 archive.add(scans / name, name)
         body = (shelf / file["name"]).read_bytes()
