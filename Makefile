@@ -107,7 +107,7 @@ test-all: export UAD_EXAMPLES := 100 # of each property, in place of 15
 test-all: test test-slow test-browser test-slurm test-real ## all tests; what cannot run here is skipped and says why
 
 test-slow: env-test ## variants of the end-to-end run: killed, changed, tampered with
-	@python -m pytest -m "slow and not (browser or slurm or real)"
+	@python -m pytest -m "slow and not (browser or slurm or real)" $(FILES)
 
 test-browser: env-test ## the gallery of scans in Chromium, where that is installed
 	@python -m pytest -m browser -rs
