@@ -213,7 +213,7 @@ def claim(
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """What to do about an error that says that a GPU has no memory left; None: it is another one."""
+    """What to do about an error that a GPU has no memory left; None: it is another error."""
     text = str(error)
     if not NO_MEMORY.search(text):
         return None

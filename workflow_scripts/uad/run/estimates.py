@@ -164,7 +164,7 @@ class Estimator:
         self._factor = functools.cache(self._scale)
 
     def seconds(self, job: Job) -> tuple[float, str]:
-        """Seconds of a job (0 if unknown), and where they are from (:data:`uad.run.plan.SOURCES`)."""
+        """Seconds of a job (0 if unknown), and their source (:data:`uad.run.plan.SOURCES`)."""
         kind = self.amounts.kind(job)
         if self._finished[job.rule, kind]:
             factor = self._factor(job.rule, kind, job.threads, job.gpus)
