@@ -247,7 +247,7 @@ def finished_jobs(results: Path) -> list[tuple[Job, float]]:
     """
     found = []
     for path in sorted(results.rglob("*.prov.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             record = read_json(path)
             if not record["facts"].get("resumed"):
                 inputs = tuple(entry["path"] for entry in record["inputs"])
