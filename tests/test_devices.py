@@ -122,17 +122,9 @@ def test_two_jobs_get_two_devices_and_a_third_the_one_that_a_killed_job_held(sta
     wait_until(lambda: waits(third))
     end(jobs[1])
     freed = claimed(third)
+    assert not freed["torch"]  # which takes seconds to load
     assert freed["uuid"] == facts[1]["uuid"] and freed["waited_s"] > 0
     assert third.log.read_text().count("\n") == 1  # said once, however long it lasts
-
-
-def test_many_jobs_at_once_never_share_a_device(start):
-    jobs = [start(uuids=UUIDS) for _ in range(3)]
-    assert sorted(claimed(job)["index"] for job in jobs) == [0, 1, 2]
-
-
-def test_claiming_does_not_load_torch(start):
-    assert not claimed(start())["torch"]
 
 
 def test_a_list_of_visible_devices_is_respected(start):
@@ -187,15 +179,6 @@ def test_what_slurm_assigned_is_used_as_it_is(here, tmp_path):
     assert os.environ[VISIBLE] == "1" and not (tmp_path / "locks").exists()
 
 
-def test_a_pretend_gpu_of_slurm_without_a_driver_is_left_alone(here):
-    here.setattr(devices, "installed", lambda: [])
-    here.setenv("SLURM_JOB_ID", "7")
-    here.setenv(VISIBLE, "0")
-    facts = claim(1)
-    assert facts["assigned_by"] == "slurm" and facts["uuid"] is None
-    assert os.environ[VISIBLE] == "0"
-
-
 def test_of_several_gpus_from_slurm_one_is_used_and_jobs_within_never_share(here, start, caplog):
     """A local run inside an allocation of several GPUs has several jobs in one SLURM job."""
     here.setenv("SLURM_JOB_ID", "7")
@@ -206,16 +189,20 @@ def test_of_several_gpus_from_slurm_one_is_used_and_jobs_within_never_share(here
     assert claimed(beside)["index"] == 2
 
 
-def test_of_several_gpus_from_slurm_without_a_driver_the_first_is_used(here):
+@pytest.mark.parametrize("listed", ["0", "0,1"])
+def test_of_pretend_gpus_of_slurm_without_a_driver_the_first_is_used(here, listed):
     here.setattr(devices, "installed", lambda: [])
     here.setenv("SLURM_JOB_ID", "7")
-    here.setenv(VISIBLE, "0,1")
-    assert claim(1)["assigned_by"] == "slurm" and os.environ[VISIBLE] == "0"
+    here.setenv(VISIBLE, listed)
+    facts = claim(1)
+    assert facts["assigned_by"] == "slurm" and facts["uuid"] is None
+    assert os.environ[VISIBLE] == "0"
 
 
-def test_a_slurm_job_without_an_assigned_gpu_locks_one(here):
+def test_a_slurm_job_without_an_assigned_gpu_locks_one_and_only_one(here):
     here.setenv("SLURM_JOB_ID", "7")
     assert claim(1)["assigned_by"] == "lock"
+    assert claim(1) == claim(1)
 
 
 def test_a_numbered_device_is_locked_and_keeps_its_number(here, start):
@@ -227,10 +214,6 @@ def test_a_numbered_device_is_locked_and_keeps_its_number(here, start):
 def test_a_numbered_device_that_is_not_there_is_a_clear_error(here):
     with pytest.raises(DeviceError, match=r"cuda:3: only 3 GPU\(s\) are visible"):
         claim(1, "cuda:3")
-
-
-def test_a_second_claim_of_a_job_gives_the_first_again(here):
-    assert claim(1) == claim(1)
 
 
 @pytest.mark.parametrize("kind", ["link", "open", "file"])
@@ -269,19 +252,13 @@ def test_a_device_is_claimed_before_cuda_starts(here):
 
 def test_jobs_that_share_spread_over_the_devices_before_they_double_up(start):
     jobs = [start(sharing=2) for _ in range(4)]
-    facts = []
-    for job in jobs:  # the order in which they came is not the one in which they were started
-        facts.append(claimed(job))
+    facts = [claimed(job) for job in jobs]
     assert Counter(fact["uuid"] for fact in facts) == {UUIDS[0]: 2, UUIDS[1]: 2}
     assert {fact["sharing"] for fact in facts} == {2}
     fifth = start(sharing=2)
     wait_until(lambda: waits(fifth))
     end(jobs[2])
     assert claimed(fifth)["uuid"] == facts[2]["uuid"]
-
-
-def test_two_jobs_that_could_share_have_a_device_each_while_there_are_two(start):
-    assert {claimed(start(sharing=4))["uuid"] for _ in range(2)} == set(UUIDS[:2])
 
 
 def test_a_job_that_fills_a_device_is_never_beside_others(start):
@@ -329,17 +306,6 @@ def test_a_waiting_job_whose_file_is_removed_queues_up_again(start, tmp_path):
     max((tmp_path / "locks").glob("*.job")).unlink()
     end(holder)
     claimed(waiting)
-
-
-def test_a_numbered_device_is_shared_as_any_other(here, start):
-    assert claim(1, "cuda:1", sharing=2)["uuid"] == UUIDS[1]
-    assert claimed(start(sharing=2, uuids=UUIDS[1:2]))["uuid"] == UUIDS[1]
-
-
-def test_within_an_allocation_of_several_gpus_jobs_share_them(start):
-    inside = {"uuids": UUIDS, "sharing": 2, VISIBLE: "0,2", "SLURM_JOB_ID": "7"}
-    facts = [claimed(start(**inside)) for _ in range(4)]
-    assert Counter(fact["index"] for fact in facts) == {0: 2, 2: 2}
 
 
 #: Many jobs at once; each says when it has a device and when it is about to end, half of them so
@@ -414,7 +380,7 @@ def test_devices_are_given_out_in_the_order_of_the_queue(queue, expected):
     assert assign(queue) == expected
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_nobody_waits_for_ever_while_others_come_and_go(seed):
     """Each round a job comes and some end; none waits longer than the jobs before it need."""
     chance, queue, waited = random.Random(seed), {}, Counter()

@@ -26,6 +26,6 @@ def run(options: argparse.Namespace) -> int:
     command = Command(tuple(options.overlay), options.profile)
     found = make_plan(cfg, command, options.targets, tflops=options.tflops)
     if options.json:
-        write_json(options.json, found.as_dict())
+        write_json(options.json, found)
     print(render(found))
     return 0

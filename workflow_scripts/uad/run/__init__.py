@@ -1,9 +1,7 @@
-"""What a target costs before it is run: jobs, hours, disk, and what is already done.
+"""Planning, starting and sharing out of runs.
 
-The jobs are Snakemake's own: dry runs, read as text. They look at a folder of links into the
-user's working directory, so that nothing there is locked or written; where raw data are not there
-yet, that folder has empty files in the data sets' own layouts, as many as the config expects.
-Seconds come from finished jobs of the same results, else from a measurement of the method
-(``results/cost``), else from ``resources/unit_costs.yaml``, which says for each number whether it
-was measured or derived.
+- plan: Snakemake's own jobs (a dry run in a folder of links, with stand-ins for data that are not
+  there) times seconds: the mean of finished jobs of the same results, else of ``snakemake cost``,
+  else of ``resources/unit_costs.yaml``, which says what was measured and what derived.
+- launch: a run on a cluster, from a copy of the code. devices: one GPU for a job. room: disk.
 """

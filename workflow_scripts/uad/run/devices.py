@@ -14,6 +14,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import stat
 import sys
 import time
@@ -36,11 +37,8 @@ LOCKS = Path(f"/tmp/uad-gpus-{os.getuid()}")
 PAUSE = 1.0
 
 #: How torch, cuBLAS and cuDNN say that a device has no memory left.
-NO_MEMORY = (
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "_ALLOC_FAILED",
-    "_ALLOCATION_FAILED",
+NO_MEMORY = re.compile(
+    "CUDA out of memory|CUDA error: out of memory|_ALLOC_FAILED|_ALLOCATION_FAILED"
 )
 
 #: Descriptors that hold locks and what was claimed with them, until this process ends.
@@ -54,30 +52,22 @@ class DeviceError(UadError):
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU that this process may use.
+    """A GPU that this process may use."""
 
-    Attributes:
-        name: how ``CUDA_VISIBLE_DEVICES`` calls it.
-        index: its number on the machine (PCI order); None for a MIG instance.
-        uuid: its UUID, for example ``GPU-8a7c...``.
-    """
-
+    #: how ``CUDA_VISIBLE_DEVICES`` calls it
     name: str
+    #: its number on the machine (PCI order); None for a MIG instance
     index: int | None
     uuid: str
 
 
 @dataclass(frozen=True)
 class Place:
-    """A job's place in the queue for devices.
+    """A job's place in the queue for devices."""
 
-    Attributes:
-        devices: UUIDs of those that it may use; once it is served, of the one that it has.
-        sharing: how many jobs like it a device has room for; 1: it fills the device.
-        served: whether it has its device.
-    """
-
+    #: UUIDs of those that it may use; once it is served, of the one that it has
     devices: tuple[str, ...]
+    #: how many jobs like it a device has room for; 1: it fills the device
     sharing: int = 1
     served: bool = False
 
@@ -148,8 +138,7 @@ def assign(queue: Sequence[Place]) -> list[str | None]:
     double up. Where a job does not fit yet, its room is kept: else small jobs that come and go
     would keep one that fills a device waiting for ever.
 
-    Args:
-        queue: all jobs, in the order in which they came.
+    The queue has all jobs, in the order in which they came.
     """
     used: dict[str, Fraction] = defaultdict(Fraction)
     for job in queue:
@@ -224,13 +213,9 @@ def claim(
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """What to do about an error that says that a GPU has no memory left; None: it is another one.
-
-    Args:
-        error: as CUDA's libraries raise it through torch.
-    """
+    """What to do about an error that a GPU has no memory left; None: it is another error."""
     text = str(error)
-    if not any(sign in text for sign in NO_MEMORY):
+    if not NO_MEMORY.search(text):
         return None
     sharing = _claimed.get("sharing", 1)
     shared = (

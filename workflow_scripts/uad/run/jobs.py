@@ -20,16 +20,9 @@ UPSTREAM = ("make_phantom", "download_dataset", "index_dataset")
 
 @dataclass(frozen=True)
 class Job:
-    """A job of a dry run.
+    """A job of a dry run, with the CPU cores and GPUs that it holds; a target has no outputs.
 
-    Attributes:
-        rule: its rule.
-        wildcards: their values by name.
-        inputs: files that it reads.
-        outputs: files that it writes; a target has none.
-        threads: CPU cores that it holds.
-        gpus: GPUs that it holds.
-        group: number of its group in this dry run, if the profile puts it into one.
+    ``group`` is the number of its group in this dry run, if the profile puts it into one.
     """
 
     rule: str
@@ -131,7 +124,6 @@ class Command:
         directory: Path,
         targets: Sequence[str],
         *,
-        forced: Sequence[str] = (),
         overlay: Path | None = None,
     ) -> list[Job]:
         """The jobs that are to do for the targets.
@@ -139,7 +131,6 @@ class Command:
         Args:
             directory: working directory; nothing is locked.
             targets: targets or files.
-            forced: rules whose jobs count even if they are done.
             overlay: one more config file.
 
         Raises:
@@ -153,8 +144,6 @@ class Command:
         overlays = [*self.overlays, *([overlay] if overlay else [])]
         if overlays:
             command += ["--configfile", *(str(path.resolve()) for path in overlays)]
-        if forced:
-            command += ["--forcerun", *forced]
         done = subprocess.run([*command, "--", *targets], capture_output=True, text=True)
         output = done.stdout + done.stderr
         if done.returncode:

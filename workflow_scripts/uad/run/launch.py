@@ -35,12 +35,8 @@ def snapshot(root: str | os.PathLike[str], into: str | os.PathLike[str]) -> Path
     Jobs on a cluster read Snakefile, scripts and library when they start, hours after the
     run began. Modification times are kept: Snakemake takes a newer script for a changed one.
 
-    Args:
-        root: the repository.
-        into: folder of the copy; an older copy is replaced.
-
     Returns:
-        The copy's Snakefile.
+        The copy's Snakefile; an older copy is replaced.
 
     Raises:
         LaunchError: ``root`` is not the repository.
@@ -84,13 +80,7 @@ def overlays_of(arguments: Sequence[str]) -> list[int]:
 def copy_overlays(
     arguments: Sequence[str], where: Sequence[int], folder: str | os.PathLike[str]
 ) -> list[str]:
-    """Snakemake's arguments with copies of the config files: jobs read these when they start.
-
-    Args:
-        arguments: of Snakemake.
-        where: what :func:`overlays_of` found among them.
-        folder: of the copies.
-    """
+    """Snakemake's arguments with copies of the config files: jobs read these when they start."""
     copied = list(arguments)
     for number in where:
         copy = Path(folder) / f"{number}-{Path(arguments[number]).name}"
@@ -105,10 +95,6 @@ def register_run(directory: str | os.PathLike[str], record: str | os.PathLike[st
 
     The lock of ``make`` need not reach from one login node to another, and the jobs of a live
     run are not to be ended.
-
-    Args:
-        directory: working directory of the run.
-        record: JSON file with ``host`` and ``pid`` of the last run.
 
     Raises:
         LaunchError: jobs of a run that was started on another host are in the queue.
@@ -149,15 +135,11 @@ def cancel_unattended(directory: str | os.PathLike[str], patience: float = 180.0
     Nobody watches them, and the new run would write the same files beside them. A training
     saves what it has when it is told to end.
 
-    Args:
-        directory: working directory of the run.
-        patience: seconds to wait for their end.
-
     Returns:
         The numbers of the jobs that were ended.
 
     Raises:
-        LaunchError: SLURM does not answer, or the jobs are still there after ``patience``.
+        LaunchError: SLURM does not answer, or the jobs are there after ``patience`` seconds.
     """
     found = unattended_jobs(directory)
     if not found:
@@ -181,11 +163,8 @@ def readable_sacct(folder: str | os.PathLike[str]) -> str:
     SLURM writes ``CANCELLED by 1000``; version 2.8 of the plugin compares with ``CANCELLED`` and
     would wait for ever for a job that somebody has cancelled.
 
-    Args:
-        folder: where the wrapper goes; an existing one is replaced.
-
     Returns:
-        ``PATH``, with ``folder`` in front where there is a ``sacct``.
+        ``PATH``, with the folder of the wrapper in front where there is a ``sacct``.
     """
     folder = Path(folder).resolve()
     path = os.environ.get("PATH", os.defpath)

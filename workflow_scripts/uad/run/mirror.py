@@ -17,13 +17,10 @@ from uad.core.errors import DataError
 from uad.core.files import read_tsv
 from uad.core.paths import Tree
 from uad.data.participants import index_used
-from uad.data.sources import DataSet, load_registry
+from uad.data.sources import load_registry
 from uad.phantom import subject_names
 from uad.qc.decide import decisions_of_run, exclusions
 from uad.run.jobs import Job
-
-#: Folders of a results tree that hold nothing that later jobs read.
-_UNREAD = ("logs", "benchmarks")
 
 
 class Mirror:
@@ -35,6 +32,8 @@ class Mirror:
         cfg: the config.
 
     Attributes:
+        root: the folder that stands for the working directory.
+        results: the results in it.
         notes: what was stood in for, as sentences.
         upstream: jobs that the stand-ins replace, hence to do.
         raw: bytes of raw data that are not there, by data set; None: not known.
@@ -44,9 +43,9 @@ class Mirror:
     def __init__(self, folder: Path, directory: Path, cfg: Config) -> None:
         paths = [cfg.results, cfg.qc.decisions]
         paths += [spec.path for spec in cfg.datasets.values() if spec.path]
-        folder = folder.resolve()
         # a config may lead out of the working directory: ../data
-        self.root = folder.joinpath(*["up"] * max(Path(p).parts.count("..") for p in paths), "work")
+        up = ["up"] * max(Path(path).parts.count("..") for path in paths)
+        self.root = folder.resolve().joinpath(*up, "work")
         self.cfg, self.directory = cfg, directory.resolve()
         self.notes: list[str] = []
         self.upstream: list[Job] = []
@@ -73,15 +72,19 @@ class Mirror:
             if path.name in ("participants", "raw"):  # stand-ins may go here
                 for inner in _children(path):
                     _link(inner, target / path.name / inner.name)
-            elif path.name not in _UNREAD:
+            else:
                 _link(path, target / path.name)
 
-    @property
-    def has_results(self) -> bool:
-        """Whether anything has been computed after the index."""
-        before = {"participants", "raw", "validation", "atlas", "README.md", "source.json"}
-        found = {path.name for path in _children(self.directory / self.cfg.results)}
-        return bool(found - before - set(_UNREAD) - {"preflight.json", "config.resolved.yaml"})
+    def unindexed(self) -> list[str]:
+        """Data sets without an index, or whose raw data are gone."""
+        tree = Tree(str(self.results))
+
+        def is_there(name: str, spec: Dataset) -> bool:
+            raw = spec.path if spec.source in ("folder", "preprocessed") else None
+            raw_is_there = raw is None or self._place(raw).is_dir()
+            return raw_is_there and self._place(tree.participants(name)).exists()
+
+        return [name for name, spec in self.cfg.datasets.items() if not is_there(name, spec)]
 
     def index(self, names: Iterable[str], remade: Iterable[str] = ()) -> None:
         """Index data sets as the workflow would; those that are not there by stand-ins.
@@ -93,7 +96,7 @@ class Mirror:
         Raises:
             DataError: a raw tree that is there cannot be used.
         """
-        names, remade = list(names), set(remade)
+        names = list(names)
         if names and self.results.is_absolute():
             # what is there is then judged by the times of files alone
             self.results = Path("results")
@@ -120,7 +123,8 @@ class Mirror:
                 if not marker:
                     raise  # else an older tree, which the workflow replaces
         if table is None:
-            root, count = self._stand_in(name, spec, root)
+            count = self._count(name, spec, root)
+            root = self._stand_in(name, spec, root, count)
             table = self._table(spec, root, exclude={}, limit=min(count, spec.limit or count))
             if marker:
                 self._replace(self._place(marker), b"")
@@ -148,37 +152,37 @@ class Mirror:
         key = base64.urlsafe_b64encode(os.path.relpath(path, self.root).encode()).decode()
         (self.root / ".snakemake/metadata" / key).unlink(missing_ok=True)
 
-    def _stand_in(self, name: str, spec: Dataset, root: Path) -> tuple[Path, int]:
-        """Empty files in a data set's own layout; their root and the number of subjects."""
+    def _count(self, name: str, spec: Dataset, root: Path) -> int:
+        """Subjects of a data set that is not there."""
+        if spec.source == "phantom":
+            return spec.phantom.subjects
         if spec.source == "preprocessed":
             raise DataError(
                 f"{name}: no folder '{spec.path}' (looked at {self.directory / root}), and a "
                 "shared preprocessed tree cannot be stood in for. Set "
                 f"datasets.{name}.source to folder to plan with raw scans."
             )
-        known = load_registry().of_layout(spec.layout)
-        if spec.source == "phantom":
-            count = spec.phantom.subjects
-        else:
-            count = (spec.expected or known.subjects) - len(spec.exclude)
-            by = "config" if spec.expected else "registry"
-            self.raw[name] = _raw_bytes(known, spec)
-            used = f"; the first {spec.limit} are used" if spec.limit else ""
-            self.notes.append(
-                f"{name} is not there: planned with the {count} subjects that the {by} "
-                f"expects{used}."
-            )
+        expected = spec.expected or load_registry().of_layout(spec.layout).subjects
+        count, by = expected - len(spec.exclude), "config" if spec.expected else "registry"
+        self.raw[name] = raw_bytes(spec)
+        used = f"; the first {spec.limit} are used" if spec.limit else ""
+        self.notes.append(
+            f"{name} is not there: planned with the {count} subjects that the {by} expects{used}."
+        )
+        return count
+
+    def _stand_in(self, name: str, spec: Dataset, root: Path, count: int) -> Path:
+        """Empty files in a data set's own layout; their root."""
         if self._place(root).is_symlink():
             self._place(root).unlink()
         if root.is_absolute() or not self._place(root).resolve().is_relative_to(self.root):
             root = Path("stand-ins") / name
             self._moved.setdefault("datasets", {})[name] = {"path": str(root)}
-        for subject in subject_names(spec.layout, count, self.cfg.seed):
-            for role in known.layout.needs(spec.modalities):
-                path = self._place(root / known.layout.path(subject, role))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch()
-        return root, count
+        for file in files_of(spec, subject_names(spec.layout, count, self.cfg.seed)):
+            path = self._place(root / file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return root
 
     def _write_table(self, path: Path, table: pd.DataFrame) -> None:
         """Put an index in place; where it says what it said before, its very bytes."""
@@ -192,23 +196,21 @@ class Mirror:
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The participants tables that are there or stood in for, by data set."""
-        paths = {name: self._place(Tree(str(self.results)).participants(name))
-                 for name in self.cfg.datasets}  # fmt: skip
+        tree = Tree(str(self.results))
+        paths = {name: self._place(tree.participants(name)) for name in self.cfg.datasets}
         return {name: read_tsv(path).fillna("") for name, path in paths.items() if path.exists()}
 
-    def unindexed(self) -> list[str]:
-        """Data sets without an index, or whose raw data are gone."""
-        tree, missing = Tree(str(self.results)), []
-        for name, spec in self.cfg.datasets.items():
-            raw = spec.path if spec.source in ("folder", "preprocessed") else None
-            gone = raw is not None and not self._place(raw).is_dir()
-            if gone or not self._place(tree.participants(name)).exists():
-                missing.append(name)
-        return missing
+
+def files_of(spec: Dataset, subjects: Iterable[str]) -> list[str]:
+    """Files of a raw tree with these subjects, in the layout of a data set."""
+    layout = load_registry().of_layout(spec.layout).layout
+    needs = layout.needs(spec.modalities)
+    return [layout.path(subject, role) for subject in subjects for role in needs]
 
 
-def _raw_bytes(known: DataSet, spec: Dataset) -> int | None:
+def raw_bytes(spec: Dataset) -> int | None:
     """Bytes of a raw tree as the registry knows them; of a download, its archives, too."""
+    known = load_registry().of_layout(spec.layout)
     files = known.files_for(known.layout.needs(spec.modalities))[: 1 if known.any_file else None]
     archives = [file.bytes for file in files]
     if None in archives:

@@ -28,9 +28,7 @@ HEAD_MM3 = 260**3
 def scan_bytes(dataset: dict[str, Any], preprocessing: dict[str, Any]) -> dict[str, float]:
     """Estimated bytes that one scan leaves: ``raw`` (of a phantom), ``registered``, ``packed``.
 
-    Args:
-        dataset: a data set of the config, as plain data.
-        preprocessing: ``preprocessing`` of the config, as plain data.
+    Data set and preprocessing are those of the config, as plain data.
     """
     phantom = dataset["source"] == "phantom"
     return {
@@ -41,28 +39,17 @@ def scan_bytes(dataset: dict[str, Any], preprocessing: dict[str, Any]) -> dict[s
 
 
 def planned_bytes(datasets: dict[str, Any], preprocessing: dict[str, Any]) -> dict[str, int]:
-    """Estimated size of what will be kept, per data set that is there.
-
-    Args:
-        datasets: ``datasets`` of the config, as plain data.
-        preprocessing: ``preprocessing`` of the config, as plain data.
-    """
+    """Estimated bytes that will be kept, per data set that is there."""
     planned = {}
     for name, dataset in datasets.items():
         if dataset["source"] == "phantom":
             scans = dataset["phantom"]["subjects"] * len(dataset["modalities"])
         else:
+            keys = ("layout", "path", "modalities", "exclude", "limit")
             try:
-                table = index_dataset(
-                    dataset["layout"],
-                    dataset["path"],
-                    dataset["modalities"],
-                    dataset["exclude"],
-                    dataset["limit"],
-                )
+                scans = len(index_dataset(*(dataset[key] for key in keys)))
             except DataError:
                 continue  # the index of this data set tells what is wrong with it
-            scans = len(table)
         planned[name] = round(scans * sum(scan_bytes(dataset, preprocessing).values()))
     return planned
 
@@ -70,9 +57,7 @@ def planned_bytes(datasets: dict[str, Any], preprocessing: dict[str, Any]) -> di
 def model_bytes(models: Iterable[dict[str, Any]], folds: int) -> int:
     """Estimated size of the weights, two for each training (final and checkpoint).
 
-    Args:
-        models: the model of each trained cell, as plain data with complete options.
-        folds: folds of each.
+    Models are those of the trained cells, as plain data with complete options.
     """
     total = 0
     for model in models:

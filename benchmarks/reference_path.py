@@ -17,7 +17,6 @@ only where numba is installed, too; it is not among the pinned packages.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
 import multiprocessing
 from collections.abc import Iterable, Sequence
@@ -33,36 +32,24 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
-#: Whether `opensimplex` is compiled here.
-NUMBA = importlib.util.find_spec("numba") is not None
 OCTAVES, PERSISTENCE, FREQUENCY = 6, 0.8, 64
 ALPHA = 0.84
 GRID = 2  # patches down and across
 EROSIONS, MEDIAN, COMPONENT = 3, 5, 7
 
 
-# data -------------------------------------------------------------------------------------------
-
-
 class SharedVolumes(Dataset):
     """Volumes in the dictionary of a manager process, one random slice per request.
 
-    A subject is an image and a brain mask, float32 tensors ``(1, X, Y, Z)``. Torch hands the memory
-    of a tensor to the other process, so that the voxels are not copied; with ``by_value`` they are,
-    as those of arrays would be.
-
-    Args:
-        images: ``(N, X, Y, Z)`` in [0, 1].
-        masks: the brain, same shape.
-        by_value: keep NumPy arrays, which are pickled whole.
+    A subject is an image and a brain mask, float32 tensors ``(1, X, Y, Z)``, whose memory torch
+    hands to the other process, so that the voxels are not copied.
     """
 
-    def __init__(self, images: np.ndarray, masks: np.ndarray, *, by_value: bool = False) -> None:
+    def __init__(self, images: np.ndarray, masks: np.ndarray) -> None:
         self._manager = multiprocessing.Manager()
         self._subjects = self._manager.dict()
-        keep = np.copy if by_value else torch.tensor
         for number, pair in enumerate(zip(images, masks, strict=True)):
-            image, mask = (keep(volume[None].astype(np.float32)) for volume in pair)
+            image, mask = (torch.tensor(volume[None].astype(np.float32)) for volume in pair)
             self._subjects[str(number)] = {"image": image, "mask": mask, "id": str(number)}
         self._length = len(images)
 
@@ -73,9 +60,8 @@ class SharedVolumes(Dataset):
         if str(index) not in self._subjects:
             raise IndexError(index)
         subject = self._subjects[str(index)]
-        image, mask = (torch.as_tensor(subject[key]) for key in ("image", "mask"))
-        number = torch.randint(0, image.shape[-1], (1,))
-        return {"image": image[..., number], "mask": mask[..., number], "slice": number}
+        number = torch.randint(0, subject["image"].shape[-1], (1,))
+        return {key: subject[key][..., number] for key in ("image", "mask")} | {"slice": number}
 
     def close(self) -> None:
         """End the manager process."""
@@ -85,9 +71,6 @@ class SharedVolumes(Dataset):
 def loader(volumes: SharedVolumes, batch_size: int) -> DataLoader:
     """Batches of slices ``(B, 1, X, Y, 1)``, one of each volume and epoch, in a new order."""
     return DataLoader(volumes, batch_size=batch_size, shuffle=True, drop_last=True)
-
-
-# noise ------------------------------------------------------------------------------------------
 
 
 def simplex_field(source: opensimplex.OpenSimplex, height: int, width: int) -> np.ndarray:
@@ -104,9 +87,6 @@ def batch_noise(shape: Sequence[int], seed: int) -> Tensor:
     """One field in half precision for all images of a batch ``(B, 1, H, W)``."""
     field = simplex_field(opensimplex.OpenSimplex(seed), *shape[-2:])
     return torch.from_numpy(field).half().repeat(shape[0], 1, 1, 1)
-
-
-# training ---------------------------------------------------------------------------------------
 
 
 def checkpointed(network: nn.Module) -> nn.Module:
@@ -201,9 +181,6 @@ def training_step(
     return loss.item()
 
 
-# reconstruction ---------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def reconstruct(
     network: nn.Module, images: Tensor, noise: Tensor, t_test: int, schedule: Tensor, batch: int
@@ -228,20 +205,12 @@ def reconstruct(
     return (result + 1) / 2
 
 
-# evaluation -------------------------------------------------------------------------------------
-
-
-def score_volume(
-    volume: np.ndarray, reconstruction: np.ndarray, dtype: type[np.floating] = np.float32
-) -> np.ndarray:
-    """Fusion quality of two volumes ``(x, y, z)``, one axial slice after the other.
-
-    The authors compute in float32; float64 shows what that rounds away.
-    """
-    scores = np.zeros(volume.shape, dtype=dtype)
+def score_volume(volume: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
+    """Fusion quality of two volumes ``(x, y, z)``, one axial slice after the other."""
+    scores = np.zeros(volume.shape, dtype=np.float32)
     for number in range(volume.shape[2]):
         x, y = (
-            torch.from_numpy(np.ascontiguousarray(array[:, :, number], dtype=dtype))
+            torch.from_numpy(np.ascontiguousarray(array[:, :, number]))
             for array in (volume, reconstruction)
         )
         scores[:, :, number] = fusion_map(x[None, None], y[None, None])[0, 0].numpy()

@@ -1,0 +1,137 @@
+"""Entries of the results (limits, pairs of times, values) and the README's tables of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uad.core.files import read_json, write_text
+
+Entry = tuple[str, dict[str, Any]]
+
+
+def pair(what: str, reference: Sequence[float], ours: Sequence[float]) -> Entry:
+    """Seconds of both sides, and how many times as long the reference takes (of medians)."""
+    theirs, own = (float(np.median(times)) for times in (reference, ours))
+    entry = {"what": what, "reference_s": theirs, "ours_s": own, "ratio": theirs / own}
+    if len(reference) == len(ours) > 1:
+        ratios = np.divide(reference, ours)
+        entry["quartiles"] = [float(value) for value in np.quantile(ratios, (0.25, 0.75))]
+    return "pairs", entry
+
+
+def value(what: str, number: float, unit: str) -> Entry:
+    """A number by itself."""
+    return "values", {"what": what, "value": float(number), "unit": unit}
+
+
+def limit(text: str, number: float, at_least: float = -np.inf, at_most: float = np.inf) -> Entry:
+    """What has to hold, and whether it does."""
+    holds = bool(at_least <= number <= at_most)
+    return "limits", {"text": text, "value": float(number), "holds": holds}
+
+
+def update(folder: Path) -> None:
+    """Rewrite every block of README.md from its JSON file."""
+    readme = folder / "README.md"
+    write_text(readme, with_tables(readme.read_text(encoding="utf-8"), folder))
+
+
+def with_tables(text: str, folder: Path) -> str:
+    """The README with its blocks made anew.
+
+    Raises:
+        ValueError: a block is not there exactly once.
+    """
+    for name, render in BLOCKS.items():
+        begin, end = f"<!-- {name}.json -->\n", f"<!-- end of {name}.json -->"
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        if len(pattern.findall(text)) != 1:
+            raise ValueError(f"the marks '{begin.strip()}' and '{end}' must stand there once")
+        path = folder / f"{name}.json"
+        content = f"Not measured yet: there is no `{path.name}`.\n"
+        if path.exists():
+            content = render(read_json(path))
+        text = pattern.sub(lambda _, new=f"{begin}{content}{end}": new, text)
+    return text
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, all but the first column aligned to the right."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, rule, *rows))
+
+
+def render_speed(results: dict[str, Any]) -> str:
+    """When and on what, the limits, the pairs of times, and the values."""
+    machine, versions = results["machine"], results["versions"]
+    changed = " with changes" if results["changed_since"] else ""
+    where = ", ".join(filter(None, (machine["gpu"], machine["cpu"])))
+    measured_on = (
+        f"{results['date'][:10]}, {(results['commit'] or 'an unknown commit')[:10]}{changed}; "
+        f"{where}, {machine['cores']} cores, {machine['memory_gib']} GiB, load "
+        f"{machine['load_before']} before; Python {versions['python']}, "
+        f"torch {versions['torch']}.\n"
+    )
+    limits = [
+        [entry["text"], f"{entry['value']:.3g}", "ok" if entry["holds"] else "MISSED"]
+        for entry in results["limits"]
+    ]
+    pairs = [
+        [e["what"], _seconds(e["reference_s"]), _seconds(e["ours_s"]), _times(e)]
+        for e in results["pairs"]
+    ]
+    values = [
+        [e["what"], _seconds(e["value"]) if e["unit"] == "s" else f"{e['value']:.3g} {e['unit']}"]
+        for e in results["values"]
+    ]
+    parts = [measured_on, table(("must hold", "measured", ""), limits)]
+    if pairs:
+        parts.append(table(("", "reference", "here", "times as fast"), pairs))
+    if values:
+        parts.append(table(("", "measured"), values))
+    return "\n".join(parts)
+
+
+def _seconds(number: float) -> str:
+    """A time in the unit that suits it."""
+    size = abs(number)
+    unit, scale = ("s", 1) if size >= 1 else ("ms", 1e-3) if size >= 1e-3 else ("µs", 1e-6)
+    return f"{number / scale:.3g} {unit}"
+
+
+def _times(entry: dict[str, Any]) -> str:
+    quartiles = entry.get("quartiles")
+    return f"{entry['ratio']:.3g}" + (" ({:.3g} to {:.3g})".format(*quartiles) if quartiles else "")
+
+
+def render_demo(results: dict[str, Any]) -> str:
+    """Where the time of a finished run went, a row per rule."""
+    rows = [
+        [
+            f"`{rule['rule']}`",
+            str(rule["jobs"]),
+            f"{rule['core_seconds']:.0f}",
+            f"{rule['seconds_a_job']:.2f}",
+            f"{rule['share']:.1%}",
+        ]
+        for rule in results["rules"]
+    ]
+    rows.append(["all", str(results["jobs"]), f"{results['core_seconds']:.0f}", "", "100.0%"])
+    share = results["record_seconds"] / (results["wall_s"] * results["cores"])
+    return (
+        f"{results['started'][:10]}, {(results['commit'] or 'an unknown commit')[:10]}: from the "
+        f"first job's start to the last one's end {results['wall_s'] / 60:.1f} minutes on "
+        f"{results['cores']} cores, which the scripts kept busy {results['busy']:.0%} of that "
+        "time. The rest is the start of interpreters and of Snakemake, and waiting. The provenance "
+        f"records took {results['record_seconds']:.0f} core seconds of it: {share:.1%}.\n\n"
+        + table(("rule", "jobs", "core seconds", "s a job", "share"), rows)
+    )
+
+
+#: Block of the README and name of its file -> what makes it.
+BLOCKS = {"speed": render_speed, "speed_gpu": render_speed, "demo": render_demo}
