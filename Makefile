@@ -30,7 +30,7 @@ BUSY = || { code=$$?; [ $$code -ne 75 ] || echo "Another run is at work in this 
 REQUIREMENTS = { echo "\# Written by 'make lock'; CONTRIBUTING.md says how pip installs it."; \
   uv export --quiet --frozen --no-emit-project --no-annotate --no-header --prune torch; }
 
-.PHONY: help env-test env-lint demo test datasets import plan paper report audit trace compare crate verify-crate env test-all test-fast test-e2e test-slow test-browser test-slurm test-real lint format schema lock clean-env bench bench-gpu
+.PHONY: help env-test env-lint demo test datasets import plan paper report audit trace compare crate verify-crate env test-all test-fast test-e2e test-slow test-browser test-slurm test-real lint format schema picture lock clean-env bench bench-gpu
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##|^## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/; s/^## (.*)/\n\1/' | expand -t 14
@@ -134,6 +134,9 @@ format: env-lint ## rewrite in the project's style
 
 schema: env ## regenerate the config's JSON schema and docs/configuration.md
 	@python -m uad.config
+
+picture: demo ## docs/workflow.svg, which the README shows: the stages of the demo
+	@cp results-demo/figures/workflow.svg docs/workflow.svg
 
 lock: env-lint ## uv.lock, envs/requirements.txt and envs/*.yaml from pyproject.toml
 	@uv lock --default-index https://pypi.org/simple
