@@ -168,6 +168,8 @@ def _record(context: Job, started: float, clock: float) -> dict[str, Any]:
         "threads": job_.threads,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.monotonic() - clock, 3),
+        # of the whole process so far, imports included, and of its children
+        "cpu_seconds": round(sum(os.times()[:4]), 2),
         "peak_memory_mib": _peak_memory(),
         "peak_gpu_memory_mib": _gpu_memory(),
         "facts": context.facts,
