@@ -14,7 +14,20 @@ from snakemake.exceptions import WorkflowError
 # the repository itself, also for a run that works on a copy of it (uad.run.launch): as an input, a
 # path must not depend on where a run was started from
 REPOSITORY = os.environ.get("UAD_REPOSITORY") or workflow.basedir
-sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
+LIBRARY = Path(workflow.basedir) / "workflow_scripts"
+sys.path.insert(0, str(LIBRARY))
+
+import uad
+
+# an environment may have been made for another copy of this folder
+if Path(uad.__file__).parents[1].resolve() != LIBRARY.resolve():
+    raise WorkflowError(
+        f"The library is loaded from {Path(uad.__file__).parent}, not from this copy ({LIBRARY}). "
+        f"Use make, which builds an environment here, or: export PYTHONPATH={LIBRARY}"
+    )
+# scripts run the library beside this file, too
+others = filter(None, [os.environ.get("PYTHONPATH")])
+os.environ.update(PYTHONPATH=os.pathsep.join([str(LIBRARY), *others]))
 
 from uad import config as uad_config
 from uad.config import params as rule_params

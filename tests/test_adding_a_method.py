@@ -3,13 +3,14 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from test_workflow import job_counts
-from tools.workflow import forked
 
 COPIED = ("Snakefile", "rules", "workflow_scripts", "resources", "notebooks", "report", "envs")
 
@@ -44,7 +45,8 @@ def run(folder: Path, command: str) -> tuple[int, str]:
     program, *arguments = command.removeprefix("$ ").split()
     assert program == "snakemake"
     environment = {**os.environ, "PYTHONPATH": str(folder / "workflow_scripts")}
-    done = forked([*arguments, "--cores", "2"], cwd=folder, environment=environment)
+    command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "2"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
 

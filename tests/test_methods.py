@@ -12,7 +12,7 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_divergence
 
 from test_training import SIZE, UNET, digest, fit, phantom_slices
-from uad.evaluate.reconstruct import load_network, reconstruct_volume
+from uad.evaluate.reconstruct import autocast, load_network, reconstruct_volume
 from uad.methods import families, load
 from uad.methods.base import Setup
 from uad.methods.diffusion import MaskingOptions, corrupt
@@ -345,17 +345,9 @@ def test_a_batch_of_the_gan_takes_several_critic_steps_for_one_of_the_generator(
     assert {o.defaults["betas"] for o in optimizers} == {(0.5, 0.9)}
 
 
-def test_autocast_does_not_hide_a_step_from_the_next():
-    def critic(cache_enabled):
-        torch.manual_seed(0)
-        method = make("adversarial", dropout=0.0)
-        network = method.build()
-        with torch.autocast("cpu", torch.bfloat16, cache_enabled=cache_enabled):
-            take_step(method, network, 0.0)
-        return torch.cat([p.detach().flatten() for p in network.critic.parameters()])
-
-    # 0.013 with stale copies of the weights, 0.00001 from the order of rounding
-    assert (critic(True) - critic(False)).abs().mean() < 0.001
+def test_autocast_keeps_no_copies_of_weights_that_a_step_would_leave_behind():
+    with autocast("bf16-mixed", "cpu"):
+        assert torch.is_autocast_enabled("cpu") and not torch.is_autocast_cache_enabled()
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def download(
     if not demographics_file(layout, raw_root):
         for table in entry.tables:
             try:
-                fetch(table, archives, progress)
+                fetch(table, archives, progress, attempts=1)
             except DataError as error:
                 say(f"{error}\nIt is not needed: without it the ages are unknown.", progress)
     sources = [Source(layout, file.path, "archive") for file in files]

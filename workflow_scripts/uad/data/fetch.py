@@ -68,7 +68,13 @@ class _Refused(Exception):
     """This address will not give the file, however often it is asked."""
 
 
-def fetch(file: File, folder: str | os.PathLike[str], progress: Show = True) -> Fetched:
+def fetch(
+    file: File,
+    folder: str | os.PathLike[str],
+    progress: Show = True,
+    *,
+    attempts: int | None = None,
+) -> Fetched:
     """Get a file into a folder, unless it is already there and as it should be.
 
     A transfer goes into ``<name>.part`` and is taken up where it broke off, also by a later call.
@@ -77,6 +83,7 @@ def fetch(file: File, folder: str | os.PathLike[str], progress: Show = True) -> 
         file: its entry in the registry.
         folder: where to put it.
         progress: see :data:`uad.data.progress_bar.Show`.
+        attempts: failures in a row after which to give up; default: several.
 
     Raises:
         DataError: no address gives the file, its checksum is wrong, or the disk is full.
@@ -90,7 +97,7 @@ def fetch(file: File, folder: str | os.PathLike[str], progress: Show = True) -> 
         problems = []
         for url in file.urls:
             try:
-                _get(url, part, file, progress)
+                _get(url, part, file, progress, attempts or ATTEMPTS)
             except _Refused as problem:
                 problems.append(f"{url}: {problem}")
                 continue
@@ -186,7 +193,7 @@ def _discard(part: Path) -> None:
     _state_path(part).unlink(missing_ok=True)
 
 
-def _get(url: str, part: Path, file: File, progress: Show) -> None:
+def _get(url: str, part: Path, file: File, progress: Show, attempts: int) -> None:
     """Bring the part to its full length, in as many attempts as it takes; then verify it."""
     failures, resumed, furthest = 0, False, size_of(part)
     while True:
@@ -196,7 +203,7 @@ def _get(url: str, part: Path, file: File, progress: Show) -> None:
         except _Again as problem:
             failures = 1 if size_of(part) - furthest >= WORTH else failures + 1
             furthest = max(furthest, size_of(part))
-            if failures >= ATTEMPTS:
+            if failures >= attempts:
                 raise _Refused(f"{problem} ({failures} attempts)") from problem
             wait = min(problem.wait or FIRST_WAIT * 2 ** (failures - 1), LONGEST_WAIT)
             say(f"{file.name}: {problem}; again in {wait:.0f} s", progress)

@@ -11,7 +11,7 @@ from typing import TextIO
 #: else lines. A stream: a bar on this terminal, and the lines on standard error.
 Show = bool | TextIO
 #: Seconds to the first line and between two.
-FIRST_LINE, BETWEEN_LINES = 5.0, 300.0
+FIRST_LINE, BETWEEN_LINES = 5.0, 60.0
 
 
 def mb(count: float) -> str:
