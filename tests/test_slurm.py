@@ -234,7 +234,7 @@ def training_begun(folder):
 def test_a_cell_is_computed_through_the_profile(cluster, code, tmp_path):
     """The short one: every resource class once, from scans to the metrics of a fold."""
     metrics = "results/metrics/intra_FLAIR/pddpm-iqa/fold-0/brats21.tsv"
-    run(code, tmp_path / "run", "--", metrics)
+    run(code, tmp_path / "run", "--", metrics, minutes=30)  # two on an idle machine
     jobs = accounting(tmp_path / "run")
     assert {job.state for job in jobs} == {"COMPLETED"}
     held = {job.rule: job.gpus for job in jobs}
