@@ -281,7 +281,7 @@ class Alternation:
         self.method.quality_loss(scaled, self._copy(self.images, self.levels)).backward()
         self._copy.zero_grad()
         self.bare.append(time.perf_counter() - begin)
-        if len(self.bare) % self.reference_every == 1:
+        if (len(self.bare) - 1) % self.reference_every == 0:
             begin = time.perf_counter()
             with torch.random.fork_rng(devices=[]):  # the real training must not see this
                 noise = reference.batch_noise(self.images.shape, len(self.bare)).float()

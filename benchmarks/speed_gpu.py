@@ -112,7 +112,8 @@ def seconds_per_epoch(
     def run(epochs: int) -> float:
         loop = Train(
             epochs=epochs, batch_size=sizes.batch, validate_every=1 if validate else epochs,
-            precision="bf16-mixed", accelerator="auto", compile=mode,
+            precision="bf16-mixed", compile=mode,
+            accelerator="gpu" if DEVICE == "cuda" else "cpu",
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             synchronise(DEVICE)

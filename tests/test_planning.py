@@ -521,7 +521,7 @@ def show_plan(root, folder, *arguments):
 @pytest.mark.slow
 def test_an_unknown_target_is_snakemakes_own_message(root, stand_ins, small_splits):  # noqa: F811
     done = show_plan(root, stand_ins, "tabel3", "--overlay", small_splits)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith("ERROR: ") and "tabel3" in done.stderr
     assert len(done.stderr.splitlines()) < 10
 

@@ -178,7 +178,8 @@ class Estimator:
         """How many times as long as stored the finished jobs of a kind took, on average."""
         found = self._finished[rule, kind]
         same = [replace(job, threads=threads, gpus=gpus) for job, _ in found]
-        return sum(seconds for _, seconds in found) / sum(self._stored(job)[0] for job in same)
+        expected = sum(self._stored(job)[0] for job in same)
+        return sum(seconds for _, seconds in found) / expected if expected else 0.0
 
     def _stored(self, job: Job) -> tuple[float, str]:
         """Seconds from the unit costs, and ``measured``, ``derived`` or ``unknown``.
