@@ -207,11 +207,10 @@ class TestFiguresOfAGpu:
         monkeypatch.setattr(speed_gpu, "per_epoch", lambda times, epochs: max(times) / max(epochs))
         monkeypatch.setattr(speed_gpu, "DEVICE", "cpu")
         found = measured(speed_gpu.FIGURES.values())
-        limits = check(found)
-        assert len(limits) == 5
+        check(found)
+        assert len(found["limits"]) == 5
         values = {entry["what"]: entry["value"] for entry in found["values"]}
         rate = values["reached"] / values["bf16 matmul ceiling"]
-        assert limits["training step"]["value"] > 0
         assert rate == pytest.approx(found["limits"][0]["value"])
         step = values["step with torch.compile `off`"]
         assert values["steps of a fold"] == pytest.approx(step * 19_200 / 60)
