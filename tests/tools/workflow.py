@@ -1,5 +1,6 @@
 """Snakemake for tests, in processes that have it loaded: importing it takes most of a small run."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,9 +24,11 @@ def snakemake(root, workdir, *arguments, check=True, fresh=False):
     """
     command = ["--snakefile", root / "Snakefile", "--directory", workdir, "--cores", "2"]
     command = [*map(str, command), *map(str, arguments)]
-    if fresh:
+    library = str(Path(root) / "workflow_scripts")
+    if fresh or library != os.environ["PYTHONPATH"]:  # another copy runs its own library
         whole = [sys.executable, "-m", "snakemake", *command]
-        done = subprocess.run(whole, capture_output=True, text=True)
+        environment = {**os.environ, "PYTHONPATH": library}
+        done = subprocess.run(whole, capture_output=True, text=True, env=environment)
     else:
         done = forked(command)
     output = done.stdout + done.stderr
