@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from uad.air import stored_decision
+from uad.air import air_statistics, region_means, stored_decision
 from uad.core import provenance
 from uad.core.errors import DataError
 from uad.core.files import atomic_path, read_json, sha256, write_json
@@ -16,7 +16,6 @@ from uad.core.records import load_records
 from uad.core.seeds import derive_seed
 from uad.preprocess.slices import Volumes
 from uad.run.room import check_room, planned_bytes
-from uad.statistics import air_statistics, region_means
 
 
 def volumes(normal, anomalous, n=2, lesion=True):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_json, sha256
 from uad.core.nifti import read_volume, write_volume
-from uad.preprocess import batches, hdbet
+from uad.preprocess import hdbet, prediction_batches
 from uad.preprocess.atlas import atlas_paths, prepare_atlas
 from uad.preprocess.brain_masks import predict_brain_masks, read_prediction
 from uad.preprocess.intensity import (
@@ -612,7 +612,7 @@ def test_more_subjects_leave_the_batches_of_the_others_as_they_are(old, new, dou
     count = 2**doublings
 
     def of(labels):
-        return {label: batches.number_of(label, count) for label in sorted(labels)}
+        return {label: prediction_batches.number_of(label, count) for label in sorted(labels)}
 
     before, after = of(old), of(old | new)
     assert {label: after[label] for label in old} == before
@@ -620,13 +620,13 @@ def test_more_subjects_leave_the_batches_of_the_others_as_they_are(old, new, dou
 
 
 def test_batches_have_about_nine_scans_and_their_number_follows_the_size_coarsely() -> None:
-    assert [batches.count_for(n) for n in (0, 1, 9, 12, 13, 24, 30, 577, 1251)] == [
+    assert [prediction_batches.count_for(n) for n in (0, 1, 9, 12, 13, 24, 30, 577, 1251)] == [
         1, 1, 1, 1, 2, 2, 4, 64, 128
     ]  # fmt: skip
     # a corrected size of a data set does not shuffle its batches
-    assert {batches.count_for(n) for n in range(520, 800)} == {64}
+    assert {prediction_batches.count_for(n) for n in range(520, 800)} == {64}
     labels = [f"IXI{n:03d}HH{n:04d}" for n in range(577)]
-    sizes = np.bincount([batches.number_of(label, 64) for label in labels], minlength=64)
+    sizes = np.bincount([prediction_batches.number_of(label, 64) for label in labels], minlength=64)
     assert sizes.max() <= 25 and sizes.mean() == pytest.approx(577 / 64)
 
 
