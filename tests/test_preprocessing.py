@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_json, sha256
-from uad.core.nifti import read_volume, write_volume
+from uad.core.masks import dice
+from uad.core.nifti import read_scan, read_scan_mask, read_volume, write_volume
 from uad.preprocess import hdbet, prediction_batches
+from uad.preprocess.ants_images import import_ants
 from uad.preprocess.atlas import atlas_paths, prepare_atlas
 from uad.preprocess.brain_masks import predict_brain_masks, read_prediction
 from uad.preprocess.intensity import (
@@ -28,7 +30,6 @@ from uad.preprocess.intensity import (
 )
 from uad.preprocess.picture import qc_picture
 from uad.preprocess.register import RegisterOptions, RegisterOutputs, _box, _n4, register_scan
-from uad.preprocess.scans import dice, import_ants, read_scan, read_scan_mask
 from uad.preprocess.skullstrip import skull_strip
 
 SPACING = 4.0
@@ -302,7 +303,7 @@ def missing(folder: Path, scan: Path) -> dict[str, Path]:
     [
         (truncated, "truncated"),
         (not_a_number, "NaN"),
-        (four_dimensions, "4 dimensions"),
+        (four_dimensions, "not a 3D volume"),
         (other_shape, "has shape"),
         (other_axes, "axes of the mask"),
         (empty_mask, "brain mask is empty"),
@@ -641,7 +642,7 @@ def test_itk_works_with_the_threads_of_its_job(threads: int) -> None:
     code = f"""
 import os, threading
 import numpy as np
-from uad.preprocess.scans import import_ants, to_ants
+from uad.preprocess.ants_images import import_ants, to_ants
 
 most, done = 0, threading.Event()
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from uad.core.files import read_json
-from uad.core.nifti import read_volume
+from uad.core.masks import dice
+from uad.core.nifti import read_scan, read_scan_mask, read_volume
 from uad.preprocess.atlas import prepare_atlas
 from uad.preprocess.brain_masks import predict_brain_masks, read_prediction
 from uad.preprocess.intensity import pack_volume
 from uad.preprocess.picture import qc_picture
 from uad.preprocess.register import RegisterOptions, RegisterOutputs, register_scan
-from uad.preprocess.scans import dice, read_scan, read_scan_mask
 from uad.preprocess.skullstrip import skull_strip
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,18 +19,10 @@ import numpy as np
 
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import atomic_path, write_json
-from uad.core.nifti import write_volume
+from uad.core.masks import dice
+from uad.core.nifti import Scan, read_scan, read_scan_mask, write_volume
+from uad.preprocess.ants_images import ants_workspace, import_ants, shear_of, to_ants
 from uad.preprocess.atlas import atlas_spacing
-from uad.preprocess.scans import (
-    Scan,
-    ants_workspace,
-    dice,
-    import_ants,
-    read_scan,
-    read_scan_mask,
-    shear_of,
-    to_ants,
-)
 
 #: Overlap with the atlas' brain below which a registration has probably failed.
 SUSPICIOUS_DICE = 0.85

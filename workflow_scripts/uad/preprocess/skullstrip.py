@@ -15,16 +15,10 @@ from typing import Any
 import numpy as np
 
 from uad.core.errors import ConfigError, DataError, unknown
-from uad.core.nifti import write_volume
+from uad.core.masks import largest_component
+from uad.core.nifti import Scan, read_scan, write_volume
+from uad.preprocess.ants_images import ants_workspace, import_ants, to_ants
 from uad.preprocess.hdbet import HdBet
-from uad.preprocess.scans import (
-    Scan,
-    ants_workspace,
-    import_ants,
-    largest_component,
-    read_scan,
-    to_ants,
-)
 
 #: Brain volume (ml) outside of which an adult's mask is suspicious.
 PLAUSIBLE_ML = (400.0, 2500.0)
