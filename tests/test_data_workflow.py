@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from test_atlas import release
+from test_preprocess_atlas import release
 from test_workflow import touch
 from tools.workflow import snakemake
 from uad.core.files import read_json
