@@ -4,7 +4,7 @@ from collections import Counter
 from functools import lru_cache
 
 from uad.core.paths import MODALITY, SUFFIX
-from uad.preprocess import batches
+from uad.preprocess import prediction_batches
 
 
 @lru_cache
@@ -58,14 +58,14 @@ def is_predicted(wildcards):
 
 def batches_of(dataset):
     """How many batches of scans a data set has, from what the config expects of it."""
-    return batches.count_for(scans_of(dataset))
+    return prediction_batches.count_for(scans_of(dataset))
 
 
 def prediction(wildcards):
     """The file with the predicted mask of a scan, if it comes from one."""
     if not is_predicted(wildcards):
         return []
-    batch = batches.number_of(wildcards.subject, batches_of(wildcards.dataset))
+    batch = prediction_batches.number_of(wildcards.subject, batches_of(wildcards.dataset))
     return tree.brain_masks(wildcards.dataset, wildcards.suffix, batch)
 
 
@@ -74,7 +74,7 @@ def _batches(path, modified, count):
     """Subjects and raw images of each batch, by modality and number."""
     found = {}
     for (subject, modality), row in _participants(path, modified).items():
-        number = batches.number_of(subject, count)
+        number = prediction_batches.number_of(subject, count)
         found.setdefault((modality, number), {})[subject] = row.image
     return found
 

@@ -1,6 +1,6 @@
 """Input functions of splits.smk: what a split depends on."""
 
-from uad.splits import reference_files
+from uad.published_splits import reference_files
 
 
 def split_lists(wildcards):

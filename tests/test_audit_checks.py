@@ -14,6 +14,7 @@ import yaml
 
 from tools.result_trees import Forge, ResultTree
 from uad import config as uad_config
+from uad.air import air_statistics
 from uad.audit.check import expected
 from uad.audit.tree import is_raw
 from uad.audit.verdict import audit
@@ -23,7 +24,6 @@ from uad.core.walk import working_directory
 from uad.evaluate import evaluate_volume, search_threshold
 from uad.preprocess.slices import read_store, subjects_in, write_store
 from uad.splits import intra_dataset, subjects_of
-from uad.statistics import air_statistics
 
 EXPERIMENT, TEST, METHOD = "intra_FLAIR", "brats21", "thresh"
 FOLDS, SUBJECTS = (0, 1), [f"S{n}" for n in range(8)]

@@ -13,9 +13,9 @@ import torch
 
 from conftest import ROOT
 from uad import noise
-from uad.diffusion import alphas_cumprod
 from uad.evaluate import evaluate_volume
 from uad.evaluate.reconstruct import reconstruct_volume, to_slices
+from uad.forward_diffusion import alphas_cumprod
 from uad.iqa import quality_map
 
 BENCHMARKS = ROOT / "benchmarks"

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from test_atlas import release
+from test_preprocess_atlas import release
 from test_workflow import touch
 from tools.workflow import snakemake
 from uad.core.files import read_json
+from uad.core.nifti import read_scan
 from uad.preprocess.atlas import atlas_paths
-from uad.preprocess.scans import read_scan
 
 TABLE = "results/participants/ixi.tsv"
 ATLAS = "sri24_spm8.zip"

@@ -63,7 +63,7 @@ def test_networks_and_ants_load_no_plots_and_no_statistics():
     program = """
         import sys
         from uad.networks import autoencoder, unet
-        from uad.preprocess.scans import import_ants
+        from uad.preprocess.ants_images import import_ants
         import_ants()
         print([m for m in ("matplotlib", "scipy.stats", "sklearn", "skimage", "statsmodels")
                if m in sys.modules])

@@ -16,7 +16,7 @@ from uad.evaluate.reconstruct import autocast, load_network, reconstruct_volume
 from uad.methods import families, load
 from uad.methods.base import Setup
 from uad.methods.diffusion import MaskingOptions, corrupt
-from uad.networks.autoencoder import kl_divergence
+from uad.networks.convolutional import kl_divergence
 from uad.networks.gan import gradient_penalty
 from uad.train import loop as training
 from uad.train.batches import TrainingSet

@@ -222,7 +222,9 @@ def test_files_that_cannot_be_read_are_named_and_stop_the_work(tree):
         refuse_unusable("mslub", checked)
     assert all(str(path) in str(e.value) for path in (cut, html, empty))
     why = checked.set_index(["name", "modality"])["faults"]["patient01", "T1"]
-    assert why.startswith("T1 image: cannot be read, probably truncated or damaged")
+    assert why.startswith(
+        "T1 image: cannot be read as a NIfTI volume, it is probably truncated or damaged"
+    )
 
 
 def test_what_nobody_foresaw_in_a_file_costs_only_its_scan(tree, monkeypatch):

@@ -11,17 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uad import published_splits
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_tsv, write_tsv
+from uad.published_splits import read_registry, reference_files, reference_split, subject_of
 from uad.splits import (
     check,
     cross_dataset,
     intra_dataset,
-    read_registry,
-    reference_files,
-    reference_split,
     stratified_order,
-    subject_of,
     subjects_of,
 )
 
@@ -281,7 +279,7 @@ def t1(*numbers):
 
 
 @pytest.fixture
-def published(tmp_path):
+def published(tmp_path, monkeypatch):
     """Small lists with the faults of the published ones, and the data sets they name."""
     rows = {
         # 2 is listed twice; 3 is in the test set, 4 in validation; 9 has no T2; 8 no data
@@ -293,6 +291,7 @@ def published(tmp_path):
         "Brats21_test.csv": ["BraTS2021_00002", "BraTS2021_00003"],
     }
     registry = write_lists(tmp_path / "lists", rows)
+    monkeypatch.setattr(published_splits, "read_registry", lambda: registry)
     names = [f"IXI{n:03d}-HH-{n:04d}" for n in (1, 2, 3, 4, 5, 6, 7, 9)]
     ixi = pd.DataFrame({"subject": [n.replace("-", "") for n in names], "name": names})
     brats = [f"BraTS2021_0000{i}" for i in (1, 2, 3)]
@@ -301,12 +300,10 @@ def published(tmp_path):
     def split(modality="T2", fold=0, **options):
         return reference_split(
             tmp_path / "lists",
-            ("ixi", ixi),
-            {"brats21": brats},
+            {"ixi": ixi, "brats21": brats},
             fold,
             layouts={"ixi": "ixi", "brats21": "brats21"},
             modality=modality,
-            registry=registry,
             **options,
         )
 
@@ -376,15 +373,14 @@ def test_mistaken_options_are_refused(published, tmp_path):
     with pytest.raises(ConfigError, match="5 folds"):
         published(fold=5)
     with pytest.raises(ConfigError, match="published splits train on IXI"):
-        reference_split(tmp_path, ("b", people(9)), {}, 0, layouts={"b": "brats21"}, modality="T2")
+        reference_split(tmp_path, {"b": people(9)}, 0, layouts={"b": "brats21"}, modality="T2")
 
 
 def test_lists_of_other_people_are_refused(published, tmp_path):
     with pytest.raises(DataError, match=r"none of its 6 subjects \(such as IXI001-HH-0001\)"):
         reference_split(
             tmp_path / "lists",
-            ("ixi", people(9)),
-            {"brats21": people(9)},
+            {"ixi": people(9), "brats21": people(9)},
             0,
             layouts={"ixi": "ixi", "brats21": "brats21"},
             modality="T1",
@@ -425,7 +421,7 @@ def test_the_published_lists_have_the_sizes_duplicates_and_leaks_that_are_on_rec
     ixi, tests = everybody()
     layouts = {name: name for name in ("ixi", "brats21", "mslub")}
     for fold in range(5):
-        arguments = (LISTS, ("ixi", ixi), tests, fold)
+        arguments = (LISTS, {"ixi": ixi, **tests}, fold)
         options = {"layouts": layouts, "modality": modality, "verify": False}
         split, report = reference_split(*arguments, leaks="keep", **options)
         rows = report["rows"]

@@ -14,7 +14,7 @@ import yaml
 from tools.workflow import snakemake
 from uad.core.nifti import write_volume
 from uad.core.paths import Tree
-from uad.preprocess import batches
+from uad.preprocess import prediction_batches
 
 
 def job_counts(output):
@@ -93,8 +93,8 @@ def paper_jobs(ixi, brats21, mslub, room):
     # T2 of all; FLAIR, T1-CE and T1 (for its AIR) of BraTS21; T1 of MSLUB (for its AIR)
     scans = ixi + 4 * brats21 + 2 * mslub
     # those with a skull, in batches whose number follows the size that the config expects
-    on_ixi = {batches.number_of(f"IXI{i:03d}Guys{i:04d}", 64) for i in range(ixi)}
-    on_mslub = {batches.number_of(f"patient{i:02d}", 4) for i in range(mslub)}
+    on_ixi = {prediction_batches.number_of(f"IXI{i:03d}Guys{i:04d}", 64) for i in range(ixi)}
+    on_mslub = {prediction_batches.number_of(f"patient{i:02d}", 4) for i in range(mslub)}
     # Table I: ten methods, one of them untrained; Table IV adds ddpm-iqa. Table II: four methods
     # on FLAIR and T1-CE; Table III adds two on FLAIR, Table IV ddpm-iqa on both.
     on_t2, on_flair, on_t1ce = 10 + 1, 4 + 2 + 1, 4 + 1
@@ -275,7 +275,7 @@ def test_what_a_mask_depends_on_is_seen_though_the_predictions_are_gone(root, br
 
     overlay.write_text(yaml.safe_dump(content))
     snakemake(root, bright_scans, "--configfile", overlay, "--", *masks)
-    batch = [batches.number_of(f"IXI{n:03d}HH{n:04d}", 2) for n in range(4)]
+    batch = [prediction_batches.number_of(f"IXI{n:03d}HH{n:04d}", 2) for n in range(4)]
     assert set(batch) == {0, 1}
     content["run"] = {"scans_per_submission": 2}  # how a run is run is no part of a mask
     assert counts() == (0, 0)

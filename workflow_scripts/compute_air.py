@@ -2,11 +2,11 @@
 
 import logging
 
+from uad.air import air_statistics
 from uad.core.files import read_tsv, write_json
 from uad.core.provenance import job
 from uad.preprocess.slices import read_store
 from uad.splits import subjects_of
-from uad.statistics import air_statistics
 
 with job(snakemake) as context:
     split = read_tsv(snakemake.input.split)

@@ -5,7 +5,7 @@ from pathlib import Path
 from uad.core.provenance import job
 from uad.data.fetch import fetch
 from uad.data.sources import File
-from uad.splits import read_registry
+from uad.published_splits import read_registry
 
 with job(snakemake) as context:
     name, registry = snakemake.wildcards.list, read_registry()

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from uad.core.files import read_tsv, write_tsv
 from uad.core.provenance import job
-from uad.splits import cross_dataset, intra_dataset, reference_split, stratification
+from uad.published_splits import reference_split
+from uad.splits import cross_dataset, intra_dataset, stratification
 
 with job(snakemake) as context:
     experiment, splits = snakemake.params.experiment, dict(snakemake.params.splits)
@@ -28,8 +29,7 @@ with job(snakemake) as context:
         del options["folder"]
         split, context.facts["published"] = reference_split(
             Path(snakemake.input.lists[0]).parent,
-            healthy,
-            tested,
+            {healthy[0]: healthy[1], **tested},
             fold,
             layouts=experiment["layouts"],
             modality=experiment["modality"],

@@ -7,7 +7,7 @@ from uad.core.nifti import write_empty_like
 from uad.core.provenance import job
 from uad.core.seeds import derive_seed
 from uad.preprocess.picture import qc_picture
-from uad.preprocess.register import RegisterOutputs, register_scan
+from uad.preprocess.register import RegisterOptions, RegisterOutputs, register_scan
 
 with job(snakemake) as context, tempfile.TemporaryDirectory() as folder:
     files, params, names = snakemake.input, snakemake.params, snakemake.wildcards
@@ -27,14 +27,16 @@ with job(snakemake) as context, tempfile.TemporaryDirectory() as folder:
             lesion=Path(output.lesion),
             bias_field=(field := Path(folder, "field.nii")),  # for the picture only
         ),
-        spacing=params.spacing,
-        seed=seed,
-        threads=snakemake.threads,
-        lesion_interpolation=params.lesion_interpolation,
-        n4=n4["enabled"],
-        n4_iterations=n4["iterations"],
-        n4_tolerance=n4["tolerance"],
-        n4_shrink=n4["shrink"],
+        RegisterOptions(
+            spacing=params.spacing,
+            seed=seed,
+            threads=snakemake.threads,
+            lesion_interpolation=params.lesion_interpolation,
+            n4=n4["enabled"],
+            n4_iterations=n4["iterations"],
+            n4_tolerance=n4["tolerance"],
+            n4_shrink=n4["shrink"],
+        ),
         sources=[path for path in (files.image, files.brain_mask, lesion) if path],
     )
     if lesion is None:

@@ -1,22 +1,29 @@
 """Average intensity ratio (AIR) between lesion and healthy tissue, Eqs. 12 to 19 of the paper.
 
-Everything here is arithmetic on region means and masks. It runs on Python floats,
-NumPy arrays and torch tensors, and never imports torch itself, so that rules that
-only look at statistics start quickly. Intensities are scaled to [0, 1].
+Region means of a validation set, what they say about inverting it, and the inversion itself. It
+runs on Python floats, NumPy arrays and torch tensors, and never imports torch itself, so that
+rules that only look at statistics start quickly. Intensities are scaled to [0, 1].
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from uad.core.errors import DataError
 from uad.core.files import read_json
+
+if TYPE_CHECKING:
+    from uad.preprocess.slices import Volumes
 
 #: A mean above this value is inverted (Eq. 13, and the second and third prior).
 MIDDLE = 0.5
+
+#: Distance that means keep from 0 and 1, so that the AIR exists before and after inversion.
+MARGIN = 1e-6
 
 #: ``air`` of a method -> the field of an AIR record that decides.
 DECISIONS = {True: "invert", "paper": "paper_rule_invert", "maximising": "maximising_invert"}
@@ -221,3 +228,86 @@ def _check_mask(shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> None:
         fits = False
     if not fits:
         raise ValueError(f"a mask of shape {mask_shape} does not fit an image of shape {shape}")
+
+
+def region_means(volumes: Volumes) -> tuple[float, float, int]:
+    """Mean intensity of lesions and of the healthy brain: per volume, then over volumes.
+
+    Returns:
+        (mean_anomalous, mean_normal, number of volumes with a lesion).
+
+    Raises:
+        DataError: no volume has a lesion inside the brain.
+    """
+    anomalous, normal = [], []
+    for volume, mask, lesion in zip(volumes.volumes, volumes.masks, volumes.lesions, strict=True):
+        if (lesion & mask).any():
+            # spline resampling overshoots [0, 1], where ratios of 1 - x lose their meaning
+            scaled = volume.clip(MARGIN, 1 - MARGIN)
+            anomalous.append(float(scaled[lesion & mask].mean()))
+            normal.append(float(scaled[mask & ~lesion].mean()))
+    if not anomalous:
+        raise DataError(
+            f"none of the {len(volumes.subjects)} unhealthy validation volumes "
+            f"({', '.join(volumes.subjects[:5])}) has a lesion: AIR and threshold cannot be "
+            "determined. Check their lesion masks."
+        )
+    count = len(anomalous)
+    return sum(anomalous) / count, sum(normal) / count, count
+
+
+def air_statistics(
+    volumes: Mapping[str, Volumes], modality: str, reference: str, rule: str
+) -> dict[str, Any]:
+    """AIR before and after the transform, and the decision, for one experiment and fold.
+
+    Args:
+        volumes: unhealthy validation volumes of each test set.
+        modality: T1, T1CE, T2 or FLAIR, for the priors.
+        reference: the test set that decides.
+        rule: ``paper`` (Eq. 13) or ``maximising``; both are reported.
+
+    Returns:
+        The record of ``results/air/``: ``invert`` is what training, validation,
+        threshold search and test consume.
+
+    Raises:
+        DataError: a validation set without lesions.
+    """
+    sets: dict[str, dict[str, Any]] = {}
+    for name, part in volumes.items():
+        try:
+            anomalous, normal, count = region_means(part)
+        except DataError as error:
+            raise DataError(f"{name} ({modality}): {error}") from error
+        sets[name] = {
+            "mean_anomalous": anomalous,
+            "mean_normal": normal,
+            "n_volumes": count,
+            "subjects": part.subjects,
+            "air_before": average_intensity_ratio(anomalous, normal),
+            "air_if_inverted": average_intensity_ratio(1 - anomalous, 1 - normal),
+            "paper_rule_invert": paper_rule(normal),
+            "maximising_invert": maximising_rule(anomalous, normal),
+            "violated_priors": violated_priors(modality, anomalous, normal),
+        }
+    decisive, decides = sets[reference], DECISIONS[rule]
+    invert = decisive[decides]
+    warnings = [
+        f"{name} {modality}: {prior}" for name, s in sets.items() for prior in s["violated_priors"]
+    ]
+    warnings += [
+        f"{name} {modality} alone would decide otherwise than {reference} (invert: {invert})"
+        for name, s in sets.items()
+        if s[decides] != invert
+    ]
+    return {
+        "modality": modality,
+        "rule": rule,
+        "invert": invert,
+        "reference_dataset": reference,
+        **{k: v for k, v in decisive.items() if k != "subjects"},
+        "air_after": decisive["air_if_inverted"] if invert else decisive["air_before"],
+        "warnings": warnings,
+        "sets": sets,
+    }

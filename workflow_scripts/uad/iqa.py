@@ -1,12 +1,10 @@
-"""Image quality as a training loss and as an anomaly score (Eqs. 6 to 13 of the paper).
+"""Image quality as a training loss and as an anomaly score (Eqs. 6 to 11 of the paper).
 
 ``l1``, ``l2``, ``ssim`` and ``fusion`` are the paper's; ``ms-ssim`` and ``gms`` are two more
 full-reference metrics of the literature, to be compared with them. Each quality map takes two
-batches of images and returns one value per pixel: its mean over the pixels is the training
-loss, the map itself is the anomaly score.
-
-The functions of :mod:`uad.air` (average intensity ratio) are part of this interface.
-Import them from there where torch is not needed otherwise.
+batches of images ``(B, C, H, W)``, floating point, normally in [0, 1], and returns one value per
+pixel: its mean over the pixels is the training loss, the map itself is the anomaly score. Half
+precision is computed, and returned, in float32; gradients are finite everywhere.
 """
 
 from __future__ import annotations
@@ -21,35 +19,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from uad.air import (
-    air_transform,
-    average_intensity_ratio,
-    invert_foreground,
-    maximising_rule,
-    paper_rule,
-    violated_priors,
-)
+from uad.air import average_intensity_ratio
 from uad.core.errors import ConfigError, unknown
 
 __all__ = [
     "QUALITY_MAPS",
-    "air_transform",
     "average_intensity_ratio",
     "fusion_quality",
     "gms_loss_map",
-    "invert_foreground",
-    "maximising_rule",
     "ms_ssim_loss_map",
     "options_of",
-    "paper_rule",
     "quality_map",
     "ssim_loss_map",
     "ssim_map",
-    "violated_priors",
 ]
 
-#: Weights of the scales of MS-SSIM, the finest first (Wang et al. 2003, Sec. 3.2).
-SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+#: Constants of SSIM for images in [0, 1], and standard deviation of its Gaussian window in pixels:
+#: those of torchgeometry 0.1.2 (``losses/ssim.py``), which the authors' code calls.
+C1, C2, SIGMA = 0.01**2, 0.03**2, 1.5
+
+#: Weights of the scales of MS-SSIM, the finest first (Wang et al. 2003, Sec. 3.2): the first three
+#: of five, with which a 5x5 window spans 20 of the 96 pixels of a slice (40 mm).
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)
 
 #: Constant of GMS for 8-bit images, brought to [0, 1] (Xue et al. 2014, Sec. II).
 GMS_CONSTANT = 170 / 255**2
@@ -58,63 +49,36 @@ GMS_CONSTANT = 170 / 255**2
 _LEAST_TERM = 1e-3
 
 
-def ssim_map(
-    x: Tensor,
-    y: Tensor,
-    window_size: int = 5,
-    *,
-    window: str = "gaussian",
-    sigma: float = 1.5,
-    data_range: float = 1.0,
-    k1: float = 0.01,
-    k2: float = 0.03,
-) -> Tensor:
+def ssim_map(x: Tensor, y: Tensor, window_size: int = 5, *, window: str = "gaussian") -> Tensor:
     r"""Structural similarity around every pixel (Eqs. 6 to 8), zero-padded at the border.
 
     .. math::
         \mathrm{SSIM}(x, y) =
         \frac{(2 \mu_x \mu_y + C_1)(2 \sigma_{xy} + C_2)}
-             {(\mu_x^2 + \mu_y^2 + C_1)(\sigma_x^2 + \sigma_y^2 + C_2)},
-        \quad C_i = (k_i \cdot \text{data range})^2
+             {(\mu_x^2 + \mu_y^2 + C_1)(\sigma_x^2 + \sigma_y^2 + C_2)}
 
-    with population moments inside the window. The defaults are those of torchgeometry
-    0.1.2 (``losses/ssim.py``), which the authors' code calls: Gaussian, 5x5, sigma 1.5,
-    C1 = 1e-4, C2 = 9e-4. ``window="uniform"`` is the plain W x W window of the paper's text.
+    with population moments inside the window. The default is the window of torchgeometry 0.1.2:
+    Gaussian, 5x5, sigma 1.5. ``window="uniform"`` is the plain W x W window of the paper's text.
 
     Args:
-        x: images ``(B, C, H, W)``, floating point, normally in [0, 1].
+        x: images ``(B, C, H, W)``.
         y: images of the same shape.
         window_size: side of the window in pixels; odd.
         window: ``gaussian`` or ``uniform`` weights.
-        sigma: standard deviation of the Gaussian window in pixels.
-        data_range: the range of intensities that C1 and C2 refer to.
-        k1: constant of C1, positive.
-        k2: constant of C2, positive.
 
     Returns:
-        SSIM in [-1, 1], same shape as ``x``; exactly 1 where the windows are equal. Half
-        precision is computed, and returned, in float32. Gradients are finite everywhere.
+        SSIM in [-1, 1], same shape as ``x``; exactly 1 where the windows are equal.
 
     Raises:
         ValueError: the shapes differ or are not 4D, the dtype is not floating point, or
             an argument is out of its range.
     """
-    c1, c2, taps = _ssim_constants(window_size, window, sigma, data_range, k1, k2)
+    taps = _taps(window, window_size)
     _check_pair(x, y)
     means, mean_gap, variances, variance_gap = _moments(x, y, taps)
-    numerator = (means - mean_gap + 2 * c1) * (variances - variance_gap + 2 * c2)
-    denominator = (means + mean_gap + 2 * c1) * (variances + variance_gap + 2 * c2)
+    numerator = (means - mean_gap + 2 * C1) * (variances - variance_gap + 2 * C2)
+    denominator = (means + mean_gap + 2 * C1) * (variances + variance_gap + 2 * C2)
     return numerator / denominator
-
-
-def _ssim_constants(
-    window_size: int, window: str, sigma: float, data_range: float, k1: float, k2: float
-) -> tuple[float, float, list[float]]:
-    """C1, C2 and the window along one axis."""
-    taps = _taps(window, window_size, sigma)
-    if not (data_range > 0 and k1 > 0 and k2 > 0):
-        raise ValueError(f"data_range, k1 and k2 must be positive, got {data_range}, {k1} and {k2}")
-    return (k1 * data_range) ** 2, (k2 * data_range) ** 2, taps
 
 
 def _moments(x: Tensor, y: Tensor, taps: list[float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -141,12 +105,8 @@ def ssim_loss_map(
     y: Tensor,
     window_size: int = 5,
     *,
-    clamp: bool = False,
     window: str = "gaussian",
-    sigma: float = 1.5,
-    data_range: float = 1.0,
-    k1: float = 0.01,
-    k2: float = 0.03,
+    clamp: bool = False,
 ) -> Tensor:
     """Structural dissimilarity per pixel, ``(1 - SSIM) / 2`` (Eqs. 9 and 10).
 
@@ -154,13 +114,9 @@ def ssim_loss_map(
         x: images ``(B, C, H, W)``.
         y: images of the same shape.
         window_size: side of the window in pixels; odd.
+        window: ``gaussian`` or ``uniform``, as in :func:`ssim_map`.
         clamp: ``clamp(1 - SSIM, 0, 1) / 2`` as in torchgeometry 0.1.2. Then the map ends
             at 0.5, and a pixel with negative SSIM has no gradient.
-        window: as in :func:`ssim_map`, like all that follow.
-        sigma: standard deviation of the Gaussian window in pixels.
-        data_range: the range of intensities that the constants refer to.
-        k1: constant of C1, positive.
-        k2: constant of C2, positive.
 
     Returns:
         Same shape as ``x``, in [0, 1], or in [0, 0.5] with ``clamp``.
@@ -168,9 +124,7 @@ def ssim_loss_map(
     Raises:
         ValueError: as :func:`ssim_map`.
     """
-    similarity = ssim_map(
-        x, y, window_size, window=window, sigma=sigma, data_range=data_range, k1=k1, k2=k2
-    )
+    similarity = ssim_map(x, y, window_size, window=window)
     dissimilarity = 1 - similarity
     return (dissimilarity.clamp(0, 1) if clamp else dissimilarity) / 2
 
@@ -183,7 +137,6 @@ def fusion_quality(
     window_size: int = 5,
     window: str = "gaussian",
     clamp: bool = False,
-    data_range: float = 1.0,
 ) -> Tensor:
     """Fusion quality per pixel, ``alpha * DSSIM + (1 - alpha) * |x - y|`` (Eq. 11).
 
@@ -194,7 +147,6 @@ def fusion_quality(
         window_size: side of the window in pixels; odd.
         window: ``gaussian`` or ``uniform``, as in :func:`ssim_map`.
         clamp: as in :func:`ssim_loss_map`; the authors' code clamps.
-        data_range: the range of intensities that the constants of SSIM refer to.
 
     Returns:
         Same shape as ``x``, non-negative; at most 1 for images in [0, 1].
@@ -204,23 +156,12 @@ def fusion_quality(
     """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")
-    dissimilarity = ssim_loss_map(
-        x, y, window_size, clamp=clamp, window=window, data_range=data_range
-    )
+    dissimilarity = ssim_loss_map(x, y, window_size, window=window, clamp=clamp)
     return alpha * dissimilarity + (1 - alpha) * _absolute_error(x, y)
 
 
 def ms_ssim_loss_map(
-    x: Tensor,
-    y: Tensor,
-    window_size: int = 5,
-    *,
-    scales: int = 3,
-    window: str = "gaussian",
-    sigma: float = 1.5,
-    data_range: float = 1.0,
-    k1: float = 0.01,
-    k2: float = 0.03,
+    x: Tensor, y: Tensor, window_size: int = 5, *, window: str = "gaussian"
 ) -> Tensor:
     r"""Multi-scale structural dissimilarity per pixel, ``(1 - MS-SSIM) / 2``.
 
@@ -233,34 +174,26 @@ def ms_ssim_loss_map(
     assessment", Asilomar 2003. Each scale halves the last by 2x2 means, over the pixels that
     exist at an odd border. Two things differ from the publication, because an anomaly score
     needs a value per pixel: the terms are not averaged over the image but brought back to its
-    size bilinearly, and the product is taken there; and the weights of the first ``scales``
-    scales are divided by their sum. Negative terms count as 0, for their power is not real.
-    The default of 3 scales lets the 5x5 window span 20 of the 96 pixels of a slice (40 mm).
+    size bilinearly, and the product is taken there; and the weights of the three scales that are
+    used are divided by their sum. Negative terms count as 0, for their power is not real.
 
     Args:
-        x: images ``(B, C, H, W)``, floating point, normally in [0, 1].
+        x: images ``(B, C, H, W)``. At the coarsest scale an image smaller than the window sees
+            mostly the zero padding.
         y: images of the same shape.
         window_size: side of the window in pixels of each scale; odd.
-        scales: number of scales, 1 to 5. With 1, ``ssim_loss_map(clamp=True)`` of images that
-            are not negative. A scale smaller than the window sees mostly the zero padding.
-        window: as in :func:`ssim_map`, like all that follow.
-        sigma: standard deviation of the Gaussian window in pixels.
-        data_range: the range of intensities that the constants refer to.
-        k1: constant of C1, positive.
-        k2: constant of C2, positive.
+        window: ``gaussian`` or ``uniform``, as in :func:`ssim_map`.
 
     Returns:
-        Same shape as ``x``, in [0, 0.5], exactly 0 where all windows agree. Gradients are
-        finite; a term below 0.001 passes none.
+        Same shape as ``x``, in [0, 0.5], exactly 0 where all windows agree. A term below 0.001
+        passes no gradient.
 
     Raises:
-        ValueError: ``scales`` is out of its range, or as :func:`ssim_map`.
+        ValueError: as :func:`ssim_map`.
     """
-    if scales not in range(1, len(SCALE_WEIGHTS) + 1):
-        raise ValueError(f"scales must be 1 to {len(SCALE_WEIGHTS)}, got {scales}")
-    c1, c2, taps = _ssim_constants(window_size, window, sigma, data_range, k1, k2)
+    taps = _taps(window, window_size)
     _check_pair(x, y)
-    weights = [weight / sum(SCALE_WEIGHTS[:scales]) for weight in SCALE_WEIGHTS[:scales]]
+    weights = [weight / sum(SCALE_WEIGHTS) for weight in SCALE_WEIGHTS]
     height, width = x.shape[-2:]
 
     def term(gap: Tensor, total: Tensor, level: int) -> Tensor:
@@ -273,12 +206,12 @@ def ms_ssim_loss_map(
 
     x, y = _at_least_float32(x), _at_least_float32(y)
     similarity = torch.ones_like(x)
-    for level in range(scales):
+    for level in range(len(SCALE_WEIGHTS)):
         if level:
             x, y = (F.avg_pool2d(z, 2, ceil_mode=True) for z in (x, y))
         means, mean_gap, variances, variance_gap = _moments(x, y, taps)
-        similarity = similarity * term(variance_gap, variances + 2 * c2, level)
-    return (1 - similarity * term(mean_gap, means + 2 * c1, level)) / 2
+        similarity = similarity * term(variance_gap, variances + 2 * C2, level)
+    return (1 - similarity * term(mean_gap, means + 2 * C1, level)) / 2
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:
@@ -288,9 +221,7 @@ def _power(base: Tensor, exponent: float) -> Tensor:
     return torch.where(base > _LEAST_TERM, safe**exponent, flat)
 
 
-def gms_loss_map(
-    x: Tensor, y: Tensor, *, data_range: float = 1.0, gms_constant: float = GMS_CONSTANT
-) -> Tensor:
+def gms_loss_map(x: Tensor, y: Tensor) -> Tensor:
     r"""One minus the gradient magnitude similarity per pixel.
 
     .. math::
@@ -304,26 +235,18 @@ def gms_loss_map(
     pixels.
 
     Args:
-        x: images ``(B, C, H, W)``, floating point, normally in [0, 1]; zeros around them.
+        x: images ``(B, C, H, W)``; zeros around them.
         y: images of the same shape.
-        data_range: the range of intensities that the constant refers to.
-        gms_constant: ``c`` for images in [0, 1], positive; 170 for 8-bit images, so 170/255^2.
 
     Returns:
-        Same shape as ``x``, in [0, 1), exactly 0 where the gradients are of one length. Half
-        precision is computed, and returned, in float32. Gradients are finite everywhere.
+        Same shape as ``x``, in [0, 1), exactly 0 where the gradients are of one length.
 
     Raises:
-        ValueError: the shapes differ or are not 4D, the dtype is not floating point, or a
-            constant is not positive.
+        ValueError: the shapes differ or are not 4D, or the dtype is not floating point.
     """
-    if not (data_range > 0 and gms_constant > 0):
-        raise ValueError(
-            f"data_range and gms_constant must be positive, got {data_range} and {gms_constant}"
-        )
     _check_pair(x, y)
     first, second = _gradient_length(x), _gradient_length(y)
-    scale = first.square() + second.square() + gms_constant * data_range**2
+    scale = first.square() + second.square() + GMS_CONSTANT
     return (first - second).square() / scale
 
 
@@ -421,7 +344,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _taps(window: str, size: int, sigma: float) -> list[float]:
+def _taps(window: str, size: int) -> list[float]:
     """Weights of the window along one axis; both windows are separable."""
     if size < 1 or size % 2 == 0:
         raise ValueError(f"window_size must be odd and positive, got {size}")
@@ -429,9 +352,7 @@ def _taps(window: str, size: int, sigma: float) -> list[float]:
         return [1 / size] * size
     if window != "gaussian":
         raise ValueError(f"window must be 'gaussian' or 'uniform', got {window!r}")
-    if not sigma > 0:
-        raise ValueError(f"sigma must be positive, got {sigma}")
-    weights = [math.exp(-((k - size // 2) ** 2) / (2 * sigma**2)) for k in range(size)]
+    weights = [math.exp(-((k - size // 2) ** 2) / (2 * SIGMA**2)) for k in range(size)]
     return [weight / sum(weights) for weight in weights]
 
 

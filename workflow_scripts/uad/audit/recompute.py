@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from uad.air import air_statistics
 from uad.audit.leaks import BOTH_AGAIN, CONTRADICTION, SPLIT_AGAIN
 from uad.audit.tree import AuditedTree, participants_key
 from uad.core.errors import DataError
@@ -17,7 +18,6 @@ from uad.core.provenance import LIBRARY
 from uad.core.records import REPOSITORY, Record, is_temporary
 from uad.preprocess.slices import names_in, read_lesion, read_store, read_volumes
 from uad.splits import cross_dataset, intra_dataset, subjects_of
-from uad.statistics import air_statistics
 
 #: How far computed numbers may be from stored ones: relative, for means of float32 intensities.
 CLOSE = 1e-9

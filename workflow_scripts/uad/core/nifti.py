@@ -2,51 +2,79 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 
 from uad.core.errors import DataError
 from uad.core.files import atomic_path
+
+#: How far (in voxels) a mask's corners may lie from its image's before it is worth a warning.
+GRID_TOLERANCE = 0.5
+
+
+class UnreadableVolumeError(DataError):
+    """A file is no usable volume; ``reason`` says why, without the name of the file."""
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"{path}: {reason}. Fetch it again, or exclude the subject in the config.")
+
+
+def open_volume(
+    path: str | os.PathLike[str], dtype: type | None = None
+) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Read a file of any numeric type: data (X, Y, Z), affine (4x4, RAS+, mm) and header.
+
+    Args:
+        path: the file; a series of one volume counts as a volume.
+        dtype: type of the data; default: the file's own numbers.
+
+    Raises:
+        UnreadableVolumeError: missing, damaged, not NIfTI, not 3D, no numbers, or no voxel size.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UnreadableVolumeError(path, "no such file")
+    try:
+        image = nib.load(path)
+        data = np.asarray(image.dataobj, dtype=dtype)
+        affine = np.asarray(image.affine, dtype=np.float64)
+    except (EOFError, OSError, ValueError, TypeError, zlib.error, ImageFileError) as error:
+        raise UnreadableVolumeError(
+            path,
+            "cannot be read as a NIfTI volume, it is probably truncated or damaged "
+            f"({str(error).partition(chr(10))[0][:120] or type(error).__name__})",
+        ) from error
+    if data.ndim == 4 and data.shape[3] == 1:
+        data = data[..., 0]
+    if data.ndim != 3 or not data.size:
+        shape = "x".join(map(str, data.shape))
+        raise UnreadableVolumeError(path, f"is not a 3D volume but {shape}")
+    if data.dtype.kind not in "iufb":
+        raise UnreadableVolumeError(path, f"has values of type {data.dtype}, not numbers")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        raise UnreadableVolumeError(path, "has a singular affine, its voxel size cannot be known")
+    return data, affine, image.header
 
 
 def read_volume(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """Read a 3D volume as float32 with its affine (4x4, RAS+, millimetres).
 
     Raises:
-        DataError: the file is missing, truncated, not NIfTI, not 3D, has NaN or
-            infinite values, is constant, or has a singular affine.
+        DataError: as :func:`open_volume`, or the volume has NaN or infinite values.
     """
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file. Check the path of the data set in the config.")
-    try:
-        image = nib.load(path)
-        data = np.asarray(image.dataobj, dtype=np.float32)
-    except (EOFError, OSError, zlib.error, nib.filebasedimages.ImageFileError, ValueError) as error:
-        raise DataError(
-            f"{path}: cannot be read as a NIfTI volume ({error}). The file is probably "
-            "truncated or damaged: fetch it again, or exclude the subject in the config."
-        ) from error
-    if data.ndim == 4 and data.shape[3] == 1:
-        data = data[..., 0]
-    if data.ndim != 3:
-        raise DataError(
-            f"{path}: has {data.ndim} dimensions {data.shape}, expected a 3D volume. "
-            "Take one volume of the series, or exclude the subject in the config."
-        )
-    bad = int(np.size(data) - np.isfinite(data).sum())
-    if bad:
-        raise DataError(
-            f"{path}: {bad} of {data.size} voxels are NaN or infinite. "
-            "Repair the file, or exclude the subject in the config."
-        )
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise DataError(f"{path}: its affine is singular; the voxel size cannot be known.")
+    data, affine, _ = open_volume(path, np.float32)
+    if bad := int(np.size(data) - np.isfinite(data).sum()):
+        raise UnreadableVolumeError(path, f"{bad} of {data.size} voxels are NaN or infinite")
     return data, affine
 
 
@@ -63,13 +91,112 @@ def read_mask(
     Raises:
         DataError: as :func:`read_volume`, or the shape differs from ``like``.
     """
-    data, _ = read_volume(path)
+    return _read_mask(path, like, image)[0]
+
+
+def _read_mask(
+    path: str | os.PathLike[str], like: Sequence[int] | None, image: str
+) -> tuple[np.ndarray, np.ndarray]:
+    data, affine = read_volume(path)
     if like is not None and data.shape != tuple(like):
         raise DataError(
             f"{path}: the mask has shape {data.shape}, but {image} has {tuple(like)}. "
             "A mask must be on the grid of its image."
         )
-    return data > 0
+    return data > 0, affine
+
+
+def corner_distance(first: np.ndarray, second: np.ndarray, shape: Sequence[int]) -> float:
+    """How far (mm) two affines put a corner of a volume of that shape apart."""
+    corners = np.array(list(itertools.product(*[(0, n - 1) for n in shape], [1]))).T
+    return float(np.linalg.norm(((first - second) @ corners)[:3], axis=0).max())
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A volume whose axes run to the right, to the front and upwards (closest to RAS+).
+
+    Working in one orientation makes every result independent of how the file
+    stores its axes.
+
+    Attributes:
+        data: (X, Y, Z) float32.
+        affine: 4x4, voxel index to RAS+ millimetres, of ``data``.
+        raw_affine: 4x4 affine of the file.
+        orientation: nibabel's orientation of the file's axes.
+        path: the file.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+    raw_affine: np.ndarray
+    orientation: np.ndarray
+    path: Path
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in millimetres along the axes of ``data``."""
+        return tuple(float(value) for value in np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000.0)
+
+    def to_raw(self, data: np.ndarray) -> np.ndarray:
+        """Bring a volume on the grid of ``data`` back to the axes of the file."""
+        back = nib.orientations.ornt_transform(
+            nib.orientations.axcodes2ornt("RAS"), self.orientation
+        )
+        return np.ascontiguousarray(nib.orientations.apply_orientation(data, back))
+
+
+def read_scan(path: str | os.PathLike[str]) -> Scan:
+    """Read a 3D volume and turn its axes to RAS+.
+
+    Raises:
+        DataError: as :func:`read_volume`.
+    """
+    raw, raw_affine = read_volume(path)
+    orientation = nib.orientations.io_orientation(raw_affine)
+    data = np.ascontiguousarray(nib.orientations.apply_orientation(raw, orientation))
+    affine = raw_affine @ nib.orientations.inv_ornt_aff(orientation, raw.shape)
+    return Scan(data, affine, raw_affine, orientation, Path(path))
+
+
+def read_scan_mask(path: str | os.PathLike[str], scan: Scan) -> tuple[np.ndarray, list[str]]:
+    """Read a mask that is stored on the grid of a scan.
+
+    Args:
+        path: the mask file.
+        scan: the image that it belongs to.
+
+    Returns:
+        The mask (X, Y, Z, bool, on the axes of ``scan.data``) and warnings: a header
+        that puts the mask elsewhere in the world is reported, and the mask is then
+        taken voxel for voxel, because the tools that write such masks copy arrays.
+
+    Raises:
+        DataError: the shapes differ, the axes point elsewhere, or the file is unusable.
+    """
+    path = Path(path)
+    shape = scan.to_raw(scan.data).shape
+    raw, affine = _read_mask(path, shape, str(scan.path))
+    warnings = []
+    ours, theirs = nib.aff2axcodes(scan.raw_affine), nib.aff2axcodes(affine)
+    if ours != theirs:
+        raise DataError(
+            f"{path}: the axes of the mask point to {''.join(theirs)}, those of {scan.path} to "
+            f"{''.join(ours)}. A mask must be on the grid of its image."
+        )
+    apart = corner_distance(affine, scan.raw_affine, shape)
+    if apart > GRID_TOLERANCE * min(scan.spacing):
+        warnings.append(
+            f"{path.name}: its header lies {apart:.1f} mm from that of {scan.path.name}; "
+            "the mask was taken voxel for voxel"
+        )
+    turned = nib.orientations.apply_orientation(raw, scan.orientation)
+    return np.ascontiguousarray(turned), warnings
 
 
 def write_volume(path: str | os.PathLike[str], data: np.ndarray, affine: np.ndarray) -> None:

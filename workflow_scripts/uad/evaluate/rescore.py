@@ -84,28 +84,15 @@ class Variant:
     def of(
         cls,
         *,
-        name: str,
-        score: str,
         alpha: float,
         ssim_window: str,
         ssim_clamp: bool,
         postprocessing_order: str,
-        erosion: int,
-        median: int,
-        component_max_size: int,
-        threshold_search: str,
+        **others: Any,
     ) -> Variant:
         """A variant by the names that ``protocol:`` and ``studies:`` use in the config."""
-        return cls(
-            name=name,
-            score=score,
-            quality={"alpha": alpha, "window": ssim_window, "clamp": ssim_clamp},
-            erosion=erosion,
-            median=median,
-            order=postprocessing_order,
-            component_max_size=component_max_size,
-            threshold_search=threshold_search,
-        )
+        quality = {"alpha": alpha, "window": ssim_window, "clamp": ssim_clamp}
+        return cls(quality=quality, order=postprocessing_order, **others)
 
     @property
     def postprocessing(self) -> dict[str, Any]:

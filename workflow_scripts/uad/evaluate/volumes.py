@@ -159,7 +159,7 @@ def threshold_curve(scores: Arrays, labels: Arrays, *, points: int = 100) -> pd.
 
 def _pairs(scores: Arrays, labels: Arrays) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Finite scores and bool labels, volume by volume, from the start."""
-    for score, label in itertools.zip_longest(_anew(scores), _anew(labels)):
+    for score, label in itertools.zip_longest(_from_the_start(scores), _from_the_start(labels)):
         if score is None or label is None:
             raise DataError("there are not as many anomaly maps as labels.")
         score, label = checked(score, label)
@@ -171,7 +171,7 @@ def _pairs(scores: Arrays, labels: Arrays) -> Iterator[tuple[np.ndarray, np.ndar
         yield score, label
 
 
-def _anew(arrays: Arrays) -> Iterable[np.ndarray]:
+def _from_the_start(arrays: Arrays) -> Iterable[np.ndarray]:
     if callable(arrays):
         return arrays()
     if isinstance(arrays, np.ndarray):  # one volume

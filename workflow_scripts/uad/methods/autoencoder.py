@@ -65,7 +65,7 @@ class Autoencoder(Method):
 
     def build(self) -> nn.Module:
         """The network for slices of the size of the setup."""
-        from uad.networks.autoencoder import Autoencoder as Network
+        from uad.networks.convolutional import Autoencoder as Network
 
         sizes = self.options.model_dump(exclude={"kl_weight"}, exclude_none=True)
         usual = 0.1 if self.options.variational else 0.2
@@ -78,7 +78,7 @@ class Autoencoder(Method):
         import torch
 
         from uad.iqa import quality_map
-        from uad.networks.autoencoder import kl_divergence
+        from uad.networks.convolutional import kl_divergence
 
         code, log_std = network.encode(images)
         divergence = 0.0

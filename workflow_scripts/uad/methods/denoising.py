@@ -53,7 +53,7 @@ class Denoising(Method):
 
     def build(self) -> nn.Module:
         """The U-Net."""
-        from uad.networks.denoising import DenoisingUNet
+        from uad.networks.denoising_unet import DenoisingUNet
         from uad.networks.pixel_blocks import PixelBlocks
 
         channels, groups, block = (

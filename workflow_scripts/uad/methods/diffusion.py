@@ -166,7 +166,7 @@ class Diffusion(Method):
 
     def _patches(self, images: Tensor) -> Tensor:
         """The patches of the grid, as masks on the images' device."""
-        from uad.diffusion import patch_masks
+        from uad.forward_diffusion import patch_masks
 
         return patch_masks(tuple(images.shape[-2:]), self.options.patch_grid, images.device)
 
@@ -183,7 +183,7 @@ class Diffusion(Method):
         """Noise ``x0`` (inside ``region`` only), predict x0, keep the rest as it is."""
         import torch
 
-        from uad.diffusion import alphas_cumprod, q_sample
+        from uad.forward_diffusion import alphas_cumprod, q_sample
 
         schedule = alphas_cumprod(self.options.timesteps, self.options.schedule, x0.device)
         noisy = q_sample(x0, levels, field, schedule)

@@ -50,7 +50,7 @@ class Sequential(Autoencoder):
 
     def build(self) -> nn.Module:
         """The network for slices of the size of the setup."""
-        from uad.networks.autoencoder import SequenceAutoencoder
+        from uad.networks.convolutional import SequenceAutoencoder
 
         sizes = self.options.model_dump(exclude={"kl_weight"})
         return SequenceAutoencoder(self.setup.image_size, **sizes)

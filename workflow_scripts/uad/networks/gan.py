@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from uad.networks.autoencoder import Decoder, Encoder, encoder_stages
+from uad.networks.convolutional import Decoder, Encoder, encoder_stages
 
 _PER_IMAGE = ("group", {"num_groups": 1})
 

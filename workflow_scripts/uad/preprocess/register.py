@@ -19,17 +19,10 @@ import numpy as np
 
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import atomic_path, write_json
-from uad.core.nifti import write_volume
+from uad.core.masks import dice
+from uad.core.nifti import Scan, read_scan, read_scan_mask, write_volume
+from uad.preprocess.ants_images import ants_workspace, import_ants, shear_of, to_ants
 from uad.preprocess.atlas import atlas_spacing
-from uad.preprocess.scans import (
-    ants_workspace,
-    dice,
-    import_ants,
-    read_scan,
-    read_scan_mask,
-    shear_of,
-    to_ants,
-)
 
 #: Overlap with the atlas' brain below which a registration has probably failed.
 SUSPICIOUS_DICE = 0.85
@@ -64,23 +57,62 @@ class RegisterOutputs:
     bias_field: Path | None = None
 
 
+@dataclass(frozen=True)
+class RegisterOptions:
+    """How :func:`register_scan` works.
+
+    Attributes:
+        spacing: isotropic voxel size in millimetres; the atlas must have been prepared at it.
+        seed: seed of the metric's sampling.
+        threads: ITK threads; only 1 gives the same bytes in every run.
+        lesion_interpolation: ``nearestNeighbor`` (or ``nearest``), or ``linear``, then above 0:
+            what the authors ran, by which lesions grow.
+        n4: correct the bias field.
+        n4_iterations: maximum iterations per level.
+        n4_tolerance: N4's convergence threshold.
+        n4_shrink: subsampling of N4 at 1 mm; less at coarser voxels, so that N4 sees the
+            same resolution.
+    """
+
+    spacing: float
+    seed: int
+    threads: int = 1
+    lesion_interpolation: str = "nearestNeighbor"
+    n4: bool = True
+    n4_iterations: Sequence[int] = (200, 200, 200, 200)
+    n4_tolerance: float = 5e-4
+    n4_shrink: int = 4
+
+    @property
+    def shrink(self) -> int:
+        """N4's subsampling at this voxel size, rounded up: none would cost ten times the time."""
+        return max(1, math.ceil(self.n4_shrink / self.spacing))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the sidecar says of them."""
+        return {
+            "spacing": float(self.spacing),
+            "seed": int(self.seed),
+            "image_interpolation": "bspline to the voxel size, linear to the atlas",
+            "transform": "Affine, Mattes mutual information",
+            "lesion_interpolation": INTERPOLATIONS[self.lesion_interpolation],
+            "crop": True,
+            "n4": bool(self.n4),
+            "n4_mask": True,
+            "n4_iterations": [int(value) for value in self.n4_iterations],
+            "n4_tolerance": float(self.n4_tolerance),
+            "n4_shrink": self.shrink,
+        }
+
+
 def register_scan(
     image: str | Path,
     brain_mask: str | Path,
     lesion: str | Path | None,
     atlas_dir: str | Path,
     out: RegisterOutputs,
-    *,
-    spacing: float,
-    seed: int,
-    threads: int = 1,
-    lesion_interpolation: str = "nearestNeighbor",
-    n4: bool = True,
-    n4_mask: bool = True,
-    n4_iterations: Sequence[int] = (200, 200, 200, 200),
-    n4_tolerance: float = 5e-4,
-    n4_shrink: int = 4,
-    crop: bool = True,
+    options: RegisterOptions,
     sources: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Register one scan to the atlas and write it with its mask, lesion, transform and sidecar.
@@ -96,18 +128,7 @@ def register_scan(
         lesion: lesion mask on the grid of the scan (any value above 0), or None.
         atlas_dir: a folder of :func:`uad.preprocess.atlas.prepare_atlas`.
         out: the files to write.
-        spacing: isotropic voxel size in millimetres; the atlas must have been prepared at it.
-        seed: seed of the metric's sampling.
-        threads: ITK threads; only 1 gives the same bytes in every run.
-        lesion_interpolation: ``nearestNeighbor`` (or ``nearest``), or ``linear``, then above 0:
-            what the authors ran, by which lesions grow.
-        n4: correct the bias field.
-        n4_mask: give N4 the brain mask and smoothed weights (the authors' BraTS run had neither).
-        n4_iterations: maximum iterations per level.
-        n4_tolerance: N4's convergence threshold.
-        n4_shrink: subsampling of N4 at 1 mm; less at coarser voxels, so that N4 sees the
-            same resolution.
-        crop: crop to the box of the brain mask.
+        options: voxel size, seed, interpolation and bias correction.
         sources: what to name as ``Sources``; default: the file names of the inputs.
 
     Returns:
@@ -118,16 +139,82 @@ def register_scan(
             a place to write it.
         DataError: an input is unusable, shapes differ, or the brain mask is empty.
     """
-    if lesion_interpolation not in INTERPOLATIONS:
+    named = [Path(path).name for path in (image, brain_mask, lesion) if path is not None]
+    _check(lesion, atlas_dir, out, options)
+    inputs = _read_inputs(image, brain_mask, lesion)
+    import_ants(options.threads)
+    with ants_workspace(options.seed) as folder:
+        warped = _to_atlas(inputs, Path(atlas_dir), options, folder)
+        final, field, field_range = _corrected(warped, options)
+        sidecar = {
+            "Sources": list(sources) if sources else named,
+            **_facts(warped, final, options),
+            "bias_field": field_range,
+            "intensity_percentiles": {
+                str(q): _rounded(np.percentile(final[warped.mask], q))
+                for q in (1, 5, 25, 50, 75, 95, 99)
+            },
+            "warnings": inputs.warnings + warped.warnings,
+        }
+        if warped.lesion is not None:
+            write_volume(out.lesion, warped.lesion, warped.affine)
+        write_volume(out.brain_mask, warped.mask, warped.affine)
+        write_volume(out.image, final.astype(np.float32), warped.affine)
+        if field is not None and out.bias_field is not None:
+            write_volume(out.bias_field, field.astype(np.float32), warped.affine)
+        with atomic_path(out.transform) as temporary:
+            shutil.copyfile(warped.transform, temporary)
+    write_json(out.sidecar, sidecar)
+    return sidecar
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """A scan with its masks (bool, on its axes); ``lesion_file`` is for messages."""
+
+    scan: Scan
+    mask: np.ndarray
+    lesion: np.ndarray | None
+    lesion_file: str
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class _Warped:
+    """A scan on the atlas' grid, cropped to the box of its brain mask, not yet bias-corrected.
+
+    ``start`` is the first voxel of the box, ``transform`` the file that ANTs wrote.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    lesion: np.ndarray | None
+    affine: np.ndarray
+    start: list[int]
+    transform: str
+    quality: dict[str, Any]
+    warnings: list[str]
+
+
+def _check(
+    lesion: str | Path | None,
+    atlas_dir: str | Path,
+    out: RegisterOutputs,
+    options: RegisterOptions,
+) -> None:
+    if options.lesion_interpolation not in INTERPOLATIONS:
         raise ConfigError(
-            f"unknown lesion interpolation {lesion_interpolation!r}: {', '.join(INTERPOLATIONS)}"
+            f"unknown lesion interpolation {options.lesion_interpolation!r}: "
+            f"{', '.join(INTERPOLATIONS)}"
         )
     if lesion is not None and out.lesion is None:
         raise ConfigError(f"{lesion}: no output is named for the registered lesion mask")
-    if not np.isclose(atlas_spacing(atlas_dir), spacing):
-        raise ConfigError(
-            f"{atlas_dir}: prepared at {atlas_spacing(atlas_dir):g} mm, but {spacing:g} mm is asked"
-        )
+    prepared, spacing = atlas_spacing(atlas_dir), options.spacing
+    if not np.isclose(prepared, spacing):
+        raise ConfigError(f"{atlas_dir}: prepared at {prepared:g} mm, but {spacing:g} mm is asked")
+
+
+def _read_inputs(image: str | Path, brain_mask: str | Path, lesion: str | Path | None) -> _Inputs:
     scan = read_scan(image)
     mask, warnings = read_scan_mask(brain_mask, scan)
     if not mask.any():
@@ -137,119 +224,95 @@ def register_scan(
         )
     if shear_of(scan.affine) > 0.01:
         warnings.append(f"{Path(image).name}: its axes are not orthogonal; the shear is ignored")
-    sick = None
-    if lesion is not None:
-        sick, more = read_scan_mask(lesion, scan)
-        warnings += more
-        if not sick.any():
-            warnings.append(f"{Path(lesion).name}: the lesion mask is empty")
-        elif not (sick & mask).any():
-            warnings.append(f"{Path(lesion).name}: the lesion lies entirely outside the brain")
-    atlas = read_scan(Path(atlas_dir) / "brain.nii.gz")
-    atlas_mask = read_scan_mask(Path(atlas_dir) / "brain_mask.nii.gz", atlas)[0]
+    if lesion is None:
+        return _Inputs(scan, mask, None, "", warnings)
+    lesions, more = read_scan_mask(lesion, scan)
+    warnings += more
+    name = Path(lesion).name
+    if not lesions.any():
+        warnings.append(f"{name}: the lesion mask is empty")
+    elif not (lesions & mask).any():
+        warnings.append(f"{name}: the lesion lies entirely outside the brain")
+    return _Inputs(scan, mask, lesions, name, warnings)
 
-    # rounded up: at 3 mm, no subsampling would cost ten times the time
-    shrink = max(1, math.ceil(n4_shrink / spacing))
-    ants = import_ants(threads)
+
+def _to_atlas(inputs: _Inputs, atlas_dir: Path, options: RegisterOptions, folder: Path) -> _Warped:
+    """Resample, register and warp a scan and its masks; ``folder`` takes the files of ANTs."""
+    import ants
+
+    scan, atlas = inputs.scan, read_scan(atlas_dir / "brain.nii.gz")
+    atlas_mask = read_scan_mask(atlas_dir / "brain_mask.nii.gz", atlas)[0]
     fixed = to_ants(atlas.data, atlas.affine)
-    moving = _isotropic(ants, scan, mask, spacing)
-    with ants_workspace(seed) as folder:
-        found = ants.registration(
-            fixed=fixed,
-            moving=moving,
-            type_of_transform="Affine",
-            outprefix=f"{folder}/register_",
-            **_schedule(spacing),
+    found = ants.registration(
+        fixed=fixed,
+        moving=_isotropic(ants, scan, inputs.mask, options.spacing),
+        type_of_transform="Affine",
+        outprefix=f"{folder}/register_",
+        **_schedule(options.spacing),
+    )
+    paths = found["fwdtransforms"]
+
+    def warp(data: np.ndarray, interpolator: str) -> np.ndarray:
+        volume = to_ants(data, scan.affine)
+        return ants.apply_transforms(fixed, volume, paths, interpolator=interpolator).numpy()
+
+    mask = warp(inputs.mask, "nearestNeighbor") > 0.5
+    if not mask.any():
+        raise DataError(f"{scan.path}: its brain left the atlas; the registration failed")
+    image = np.maximum(found["warpedmovout"].numpy(), 0) * mask
+    quality = _quality(image, mask, atlas.data, atlas_mask, ants.read_transform(paths[0]))
+    box, warnings, lesion = _box(mask), [], None
+    if inputs.lesion is not None:
+        how = INTERPOLATIONS[options.lesion_interpolation]
+        whole = warp(inputs.lesion, how) > (0.5 if how == "nearestNeighbor" else 0.0)
+        lesion = whole[box]
+        if inputs.lesion.any() and not whole.any():
+            warnings.append(f"{inputs.lesion_file}: the lesion is lost on the atlas' grid")
+    if quality["overlap_dice"] < SUSPICIOUS_DICE:
+        warnings.append(
+            f"overlap with the atlas' brain is {quality['overlap_dice']:.3f}: look at the "
+            "picture of the registration"
         )
-        paths = found["fwdtransforms"]
-
-        def warp(data: np.ndarray, interpolator: str) -> np.ndarray:
-            volume = to_ants(data, scan.affine)
-            return ants.apply_transforms(fixed, volume, paths, interpolator=interpolator).numpy()
-
-        warped_mask = warp(mask, "nearestNeighbor") > 0.5
-        if not warped_mask.any():
-            raise DataError(f"{image}: its brain left the atlas; the registration failed")
-        warped = np.maximum(found["warpedmovout"].numpy(), 0) * warped_mask
-        warped_sick = None
-        if sick is not None:
-            how = INTERPOLATIONS[lesion_interpolation]
-            warped_sick = warp(sick, how) > (0.5 if how == "nearestNeighbor" else 0.0)
-            if sick.any() and not warped_sick.any():
-                warnings.append(f"{Path(lesion).name}: the lesion is lost on the atlas' grid")
-        transform = ants.read_transform(paths[0])
-        quality = _quality(warped, warped_mask, atlas.data, atlas_mask, transform)
-        if quality["overlap_dice"] < SUSPICIOUS_DICE:
-            warnings.append(
-                f"overlap with the atlas' brain is {quality['overlap_dice']:.3f}: look at the "
-                "picture of the registration"
-            )
-
-        box = _box(warped_mask) if crop else (slice(None),) * 3
-        affine = atlas.affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ [piece.start or 0 for piece in box]
-        final, final_mask = warped[box], warped_mask[box]
-        bias = field = None
-        if n4:
-            final, bias = _n4(
-                ants, final, final_mask, affine,
-                masked=n4_mask, iterations=n4_iterations, tolerance=n4_tolerance,
-                shrink=shrink,
-            )  # fmt: skip
-            field = np.divide(warped[box], final, out=np.zeros_like(final), where=final > 0)
-        named = [image, brain_mask] + ([lesion] if lesion is not None else [])
-        sidecar = {
-            "Sources": list(sources) if sources else [Path(path).name for path in named],
-            "SpatialReference": "SRI24",
-            "SkullStripped": True,
-            "Resolution": f"{spacing:g} mm isotropic",
-            "antspyx": importlib.metadata.version("antspyx"),
-            "parameters": {
-                "spacing": float(spacing),
-                "seed": int(seed),
-                "image_interpolation": "bspline to the voxel size, linear to the atlas",
-                "transform": "Affine, Mattes mutual information",
-                "lesion_interpolation": INTERPOLATIONS[lesion_interpolation],
-                "crop": bool(crop),
-                "n4": bool(n4),
-                "n4_mask": bool(n4_mask),
-                "n4_iterations": [int(value) for value in n4_iterations],
-                "n4_tolerance": float(n4_tolerance),
-                "n4_shrink": shrink,
-            },
-            "registration": quality,
-            "crop_start": [int(piece.start or 0) for piece in box],
-            "shape": [int(value) for value in final.shape],
-            "brain_ml": _rounded(final_mask.sum() * spacing**3 / 1000),
-            "lesion_ml": None
-            if warped_sick is None
-            else _rounded(warped_sick[box].sum() * spacing**3 / 1000),
-            "bias_field": bias,
-            "intensity_percentiles": {
-                str(q): _rounded(np.percentile(final[final_mask], q))
-                for q in (1, 5, 25, 50, 75, 95, 99)
-            },
-            "warnings": warnings,
-        }
-        if warped_sick is not None:
-            inside = int((warped_sick[box]).sum())
-            if inside < int(warped_sick.sum()):
-                lost = int(warped_sick.sum()) - inside
-                warnings.append(
-                    f"{Path(lesion).name}: {lost} lesion voxels lie outside the brain's box"
-                )
-            write_volume(out.lesion, warped_sick[box], affine)
-        write_volume(out.brain_mask, final_mask, affine)
-        write_volume(out.image, final.astype(np.float32), affine)
-        if field is not None and out.bias_field is not None:
-            write_volume(out.bias_field, field.astype(np.float32), affine)
-        with atomic_path(out.transform) as temporary:
-            shutil.copyfile(paths[0], temporary)
-    write_json(out.sidecar, sidecar)
-    return sidecar
+    if lesion is not None and (lost := int(whole.sum()) - int(lesion.sum())):
+        warnings.append(f"{inputs.lesion_file}: {lost} lesion voxels lie outside the brain's box")
+    start = [piece.start for piece in box]
+    affine = atlas.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ start
+    return _Warped(image[box], mask[box], lesion, affine, start, paths[0], quality, warnings)
 
 
-def _isotropic(ants: Any, scan: Any, mask: np.ndarray, spacing: float) -> Any:
+def _corrected(
+    warped: _Warped, options: RegisterOptions
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, float] | None]:
+    """The image without its bias field, the field (0 where it is not known), and its range."""
+    if not options.n4:
+        return warped.image, None, None
+    final, field_range = _n4(warped.image, warped.mask, warped.affine, options)
+    field = np.divide(warped.image, final, out=np.zeros_like(final), where=final > 0)
+    return final, field, field_range
+
+
+def _facts(warped: _Warped, final: np.ndarray, options: RegisterOptions) -> dict[str, Any]:
+    """What the sidecar says of the registration."""
+
+    def millilitres(mask: np.ndarray) -> float:
+        return _rounded(mask.sum() * options.spacing**3 / 1000)
+
+    return {
+        "SpatialReference": "SRI24",
+        "SkullStripped": True,
+        "Resolution": f"{options.spacing:g} mm isotropic",
+        "antspyx": importlib.metadata.version("antspyx"),
+        "parameters": options.facts,
+        "registration": warped.quality,
+        "crop_start": warped.start,
+        "shape": [int(value) for value in final.shape],
+        "brain_ml": millilitres(warped.mask),
+        "lesion_ml": None if warped.lesion is None else millilitres(warped.lesion),
+    }
+
+
+def _isotropic(ants: Any, scan: Scan, mask: np.ndarray, spacing: float) -> Any:
     """The masked scan at the working voxel size (cubic B-spline, at least 0), an ANTs image."""
     whole = to_ants(scan.data, scan.affine)
     if np.allclose(scan.spacing, spacing, rtol=1e-4):
@@ -288,27 +351,21 @@ def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
 
 
 def _n4(
-    ants: Any,
-    data: np.ndarray,
-    mask: np.ndarray,
-    affine: np.ndarray,
-    *,
-    masked: bool,
-    iterations: Sequence[int],
-    tolerance: float,
-    shrink: int,
+    data: np.ndarray, mask: np.ndarray, affine: np.ndarray, options: RegisterOptions
 ) -> tuple[np.ndarray, dict[str, float]]:
     """N4 (Tustison et al. 2010); also the range of the field inside the brain."""
-    image = to_ants(data, affine)
-    options: dict[str, Any] = {}
-    if masked:
-        options["mask"] = to_ants(mask, affine)
-        options["weight_mask"] = ants.smooth_image(options["mask"], WEIGHT_SIGMA)
+    import ants
+
+    within = to_ants(mask, affine)
     corrected = ants.n4_bias_field_correction(
-        image,
-        shrink_factor=shrink,
-        convergence={"iters": [int(value) for value in iterations], "tol": float(tolerance)},
-        **options,
+        to_ants(data, affine),
+        mask=within,
+        weight_mask=ants.smooth_image(within, WEIGHT_SIGMA),
+        shrink_factor=options.shrink,
+        convergence={
+            "iters": [int(value) for value in options.n4_iterations],
+            "tol": float(options.n4_tolerance),
+        },
     ).numpy()
     corrected = np.where(mask, np.nan_to_num(corrected), 0)
     used = mask & (data > 0) & (corrected > 0)

@@ -15,16 +15,10 @@ from typing import Any
 import numpy as np
 
 from uad.core.errors import ConfigError, DataError, unknown
-from uad.core.nifti import write_volume
+from uad.core.masks import largest_component
+from uad.core.nifti import Scan, read_scan, write_volume
+from uad.preprocess.ants_images import ants_workspace, import_ants, to_ants
 from uad.preprocess.hdbet import HdBet
-from uad.preprocess.scans import (
-    Scan,
-    ants_workspace,
-    import_ants,
-    largest_component,
-    read_scan,
-    to_ants,
-)
 
 #: Brain volume (ml) outside of which an adult's mask is suspicious.
 PLAUSIBLE_ML = (400.0, 2500.0)
@@ -42,12 +36,10 @@ def skull_strip(
     backend: str,
     atlas_dir: str | Path | None,
     *,
-    device: str = "auto",
     seed: int = 0,
     threads: int = 1,
-    mode: str = "fast",
-    tta: bool = False,
     predicted: tuple[np.ndarray, dict[str, Any]] | None = None,
+    **network: Any,
 ) -> dict[str, Any]:
     """Write the brain mask of a scan, on the grid of the file.
 
@@ -56,13 +48,13 @@ def skull_strip(
         out_mask: the mask to write (uint8, 0 or 1).
         backend: ``hdbet``, ``ants`` or ``foreground``.
         atlas_dir: a folder of :func:`uad.preprocess.atlas.prepare_atlas` (``ants`` only).
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>`` (``hdbet`` only).
         seed: seed of the registration (``ants`` only).
         threads: CPU threads; 1 gives the same bytes in every run.
-        mode: ``fast`` (one network) or ``accurate`` (five) (``hdbet`` only).
-        tta: average over the eight mirrored inputs (``hdbet`` only).
         predicted: what the back end found and its facts, where it has run already
             (:func:`uad.preprocess.brain_masks.read_prediction`).
+        network: options of ``hdbet``, which the others do not read: ``device`` (``auto``, ``cpu``,
+            ``cuda`` or ``cuda:<n>``), ``mode`` (``fast``: one network, ``accurate``: five) and
+            ``tta`` (average over the eight mirrored inputs).
 
     Returns:
         Facts for the JSON sidecar: back end, versions, brain volume in millilitres,
@@ -81,11 +73,9 @@ def skull_strip(
         found, facts = BACKENDS[backend](
             scan,
             atlas_dir=Path(atlas_dir) if atlas_dir is not None else None,
-            device=device,
             seed=seed,
             threads=threads,
-            mode=mode,
-            tta=tta,
+            **network,
         )
     if found.shape != scan.data.shape:
         raise DataError(
@@ -211,7 +201,14 @@ def _fit_to_tissue(data: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _hdbet(
-    scan: Scan, *, device: str, threads: int, mode: str, tta: bool, **_: Any
+    scan: Scan,
+    *,
+    atlas_dir: Path | None,
+    seed: int,
+    threads: int,
+    device: str = "auto",
+    mode: str = "fast",
+    tta: bool = False,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """HD-BET for one scan; :mod:`uad.preprocess.brain_masks` loads it once for many."""
     network = HdBet(device=device, threads=threads, mode=mode, tta=tta)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from uad.core.masks import dice
 from uad.core.patterns import Layout, layout_of
-from uad.qc.raw_image import Image, dice, read_raw, reason
+from uad.qc.raw_image import Image, read_raw, reason
 from uad.qc.raw_mask import Lesion, brain_mask_measures, lesion_measures
 
 

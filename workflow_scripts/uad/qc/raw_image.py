@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,7 +71,9 @@ class Volume:
             return np.nan
         if not both:
             return np.nan
-        return _apart(self.header.get_qform(), self.header.get_sform(), self.data.shape)
+        from uad.core.nifti import corner_distance
+
+        return corner_distance(self.header.get_qform(), self.header.get_sform(), self.data.shape)
 
     def shear(self) -> float:
         """Largest cosine between two axes."""
@@ -88,45 +87,16 @@ def read_raw(path: str) -> Volume:
     Raises:
         UnusableFileError: missing, damaged, not 3D, no numbers, or no voxel size.
     """
-    import nibabel as nib
+    from uad.core.nifti import UnreadableVolumeError, open_volume
 
-    if not Path(path).exists():
-        raise UnusableFileError(f"no such file: {path}")
     try:
-        image = nib.load(path)
-        data = np.asanyarray(image.dataobj)
-        affine = np.asarray(image.affine, dtype=np.float64)
-    except (
-        EOFError, OSError, ValueError, TypeError, zlib.error, nib.filebasedimages.ImageFileError,
-    ) as error:  # fmt: skip
-        raise UnusableFileError(
-            f"cannot be read, probably truncated or damaged ({_first_line(error)}): {path}"
-        ) from error
-    if data.ndim == 4 and data.shape[3] == 1:
-        data = data[..., 0]
-    if data.ndim != 3 or not data.size:
-        raise UnusableFileError(f"is not a 3D volume but {_by(data.shape)}: {path}")
-    if data.dtype.kind not in "iufb":
-        raise UnusableFileError(f"has values of type {data.dtype}, not numbers: {path}")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise UnusableFileError(f"has a singular affine, its voxel size cannot be known: {path}")
-    return Volume(data, affine, image.header)
+        return Volume(*open_volume(path))
+    except UnreadableVolumeError as error:
+        raise UnusableFileError(f"{error.reason}: {path}") from error
 
 
 def _by(values: Sequence[float]) -> str:
     return "x".join(f"{v:g}" for v in values)
-
-
-def _apart(first: np.ndarray, second: np.ndarray, shape: Sequence[int]) -> float:
-    """How far (mm) two affines put a corner of a volume apart."""
-    corners = np.array(list(itertools.product(*[(0, n - 1) for n in shape], [1]))).T
-    return float(np.linalg.norm(((first - second) @ corners)[:3], axis=0).max())
-
-
-def dice(first: np.ndarray, second: np.ndarray) -> float:
-    """Overlap of two masks; 0 if both are empty."""
-    total = int(first.sum()) + int(second.sum())
-    return 2.0 * int((first & second).sum()) / total if total else 0.0
 
 
 class Image:
@@ -213,7 +183,10 @@ class Image:
         if mask.data.shape != image.data.shape:
             return f"has {_by(mask.data.shape)} voxels, its image {_by(image.data.shape)}", np.nan
         axes = f"its axes point to {mask.axes}, those of its image to {image.axes}"
-        off = _apart(mask.affine, image.affine, image.data.shape) / float(image.spacing.min())
+        from uad.core.nifti import corner_distance
+
+        off = corner_distance(mask.affine, image.affine, image.data.shape)
+        off /= float(image.spacing.min())
         return axes if mask.axes != image.axes else "", off
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from uad.qc.raw_image import Image, UnusableFileError, Volume, dice, read_raw, reason
+from uad.core.masks import dice
+from uad.qc.raw_image import Image, UnusableFileError, Volume, read_raw, reason
 
 #: Lesion contrast (standard deviations) that supports a mask, by modality. T1 shows too few
 #: lesions to speak against a mask.

@@ -1,82 +1,18 @@
-"""AIR on a validation set, room on the disk, and what a failing script says."""
+"""Room on the disk, and what a failing script says."""
 
 import shutil
 from collections import namedtuple
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from uad.air import stored_decision
 from uad.core import provenance
 from uad.core.errors import DataError
 from uad.core.files import atomic_path, read_json, sha256, write_json
 from uad.core.provenance import job, record_digest
 from uad.core.records import load_records
 from uad.core.seeds import derive_seed
-from uad.preprocess.slices import Volumes
 from uad.run.room import check_room, planned_bytes
-from uad.statistics import air_statistics, region_means
-
-
-def volumes(normal, anomalous, n=2, lesion=True):
-    shape = (n, 4, 4, 4)
-    lesions = np.zeros(shape, bool)
-    lesions[:, 1, 1, 1] = lesion
-    masks = np.ones(shape, bool)
-    masks[:, 3] = False
-    images = np.where(lesions, anomalous, normal) * masks
-    return Volumes([f"s{i}" for i in range(n)], images.astype(np.float32), masks, lesions)
-
-
-# --- AIR
-
-
-def test_a_method_inverts_as_the_record_says_by_the_rule_that_it_names(tmp_path):
-    path = tmp_path / "air.json"
-    write_json(path, {"invert": True, "paper_rule_invert": False, "maximising_invert": True})
-    decided = {air: stored_decision(str(path), air) for air in (True, "paper", "maximising", False)}
-    assert decided == {True: True, "paper": False, "maximising": True, False: False}
-    assert stored_decision([], False) is False  # a rule without the input
-
-
-def test_region_means_are_taken_inside_the_brain_per_volume_then_averaged():
-    assert region_means(volumes(0.25, 0.75)) == (0.75, 0.25, 2)
-
-
-@pytest.mark.parametrize(
-    ("normal", "anomalous", "modality", "paper", "maximising"),
-    [
-        (0.3, 0.4, "T2", False, False),
-        (0.6, 0.9, "FLAIR", True, True),
-        (0.48, 0.9, "FLAIR", False, True),  # the rules part (FACTS, real scans)
-        (0.6, 0.3, "T1", True, False),
-    ],
-)
-def test_both_rules_are_reported_and_config_chooses(normal, anomalous, modality, paper, maximising):
-    for rule, expected in (("paper", paper), ("maximising", maximising)):
-        record = air_statistics({"b": volumes(normal, anomalous)}, modality, "b", rule)
-        assert record["paper_rule_invert"] == paper
-        assert record["maximising_invert"] == maximising
-        assert record["invert"] == expected
-        chosen = "air_if_inverted" if expected else "air_before"
-        assert record["air_after"] == record[chosen]
-        if rule == "maximising":
-            assert record["air_after"] >= record["air_before"]
-
-
-def test_a_warning_names_every_violated_prior_and_a_dissenting_test_set():
-    sets = {"b": volumes(0.4, 0.3), "m": volumes(0.6, 0.7)}
-    record = air_statistics(sets, "T2", "b", "paper")
-    text = " ".join(record["warnings"])
-    assert "b T2" in text and "m T2" in text and "decide otherwise than b" in text
-    assert air_statistics({"b": volumes(0.3, 0.4)}, "T2", "b", "paper")["warnings"] == []
-
-
-def test_a_validation_set_without_lesions_is_refused():
-    with pytest.raises(DataError, match=r"b \(T2\): none of the 2 .*s0, s1.* has a lesion"):
-        air_statistics({"b": volumes(0.3, 0.4, lesion=False)}, "T2", "b", "paper")
-
 
 # --- room on the disk
 

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_json, sha256
-from uad.core.nifti import read_volume, write_volume
-from uad.preprocess import batches, hdbet
+from uad.core.masks import dice
+from uad.core.nifti import read_scan, read_scan_mask, read_volume, write_volume
+from uad.preprocess import hdbet, prediction_batches
+from uad.preprocess.ants_images import import_ants
 from uad.preprocess.atlas import atlas_paths, prepare_atlas
 from uad.preprocess.brain_masks import predict_brain_masks, read_prediction
 from uad.preprocess.intensity import (
@@ -27,8 +29,7 @@ from uad.preprocess.intensity import (
     resample_grid,
 )
 from uad.preprocess.picture import qc_picture
-from uad.preprocess.register import RegisterOutputs, _box, _n4, register_scan
-from uad.preprocess.scans import dice, import_ants, read_scan, read_scan_mask
+from uad.preprocess.register import RegisterOptions, RegisterOutputs, _box, _n4, register_scan
 from uad.preprocess.skullstrip import skull_strip
 
 SPACING = 4.0
@@ -100,7 +101,7 @@ def registered(
     out = outputs(tmp_path_factory.mktemp("registered"))
     register_scan(
         scan_dir / "image.nii.gz", scan_dir / "mask.nii.gz", scan_dir / "lesion.nii.gz",
-        atlas_dir, out, **QUICK,
+        atlas_dir, out, RegisterOptions(**QUICK),
     )  # fmt: skip
     return out
 
@@ -189,7 +190,7 @@ def test_two_runs_give_the_same_bytes(
     again = outputs(tmp_path)
     register_scan(
         scan_dir / "image.nii.gz", scan_dir / "mask.nii.gz", scan_dir / "lesion.nii.gz",
-        atlas_dir, again, **QUICK,
+        atlas_dir, again, RegisterOptions(**QUICK),
     )  # fmt: skip
     for name in ("image", "brain_mask", "lesion", "transform", "sidecar"):
         assert sha256(getattr(again, name)) == sha256(getattr(registered, name)), name
@@ -202,7 +203,7 @@ def test_two_orientations_give_the_same_volume(
     turned = outputs(tmp_path / "turned")
     register_scan(
         scan_dir / "ras_image.nii.gz", scan_dir / "ras_mask.nii.gz", None,
-        atlas_dir, turned, **QUICK,
+        atlas_dir, turned, RegisterOptions(**QUICK),
     )  # fmt: skip
     first, second = (read_volume(out.image)[0] for out in (registered, turned))
     # the affine in the header is rounded to float32, so not to the bit
@@ -217,7 +218,7 @@ def test_linear_lesion_warping_dilates(
     out = outputs(tmp_path)
     facts = register_scan(
         scan_dir / "image.nii.gz", scan_dir / "mask.nii.gz", scan_dir / "lesion.nii.gz",
-        atlas_dir, out, lesion_interpolation="linear", n4=False, **QUICK,
+        atlas_dir, out, RegisterOptions(**QUICK, lesion_interpolation="linear", n4=False),
     )  # fmt: skip
     near, wide = (read_volume(o.lesion)[0] > 0 for o in (registered, out))
     assert wide.sum() > 1.2 * near.sum()
@@ -234,7 +235,7 @@ def test_a_lesion_outside_the_brain_is_a_warning(
     write_volume(tmp_path / "far.nii.gz", lesion, affine)
     facts = register_scan(
         scan_dir / "image.nii.gz", scan_dir / "mask.nii.gz", tmp_path / "far.nii.gz",
-        atlas_dir, outputs(tmp_path / "out"), n4=False, **QUICK,
+        atlas_dir, outputs(tmp_path / "out"), RegisterOptions(**QUICK, n4=False),
     )  # fmt: skip
     assert any("outside the brain" in text for text in facts["warnings"])
 
@@ -244,11 +245,13 @@ def test_register_refuses_settings_that_do_not_fit(
 ) -> None:
     names = (scan_dir / "image.nii.gz", scan_dir / "mask.nii.gz", None, atlas_dir)
     with pytest.raises(ConfigError, match="cubic"):
-        register_scan(*names, outputs(tmp_path), **QUICK, lesion_interpolation="cubic")
+        register_scan(
+            *names, outputs(tmp_path), RegisterOptions(**QUICK, lesion_interpolation="cubic")
+        )
     with pytest.raises(ConfigError, match="4 mm, but 2 mm"):
-        register_scan(*names, outputs(tmp_path), **{**QUICK, "spacing": 2.0})
+        register_scan(*names, outputs(tmp_path), RegisterOptions(**{**QUICK, "spacing": 2.0}))
     with pytest.raises(DataError, match=r"atlas\.json"):
-        register_scan(*names[:3], tmp_path / "none", outputs(tmp_path), **QUICK)
+        register_scan(*names[:3], tmp_path / "none", outputs(tmp_path), RegisterOptions(**QUICK))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -300,7 +303,7 @@ def missing(folder: Path, scan: Path) -> dict[str, Path]:
     [
         (truncated, "truncated"),
         (not_a_number, "NaN"),
-        (four_dimensions, "4 dimensions"),
+        (four_dimensions, "not a 3D volume"),
         (other_shape, "has shape"),
         (other_axes, "axes of the mask"),
         (empty_mask, "brain mask is empty"),
@@ -317,7 +320,7 @@ def test_a_broken_file_is_named_and_nothing_is_left(
     with pytest.raises(DataError, match=reason) as caught:
         register_scan(
             files["image"], files["mask"], files["lesion"], atlas_dir,
-            outputs(tmp_path / "out"), **QUICK,
+            outputs(tmp_path / "out"), RegisterOptions(**QUICK),
         )  # fmt: skip
     assert str(tmp_path / "in" / "bad.nii.gz") in str(caught.value)
     if files["image"].parent != scan_dir:
@@ -612,7 +615,7 @@ def test_more_subjects_leave_the_batches_of_the_others_as_they_are(old, new, dou
     count = 2**doublings
 
     def of(labels):
-        return {label: batches.number_of(label, count) for label in sorted(labels)}
+        return {label: prediction_batches.number_of(label, count) for label in sorted(labels)}
 
     before, after = of(old), of(old | new)
     assert {label: after[label] for label in old} == before
@@ -620,13 +623,13 @@ def test_more_subjects_leave_the_batches_of_the_others_as_they_are(old, new, dou
 
 
 def test_batches_have_about_nine_scans_and_their_number_follows_the_size_coarsely() -> None:
-    assert [batches.count_for(n) for n in (0, 1, 9, 12, 13, 24, 30, 577, 1251)] == [
+    assert [prediction_batches.count_for(n) for n in (0, 1, 9, 12, 13, 24, 30, 577, 1251)] == [
         1, 1, 1, 1, 2, 2, 4, 64, 128
     ]  # fmt: skip
     # a corrected size of a data set does not shuffle its batches
-    assert {batches.count_for(n) for n in range(520, 800)} == {64}
+    assert {prediction_batches.count_for(n) for n in range(520, 800)} == {64}
     labels = [f"IXI{n:03d}HH{n:04d}" for n in range(577)]
-    sizes = np.bincount([batches.number_of(label, 64) for label in labels], minlength=64)
+    sizes = np.bincount([prediction_batches.number_of(label, 64) for label in labels], minlength=64)
     assert sizes.max() <= 25 and sizes.mean() == pytest.approx(577 / 64)
 
 
@@ -639,7 +642,7 @@ def test_itk_works_with_the_threads_of_its_job(threads: int) -> None:
     code = f"""
 import os, threading
 import numpy as np
-from uad.preprocess.scans import import_ants, to_ants
+from uad.preprocess.ants_images import import_ants, to_ants
 
 most, done = 0, threading.Event()
 
@@ -685,12 +688,11 @@ def test_the_shortcut_of_n4_changes_little(atlas_dir: Path) -> None:
     tissue = 600 * np.select([data < low, data < high], [0.3, 0.65], 1.0)
     noise = np.random.default_rng(0).normal(0, 12, data.shape)
     image = np.where(mask, tissue * truth + noise, 0).astype(np.float32)
-    ants, fields, packed = import_ants(), [], []
+    import_ants()
+    fields, packed = [], []
     for shrink in (1, 2):
-        corrected, _ = _n4(
-            ants, image, mask, brain.affine,
-            masked=True, iterations=(10, 10), tolerance=5e-4, shrink=shrink,
-        )  # fmt: skip
+        options = RegisterOptions(**QUICK, n4_shrink=shrink * SPACING)
+        corrected, _ = _n4(image, mask, brain.affine, options)
         fields.append(image[mask] / corrected[mask])
         volume, inside, _ = pack_volume(corrected, mask, None, SPACING, smooth=False)
         packed.append(volume[inside > 0].astype(np.float32))

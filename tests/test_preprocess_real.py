@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from uad.core.files import read_json
-from uad.core.nifti import read_volume
+from uad.core.masks import dice
+from uad.core.nifti import read_scan, read_scan_mask, read_volume
 from uad.preprocess.atlas import prepare_atlas
 from uad.preprocess.brain_masks import predict_brain_masks, read_prediction
 from uad.preprocess.intensity import pack_volume
 from uad.preprocess.picture import qc_picture
-from uad.preprocess.register import RegisterOutputs, register_scan
-from uad.preprocess.scans import dice, read_scan, read_scan_mask
+from uad.preprocess.register import RegisterOptions, RegisterOutputs, register_scan
 from uad.preprocess.skullstrip import skull_strip
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,7 +116,12 @@ def test_registered_heads_overlap_the_atlas(
     for scan, mask in atlas_masks.items():
         out = outputs(tmp_path / scan.name)
         facts = register_scan(
-            scan, mask, None, atlas_dir, out, spacing=SPACING, seed=1, n4_iterations=(20, 20)
+            scan,
+            mask,
+            None,
+            atlas_dir,
+            out,
+            RegisterOptions(spacing=SPACING, seed=1, n4_iterations=(20, 20)),
         )
         assert facts["warnings"] == [], scan.name
         found[scan.name] = facts["registration"]["overlap_dice"]
@@ -138,7 +143,7 @@ def test_mslub_lesions_stay_on_bright_tissue(atlas_dir: Path, tmp_path: Path) ->
     out = outputs(tmp_path / "out")
     facts = register_scan(
         scan, tmp_path / "brain.nii.gz", folder / "patient19_consensus_gt.nii.gz", atlas_dir, out,
-        spacing=SPACING, seed=1, n4_iterations=(20, 20),
+        RegisterOptions(spacing=SPACING, seed=1, n4_iterations=(20, 20)),
     )  # fmt: skip
     assert facts["warnings"] == []
     assert facts["registration"]["overlap_dice"] >= 0.93

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from test_evaluation import SEEDS, Controls
+from test_evaluate_volumes import SEEDS, Controls
 from uad.config import Protocol
 from uad.core.errors import ConfigError, DataError
 from uad.evaluate import evaluate_volume, postprocess, search_threshold

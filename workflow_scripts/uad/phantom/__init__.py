@@ -1,0 +1,199 @@
+"""Synthetic brain MRI in the public file layouts of IXI, BraTS 2021 and MSLUB.
+
+The phantom is the demonstration data of the workflow: raw data-set trees that
+the same code reads as the real ones. Anatomy comes from the tissue probability
+maps of the ICBM152 2009a template (Fonov et al., NeuroImage 54, 2011,
+doi:10.1016/j.neuroimage.2010.07.033), which ship in the wheel of nilearn.
+Every subject bends them by its own smooth random deformation, widens or narrows
+its sulci, and gets a contrast per modality, a bias field, tissue texture and
+Rician noise. Whole-head layouts add a skull, a scalp, eyes and a neck; the other
+layouts add lesions: a glioma (necrotic core, enhancing rim, oedema that follows
+the white matter) or multiple-sclerosis plaques.
+
+Contrasts are set so that in-mask percentiles agree with those measured on real
+scans; ``tests/test_phantom.py`` holds them there. A phantom shows that the
+workflow works. It says nothing about how well a method finds real lesions.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from uad.core.errors import ConfigError
+from uad.core.patterns import BRAIN, LESION, layout_of
+from uad.core.seeds import derive_seed
+from uad.phantom.anatomy import (
+    LAYOUTS,
+    Layout,
+    make_anatomy,
+    make_grid,
+    template_at,
+    template_coordinates,
+)
+from uad.phantom.lesions import make_plaques, make_tumour
+from uad.phantom.scanner import make_images
+
+#: Voxel sizes in mm for which skull, rim and plaques are still drawn sensibly.
+_SPACING_LIMITS = (0.5, 6.0)
+
+
+def subject_names(layout: str, n: int, seed: int) -> list[str]:
+    """Names of the first ``n`` subjects, in the data set's own style.
+
+    The list for a smaller ``n`` is the beginning of the list for a larger one.
+
+    Args:
+        layout: ``ixi``, ``brats21`` or ``mslub``.
+        n: number of subjects, 0 or more.
+        seed: master seed; it chooses IXI's site and scan number, the other
+            layouts only count.
+
+    Raises:
+        ConfigError: unknown layout, or more subjects than its names can count.
+    """
+    limit = _layout(layout).subject_limit
+    if not 0 <= n <= limit:
+        raise ConfigError(f"phantom {layout}: n is {n}, its file names allow 0 to {limit}.")
+    if layout == "ixi":
+        return [_ixi_name(number, seed) for number in range(2, n + 2)]
+    if layout == "brats21":
+        return [f"BraTS2021_{number:05d}" for number in range(n)]
+    return [f"patient{number:02d}" for number in range(1, n + 1)]
+
+
+def write_dataset(
+    out_dir: str | os.PathLike[str],
+    layout: str,
+    n: int,
+    modalities: Sequence[str],
+    spacing: float,
+    seed: int,
+) -> list[Path]:
+    """Write ``n`` subjects; see :func:`write_subject`.
+
+    Returns:
+        All paths written, subject by subject.
+
+    Raises:
+        ConfigError: as :func:`subject_names` and :func:`write_subject`.
+    """
+    return [
+        path
+        for subject in subject_names(layout, n, seed)
+        for path in write_subject(out_dir, layout, subject, modalities, spacing, seed)
+    ]
+
+
+def write_subject(
+    out_dir: str | os.PathLike[str],
+    layout: str,
+    subject: str,
+    modalities: Sequence[str],
+    spacing: float,
+    seed: int,
+) -> list[Path]:
+    """Write one subject's images, and its masks where the real data set has them.
+
+    Images are int16 with a scanner-like scale that differs between scans (white
+    or grey matter at some hundreds); masks are uint8. A subject depends on
+    ``(seed, layout, subject)`` alone and each image also on its modality, not on
+    which others are asked for. Equal arguments give equal bytes.
+
+    Args:
+        out_dir: root of the raw tree, made if absent.
+        layout: ``ixi``, ``brats21`` or ``mslub``.
+        subject: a name as :func:`subject_names` gives.
+        modalities: some of ``T1``, ``T1CE``, ``T2``, ``FLAIR``.
+        spacing: isotropic voxel size in mm, 0.5 to 6.
+        seed: master seed.
+
+    Returns:
+        The paths written: images in the order of ``modalities``, then masks.
+
+    Raises:
+        ConfigError: unknown layout, a name of another style, no modality, one
+            that the real data set lacks or named twice, or an unusable spacing.
+        DataError: nilearn's template files are not installed.
+    """
+    kind = _layout(layout)
+    _check_request(layout, subject, modalities, spacing)
+    from uad.core.nifti import write_volume
+
+    images, masks, affine = _make_subject(
+        kind, modalities, float(spacing), derive_seed(seed, layout, subject)
+    )
+    paths = []
+    for role, data in {**images, **masks}.items():
+        path = Path(out_dir) / layout_of(layout).path(subject, role)
+        write_volume(path, data, affine)
+        paths.append(path)
+    return paths
+
+
+def _layout(name: str) -> Layout:
+    if name not in LAYOUTS:
+        raise ConfigError(f"phantom: unknown layout {name!r}, expected one of {sorted(LAYOUTS)}.")
+    return LAYOUTS[name]
+
+
+def _ixi_name(number: int, seed: int) -> str:
+    draw = derive_seed(seed, "ixi", "name", number)
+    # Guys scanned more than half of IXI, Hammersmith a third, the Institute the rest
+    site = ("Guys", "Guys", "Guys", "Guys", "HH", "HH", "HH", "IOP")[draw % 8]
+    return f"IXI{number:03d}-{site}-{600 + draw // 8 % 2200:04d}"
+
+
+def _check_request(layout: str, subject: str, modalities: Sequence[str], spacing: float) -> None:
+    patterns = layout_of(layout)
+    if not re.fullmatch(patterns.subject, subject):
+        raise ConfigError(
+            f"phantom {layout}: {subject!r} is not a subject name of this data set "
+            f"(pattern {patterns.subject})."
+        )
+    if isinstance(modalities, str) or not modalities or len(set(modalities)) < len(modalities):
+        raise ConfigError(
+            f"phantom {layout}: modalities must be a list of distinct names, not {modalities!r}."
+        )
+    missing = [name for name in modalities if name not in patterns.modalities]
+    if missing:
+        raise ConfigError(
+            f"phantom {layout}: the real data set has no {', '.join(missing)}; "
+            f"choose from {', '.join(patterns.modalities)}."
+        )
+    low, high = _SPACING_LIMITS
+    if not low <= spacing <= high:
+        raise ConfigError(
+            f"phantom {layout}: spacing is {spacing} mm, allowed are {low} to {high}."
+        )
+
+
+def _make_subject(
+    kind: Layout, modalities: Sequence[str], spacing: float, seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
+    """Images by modality, masks by what the layout calls them, and the affine."""
+    template = template_at(spacing)
+    grid = make_grid(kind, spacing)
+    lesion_rng = np.random.default_rng(derive_seed(seed, "lesions"))
+    site = None
+    if kind.lesion == "tumour":
+        site = lesion_rng.choice(template.tumour_sites)
+    shape_rng = np.random.default_rng(derive_seed(seed, "shape"))
+    coordinates = template_coordinates(kind, grid, shape_rng, bulge=site)
+    tissue_rng = np.random.default_rng(derive_seed(seed, "tissue"))
+    anatomy = make_anatomy(template, grid, coordinates, tissue_rng)
+    masks: dict[str, np.ndarray] = {}
+    lesions = None
+    if site is not None:
+        lesions = make_tumour(anatomy, site, lesion_rng)
+        masks[LESION] = lesions.labels
+    elif kind.lesion == "plaques":
+        lesions = make_plaques(anatomy, template, lesion_rng)
+        masks[LESION] = lesions.labels
+    if kind.brain_mask:
+        masks[BRAIN] = anatomy.brain.astype(np.uint8)
+    return make_images(kind, anatomy, lesions, modalities, seed), masks, grid.affine

@@ -1,0 +1,261 @@
+"""The splits of kind ``reference``: the lists published with pDDPM, read as they are.
+
+They name subjects twice, and some in two sets; what is done about either is the caller's choice
+and is reported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from uad.core.errors import ConfigError, DataError, unknown
+from uad.core.files import sha256
+from uad.splits import ROLES, check, subjects
+
+#: File name stem of each layout's published lists.
+LISTS = {"ixi": "IXI", "brats21": "Brats21", "mslub": "MSLUB"}
+
+#: What can be done with a subject that a list names twice, or two lists name.
+WAYS = {"duplicates": ("keep", "drop"), "leaks": ("keep", "drop_from_train")}
+
+_REGISTRY = Path(__file__).resolve().parents[2] / "resources" / "reference_splits.yaml"
+
+
+def read_registry(path: str | Path | None = None) -> dict[str, Any]:
+    """The published lists as facts: repository, commit, ``url`` with ``{file}``, ``files``.
+
+    Args:
+        path: the registry; default: ``resources/reference_splits.yaml``.
+    """
+    import yaml
+
+    return yaml.safe_load(Path(path or _REGISTRY).read_text(encoding="utf-8"))
+
+
+def reference_files(layouts: Sequence[str], modality: str, fold: int | None = None) -> list[str]:
+    """The lists that a split needs, for whoever fetches them.
+
+    Args:
+        layouts: layout of the training set, then those of the test sets.
+        modality: our modality name; T2 needs the list of available T2 scans.
+        fold: one fold, or None for all.
+    """
+    folds = range(read_registry()["folds"]) if fold is None else [fold]
+    needed = [f"IXI_{part}_fold{k}.csv" for k in folds for part in ("train", "val")]
+    needed.append("IXI_test.csv")
+    if modality == "T2":
+        needed.append("avail_t2.csv")
+    for layout in dict.fromkeys(layouts[1:]):
+        needed += [f"{LISTS[layout]}_val.csv", f"{LISTS[layout]}_test.csv"]
+    return needed
+
+
+def reference_split(
+    folder: str | Path,
+    tables: Mapping[str, pd.DataFrame],
+    fold: int,
+    *,
+    layouts: Mapping[str, str],
+    modality: str,
+    duplicates: str = "keep",
+    leaks: str = "drop_from_train",
+    verify: bool = True,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The cross-dataset split that pDDPM published, which the paper's T2 setting follows.
+
+    For T2 the authors keep the IXI subjects whose T2 scan their list ``avail_t2.csv`` has:
+    385 or 386 training rows, 43 or 44 for validation, 158 for testing; 387, 44 and 160
+    otherwise. Names that the data set does not have are left out, counted and listed.
+
+    Args:
+        folder: where the lists lie, under their published names.
+        tables: participants tables by data set: the healthy one (layout ``ixi``) first, then
+            the test sets.
+        fold: which of the five published folds, from 0.
+        layouts: layout of each data set, by name.
+        modality: our modality name (``T1``, ``T2``, ...).
+        duplicates: ``keep``: who is listed twice has weight 2 and is drawn twice in an epoch,
+            as published; ``drop``: weight 1.
+        leaks: ``keep``: a subject may be in two sets, as published, and the column ``also_in``
+            says so; ``drop_from_train``: it stays in the later of train, val_healthy and
+            test_healthy only.
+        verify: check the SHA-256 of each list against the registry.
+
+    Returns:
+        The split, and a report for the record: source, per list its rows, subjects, rows
+        without T2 and names that are missing in the data; per set its subjects and its weight;
+        duplicates, leaks, what was done with them; subjects of the data that no list names.
+
+    Raises:
+        ConfigError: an unknown option, a fold or a layout without published lists.
+        DataError: a list is missing or has other bytes than the published one, or a set
+            would be empty.
+    """
+    for what, value in (("duplicates", duplicates), ("leaks", leaks)):
+        if value not in WAYS[what]:
+            raise ConfigError(unknown(f"way with {what}", value, WAYS[what]))
+    registry = read_registry()
+    healthy = next(iter(tables))
+    if layouts[healthy] != "ixi":
+        raise ConfigError(
+            f"the published splits train on IXI; {healthy} has the layout {layouts[healthy]}. "
+            "Use splits.kind: clean."
+        )
+    if not 0 <= fold < registry["folds"]:
+        raise ConfigError(f"fold {fold}: the published splits have {registry['folds']} folds.")
+    tables = {name: subjects(table) for name, table in tables.items()}
+    lists = _Lists(Path(folder), registry, verify, healthy if modality == "T2" else None)
+    split = pd.concat(
+        [
+            lists.rows(file, dataset, role, tables[dataset])
+            for (role, dataset), file in _files(list(tables), layouts, fold).items()
+        ],
+        ignore_index=True,
+    )
+    if duplicates == "drop":
+        split["weight"] = 1
+    report = {
+        "kind": "reference",
+        "repository": registry["repository"],
+        "commit": registry["commit"],
+        "verified": bool(verify),
+        "sha256": lists.digests,
+        "fold": int(fold),
+        "modality": modality,
+        "lists": lists.found,
+        "missing": {name: sorted(lists.missing[name]) for name in tables},
+        "not_listed": {n: sorted(set(t["name"]) - lists.named[n]) for n, t in tables.items()},
+        "duplicates": {"handled": duplicates, "subjects": _duplicated(split)},
+        "leaks": {"handled": leaks, "subjects": _leaked(split)},
+    }
+    if leaks == "drop_from_train":
+        rank = split["role"].map(ROLES.index)
+        last = rank.groupby([split["dataset"], split["subject"]]).transform("max")
+        split = split[rank == last]
+    split = check(split, leaks="keep" if leaks == "keep" else "refuse")
+    sizes = split.groupby("role", sort=False)["weight"].agg(["size", "sum"])
+    report["subjects"] = {role: int(n) for role, n in sizes["size"].items()}
+    report["rows"] = {role: int(n) for role, n in sizes["sum"].items()}
+    return split, report
+
+
+def _files(names: list[str], layouts: Mapping[str, str], fold: int) -> dict[tuple[str, str], str]:
+    """The list of each role and data set; the first data set is the healthy one."""
+    files = {
+        ("train", names[0]): f"IXI_train_fold{fold}.csv",
+        ("val_healthy", names[0]): f"IXI_val_fold{fold}.csv",
+        ("test_healthy", names[0]): "IXI_test.csv",
+    }
+    for test in names[1:]:
+        stem = LISTS[layouts[test]]
+        files["val_unhealthy", test] = f"{stem}_val.csv"
+        files["test", test] = f"{stem}_test.csv"
+    return files
+
+
+class _Lists:
+    """The published lists of a split, and what was found in them.
+
+    Attributes:
+        digests: SHA-256 by list.
+        found: counts and missing names by list.
+        missing: names that a data set lacks, by data set.
+        named: names of all lists, by data set.
+    """
+
+    def __init__(
+        self, folder: Path, registry: Mapping[str, Any], verify: bool, t2_of: str | None
+    ) -> None:
+        """``t2_of``: the data set of which only subjects with a T2 scan are used."""
+        self._folder, self._registry, self._verify, self._t2_of = folder, registry, verify, t2_of
+        self.digests: dict[str, str] = {}
+        self.found: dict[str, dict[str, Any]] = {}
+        self.missing: dict[str, set[str]] = defaultdict(set)
+        self.named: dict[str, set[str]] = defaultdict(set)
+        self._with_t2 = set(self._read("avail_t2.csv")) if t2_of else set()
+
+    def _read(self, file: str) -> list[str]:
+        rows, self.digests[file] = _published(self._folder / file, self._registry, self._verify)
+        return [subject_of(row) for row in rows]
+
+    def rows(self, file: str, dataset: str, role: str, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a split that a list gives, each with how often it is listed as weight."""
+        rows = self._read(file)
+        kept = [n for n in rows if dataset != self._t2_of or n in self._with_t2]
+        labels = dict(zip(table["name"], table["subject"], strict=True))
+        counts = Counter(n for n in kept if n in labels)
+        missing = set(kept) - set(counts)
+        self.named[dataset] |= set(rows)
+        self.missing[dataset] |= missing
+        self.found[file] = {
+            "rows": len(rows),
+            "subjects": len(set(rows)),
+            "rows_without_t2": len(rows) - len(kept),
+            "rows_used": sum(counts.values()),
+            "missing": sorted(missing),
+        }
+        if not counts:
+            raise DataError(
+                f"{self._folder / file}: none of its {len(set(kept))} subjects (such as "
+                f"{kept[0] if kept else 'none'}) is in the data set {dataset}. "
+                "Use splits.kind: clean for other data."
+            )
+        names = sorted(counts)
+        found = {"subject": [labels[n] for n in names], "name": names}
+        listed = [counts[n] for n in names]
+        return pd.DataFrame(
+            {"dataset": dataset, **found, "role": role, "weight": listed, "listed": listed}
+        )
+
+
+def subject_of(image: str) -> str:
+    """The subject in a published image name.
+
+    >>> subject_of("IXI105-HH-1471_t1.nii.gz"), subject_of("BraTS2021_00538")
+    ('IXI105-HH-1471', 'BraTS2021_00538')
+    """
+    return re.sub(r"(_(t1|t2|t1ce|flair|FLAIR))?(\.nii(\.gz)?)?$", "", image.strip())
+
+
+def _published(path: Path, registry: Mapping[str, Any], verify: bool) -> tuple[list[str], str]:
+    """The image names of a published list, and its checksum."""
+    url = registry["url"].format(file=path.name)
+    if not path.is_file():
+        raise DataError(f"{path}: no such list. Fetch it from {url}")
+    digest = sha256(path)
+    expected = registry["files"][path.name]["sha256"]
+    if verify and digest != expected:
+        raise DataError(
+            f"{path}: its SHA-256 is {digest[:12]}..., the published list has "
+            f"{expected[:12]}... . Delete it and fetch it again from {url}"
+        )
+    # an unnamed first column numbers the rows; avail_t2.csv calls its names "0"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    column = next((c for c in ("img_name", "0") if c in table), None)
+    if column is None:
+        raise DataError(f"{path}: no column 'img_name'; it is not a published list.")
+    return table[column].tolist(), digest
+
+
+def _duplicated(split: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """How often the subjects are listed that a list names more than once, by role."""
+    twice = split[split["listed"] > 1]
+    return {
+        role: {row.name: int(row.listed) for row in part.itertuples(index=False)}
+        for role, part in twice.groupby("role", sort=False)
+    }
+
+
+def _leaked(split: pd.DataFrame) -> list[dict[str, Any]]:
+    """The subjects that are in more than one set, with these sets."""
+    twice = split[split.duplicated(["dataset", "subject"], keep=False)]
+    return [
+        {"dataset": dataset, "name": name, "sets": sorted(part["role"], key=ROLES.index)}
+        for (dataset, name), part in twice.groupby(["dataset", "name"])
+    ]
