@@ -25,7 +25,7 @@ MARKS = {SAME: "=", CHANGED: "×", MISSING: "×", NOT_KEPT: "–"}
 ROLES = {
     "train": "trained on",
     "val_healthy": "validated on while training",
-    "val_unhealthy": "for the threshold and AIR",
+    "val_unhealthy": "for the threshold or AIR",
     "test": "tested on",
 }
 NAMES = {"maps": "anomaly maps", "air": "AIR decision", "list": "published split list"}
