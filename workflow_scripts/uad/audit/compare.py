@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,18 +19,11 @@ from typing import Any
 import networkx
 
 from uad.audit.compare_contents import TOLERANCES, Tolerance, compare_files
-from uad.audit.compare_reasons import (
-    Reason,
-    about_the_run,
-    changes,
-    differences_of_jobs,
-    reasons_of,
-)
+from uad.audit.compare_reasons import about_the_run, changes, differences_of_jobs, reasons_of
 from uad.audit.compare_trees import CODE, RAW, UNKNOWN, Run, open_run
-from uad.core.records import Record
 
 #: Version of the layout of the JSON.
-FORMAT = 1
+FORMAT = 2
 IDENTICAL, SAME, CLOSE, DIFFERENT = (
     "identical",
     "same content",
@@ -87,17 +80,6 @@ class ComparedFile:
         """Whether the two are not the same, be it within tolerance."""
         return self.state not in ALIKE
 
-    @property
-    def judged(self) -> str:
-        """The state as the verdict has it.
-
-        How far two files are apart that are not there is seen in what was made from them; these
-        files are judged themselves.
-        """
-        if self.state == UNMEASURED:
-            return CLOSE if self.read else DIFFERENT
-        return self.state
-
 
 @dataclass(frozen=True)
 class Origin:
@@ -105,7 +87,7 @@ class Origin:
 
     stage: str
     keys: tuple[str, ...]
-    reasons: tuple[Reason, ...]
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -177,7 +159,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """``identical``, ``identical within tolerance`` or ``different``."""
-        states = {file.judged for file in self.results}
+        # how far apart files are that are not there is seen in what was made from them
+        states = {CLOSE if f.state == UNMEASURED and f.read else f.state for f in self.results}
         if states <= set(ALIKE):
             return "identical"
         return "identical within tolerance" if states <= {*ALIKE, CLOSE} else "different"
@@ -245,7 +228,11 @@ def compare_runs(
     # rules of both runs in the order in which files pass through them; raw files first
     both = replace(here.records, all={**there.records.all, **here.records.all})
     order = {stage: i for i, stage in enumerate([RAW, CODE, *both.rule_order, UNKNOWN])}
-    graph = _graph((here, there))
+    graph = networkx.DiGraph()
+    for run in (here, there):
+        for record in run.records.all.values():
+            graph.add_edges_from((key, record.key) for key in run.inputs(record))
+            graph.add_edges_from((record.key, entry.key) for entry in record.outputs)
     files = [
         _compare_file(key, here, there, allowed, read=key in graph and graph.out_degree(key) > 0)
         for key in sorted({*here.files, *there.files})
@@ -257,9 +244,10 @@ def compare_runs(
     tables = [
         file.key
         for file in files
-        if file.key.startswith((TABLES, STUDIES)) and file.key.endswith(".csv")
+        if file.key.startswith((TABLES, STUDIES))
+        and file.key.endswith(".csv")
         and not file.about_run
-    ]  # fmt: skip
+    ]
     absent = [k for k in tables if not all(k in r.files and r.files[k].path for r in (here, there))]
     at_hand = [key for key in tables if key not in absent]
     cells = [cell for key in at_hand for cell in _touched_cells(key, here, there, touched)]
@@ -275,16 +263,6 @@ def compare_runs(
     )
 
 
-def _graph(runs: Iterable[Run]) -> networkx.DiGraph:
-    """Files of both runs, and jobs between them, as in ``Records.graph``."""
-    graph = networkx.DiGraph()
-    for run in runs:
-        for record in run.records.all.values():
-            graph.add_edges_from((key, record.key) for key in run.inputs(record))
-            graph.add_edges_from((record.key, entry.key) for entry in record.outputs)
-    return graph
-
-
 def _compare_file(
     key: str, here: Run, there: Run, tolerances: Mapping[str, Tolerance], *, read: bool
 ) -> ComparedFile:
@@ -298,7 +276,7 @@ def _compare_file(
     else:
         portable = (here.portable, there.portable)
         difference = compare_files(ours.path, theirs.path, tolerances, portable)
-        state, detail = difference.state, str(difference)
+        state, detail = difference.state, difference.detail
     return ComparedFile(
         key,
         (here if ours else there).stage(key),
@@ -315,7 +293,7 @@ def _compare_file(
 def _origins(
     differing: set[str], here: Run, there: Run, order: Mapping[str, int]
 ) -> tuple[Origin, ...]:
-    groups: dict[tuple[str, tuple[Reason, ...]], list[str]] = defaultdict(list)
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for key in sorted(differing):
         if not _follows(key, differing, here, there):
             stage = (here if key in here.files else there).stage(key)
@@ -344,8 +322,7 @@ def _setup(here: Run, there: Run) -> dict[str, list[str]]:
     for key, ours in here.records.all.items():
         if theirs := there.records.all.get(key):
             for reason in differences_of_jobs(ours, theirs, here, there):
-                if reason.kind != "inputs":
-                    by_rule[ours.rule][reason.text] = None
+                by_rule[ours.rule][reason] = None
     rules = [rule for rule in here.records.rule_order if rule in by_rule]
     return found | {f"rule {rule}": list(by_rule[rule]) for rule in rules}
 
@@ -374,10 +351,23 @@ def _touched_cells(
 ) -> Iterator[ComparedCell]:
     """Cells of a table in long form that differ, or rest on files that are touched."""
     ours, theirs = (_lines(run.files[table].path) for run in (here, there))
-    for identity in dict.fromkeys([*ours, *theirs]):
-        rests = any(_rests_on(dict(identity), table, run, touched) for run in (here, there))
-        for cell in _cells(table, dict(identity), ours.get(identity), theirs.get(identity)):
-            if cell.differs or rests:
+    for key in dict.fromkeys([*ours, *theirs]):
+        identity = dict(key)
+        rests = any(_rests_on(identity, table, run, touched) for run in (here, there))
+        row = " ".join(identity[name] for name in ROW if name in identity)
+        column = "/".join(v for name, v in identity.items() if name not in (*ROW, "metric"))
+        left, right = ours.get(key, {}), theirs.get(key, {})
+        names = list(dict.fromkeys([*left, *right]))
+        if "metric" in identity:
+            both = [name for name in names if name != "mean"] if left and right else []
+            apart = [name for name in both if left.get(name) != right.get(name)]
+            also = tuple(f"{name}: {left.get(name)} → {right.get(name)}" for name in apart)
+            values = {identity["metric"]: (left.get("mean"), right.get("mean"))}
+        else:  # one metric per column
+            also, values = (), {name: (left.get(name), right.get(name)) for name in names}
+        for metric, pair in values.items():
+            cell = ComparedCell(table, row, column, metric, *pair, also)
+            if cell.differs or (rests and ("metric" in identity or cell.difference is not None)):
                 yield cell
 
 
@@ -394,28 +384,6 @@ def _lines(path: Path) -> dict[tuple[tuple[str, str], ...], dict[str, str]]:
     }
 
 
-def _cells(
-    table: str, identity: dict[str, str], ours: dict[str, str] | None, theirs: dict[str, str] | None
-) -> Iterator[ComparedCell]:
-    row = " ".join(identity[name] for name in ROW if name in identity)
-    column = "/".join(v for name, v in identity.items() if name not in (*ROW, "metric"))
-    left, right = ours or {}, theirs or {}
-    names = list(dict.fromkeys([*left, *right]))
-    if "metric" not in identity:  # one metric per column
-        for name in names:
-            cell = ComparedCell(table, row, column, name, left.get(name), right.get(name))
-            if cell.differs or cell.difference is not None:  # a number, or news
-                yield cell
-        return
-    also = tuple(
-        f"{name}: {left.get(name)} → {right.get(name)}"
-        for name in names
-        if name != "mean" and ours and theirs and left.get(name) != right.get(name)
-    )
-    metric = identity["metric"]
-    yield ComparedCell(table, row, column, metric, left.get("mean"), right.get("mean"), also)
-
-
 def _rests_on(identity: dict[str, str], table: str, run: Run, touched: Container[str]) -> bool:
     """Whether a line was made from a file that differs.
 
@@ -427,13 +395,13 @@ def _rests_on(identity: dict[str, str], table: str, run: Run, touched: Container
     if job is None:
         return False
     wanted = {IDENTITY[name]: value for name, value in identity.items()}
-    own = [key for key in run.inputs(job) if _agrees(run.producers.get(key), wanted)]
-    return any(key in touched for key in own or run.inputs(job))
-
-
-def _agrees(job: Record | None, wanted: dict[str, str]) -> bool:
-    shared = {name: job.wildcards[name] for name in wanted if job and name in job.wildcards}
-    return bool(shared) and all(wanted[name] == value for name, value in shared.items())
+    own, inputs = [], run.inputs(job)
+    for key in inputs:
+        made_by = run.records.producers.get(key)
+        shared = wanted.keys() & (made_by.wildcards if made_by else {})
+        if shared and all(made_by.wildcards[name] == wanted[name] for name in shared):
+            own.append(key)
+    return any(key in touched for key in own or inputs)
 
 
 def _largest_first(cell: ComparedCell) -> tuple[bool, bool, float]:

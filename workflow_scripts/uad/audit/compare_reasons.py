@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -32,81 +31,59 @@ MOST = 5
 NOT_DETERMINISTIC = "same inputs, params, code: not deterministic here"
 
 
-@dataclass(frozen=True)
-class Reason:
-    """One reason.
-
-    Attributes:
-        kind: ``changed since``, ``not made``, ``raw bytes``, ``repository``, ``inputs``, ``seed``,
-            ``params``, ``config``, ``script``, ``library``, ``environment``, ``device``,
-            ``no record`` or ``unknown``.
-        text: a clause that can stand alone; values are those here, an arrow, those there.
-    """
-
-    kind: str
-    text: str
-
-
 def about_the_run(key: str) -> bool:
     """Whether a file, by its key, can differ without a result being another one."""
     return any(fnmatchcase(key, pattern) for pattern in ABOUT_THE_RUN)
 
 
-def reasons_of(key: str, here: Run, there: Run) -> tuple[Reason, ...]:
-    """Reasons for one file, the likeliest first; at least one."""
+def reasons_of(key: str, here: Run, there: Run) -> tuple[str, ...]:
+    """Reasons for one file, the likeliest first; at least one.
+
+    Each is a clause that can stand alone; values are those here, an arrow, those there.
+    """
     ours, theirs = here.files.get(key), there.files.get(key)
     if ours is None or theirs is None:
         return tuple(_not_made(key, here, there))
     found = []
     sides = [s for s, file in (("here", ours), ("there", theirs)) if file.changed_since]
     if sides:
-        text = f"other bytes: changed after it was made ({' and '.join(sides)})"
-        found.append(Reason("changed since", text))
+        found.append(f"other bytes: changed after it was made ({' and '.join(sides)})")
         if ours.expected == theirs.expected:
             return tuple(found)  # a job that wrote the same needs no other reason
     if ours.record and theirs.record:
+        found += other_inputs(ours.record, theirs.record, here, there)
         found += differences_of_jobs(ours.record, theirs.record, here, there)
-        return tuple(found) or (Reason("unknown", NOT_DETERMINISTIC),)
-    other = {
-        RAW: Reason("raw bytes", "other raw bytes"),
-        CODE: Reason("repository", "another version of this file of the repository"),
-    }.get(here.stage(key), Reason("no record", "no record says how it was made"))
-    return (*found, other)
+        return tuple(found) or (NOT_DETERMINISTIC,)
+    other = {RAW: "other raw bytes", CODE: "another version of this file of the repository"}
+    return (*found, other.get(here.stage(key), "no record says how it was made"))
 
 
-def _not_made(key: str, here: Run, there: Run) -> Iterator[Reason]:
+def _not_made(key: str, here: Run, there: Run) -> Iterator[str]:
     side, lacks, has = ("there", there, here) if key in here.files else ("here", here, there)
     record = has.files[key].record
     if record is None:
-        yield Reason("not made", f"not {side}")
+        yield f"not {side}"
     elif record.key not in lacks.records.all:
-        yield Reason("not made", f"not {side}: the job ({record.rule}) did not run")
+        yield f"not {side}: the job ({record.rule}) did not run"
     else:
-        yield Reason("not made", f"not {side}: the job ({record.rule}) ran, and did not make it")
-        jobs = (run.records.all[record.key] for run in (here, there))
+        yield f"not {side}: the job ({record.rule}) ran, and did not make it"
+        jobs = [run.records.all[record.key] for run in (here, there)]
+        yield from other_inputs(*jobs, here, there)
         yield from differences_of_jobs(*jobs, here, there)
 
 
-def differences_of_jobs(ours: Record, theirs: Record, here: Run, there: Run) -> Iterator[Reason]:
-    """What two jobs that made the same file did not have in common."""
-    yield from _inputs(here.inputs(ours), there.inputs(theirs), here, there)
-    facts = [_facts(record, run) for record, run in ((ours, here), (theirs, there))]
-    for kind in ("seed", "params", "config"):
-        yield from _others(kind, *(fact[kind] for fact in facts))
-    code, other = ours.content["code"], theirs.content["code"]
-    if code["script_sha256"] != other["script_sha256"]:
-        yield Reason("script", f"other code: script {ours.rule}.py")
-    files = code["library_files"], other["library_files"]
-    names = sorted({*files[0], *files[1]})
-    if names := [name for name in names if files[0].get(name) != files[1].get(name)]:
-        yield Reason("library", f"other code: library {_listed(names)}")
-    for kind in ("environment", "device"):
-        yield from _others(kind, *(fact[kind] for fact in facts))
-
-
-def _others(kind: str, ours: Any, theirs: Any) -> Iterator[Reason]:
-    if found := changes(ours, theirs):
-        yield Reason(kind, f"other {kind}: {_listed(found)}")
+def differences_of_jobs(ours: Record, theirs: Record, here: Run, there: Run) -> Iterator[str]:
+    """What two jobs that made the same file did not have in common, besides their inputs."""
+    facts, others = _facts(ours, here), _facts(theirs, there)
+    for kind in facts:
+        found = changes(facts[kind], others[kind])
+        if found and kind == "library":
+            found = sorted({text.partition(" ")[0] for text in found})
+        if found and kind in ("script", "library"):
+            names = f"{ours.rule}.py" if kind == "script" else _listed(found)
+            yield f"other code: {kind} {names}"
+        elif found:
+            yield f"other {kind}: {_listed(found)}"
 
 
 def _facts(record: Record, run: Run) -> dict[str, Any]:
@@ -114,34 +91,30 @@ def _facts(record: Record, run: Run) -> dict[str, Any]:
     content = record.content
     environment, host, seeds = dict(content["environment"]), content["host"], content["seeds"]
     pins = environment.pop("lock_sha256", None)
+    environment |= {"platform": host["platform"], "packages (uv.lock)": pins and pins[:12]}
     # the run's seed is told as a seed
     params = {k: v for k, v in record.params.items() if not ("run" in seeds and k == "seed")}
+    device = {"device": host["device"], "driver": host.get("driver")}
     return {
         "seed": seeds,
         "params": run.portable(params),
         "config": run.portable(content["config"]["used"]),
-        "environment": {
-            **environment,
-            "platform": host["platform"],
-            "packages (uv.lock)": pins and pins[:12],
-        },
-        "device": {
-            "device": host["device"],
-            "driver": host.get("driver"),
-            "threads": content["threads"],
-        },
+        "script": content["code"]["script_sha256"],
+        "library": content["code"]["library_files"],
+        "environment": environment,
+        "device": {**device, "threads": content["threads"]},
     }
 
 
-def _inputs(
-    ours: dict[str, str | None], theirs: dict[str, str | None], here: Run, there: Run
-) -> Iterator[Reason]:
-    for side, more, less in (("here", ours, theirs), ("there", theirs, ours)):
+def other_inputs(ours: Record, theirs: Record, here: Run, there: Run) -> Iterator[str]:
+    """What only one of two jobs read, or read with other bytes."""
+    left, right = here.inputs(ours), there.inputs(theirs)
+    for side, more, less in (("here", left, right), ("there", right, left)):
         if names := [key for key in more if key not in less]:
-            yield Reason("inputs", f"read only {side}: {_listed(names)}")
-    other = [key for key in ours if key in theirs and ours[key] != theirs[key]]
+            yield f"read only {side}: {_listed(names)}"
+    other = [key for key in left if key in right and left[key] != right[key]]
     if about := [key for key in other if about_the_run(key)]:
-        yield Reason("inputs", f"reads what describes the run: {_listed(about)}")
+        yield f"reads what describes the run: {_listed(about)}"
 
     def now(key: str, run: Run) -> str | None:
         return run.files[key].sha256 if key in run.files else None
@@ -149,29 +122,21 @@ def _inputs(
     # the files agree today, but did not when the two jobs read them
     stale = [key for key in other if key not in about and now(key, here) == now(key, there)]
     if stale:
-        yield Reason("inputs", f"read other bytes when it was made: {_listed(stale)}")
+        yield f"read other bytes when it was made: {_listed(stale)}"
 
 
-def changes(ours: Any, theirs: Any) -> list[str]:
+def changes(ours: Any, theirs: Any, where: str = "") -> list[str]:
     """``key: here → there`` for each value that differs in two nested contents."""
-    return list(_changes(ours, theirs, ""))
-
-
-def _changes(ours: Any, theirs: Any, where: str) -> Iterator[str]:
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        for key in dict.fromkeys([*ours, *theirs]):
-            name = f"{where}.{key}" if where else str(key)
-            yield from _changes(ours.get(key), theirs.get(key), name)
-    elif (
-        isinstance(ours, list)
-        and isinstance(theirs, list)
-        and len(ours) == len(theirs)
-        and any(isinstance(value, dict | list) for value in ours)
-    ):
-        for i, (left, right) in enumerate(zip(ours, theirs, strict=True)):
-            yield from _changes(left, right, f"{where}[{i}]")
-    elif ours != theirs:
-        yield f"{where} {_value(ours)} → {_value(theirs)}".strip()
+        return [
+            text
+            for key in dict.fromkeys([*ours, *theirs])
+            for text in changes(ours.get(key), theirs.get(key), f"{where}.{key}".lstrip("."))
+        ]
+    lists = isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs)
+    if lists and any(isinstance(value, dict | list) for value in ours):
+        return changes(dict(enumerate(ours)), dict(enumerate(theirs)), where)
+    return [] if ours == theirs else [f"{where} {_value(ours)} → {_value(theirs)}".strip()]
 
 
 def _value(value: Any, most: int = 60) -> str:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+import pandas as pd
+
 from uad.audit.compare import ALIKE, STATES, ComparedCell, ComparedFile, Comparison
 from uad.report.html import render_page
 
@@ -18,18 +20,26 @@ HEAD = ("table", "row", "column", "metric", "here", "there", "difference")
 
 def summary(comparison: Comparison) -> str:
     """What fits a screen: the verdict, the first difference and why, stages, touched cells."""
-    sections = [
-        _head(comparison),
-        _first_difference(comparison),
-        _stage_lines(comparison),
-        _cell_lines(comparison),
-        [_cut(f"Note: {note}") for note in comparison.notes],
+    head = [
+        f"Verdict: {comparison.verdict}",
+        _cut(f"  here   {comparison.here}"),
+        _cut(f"  there  {comparison.there}"),
+        f"  {count_sentence(comparison.results)}",
     ]
+    if about := comparison.about_the_run:
+        head.append(f"  {len(about)} files describe a run and not a result; not counted")
+    if comparison.phantom:
+        head.append(f"  {PHANTOM}")
+    notes = [_cut(f"Note: {note}") for note in comparison.notes]
+    sections = [head, _origins(comparison), _stages(comparison), _cells(comparison), notes]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
 def page(comparison: Comparison) -> str:
     """One self-contained HTML page, without scripts or outside resources."""
+    by_stage: dict[str, list[ComparedFile]] = {}
+    for file in comparison.results:
+        by_stage.setdefault(file.stage, []).append(file)
     return render_page(
         "compare.html",
         comparison=comparison,
@@ -37,21 +47,9 @@ def page(comparison: Comparison) -> str:
         count=count_sentence,
         cells=[(*cell_row(cell), "; ".join(cell.also)) for cell in comparison.cells],
         head=(*HEAD, "beside it"),
-        by_stage=_by_stage(comparison.results),
-        ordered=_differing_first,
+        by_stage=by_stage,
+        ordered=lambda files: sorted(files, key=lambda f: (-STATES.index(f.state), f.key)),
     )
-
-
-def _head(comparison: Comparison) -> list[str]:
-    lines = [
-        f"Verdict: {comparison.verdict}",
-        _cut(f"  here   {comparison.here}"),
-        _cut(f"  there  {comparison.there}"),
-        f"  {count_sentence(comparison.results)}",
-    ]
-    if about := comparison.about_the_run:
-        lines.append(f"  {len(about)} files describe a run and not a result; not counted")
-    return [*lines, f"  {PHANTOM}"] if comparison.phantom else lines
 
 
 def count_sentence(files: Iterable[ComparedFile]) -> str:
@@ -61,7 +59,8 @@ def count_sentence(files: Iterable[ComparedFile]) -> str:
     return f"{counts.total()} artifacts: {parts or 'none'}"
 
 
-def _first_difference(comparison: Comparison) -> list[str]:
+def _origins(comparison: Comparison) -> list[str]:
+    """Where the runs part, and why."""
     lines, origins = [], comparison.origins
     for place, origin in enumerate(origins[:MOST_ORIGINS]):
         lines.append(f"{'Also, by itself' if place else 'First difference'}: {origin.stage}")
@@ -69,31 +68,30 @@ def _first_difference(comparison: Comparison) -> list[str]:
         if len(origin.keys) > MOST_FILES:
             lines.append(f"  ... and {len(origin.keys) - MOST_FILES} more")
         for reason in origin.reasons:
-            why = "    why: "
-            indent = {"initial_indent": why, "subsequent_indent": " " * len(why)}
-            lines += textwrap.wrap(reason.text, WIDTH, **indent)
+            indent = {"initial_indent": "    why: ", "subsequent_indent": " " * 9}
+            lines += textwrap.wrap(reason, WIDTH, **indent)
     if len(origins) > MOST_ORIGINS:
         lines.append(f"... and {len(origins) - MOST_ORIGINS} more places of their own")
     return lines
 
 
-def _stage_lines(comparison: Comparison) -> list[str]:
+def _stages(comparison: Comparison) -> list[str]:
+    """Files by state, of the stages in which any differs."""
     counts = comparison.counts()
     parted = {stage: found for stage, found in counts.items() if set(found) - set(ALIKE)}
     if not parted:
         return []
-    shown = [state for state in STATES if any(found[state] for found in counts.values())]
-    wide = max(len(stage) for stage in [*parted, "Stage"])
-    lines = ["  ".join([f"{'Stage':{wide}}", *shown])]
-    for stage, found in parted.items():
-        cells = (f"{found[state] or '-':>{len(state)}}" for state in shown)
-        lines.append("  ".join([f"{stage:{wide}}", *cells]))
+    table = pd.DataFrame.from_dict(parted, orient="index").reindex(columns=STATES)
+    lines = table.dropna(axis="columns", how="all").to_string(
+        na_rep="-", float_format="{:.0f}".format
+    ).splitlines()  # fmt: skip
     if rest := len(counts) - len(parted):
         lines.append(f"and {rest} stages in which nothing differs")
     return lines
 
 
-def _cell_lines(comparison: Comparison) -> list[str]:
+def _cells(comparison: Comparison) -> list[str]:
+    """The cells that are touched, as a table."""
     cells = comparison.cells
     if not cells:
         return []
@@ -101,17 +99,9 @@ def _cell_lines(comparison: Comparison) -> list[str]:
     title = f"Touched cells: {differing} differ"
     if differing < len(cells):
         title += f", {len(cells) - differing} rest on files that do and are the same"
-    rows = [HEAD, *(cell_row(cell) for cell in cells[:MOST])]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
-    while sum(widths) + len(HEAD) + 1 > WIDTH:  # two before the first, one between
-        widths[widths.index(max(widths))] -= 1
-    lines = [title]
-    for row in rows:
-        texts = [
-            f"{_cut(text, width):{'>' if i > 3 else '<'}{width}}"
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append(f"  {' '.join(texts)}".rstrip())
+    rows = [[_cut(text, 20) for text in cell_row(cell)] for cell in cells[:MOST]]
+    table = pd.DataFrame(rows, columns=HEAD).to_string(index=False)
+    lines = [title, *(_cut(f"  {line}") for line in table.splitlines())]
     if len(cells) > MOST:
         lines.append(f"  ... and {len(cells) - MOST} more")
     return lines
@@ -134,15 +124,4 @@ def _cut(text: str, width: int = WIDTH) -> str:
     if len(text) <= width:
         return text
     tail = (width - 1) // 2
-    return f"{text[: width - 1 - tail]}…{text[-tail:] if tail else ''}"
-
-
-def _by_stage(files: Iterable[ComparedFile]) -> dict[str, list[ComparedFile]]:
-    found: dict[str, list[ComparedFile]] = {}
-    for file in files:
-        found.setdefault(file.stage, []).append(file)
-    return found
-
-
-def _differing_first(files: Iterable[ComparedFile]) -> list[ComparedFile]:
-    return sorted(files, key=lambda file: (-STATES.index(file.state), file.key))
+    return f"{text[: width - 1 - tail]}…{text[-tail:]}"

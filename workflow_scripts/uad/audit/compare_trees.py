@@ -7,7 +7,6 @@ elsewhere by ``raw/<data set>/<path in the raw tree>``.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import tempfile
 import zipfile
@@ -24,7 +23,7 @@ from uad.audit.tree import CONFIG, MANIFEST, MARKER, manifest_rows
 from uad.core.errors import DataError
 from uad.core.files import read_json, read_tsv, sha256_of_all
 from uad.core.provenance import SUFFIX
-from uad.core.records import EXTERNAL, REPOSITORY, Record, Records, key_of, load_records
+from uad.core.records import EXTERNAL, REPOSITORY, Record, Records, load_records
 from uad.core.walk import files_below
 
 #: Stages of files that no rule made.
@@ -63,22 +62,17 @@ class Run:
     name: str
     records: Records
 
-    @property
-    def root(self) -> Path:
-        """The results folder."""
-        return self.records.root
-
     @cached_property
     def config(self) -> dict[str, Any]:
         """The merged config of the run; empty if it is not there."""
-        path = self.root / CONFIG
+        path = self.records.root / CONFIG
         content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return content if isinstance(content, dict) else {}
 
     @cached_property
     def phantom(self) -> bool:
         """Whether the tree is marked as one of phantom data."""
-        marker = self.root / MARKER
+        marker = self.records.root / MARKER
         return marker.is_file() and read_json(marker).get("source") == "phantom"
 
     @cached_property
@@ -128,14 +122,16 @@ class Run:
     def files(self) -> dict[str, File]:
         """All files but records, by key, in alphabetical order."""
         there = {}
-        for path in files_below(self.root):
-            key = path.relative_to(self.root).as_posix()
+        for path in files_below(self.records.root):
+            key = path.relative_to(self.records.root).as_posix()
             hidden = any(part.startswith(".") for part in PurePosixPath(key).parts)
             if not hidden and not key.endswith(SUFFIX) and path.is_file():
                 there[key] = path
         pairs = zip(there, sha256_of_all(there.values()), strict=True)
         digests = {key: digest for key, digest in pairs if digest}
-        made = {key: (self.records.outputs[key].sha256, r) for key, r in self.producers.items()}
+        made = {
+            key: (self.records.outputs[key].sha256, r) for key, r in self.records.producers.items()
+        }
         expected = {**self._listed(), **made}
         known = {key: digest for key, (digest, _) in expected.items() if digest}
         known = {**known, **self._read(), **self._left_out(), **digests}
@@ -143,24 +139,19 @@ class Run:
             key: File(there.get(key), known[key], *expected.get(key, ())) for key in sorted(known)
         }
 
-    @property
-    def producers(self) -> dict[str, Record]:
-        """The job that made a file, by key."""
-        return self.records.producers
-
     def _listed(self) -> dict[str, tuple[str, Record]]:
         """Files of generated raw trees: the rule declares their list only."""
         return {
             f"{folder}/{row['path']}": (row["sha256"], record)
-            for key, record in self.producers.items()
+            for key, record in self.records.producers.items()
             if key.endswith(MANIFEST) and (folder := key.removesuffix(MANIFEST))
-            for row in manifest_rows(self.root, folder)
+            for row in manifest_rows(self.records.root, folder)
         }
 
     def _left_out(self) -> dict[str, str]:
         """What a crate says of the files of the run that it does not hold."""
-        path = self.root.parent / CRATE_LIST
-        if self.root.name != RESULTS or not path.is_file():
+        path = self.records.root.parent / CRATE_LIST
+        if self.records.root.name != RESULTS or not path.is_file():
             return {}
         rows = read_tsv(path)
         rows = rows[(rows["included"] == "no") & rows["path"].str.startswith(f"{RESULTS}/")]
@@ -174,13 +165,13 @@ class Run:
             self.key(entry.key): entry.sha256
             for record in newest
             for entry in record.inputs
-            if entry.key not in self.producers and entry.sha256  # None: a folder
+            if entry.key not in self.records.producers and entry.sha256  # None: a folder
         }
 
     def stage(self, key: str) -> str:
         """The rule that made a file; for others where they are from."""
         file = self.files.get(key)
-        if key.startswith(f"{RAW}/") and (file is None or key not in self.producers):
+        if key.startswith(f"{RAW}/") and (file is None or key not in self.records.producers):
             return RAW
         if file and file.record:
             return file.record.rule
@@ -199,7 +190,7 @@ def open_run(path: str | os.PathLike[str]) -> Iterator[Run]:
     if not Path(path).exists():
         raise DataError(f"{path}: no such folder or file. {_WHAT}")
     with contextlib.ExitStack() as stack:
-        folder = Path(path)
+        folder, candidates = Path(path), []
         if folder.is_file():
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="uad-compare-")))
             try:
@@ -209,25 +200,10 @@ def open_run(path: str | os.PathLike[str]) -> Iterator[Run]:
                 raise DataError(
                     f"{path}: is not a zip file, or a damaged one ({error}). {_WHAT}"
                 ) from error
-        root = _root_in(folder)
-        if root is None:
-            raise DataError(f"{path}: holds no results of a run (no record, *{SUFFIX}). {_WHAT}")
-        yield Run(str(path), load_records(root))
-
-
-def _root_in(folder: Path) -> Path | None:
-    """The results tree in a folder: there each record lies beside its output; None without one."""
-    inner = [entry for entry in folder.iterdir() if entry.is_dir()]
-    of_zip = [inner[0] / RESULTS] if len(inner) == 1 else []
-    for candidate in (folder / RESULTS, *of_zip, folder):
-        path = next(candidate.rglob(f"*{SUFFIX}"), None) if candidate.is_dir() else None
-        if path is None:
-            continue
-        with contextlib.suppress(ValueError, KeyError, IndexError, TypeError):
-            content = json.loads(path.read_bytes())
-            first = key_of(content["outputs"][0]["path"], content["roots"])
-            place = f"/{path.relative_to(candidate).as_posix()}"
-            if place.endswith(f"/{first}{SUFFIX}"):
-                return candidate / place.removesuffix(f"/{first}{SUFFIX}").lstrip("/")
-        return candidate
-    return None
+            inner = [entry for entry in folder.iterdir() if entry.is_dir()]
+            candidates = [inner[0] / RESULTS, inner[0]] if len(inner) == 1 else []
+        for root in (folder / RESULTS, *candidates, folder):
+            if any(root.rglob(f"*{SUFFIX}")):
+                yield Run(str(path), load_records(root))
+                return
+        raise DataError(f"{path}: holds no results of a run (no record, *{SUFFIX}). {_WHAT}")

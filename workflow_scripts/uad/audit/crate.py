@@ -15,11 +15,15 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uad.audit.crate_contents import Choice, File, collect
 from uad.core.files import atomic_path
 from uad.core.provenance import SUFFIX
 from uad.core.records import Records, load_records
+
+if TYPE_CHECKING:
+    from uad.data.sources import DataSet
 
 METADATA, README = "ro-crate-metadata.json", "README.md"
 MANIFEST, CHECKSUMS = "manifest.tsv", "manifest.sha256"
@@ -36,16 +40,6 @@ PLAIN_FILE, FOLDER = 0o100644 << 16, (0o40755 << 16) | 0x10
 
 
 @dataclass(frozen=True)
-class Source:
-    """A public data set that a run used."""
-
-    title: str
-    home: str
-    licence: str
-    citation: str
-
-
-@dataclass(frozen=True)
 class About:
     """What the records do not say.
 
@@ -56,7 +50,7 @@ class About:
 
     name: str
     description: str
-    sources: dict[str, Source] = field(default_factory=dict)
+    sources: dict[str, DataSet] = field(default_factory=dict)
     agent: str | None = None
 
 
@@ -71,11 +65,7 @@ def about_run(datasets: dict[str, str], choice: Choice, agent: str | None = None
     from uad.data.sources import load_registry
 
     registry = load_registry()
-    entries = {} if choice.phantom else {n: registry.of_layout(x) for n, x in datasets.items()}
-    sources = {
-        name: Source(entry.title, str(entry.home), entry.licence, entry.citation)
-        for name, entry in entries.items()
-    }
+    sources = {} if choice.phantom else {n: registry.of_layout(x) for n, x in datasets.items()}
     data = "a synthetic phantom" if choice.phantom else ", ".join(sorted(sources))
     return About(
         name=f"{'PHANTOM results: ' if choice.phantom else ''}{TITLE}",

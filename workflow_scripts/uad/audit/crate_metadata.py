@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import mimetypes
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -41,20 +42,13 @@ TERMS = {
 BIOSCHEMAS = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 LOCK_FORMAT = "https://docs.astral.sh/uv/concepts/projects/layout/"
 COMPLETED = "http://schema.org/CompletedActionStatus"
-MEDIA = {
-    ".json": "application/json",
-    ".tsv": "text/tab-separated-values",
-    ".csv": "text/csv",
+#: Media types by ending; none of this machine's own list, so that a crate has the same bytes.
+MEDIA = mimetypes.MimeTypes().types_map[True] | {
     ".md": "text/markdown",
-    ".tex": "text/x-tex",
     ".yaml": "application/yaml",
-    ".txt": "text/plain",
-    ".html": "text/html",
-    ".png": "image/png",
     ".svg": "image/svg+xml",
     ".webp": "image/webp",
     ".ipynb": "application/x-ipynb+json",
-    ".py": "text/x-python",
     ".gz": "application/gzip",
     ".lock": "application/toml",
 }
@@ -189,7 +183,7 @@ class _Builder:
         text = f"{len(names)} files, by hash and size in the crate's list of files."
         known = {}
         if source := self.about.sources.get(dataset):
-            known = {"alternateName": source.title, "url": source.home}
+            known = {"alternateName": source.title, "url": str(source.home)}
             known |= {"license": source.licence, "citation": source.citation}
         else:
             text += " Generated scans of a phantom."
@@ -335,16 +329,10 @@ class _Builder:
 
     def steps(self, workflow: Any, actions: dict[tuple[str, ...], Any], run: Any) -> None:
         order = self.records.rule_order
-        steps = {
-            rule: self.thing(
-                f"#step/{rule}",
-                "HowToStep",
-                name=rule,
-                position=str(position),
-                workExample=self.tool(rule),
-            )
-            for position, rule in enumerate(order, start=1)
-        }
+        steps = {}
+        for position, rule in enumerate(order, start=1):
+            what = {"name": rule, "position": str(position), "workExample": self.tool(rule)}
+            steps[rule] = self.thing(f"#step/{rule}", "HowToStep", **what)
         workflow["step"] = list(steps.values())
         workflow["hasPart"] = list({t.id: t for t in map(self.tool, order)}.values())
         controls = [
@@ -360,12 +348,5 @@ class _Builder:
         address = f"https://pypi.org/project/snakemake/{self.snakemake}/"
         version = {"url": address, "softwareVersion": self.snakemake}
         engine = self.thing(address, "SoftwareApplication", name="Snakemake", **version)
-        name = "Run of Snakemake"
-        self.thing(
-            "#engine-run",
-            "OrganizeAction",
-            name=name,
-            instrument=engine,
-            object=controls,
-            result=run,
-        )
+        done = {"name": "Run of Snakemake", "instrument": engine, "result": run}
+        self.thing("#engine-run", "OrganizeAction", object=controls, **done)

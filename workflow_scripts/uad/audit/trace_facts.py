@@ -94,14 +94,13 @@ def facts_of(stage: str, record: Record, records: Records) -> dict[str, Any]:
             "seconds": content["seconds"],
         }
     if stage == "reconstructions":
-        told = {name: facts[name] for name in ("volumes", "t_test") if name in facts}
-        return {**told, "device": content["host"]["device"]}
+        return {**_chosen(facts, "volumes", "t_test"), "device": content["host"]["device"]}
     if stage == "maps":
-        return {name: params[name] for name in ("score",) if name in params}
+        return _chosen(params, "score")
     if stage == "split":
-        return {name: params.get("splits", {}).get(name) for name in ("kind", "seed")}
+        return _chosen(params.get("splits", {}), "kind", "seed")
     if stage == "list":
-        return {name: facts.get(name) for name in ("url", "checksum", "verified")}
+        return _chosen(facts, "url", "checksum", "verified")
     if stage == "atlas":
         key = next(output.key for output in record.outputs if output.key.endswith(".json"))
         written = read_json(records.path(key))
@@ -120,7 +119,10 @@ def facts_of(stage: str, record: Record, records: Records) -> dict[str, Any]:
         return {"kind": "phantom", "seed": content["seeds"].get("job"), **phantom}
     if stage == "source":
         names = ("name", "url", "checksum", "verified")
-        files = of_first("files")["files"]
-        files = [{name: file.get(name) for name in names} for file in files]
+        files = [_chosen(file, *names) for file in of_first("files")["files"]]
         return {"kind": "download", "files": files}
     return {}
+
+
+def _chosen(content: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: content[name] for name in names if name in content}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,29 +21,18 @@ WIDTH, LEFT = 100, 64
 MOST, FIRST = 4, 2
 #: Before the hash: as recorded, not as recorded, deleted after use, not looked at.
 MARKS = {SAME: "=", CHANGED: "×", MISSING: "×", NOT_KEPT: "–"}
-#: What the roles of a split are for; val_unhealthy is for the threshold, for AIR, or for both.
+#: What the roles of a split are for.
 ROLES = {
     "train": "trained on",
     "val_healthy": "validated on while training",
-    "val_unhealthy": "",
+    "val_unhealthy": "for the threshold or AIR",
     "test": "tested on",
 }
-#: Names of the parts of a scan, by what its file name holds.
-PARTS = {
-    "desc-preproc_": "registered volume",
-    "desc-xfm_": "transform to the atlas",
-    "space-SRI24_label-brain_": "brain mask in the atlas",
-    "space-SRI24_label-lesion_": "lesion mask in the atlas",
-    "space-orig_label-brain_": "brain mask of the raw scan",
-}
-NAMES = {
-    "maps": "anomaly maps",
-    "air": "AIR decision",
-    "store": "slice store",
-    "list": "published split list",
-}
+NAMES = {"maps": "anomaly maps", "air": "AIR decision", "list": "published split list"}
 #: A file that several read is shown below the first of these.
 NEAREST = ("metrics", "maps", "reconstructions", "threshold", "weights", "air", "split")
+#: What is below a slice store, or stands by itself at the end.
+BELOW = ("store", "participants", "source")
 
 
 def text_of(lineage: Lineage, full: bool = False) -> str:
@@ -54,9 +43,8 @@ def text_of(lineage: Lineage, full: bool = False) -> str:
         full: all siblings of a kind, however many.
     """
     tree = _Tree(lineage, full)
-    blocks = [tree.cell(), *map(tree.store, lineage.of("store")), *tree.atlas(), *tree.others()]
     lines = [*_head(lineage), ""]
-    for block in blocks:
+    for block in (tree.cell(), *map(tree.store, lineage.of("store")), *tree.others()):
         lines += [*_drawn(block, "", ""), ""]
     lines[-1:] = ["-" * WIDTH, *_foot(lineage)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
@@ -83,9 +71,7 @@ def _drawn(item: _Item, prefix: str, rest: str) -> Iterator[str]:
         first = f"{first:{LEFT - len(prefix)}} {mark} {node.short:<12}  {(node.rule or '')[:20]}"
     yield prefix + first
     yield from (rest + line for line in others)
-    if node and item.path:
-        yield rest + _path(node.key, WIDTH - len(rest))
-    for text in item.more:
+    for text in [*([node.key] if node and item.path else []), *item.more]:
         yield from _wrapped(text, rest, rest)
     for problem in node.problems if node else ():
         yield from _wrapped(problem, f"{rest}× ", f"{rest}  ")
@@ -146,23 +132,18 @@ class _Tree:
             for key in node.inputs:
                 self.shown_below.setdefault(key, node.key)
 
-    def item(self, title: str, node: Node, *more: str, **rest: Any) -> _Item:
+    def item(self, title: str, node: Node, path: bool = True) -> _Item:
         self.shown.add(node.key)
-        return _Item(title, node, list(more), **rest)
+        return _Item(title, node, _facts(node.facts, self.full) if path else [], path=path)
 
     def few(self, things: Sequence[Any]) -> Sequence[Any]:
         """The siblings to show."""
         return things if self.full or len(things) <= MOST else things[:FIRST]
 
-    # From the cell to the stores
-
     def cell(self) -> _Item:
+        """The cell, and its folds down to the slice stores."""
         (cell,) = self.lineage.of("cell")
-        facts, again = cell.facts, "cannot be computed again"
-        if (mean := facts.get("recomputed_mean")) is not None:
-            again = f"recomputed from the metrics: {_spread(mean, facts['recomputed_std'])}"
-        item = self.item(f"cell {_spread(facts['mean'], facts['std'])}", cell, again)
-        folds = self.lineage.folds
+        item, folds = self.item("cell", cell), self.lineage.folds
         bad = {node.place.get("fold") for node in self.lineage.nodes if node.problems}
         shown = [f for f in folds if f in self.few(folds) or str(f.fold) in bad]
         for fold in shown:
@@ -175,79 +156,58 @@ class _Tree:
 
     def branch(self, node: Node, before: str = "") -> _Item:
         """A node and, below it, what is shown here of its inputs."""
+        item = self.item(f"{before}{self.name(node)}", node)
         own = [
             self.nodes[key]
             for key in node.inputs
             if key not in self.shown
             and self.shown_below.get(key, node.key) == node.key
-            and self.nodes[key].stage not in ("store", "participants", "source")
+            and (self.nodes[key].stage not in BELOW or node.stage in ("participants", "atlas"))
         ]
         own.sort(key=lambda child: child.stage == "threshold")
         others = [self.nodes[k] for k in node.inputs if k not in {child.key for child in own}]
-        item = self.item(f"{before}{_title(node)}", node, *_facts(node))
         if others:
             item.more.append(f"reads: {', '.join(dict.fromkeys(map(self.name, others)))}")
-        item.items = [self.branch(child) for child in own]
+        item.items = [self.branch(child) for child in own if child.key not in self.shown]
         return item
 
     def name(self, node: Node) -> str:
-        """How a file is called where it is only named."""
+        """What a file is."""
+        name = NAMES.get(node.stage, node.stage)
         if node.stage == "store":
             return f"slice store {self.stores[node.key]}"
-        if node.stage == "participants":
-            return f"participants of {node.place['dataset']}"
-        return NAMES.get(node.stage, node.stage)
-
-    # From a store to the raw files
+        return f"{name} of {node.place['dataset']}" if node.stage == "participants" else name
 
     def store(self, store: Node) -> _Item:
         """A slice store, its scans that matter by role, and where they are from."""
         dataset, modality = store.place.get("dataset", "?"), store.place.get("modality", "?")
-        roles, more = self.lineage.subjects.get(store.key, {}), "its scans cannot be followed"
-        if "used" in store.facts:
-            used, packed = store.facts["used"], store.facts["packed"]
-            more = f"{used} of its {packed} scans matter to this cell"
-        item = self.item(
-            f"{self.stores[store.key]} slice store of {dataset} {modality}", store, more
-        )
-        ordered = dict.fromkeys([*(role for role in ROLES if role in roles), *roles])
-        item.items = [self.role(dataset, role, roles[role]) for role in ordered]
-        item.items += self.origin(dataset)
+        item = self.item(f"{self.name(store)} of {dataset} {modality}", store)
+        roles = self.lineage.subjects.get(store.key, {})
+        for role in sorted(roles, key=[*ROLES, *roles].index):
+            item.items.append(self.role(dataset, role, roles[role]))
+        people = [n for n in self.lineage.of("participants") if n.place.get("dataset") == dataset]
+        item.items += [self.branch(node) for node in people if node.key not in self.shown]
         return item
 
     def role(self, dataset: str, role: str, folds: dict[str, list[int]]) -> _Item:
         """The scans of one role; those that are cut are shown where they do not match."""
-        item = _Item(f"{role} ({ROLES.get(role) or self.use(folds)}): {_per_fold(folds)}")
+        counts = Counter(number for numbers in folds.values() for number in numbers)
+        each = ", ".join(f"{n} in fold {fold}" for fold, n in sorted(counts.items()))
+        item = _Item(f"{role} ({ROLES.get(role, 'for validation')}): {each}")
         few = self.few(list(folds))
-        item.items = [self.scan(dataset, subject, folds[subject]) for subject in few]
+        for subject in few:
+            new = [node for node in self.parts(dataset, subject) if node.key not in self.shown]
+            where = f"fold{'s' * (len(folds[subject]) > 1)} {', '.join(map(str, folds[subject]))}"
+            title = f"{subject} ({where}){'' if new else ', see above'}"
+            parts = [self.item(_part(node, subject), node, path=False) for node in new]
+            item.items.append(_Item(title, items=parts))
         if hidden := [subject for subject in folds if subject not in few]:
             item.items.append(_Item(f"... and {len(hidden)} more"))
         for subject in hidden:
             for node in self.parts(dataset, subject):
                 if node.problems and node.key not in self.shown:
-                    title = f"{subject}: {_part(node)}"
+                    title = f"{subject}: {_part(node, subject)}"
                     item.items[-1].items.append(self.item(title, node, path=False))
-        return item
-
-    def use(self, subjects: Iterable[str]) -> str:
-        """What is decided with some validation subjects."""
-        names = {"threshold": "the threshold", "air": "AIR"}
-        used = [
-            name
-            for stage, name in names.items()
-            if any(set(subjects) & set(n.facts.get("subjects", ())) for n in self.lineage.of(stage))
-        ]
-        return f"for {' and '.join(used) or 'validation'}"
-
-    def scan(self, dataset: str, subject: str, folds: list[int]) -> _Item:
-        """A subject, and the files of its scan that are not shown yet."""
-        where = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
-        if len(folds) == len(self.lineage.folds) > 1:
-            where = "all folds"
-        parts = self.parts(dataset, subject)
-        new = [node for node in parts if node.key not in self.shown]
-        item = _Item(f"{subject} ({where}){', see above' if parts and not new else ''}")
-        item.items = [self.item(_part(node), node, path=False) for node in new]
         return item
 
     def parts(self, dataset: str, subject: str) -> list[Node]:
@@ -259,155 +219,47 @@ class _Tree:
         order = ("registered", "transform", "brain mask", "raw")
         return sorted([*own, *batches], key=lambda node: order.index(node.stage))
 
-    def origin(self, dataset: str) -> Iterator[_Item]:
-        """Where the raw files of a data set are from."""
-        for node in self.lineage.of("participants"):
-            if node.place.get("dataset") == dataset and node.key in self.shown:
-                yield _Item(f"participants and source of {dataset}: see above")
-            elif node.place.get("dataset") == dataset:
-                item = self.item(f"participants of {dataset}", node, *_facts(node))
-                item.items = list(self.sources(node.inputs))
-                if not item.items:
-                    others = ", preprocessed by others"
-                    others *= node.facts.get("source") == "preprocessed"
-                    item.items = [_Item(f"source: the folder {node.facts.get('folder')}{others}")]
-                yield item
-
-    def sources(self, keys: Iterable[str]) -> Iterator[_Item]:
-        """Downloads and generators, with addresses and checksums."""
-        for source in (self.nodes[key] for key in keys if key in self.nodes):
-            files, texts = source.facts.get("files", []), []
-            for file in self.few(files):
-                known = "as published" if file.get("verified") else "recorded, not published"
-                texts.append(f"{file.get('url') or file.get('name')}")
-                texts.append(f"  {_checksum(file.get('checksum'))} ({known})")
-            if len(files) > len(self.few(files)):
-                texts.append(f"... and {len(files) - FIRST} more")
-            yield self.item(_title(source), source, *texts)
-
-    def atlas(self) -> Iterator[_Item]:
-        """The atlas and where it is from."""
-        if files := self.lineage.of("atlas"):
-            facts = files[0].facts
-            items = [self.item(node.key, node, path=False) for node in files]
-            items += self.sources(sorted({key for node in files for key in node.inputs}))
-            title = f"atlas {facts.get('name', '')}, from {facts.get('source', '?')}"
-            yield _Item(title, items=items)
-
     def others(self) -> Iterator[_Item]:
-        """What is below no store: data sets that only the split read, and unknown rules' files."""
-        for node in self.lineage.of("participants"):
-            if node.key not in self.shown:
-                dataset = node.place.get("dataset", "")
-                yield _Item(f"{dataset}, which only the split read", items=[*self.origin(dataset)])
-        stages = ("list", "source", "other")
-        left = [n for stage in stages for n in self.lineage.of(stage) if n.key not in self.shown]
-        if left:
-            few = [self.item(_title(node), node, *_facts(node)) for node in self.few(left)]
-            hidden = [_Item(f"... and {len(left) - len(few)} more")] * (len(left) > len(few))
-            yield _Item("other files", items=[*few, *hidden])
+        """What is below no store: the atlas, published lists, files of unknown rules."""
+        for stage in ("participants", "atlas", "list", "source", "other"):
+            left = [node for node in self.lineage.of(stage) if node.key not in self.shown]
+            few = self.few(left)
+            yield from (self.branch(node) for node in few if node.key not in self.shown)
+            if len(few) < len(left):
+                yield _Item(f"... and {len(left) - len(few)} more: {NAMES.get(stage, stage)}")
 
 
-# Words ---------------------------------------------------------------------------------------
-
-
-def _title(node: Node) -> str:
-    facts, name = node.facts, NAMES.get(node.stage, node.stage)
-    if node.stage == "metrics":
-        if facts.get("value") is None:
-            return "metrics, without a value"
-        number = counted(len(facts["subjects"]), "test volume")
-        return f"{facts['value']:.4f}, mean over {number}"
-    if node.stage == "threshold" and "threshold" in facts:
-        return f"threshold {facts['threshold']:.4f}"
-    if node.stage == "air" and "invert" in facts:
-        done = "inverted" if facts["invert"] else "not inverted"
-        return f"{name}: {done}, AIR {facts['air_before']:.2f} → {facts['air_after']:.2f}"
-    if node.stage == "source":
-        phantom = f"phantom generator, seed {facts.get('seed')}"
-        return f"source: {phantom if facts.get('kind') == 'phantom' else 'download'}"
-    if node.stage in ("maps", "reconstructions") and node.status == NOT_KEPT:
-        return f"{name}, not kept; hash from its record"
-    return node.rule or "file" if node.stage == "other" else name
-
-
-def _facts(node: Node) -> list[str]:
-    """Sentences about a node, besides its title."""
-    facts = node.facts
-    if node.stage in ("threshold", "air") and "subjects" in facts:
-        how = f"{facts['method']} search on" if node.stage == "threshold" else (
-            f"{facts['rule']} rule on {facts['reference_dataset']},"
-        )  # fmt: skip
-        number = counted(len(facts["subjects"]), "validation subject")
-        return [f"{how} {number}: {_names(facts['subjects'])}"]
-    if node.stage == "weights":
-        text = (
-            f"seed {facts.get('seed')}, weights of epoch {facts.get('weights_of_epoch')} of "
-            f"{facts.get('epochs')}, on {facts.get('device')}, {_duration(facts.get('seconds'))}"
-        )
-        return [text + (", resumed" if facts.get("resumed") else "")]
-    if node.stage == "reconstructions":
-        noise = f", t_test {facts['t_test']}" if "t_test" in facts else ""
-        return [f"{counted(facts.get('volumes', 0), 'volume')} on {facts.get('device')}{noise}"]
-    if node.stage == "split" and "sizes" in facts:
-        sizes = "; ".join(
-            f"{dataset}: {', '.join(f'{role} {number}' for role, number in roles.items())}"
-            for dataset, roles in facts["sizes"].items()
-        )
-        seed = f", seed {facts['seed']}" if facts.get("seed") is not None else ""
-        return [f"{facts.get('kind') or 'unknown'} split{seed}; {sizes}"]
-    if node.stage == "participants" and facts.get("left_out"):
-        return [f"left out by the config or a reviewer: {_names(facts['left_out'])}"]
-    if node.stage == "list" and facts.get("url"):
-        return [str(facts["url"]), _checksum(facts.get("checksum"))]
-    return []
-
-
-def _spread(mean: float, std: float | None) -> str:
-    return f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"
-
-
-def _names(subjects: Sequence[str]) -> str:
-    shown = list(subjects) if len(subjects) <= MOST else list(subjects[:FIRST])
-    hidden = len(subjects) - len(shown)
-    return ", ".join(shown) + (f" and {hidden} more" if hidden else "")
-
-
-def _per_fold(folds: dict[str, list[int]]) -> str:
-    """``4 in fold 0, 3 in fold 1``, or how many in each."""
-    counts = Counter(number for numbers in folds.values() for number in numbers)
-    if len(set(counts.values())) == 1 and len(counts) > 1:
-        return f"{next(iter(counts.values()))} in each of {len(counts)} folds, {len(folds)} in all"
-    return ", ".join(f"{n} in fold {fold}" for fold, n in sorted(counts.items()))
-
-
-def _part(node: Node) -> str:
+def _part(node: Node, subject: str) -> str:
     """What a file of a scan is."""
-    name = node.key.rsplit("/", 1)[-1]
-    if node.stage == "raw":
-        return f"raw: {name}"
-    if "batch" in node.place:
-        kept = ", not kept" if node.status == NOT_KEPT else ""
-        return f"predicted in batch {node.place['batch']}{kept}"
-    return next((text for part, text in PARTS.items() if part in name), name)
+    return f"{node.stage}: {node.key.rsplit('/', 1)[-1].removeprefix(f'sub-{subject}_')}"
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown time"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+def _facts(facts: dict[str, Any], full: bool) -> list[str]:
+    """``seed 4711, epochs 9, ...``; an entry of a list of files is a line of its own."""
+    plain = {name: value for name, value in facts.items() if name != "files"}
+    lines = [text] if (text := _words(plain, full)) else []
+    files = facts.get("files", [])
+    for file in files if full or len(files) <= MOST else files[:FIRST]:
+        known = "as published" if file.get("verified") else "recorded, not published"
+        algorithm, _, digits = (file.get("checksum") or "no checksum").partition(":")
+        lines += [
+            f"{file.get('url') or file.get('name')}",
+            f"  {algorithm}:{digits[:12]} ({known})",
+        ]
+    return lines
 
 
-def _checksum(text: str | None) -> str:
-    algorithm, _, digits = (text or "no checksum").partition(":")
-    return f"{algorithm}:{digits[:12]}" if digits else algorithm
-
-
-def _path(path: str, room: int) -> str:
-    """A path; where it is too long, without some of its middle."""
-    if len(path) <= room:
-        return path
-    return f"{path[: room // 3]}…{path[-(room - room // 3 - 1) :]}"
+def _words(value: Any, full: bool) -> str:
+    """Plain data as words."""
+    if isinstance(value, dict):
+        pairs = {k: v for k, v in value.items() if v is not None and v != [] and v != {}}
+        colon = {k: ":" if isinstance(v, dict | list) else "" for k, v in pairs.items()}
+        texts = [f"{k.replace('_', ' ')}{colon[k]} {_words(v, full)}" for k, v in pairs.items()]
+        return ("; " if any(colon.values()) else ", ").join(texts)
+    if isinstance(value, list):
+        shown = value if full or len(value) <= MOST else value[:FIRST]
+        more = f" and {len(value) - len(shown)} more" if len(shown) < len(value) else ""
+        return ", ".join(map(str, shown)) + more
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         if options.output is None and Path(options.results).is_file():
             raise DataError("where shall the reports of a zip go? Name a folder: --output FOLDER")
         comparison = compare_runs(here, there, dict(options.tolerance))
-        folder = options.output or here.root / "audit"
+        folder = options.output or here.records.root / "audit"
         try:
             write_json(folder / "compare.json", comparison.as_json())
             write_text(folder / "compare.html", page(comparison))
