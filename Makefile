@@ -124,6 +124,7 @@ lint: env-lint ## style, snakemake --lint, whether uv.lock fits pyproject.toml
 	@ruff format --no-cache --check .
 	@snakefmt --check --compact-diff Snakefile rules
 	@snakemake --lint --configfile config.demo.yaml
+	@lint-imports --no-cache
 	@uv lock --check --offline 2>/dev/null || { echo "uv.lock is not that of pyproject.toml: make lock"; exit 1; }
 	@diff <($(REQUIREMENTS)) envs/requirements.txt || { echo "envs/requirements.txt is not that of uv.lock: make lock"; exit 1; }
 

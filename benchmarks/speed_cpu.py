@@ -37,9 +37,10 @@ from torch import Tensor, nn
 from uad.config import Train
 from uad.core.seeds import derive_seed
 from uad.evaluate import evaluate_volume, postprocess, search_threshold
-from uad.evaluate.reconstruct import ready, reconstruct_volume, reuse_freed_memory, to_slices
+from uad.evaluate.reconstruct import reconstruct_volume
 from uad.evaluate.score import score_volume
 from uad.methods.base import Method
+from uad.networks.execution import ready, reuse_freed_memory, to_slices
 from uad.train.batches import SliceBatches, TrainingSet
 from uad.train.loop import train
 

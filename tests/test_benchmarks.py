@@ -14,9 +14,10 @@ import torch
 from conftest import ROOT
 from uad import noise
 from uad.evaluate import evaluate_volume
-from uad.evaluate.reconstruct import reconstruct_volume, to_slices
+from uad.evaluate.reconstruct import reconstruct_volume
 from uad.forward_diffusion import alphas_cumprod
 from uad.iqa import quality_map
+from uad.networks.execution import to_slices
 
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

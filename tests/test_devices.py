@@ -21,7 +21,8 @@ import yaml
 from test_workflow import SMALL_SPLITS, job_counts, make_stand_ins, snakemake, touch
 from uad.config import load
 from uad.run import devices
-from uad.run.devices import VISIBLE, DeviceError, Place, assign, claim, out_of_memory, visible
+from uad.core.errors import out_of_memory
+from uad.run.devices import VISIBLE, DeviceError, Place, assign, claim, visible
 from uad.run.launch import snapshot
 
 UUIDS = ["GPU-aaaa1111", "GPU-bbbb2222", "GPU-bbcc3333"]
@@ -413,10 +414,8 @@ def test_nobody_waits_for_ever_while_others_come_and_go(seed):
 def test_a_gpu_without_memory_left_is_explained(here, text):
     alone = out_of_memory(RuntimeError(text))
     assert text.splitlines()[0] in alone and "jobs_per_gpu" not in alone
-    claim(1, sharing=4)
-    assert "(run.jobs_per_gpu: 4), lower that, or set share_gpu: false" in out_of_memory(
-        RuntimeError(text)
-    )
+    shared = out_of_memory(RuntimeError(text), claim(1, sharing=4)["sharing"])
+    assert "(run.jobs_per_gpu: 4), lower that, or set share_gpu: false" in shared
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("can't allocate memory")])

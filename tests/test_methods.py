@@ -12,11 +12,12 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_divergence
 
 from test_training import SIZE, UNET, digest, fit, phantom_slices
-from uad.evaluate.reconstruct import autocast, load_network, reconstruct_volume
+from uad.evaluate.reconstruct import load_network, reconstruct_volume
 from uad.methods import families, load
 from uad.methods.base import Setup
 from uad.methods.diffusion import MaskingOptions, corrupt
 from uad.networks.convolutional import kl_divergence
+from uad.networks.execution import autocast
 from uad.networks.gan import gradient_penalty
 from uad.train import loop as training
 from uad.train.batches import TrainingSet

@@ -4,8 +4,8 @@ import logging
 
 from uad.core.files import write_tsv
 from uad.core.provenance import job
-from uad.data.participants import index_used
 from uad.data.people import add_ages
+from uad.qc.participants import index_used
 
 with job(snakemake) as context:
     spec, root = snakemake.params.dataset, snakemake.params.root

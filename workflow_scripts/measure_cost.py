@@ -5,9 +5,9 @@ import torch
 from uad.core.files import write_json
 from uad.core.provenance import job
 from uad.cost import measure
-from uad.evaluate.reconstruct import device_of
 from uad.methods import load
 from uad.methods.base import Setup
+from uad.networks.execution import device_of
 from uad.run.devices import claim
 
 with job(snakemake) as context:

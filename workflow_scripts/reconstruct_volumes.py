@@ -8,9 +8,10 @@ from uad.air import invert_foreground, stored_decision
 from uad.core.files import read_tsv
 from uad.core.provenance import job
 from uad.core.seeds import derive_seed
-from uad.evaluate.reconstruct import device_of, load_network, reconstruct_volume, reuse_freed_memory
+from uad.evaluate.reconstruct import load_network, reconstruct_volume
 from uad.methods import load
 from uad.methods.base import Setup
+from uad.networks.execution import device_of, reuse_freed_memory
 from uad.preprocess.slices import read_shape, read_store, volume_writer
 from uad.run.devices import claim
 from uad.splits import subjects_of

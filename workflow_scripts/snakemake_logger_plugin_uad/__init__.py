@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from snakemake_logger_plugin_uad.failures import Failures
 from snakemake_logger_plugin_uad.timers import limit_timers
+from uad.core.provenance import QUIET_JOBS
 from uad.run import progress
 from uad.run.progress import Job, Progress, in_words, span
 
@@ -114,7 +115,7 @@ class LogHandler(LogHandlerBase):
         self.progress = Progress(record.created)
         # else Ctrl-C reaches the jobs, too, and each prints where it was; see end_jobs
         shell.prefix("set -euo pipefail; trap '' INT; ")
-        os.environ[progress.QUIET_JOBS] = "1"
+        os.environ[QUIET_JOBS] = "1"
         self.say("Planning the run ...")
 
     def take(self, record: LogRecord) -> None:
@@ -233,7 +234,7 @@ class LogHandler(LogHandlerBase):
         """The end of a run: what failed, how much was done, where the log is."""
         self.closing.set()
         logger.removeFilter(self.count)
-        os.environ.pop(progress.QUIET_JOBS, None)
+        os.environ.pop(QUIET_JOBS, None)
         with self.lock, contextlib.suppress(OSError, ValueError):
             if self.bar is not None:
                 self.bar.close()

@@ -17,15 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from uad.evaluate.reconstruct import (
-    autocast,
-    deterministic,
-    ready,
-    reconstruct_volume,
-    reuse_freed_memory,
-)
+from uad.evaluate.reconstruct import reconstruct_volume
 from uad.iqa import QUALITY_MAPS
 from uad.methods.base import Method
+from uad.networks.execution import autocast, deterministic, ready, reuse_freed_memory
 
 #: Timed runs of a step or a volume, and the seconds after which no further one starts: a step of
 #: the paper's networks takes many seconds on a CPU. One is always timed.

@@ -108,7 +108,7 @@ def stratified_order(groups: Sequence[str], rng: np.random.Generator) -> np.ndar
     return order[np.argsort(place, kind="stable")]
 
 
-def cross_dataset(
+def cross_dataset(  # noqa: PLR0913
     train: tuple[str, pd.DataFrame],
     tests: dict[str, pd.DataFrame],
     fold: int,

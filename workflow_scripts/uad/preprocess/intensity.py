@@ -179,7 +179,7 @@ def resample_grid(volume: np.ndarray, shape: Sequence[int], order: int) -> np.nd
     )
 
 
-def pack_volume(
+def pack_volume(  # noqa: PLR0913
     image: np.ndarray,
     mask: np.ndarray,
     lesion: np.ndarray | None,

@@ -14,7 +14,6 @@ import fcntl
 import json
 import logging
 import os
-import re
 import stat
 import sys
 import time
@@ -35,11 +34,6 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 LOCKS = Path(f"/tmp/uad-gpus-{os.getuid()}")
 #: Seconds between two looks at the queue.
 PAUSE = 1.0
-
-#: How torch, cuBLAS and cuDNN say that a device has no memory left.
-NO_MEMORY = re.compile(
-    "CUDA out of memory|CUDA error: out of memory|_ALLOC_FAILED|_ALLOCATION_FAILED"
-)
 
 #: Descriptors that hold locks and what was claimed with them, until this process ends.
 _held: list[int] = []
@@ -210,23 +204,6 @@ def claim(
         os.environ[VISIBLE] = chosen.name
     _claimed.update(_facts("lock", chosen, sharing, time.monotonic() - started))
     return dict(_claimed)
-
-
-def out_of_memory(error: BaseException) -> str | None:
-    """What to do about an error that a GPU has no memory left; None: it is another error."""
-    text = str(error)
-    if not NO_MEMORY.search(text):
-        return None
-    sharing = _claimed.get("sharing", 1)
-    shared = (
-        f"If others of your jobs are on it (run.jobs_per_gpu: {sharing}), lower that, or set "
-        "share_gpu: false for this model; that changes no result. "
-    )
-    return (
-        f"The GPU has no memory left ({text.splitlines()[0]}). {shared if sharing > 1 else ''}"
-        "nvidia-smi tells what else is on it. A smaller train.inference_batch needs less for a "
-        "reconstruction, a smaller train.batch_size for a training; both may change results."
-    )
 
 
 def _facts(by: str, device: Device | None, sharing: int = 1, waited: float = 0.0) -> dict[str, Any]:

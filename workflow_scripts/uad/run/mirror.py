@@ -16,10 +16,10 @@ from uad.config import Config, Dataset
 from uad.core.errors import DataError
 from uad.core.files import read_tsv
 from uad.core.paths import Tree
-from uad.data.participants import index_used
 from uad.data.sources import load_registry
 from uad.phantom import subject_names
 from uad.qc.decide import decisions_of_run, exclusions
+from uad.qc.participants import index_used
 from uad.run.jobs import Job
 
 

@@ -10,11 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: Set while the main process shows what jobs have to say, from their logs: they then leave the
-#: terminal alone.
-QUIET_JOBS = "UAD_QUIET_JOBS"
-#: How a script's message begins in its log.
-ERROR_IN_RULE = "ERROR in rule "
+from uad.core.provenance import ERROR_IN_RULE
 
 #: Rule -> what its jobs do, with the values of its wildcards.
 WORDS = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from uad.core.errors import DataError
 from uad.core.seeds import derive_seed
-from uad.evaluate.reconstruct import to_slices
+from uad.networks.execution import to_slices
 
 
 @dataclass(frozen=True)

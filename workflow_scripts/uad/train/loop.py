@@ -21,8 +21,8 @@ from uad.config import Train
 from uad.core.errors import DataError
 from uad.core.files import atomic_path, text_digest, write_json
 from uad.core.seeds import derive_seed
-from uad.evaluate.reconstruct import autocast, deterministic, device_of, reuse_freed_memory
 from uad.methods.base import Method
+from uad.networks.execution import autocast, deterministic, device_of, reuse_freed_memory
 from uad.train.batches import SliceBatches, TrainingSet
 from uad.train.checkpoint import discard_foreign, load_checkpoint, save_checkpoint
 from uad.train.stop import StoppedError, StopRequest
