@@ -20,8 +20,8 @@ import yaml
 
 from test_workflow import SMALL_SPLITS, job_counts, make_stand_ins, snakemake, touch
 from uad.config import load
-from uad.run import devices
 from uad.core.errors import out_of_memory
+from uad.run import devices
 from uad.run.devices import VISIBLE, DeviceError, Place, assign, claim, visible
 from uad.run.launch import snapshot
 
