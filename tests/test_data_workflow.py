@@ -17,7 +17,7 @@ from test_workflow import touch
 from tools.workflow import snakemake
 from uad.core.files import read_json
 from uad.core.nifti import read_scan
-from uad.preprocess.atlas import atlas_paths
+from uad.data.sri24 import atlas_paths
 
 TABLE = "results/participants/ixi.tsv"
 ATLAS = "sri24_spm8.zip"

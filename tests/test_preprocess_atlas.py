@@ -10,9 +10,9 @@ from uad.config import Preprocessing
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_json, write_json
 from uad.core.nifti import read_scan, read_volume
-from uad.data.sri24 import atlas_source, sri24_from_folder
+from uad.data.sri24 import atlas_paths, atlas_source, sri24_from_folder
 from uad.preprocess import atlas as atlas_module
-from uad.preprocess.atlas import atlas_paths, prepare_atlas, require_sri24
+from uad.preprocess.atlas import prepare_atlas, require_sri24
 
 VOLUMES = ("head", "brain", "brain_mask")
 #: Millimetres; the quickest: a coarser grid takes more smoothing, a finer one more writing.

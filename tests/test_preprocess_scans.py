@@ -17,9 +17,10 @@ from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_json, sha256
 from uad.core.masks import dice
 from uad.core.nifti import read_scan, read_scan_mask, read_volume, write_volume
+from uad.data.sri24 import atlas_paths
 from uad.preprocess import hdbet, prediction_batches
 from uad.preprocess.ants_images import import_ants
-from uad.preprocess.atlas import atlas_paths, prepare_atlas
+from uad.preprocess.atlas import prepare_atlas
 from uad.preprocess.brain_masks import predict_brain_masks, read_prediction
 from uad.preprocess.intensity import (
     crop_or_pad,

@@ -11,7 +11,6 @@ from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_json, sha256, write_json
 from uad.core.masks import dice
 from uad.core.nifti import Scan, read_scan, write_volume
-from uad.data.sri24 import atlas_paths, atlas_source
 from uad.preprocess.ants_images import import_ants, to_ants
 
 LICENCE = "CC BY-SA 3.0"
@@ -51,6 +50,8 @@ def prepare_atlas(
         raise ConfigError(f"the voxel size must be positive, not {spacing}")
     ants = import_ants()
     out_dir = Path(out_dir)
+    from uad.data.sri24 import atlas_source
+
     atlas = atlas_source(source, record)
     head, brain = read_scan(atlas.head), read_scan(atlas.brain)
     volumes = {"head": head.data, "brain": brain.data, "brain_mask": brain.data > 0}
@@ -125,6 +126,8 @@ def require_sri24(head: Scan, brain: Scan) -> dict[str, float]:
             f"{head.path}: is no head around the brain of {brain.path.name}. {WHEEL_HELPS}"
         )
     try:
+        from uad.data.sri24 import atlas_paths
+
         known = read_scan(atlas_paths().brain).data
     except ConfigError as error:
         raise ConfigError(
