@@ -14,6 +14,10 @@ OTHER_LOCK="uv.lock has changed"
 index=https://download.pytorch.org/whl/cpu
 # an activated or exported .venv must not be what the new .venv is made from
 PATH=${PATH//"$PWD/.venv/bin:"/}
+# as pip: an institute's own certificates are in the system's store
+if [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ]; then
+  export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-1}
+fi
 say() { echo "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
