@@ -244,7 +244,7 @@ def empty(path):
     [
         (truncated, "cannot be read as a NIfTI volume"),
         (not_a_number, "are NaN or infinite"),
-        (four_dimensional, "expected a 3D volume"),
+        (four_dimensional, "is not a 3D volume"),
         (empty, "cannot be read as a NIfTI volume"),
     ],
 )
