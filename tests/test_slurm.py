@@ -108,13 +108,13 @@ def code(root, tmp_path_factory):
     """A copy of the repository with a profile for the test cluster, made from ours."""
     folder = tmp_path_factory.mktemp("code") / "repository"
     snapshot(root, folder)
-    profile = yaml.safe_load((folder / "profiles/slurm/config.yaml").read_text())
+    profile = yaml.safe_load((folder / "profiles/slurm/profile.yaml").read_text())
     profile["default-resources"] |= {"slurm_account": ACCOUNT, "slurm_partition": "main", **SMALL}
     for rule in rules_with(root, "mem_mb="):
         profile["set-resources"].setdefault(rule, {}).update(SMALL)
     profile |= {"latency-wait": 5, "slurm-init-seconds-before-status-checks": 1}
     (folder / "profiles/test").mkdir()
-    (folder / "profiles/test/config.yaml").write_text(yaml.safe_dump(profile))
+    (folder / "profiles/test/profile.yaml").write_text(yaml.safe_dump(profile))
     shutil.copy(Path(__file__).parent / "slurm" / "config.yaml", folder / "overlay.yaml")
     return folder
 
@@ -252,7 +252,7 @@ def test_every_job_went_through_sbatch_with_what_the_profile_says(finished, code
     jobs = accounting(finished)
     local = set(rules_with(code, "localrule: True"))
     made = {read_json(path)["rule"] for path in (finished / "results").rglob("*.prov.json")} - local
-    profile = yaml.safe_load((code / "profiles/test/config.yaml").read_text())
+    profile = yaml.safe_load((code / "profiles/test/profile.yaml").read_text())
     groups = dict(entry.split("=") for entry in profile["groups"])
     groups |= {"skullstrip_scan": "skullstrip", "register_scan": "register"}
     submitted = {job.rule for job in jobs}

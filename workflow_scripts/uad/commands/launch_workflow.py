@@ -27,8 +27,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Replace this process by Snakemake, at work on a copy of the code."""
     profile, arguments = options.profile, options.snakemake
-    if not (ROOT / "profiles" / profile / "config.yaml").is_file():
-        raise ConfigError(f"{profile}: there is no profiles/{profile}/config.yaml")
+    if not (ROOT / "profiles" / profile / "profile.yaml").is_file():
+        raise ConfigError(f"{profile}: there is no profiles/{profile}/profile.yaml")
     here = Path.cwd()
     state = here / ".uad"
     overlays = overlays_of(arguments)

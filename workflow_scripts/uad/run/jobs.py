@@ -113,7 +113,7 @@ class Command:
         """
         if self.profile is None:
             return None
-        path = self.profile / "config.yaml"
+        path = self.profile / "profile.yaml"
         if not path.is_file():
             raise DataError(f"{self.profile.name}: there is no {path}")
         name = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("executor", "local")
