@@ -37,7 +37,7 @@ help: ## this list
 
 ## Try it
 
-demo: env ## the whole workflow on the phantom, minutes on 2 cores; prints the table
+demo: env ## the whole workflow on a phantom, about 5 minutes on 2 cores; prints Tables I to IV
 	@$(RUN) --configfile config.demo.yaml -- paper report $(BUSY)
 	@python -m uad results results-demo/config.resolved.yaml
 
@@ -62,7 +62,7 @@ paper: env ## all tables and figures on the data sets of config.yaml; on a clust
 	@$(RUN) $(if $(OVERLAY),--configfile $(OVERLAY)) -- $(or $(TARGET),paper) $(BUSY)
 
 report: env ## results/report.html for the data sets of config.yaml
-	@$(RUN) -- report $(BUSY)
+	@$(RUN) $(if $(OVERLAY),--configfile $(OVERLAY)) -- report $(BUSY)
 
 ## Check and share
 
@@ -125,7 +125,7 @@ lint: env-lint ## style, snakemake --lint, whether uv.lock fits pyproject.toml
 	@snakefmt --check --compact-diff Snakefile rules
 	@snakemake --lint --configfile config.demo.yaml
 	@lint-imports --no-cache
-	@uv lock --check --offline 2>/dev/null || { echo "uv.lock is not that of pyproject.toml: make lock"; exit 1; }
+	@uv lock --quiet --check --offline || { echo "uv.lock is not that of pyproject.toml: make lock"; exit 1; }
 	@diff <($(REQUIREMENTS)) envs/requirements.txt || { echo "envs/requirements.txt is not that of uv.lock: make lock"; exit 1; }
 
 format: env-lint ## rewrite in the project's style

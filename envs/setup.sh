@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make or mend .venv: envs/setup.sh [GROUP ...], groups of packages in pyproject.toml.
 #   PYTHON=/path/to/python   the interpreter; else the first of python3, python3.13, 3.12, 3.11
-#                            that fits, so that a machine's usual Python comes first
+#                            that fits, python3 first: it is the one that the user has chosen
 #   TORCH=cpu|cuda           the build of PyTorch; else by looking for an NVIDIA driver
 #                            (an environment that is made anew because uv.lock has changed
 #                            keeps its interpreter and its build of PyTorch)
@@ -66,7 +66,7 @@ make_venv() {
   if "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     "$python" -m venv .venv
   elif command -v uv >/dev/null; then
-    uv venv --quiet --no-project --python "$python" .venv
+    uv venv --quiet --seed --no-project --python "$python" .venv
   else
     fail "This Python cannot make environments: sudo apt install python$("$python" -c \
       'import sys; print("%d.%d" % sys.version_info[:2])')-venv   (or install uv)"
@@ -163,6 +163,7 @@ if [ -e .venv/.torch ]; then torch=$(<.venv/.torch)
 else
   choose_torch
   say "PyTorch for: $torch ($why)"
+  asked=$torch # what is taken where there is no build for CPUs is another matter
   [ "$torch" = cuda ] || install_cpu_torch
 fi
 if [ -z "$uv" ]; then # pip has one list with everything
@@ -174,7 +175,7 @@ else
   locked | install --require-hashes -r -
 fi
 install --no-build-isolation -e .
-echo "$torch" >.venv/.torch
+echo "${asked:-$torch}" >.venv/.torch
 for group in "${groups[@]}"; do touch ".venv/.group-$group"; done
 rm .venv/.incomplete
 say "The environment is ready after $SECONDS s."

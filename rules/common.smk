@@ -23,7 +23,7 @@ import uad
 if Path(uad.__file__).parents[1].resolve() != LIBRARY.resolve():
     raise WorkflowError(
         f"The library is loaded from {Path(uad.__file__).parent}, not from this copy ({LIBRARY}). "
-        f"Use make, which builds an environment here, or: export PYTHONPATH={LIBRARY}"
+        f"Use make, which builds an environment here, or: export PYTHONPATH='{LIBRARY}'"
     )
 # scripts run the library beside this file, too
 others = filter(None, [os.environ.get("PYTHONPATH")])

@@ -509,7 +509,7 @@ def test_on_a_cluster_grouped_jobs_are_counted_and_so_are_submissions(root, stan
     assert jobs["score_volumes"] < groups < sum(jobs[rule] for rule in grouped)
     assert single == sum(jobs.values()) - sum(jobs[rule] for rule in [*grouped, *local])
     assert found["scheduler"] == "slurm" and alone["scheduler"] is None
-    with pytest.raises(DataError, match=r"sulrm: there is no .*config\.yaml"):
+    with pytest.raises(DataError, match=r"sulrm: there is no .*profile\.yaml"):
         Command((), root / "profiles/sulrm").executor()
 
 

@@ -30,7 +30,7 @@ BETWEEN_LINES, SHARE = 20, 1 / 30
 SOON, SETTLED = 5, 1.5
 TICK = 1.0
 #: Seconds that jobs have to end after Ctrl-C: a training saves, if its epoch ends by then.
-GRACE = 10
+GRACE = 25
 #: Rules whose log is for the user.
 TOLD = {"pack_crate"}
 #: Messages of Snakemake that say nothing to the user, by their beginnings.
@@ -70,6 +70,7 @@ class LogHandler(LogHandlerBase):
         self.log_file = ""
         self.stopped = False
         self.rules: set[str] = set()
+        self.said: set[str] = set()
         self.next_line = self.last_line = 0.0
         self.closing = threading.Event()
         self.ticker: threading.Thread | None = None
@@ -143,7 +144,8 @@ class LogHandler(LogHandlerBase):
                 self.say(message)
         else:
             for beginning, said in SAID.items():
-                if message.startswith(beginning):
+                if message.startswith(beginning) and beginning not in self.said:
+                    self.said.add(beginning)  # the scheduler repeats itself
                     self.say(said.format(message=message))
 
     def replan(self, record: LogRecord) -> None:
