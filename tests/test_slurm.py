@@ -375,7 +375,7 @@ def test_a_training_stopped_by_its_time_limit_goes_on(untrained, code):
     # SLURM sends the signal up to a minute early
     limited = ["--set-resources", "train_model:runtime=2"]
     limited += ["train_model:slurm_extra='--signal=TERM@30'", "train_model:mem_mb=1400"]
-    said = run(code, untrained, *long, *limited, "--", weights)
+    said = run(code, untrained, *long, *limited, "--retries", "9", "--", weights)
     finish(uninterrupted, whole)
     attempts = [job for job in accounting(untrained) if job.rule == "train_model"]
     assert len(attempts) >= 2, said
