@@ -44,11 +44,8 @@ rule make_table:
     conda:
         "../envs/report.yaml"
     params:
-        table=lambda wildcards: plain(cfg.tables[wildcards.table]),
+        **settings("make_table"),
         labels=labels(),
-        phantom=cfg.phantom,
-        protocol=cfg.protocol.preset,
-        seed=cfg.seed,
     script:
         f"{SCRIPTS}/make_table.py"
 

@@ -19,8 +19,7 @@ rule rescore_volumes:
         mem_mb=request_memory(2000, 1, of_test),
         runtime=request(60, 1, of_test),
     params:
-        air=air_of,
-        variants=lambda wildcards: cfg.variants_of(wildcards.study, wildcards.method),
+        **settings("rescore_volumes"),
     script:
         f"{SCRIPTS}/rescore_volumes.py"
 
