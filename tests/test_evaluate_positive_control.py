@@ -1,0 +1,47 @@
+"""Where reconstructions are good, the paper's order holds: l1 < SSIM < fusion < fusion with AIR."""
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+from tools.positive_control import STEPS, control, phantom_cases, real_cases
+
+#: Points of AUPRC by which each step exceeds the one before it, at least, for every seed.
+MARGIN = 2
+
+
+@pytest.fixture(scope="module", params=range(5))
+def cases(request):
+    return request.param, phantom_cases(request.param)
+
+
+def holds(auprc: dict[str, float]) -> bool:
+    values = [auprc[name] for name in STEPS]
+    return all(better - worse > MARGIN for worse, better in itertools.pairwise(values))
+
+
+def test_the_papers_order_holds_and_each_mistake_breaks_it(cases):
+    seed, volumes = cases
+    right = control(volumes, seed)
+    assert holds(right), right
+    assert right["healthy DSSIM"] < 0.05
+    mistakes = {
+        "the score is computed on the scan that was not inverted": {"invert_scan": False},
+        "erosion and median are left out": {"postprocessing": {"erosion": 0, "median": 0}},
+        "alpha is 0": {"quality": {"alpha": 0.0}},
+    }
+    for name, options in mistakes.items():
+        wrong = control(volumes, seed, **options)
+        assert not holds(wrong), f"{name}: {wrong}"
+
+
+def test_on_real_flair_lesions_fusion_with_air_is_first():
+    data = Path(os.environ.get("UAD_REAL_DATA", "../shared/data"))
+    if not (data / "tcga").is_dir():
+        pytest.skip(f"no real scans in {data} (UAD_REAL_DATA)")
+    for name, case in real_cases(data):
+        if case.lesion.sum() * 0.008 < 5:  # ml; smaller ones are lost in the median filter
+            continue
+        auprc = control([case], 0)
+        assert max(STEPS, key=auprc.__getitem__) == "fusion with AIR", f"{name}: {auprc}"
