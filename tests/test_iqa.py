@@ -51,112 +51,39 @@ def gaussian_weights(size=5, sigma=1.5):
 images = arrays(np.float64, (1, 1, 7, 8), elements=st.floats(0, 1, width=32))
 
 
-class TestSsimAgainstOthers:
-    def test_default_is_the_gaussian_window_of_the_authors_code_borders_included(self):
-        x, y = pair()
-        for i in range(2):
-            expected = naive_ssim(x[i, 0].numpy(), y[i, 0].numpy(), gaussian_weights())
-            np.testing.assert_allclose(iqa.ssim_map(x, y)[i, 0], expected, atol=1e-5)
-
-    def test_uniform_window_against_the_definition(self):
-        x, y = pair(1)
-        expected = naive_ssim(x[0, 0].numpy(), y[0, 0].numpy(), np.full(7, 1 / 7))
-        found = iqa.ssim_map(x, y, 7, window="uniform")[0, 0]
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-
-    def test_uniform_window_against_skimage(self):
-        x, y = pair(2)
-        _, expected = structural_similarity(
-            x[0, 0].numpy(),
-            y[0, 0].numpy(),
-            win_size=5,
-            data_range=1.0,
-            use_sample_covariance=False,
-            full=True,
-        )
-        found = iqa.ssim_map(x, y, 5, window="uniform")[0, 0].numpy()
-        np.testing.assert_allclose(found[2:-2, 2:-2], expected[2:-2, 2:-2], atol=1e-5)
-
-    def test_gaussian_window_against_skimage(self):
-        size = 11  # skimage cuts its Gaussian at 3.5 sigma
-        x, y = pair(3, (1, 1, 32, 30))
-        _, expected = structural_similarity(
-            x[0, 0].numpy(),
-            y[0, 0].numpy(),
-            gaussian_weights=True,
-            sigma=1.5,
-            data_range=1.0,
-            use_sample_covariance=False,
-            full=True,
-        )
-        found = iqa.ssim_map(x, y, size)[0, 0].numpy()
-        inner = (slice(size // 2, -(size // 2)),) * 2
-        np.testing.assert_allclose(found[inner], expected[inner], atol=1e-5)
-
-    def test_smooth_bright_images_keep_their_digits_in_float32(self):
-        # the worst case of E[z^2] - E[z]^2: the variance is far below the square of the mean
-        x, y = pair(5, dtype=torch.float64)
-        x, y = 0.95 + 0.01 * x, 0.95 + 0.01 * y
-        found = iqa.ssim_map(x.float(), y.float()).double()
-        torch.testing.assert_close(found, iqa.ssim_map(x, y), atol=2e-5, rtol=0)
-
-    def test_channels_and_samples_are_independent(self):
-        x, y = pair(6, (2, 3, 9, 9))
-        together = iqa.ssim_map(x, y)
-        assert together.shape == x.shape
-        for i in range(2):
-            for j in range(3):
-                alone = iqa.ssim_map(x[i, j][None, None], y[i, j][None, None])
-                torch.testing.assert_close(together[i, j][None, None], alone)
+every_map = pytest.mark.parametrize("name", list(iqa.QUALITY_MAPS))
+#: Options of the protocol, all maps take them; and upper ends of the maps' ranges.
+OPTIONS = {"alpha": 0.84, "window": "gaussian", "clamp": False}
+LARGEST = {"ms-ssim": 0.5}
 
 
-class TestSsimProperties:
-    @given(images, images, st.sampled_from(["gaussian", "uniform"]))
-    def test_range_and_symmetry(self, x, y, window):
+@every_map
+class TestEveryMap:
+    @given(x=images, y=images, window=st.sampled_from(["gaussian", "uniform"]))
+    def test_range_and_symmetry(self, name, x, y, window):
         x, y = torch.from_numpy(x), torch.from_numpy(y)
-        similarity = iqa.ssim_map(x, y, window=window)
-        assert similarity.abs().max() <= 1
-        torch.testing.assert_close(similarity, iqa.ssim_map(y, x, window=window))
-        dissimilarity = iqa.ssim_loss_map(x, y, window=window)
-        assert dissimilarity.min() >= 0
-        assert dissimilarity.max() <= 1
+        options = OPTIONS | {"window": window}
+        found = iqa.quality_map(name, x, y, **options)
+        assert found.shape == x.shape
+        assert found.min() >= 0
+        assert found.max() <= LARGEST.get(name, 1)
+        torch.testing.assert_close(found, iqa.quality_map(name, y, x, **options))
 
-    @given(images, st.sampled_from([torch.float32, torch.float64]))
-    def test_equal_images_score_exactly_one(self, x, dtype):
-        x = torch.from_numpy(x).to(dtype)
-        assert torch.equal(iqa.ssim_map(x, x.clone()), torch.ones_like(x))
+    @given(x=images, dtype=st.sampled_from([torch.float32, torch.float64]), clamp=st.booleans())
+    def test_equal_images_score_exactly_zero_a_minimum(self, name, x, dtype, clamp):
+        x = torch.from_numpy(x).to(dtype).requires_grad_()
+        found = iqa.quality_map(name, x, x.detach().clone(), **OPTIONS | {"clamp": clamp})
+        assert torch.equal(found, torch.zeros_like(x))
+        found.sum().backward()
+        assert x.grad.abs().max() < 1e-6
 
-    @given(images, st.integers(0, 6), st.integers(0, 7), st.floats(0.01, 1))
-    def test_one_changed_pixel_lowers_every_window_that_holds_it_and_no_other(self, x, i, j, step):
-        x = torch.from_numpy(x)
-        y = x.clone()
-        y[..., i, j] += step
-        lower = (iqa.ssim_map(x, y) < 1)[0, 0]
-        reach = torch.zeros(7, 8, dtype=torch.bool)
-        reach[max(i - 2, 0) : i + 3, max(j - 2, 0) : j + 3] = True
-        assert torch.equal(lower, reach)
+    @given(x=images, y=images)
+    def test_gradients_are_finite(self, name, x, y):
+        x, y = (torch.from_numpy(z).float().requires_grad_() for z in (x, y))
+        iqa.quality_map(name, x, y, **OPTIONS).mean().backward()
+        assert x.grad.isfinite().all()
+        assert y.grad.isfinite().all()
 
-    @pytest.mark.parametrize("level", [1.0, 100.0, 1000.0])
-    @pytest.mark.parametrize("window", ["gaussian", "uniform"])
-    def test_rounding_in_flat_bright_images_does_not_leave_the_range(self, level, window):
-        # float32 makes E[z^2] - E[z]^2 negative here, for unscaled intensities by more than C2
-        x, y = pair(16, (1, 1, 30, 30))
-        x, y = level * (1 + 1e-6 * x), level * (0.3 + 1e-6 * y)
-        similarity = iqa.ssim_map(x, y, window=window)
-        assert similarity.abs().max() <= 1
-
-    def test_an_inverted_pattern_has_negative_similarity(self):
-        x = (torch.arange(144).reshape(1, 1, 12, 12) % 2).float()
-        assert iqa.ssim_map(x, 1 - x)[..., 3:-3, 3:-3].max() < -0.9
-
-    @pytest.mark.parametrize("window", ["gaussian", "uniform"])
-    def test_gradients_match_finite_differences(self, window):
-        x, y = pair(7, (1, 1, 6, 5), torch.float64)
-        x.requires_grad_(), y.requires_grad_()
-        assert torch.autograd.gradcheck(lambda a, b: iqa.ssim_map(a, b, window=window), (x, y))
-        assert torch.autograd.gradcheck(lambda a, b: iqa.fusion_quality(a, b), (x, y))
-
-    @pytest.mark.parametrize("name", list(iqa.QUALITY_MAPS))
     @pytest.mark.parametrize("clamp", [False, True])
     @pytest.mark.parametrize(("a", "b"), [(0, 0), (1, 1), (0.3, 0.3), (0, 1), (1e-20, 0), (-1, 1)])
     def test_gradients_are_finite_for_constant_images(self, name, clamp, a, b):
@@ -166,69 +93,143 @@ class TestSsimProperties:
         assert x.grad.isfinite().all()
         assert y.grad.isfinite().all()
 
-    @given(images)
-    def test_equal_images_are_a_minimum_of_the_loss(self, x):
-        x = torch.from_numpy(x).requires_grad_()
-        iqa.ssim_loss_map(x, x.detach().clone()).sum().backward()
-        assert x.grad.abs().max() < 1e-6
+    @pytest.mark.parametrize("window", ["gaussian", "uniform"])
+    def test_gradients_match_finite_differences(self, name, window):
+        x, y = pair(7, (1, 1, 7, 6), torch.float64)
+        y = (x + 0.1 * (y - x)).detach()  # alike, so that no term of MS-SSIM is clamped
+        x.requires_grad_(), y.requires_grad_()
+        options = OPTIONS | {"window": window}
+        found = torch.autograd.gradcheck(
+            lambda a, b: iqa.quality_map(name, a, b, **options), (x, y)
+        )
+        assert found
 
-
-class TestPrecision:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-    def test_half_precision_is_computed_in_float32(self, dtype):
-        x, y = (image.to(dtype) for image in pair(8))
-        found = iqa.ssim_map(x, y)
+    def test_half_precision_is_computed_in_float32(self, name, dtype):
+        x, y = (image.to(dtype).requires_grad_() for image in pair(8))
+        found = iqa.quality_map(name, x, y, **OPTIONS)
         assert found.dtype == torch.float32
-        assert torch.equal(found, iqa.ssim_map(x.float(), y.float()))
-        assert iqa.quality_map("l1", x, y).dtype == torch.float32
-
-    def test_autocast_changes_nothing(self):
-        x, y = pair(9)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            inside = iqa.fusion_quality(x, y)
-        assert torch.equal(inside, iqa.fusion_quality(x, y))
-
-    def test_half_precision_gradients_reach_the_input(self):
-        x, y = (image.half() for image in pair(10))
-        x.requires_grad_()
-        iqa.fusion_quality(x, y).mean().backward()
-        assert x.grad.dtype == torch.float16
+        assert torch.equal(found, iqa.quality_map(name, x.float(), y.float(), **OPTIONS))
+        found.mean().backward()
+        assert x.grad.dtype == dtype
         assert x.grad.isfinite().all()
         assert x.grad.abs().max() > 0
 
+    def test_autocast_changes_nothing(self, name):
+        x, y = pair(9)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            inside = iqa.quality_map(name, x, y, **OPTIONS)
+        assert torch.equal(inside, iqa.quality_map(name, x, y, **OPTIONS))
+
+    @pytest.mark.parametrize("shape", [(5, 5), (1, 5, 5), (1, 1, 5, 5, 5)])
+    def test_other_ranks_shapes_and_types_are_refused(self, name, shape):
+        x = torch.zeros(1, 1, 5, 5)
+        for first, second, word in (
+            (torch.zeros(shape), torch.zeros(shape), "shape"),
+            (x, torch.zeros(2, 1, 5, 5), "shape"),
+            (x, x.long(), "floating"),
+        ):
+            with pytest.raises(ValueError, match=word):
+                iqa.quality_map(name, first, second)
+
+
+class TestSsim:
+    @pytest.mark.parametrize(
+        ("size", "window", "weights"),
+        [
+            (5, "gaussian", gaussian_weights()),  # the default: the authors' code
+            (7, "uniform", np.full(7, 1 / 7)),
+        ],
+    )
+    def test_the_definition_borders_included(self, size, window, weights):
+        x, y = pair()
+        found = iqa.ssim_map(x, y, size, window=window)
+        for i in range(2):
+            expected = naive_ssim(x[i, 0].numpy(), y[i, 0].numpy(), weights)
+            np.testing.assert_allclose(found[i, 0], expected, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("size", "window", "options"),
+        [
+            (5, "uniform", {"win_size": 5}),
+            (11, "gaussian", {"gaussian_weights": True, "sigma": 1.5}),  # cut at 3.5 sigma there
+        ],
+    )
+    def test_equals_skimage(self, size, window, options):
+        x, y = pair(3, (1, 1, 32, 30))
+        _, expected = structural_similarity(
+            *(z[0, 0].numpy() for z in (x, y)),
+            data_range=1.0,
+            use_sample_covariance=False,
+            full=True,
+            **options,
+        )
+        inner = (slice(size // 2, -(size // 2)),) * 2
+        found = iqa.ssim_map(x, y, size, window=window)[0, 0].numpy()
+        np.testing.assert_allclose(found[inner], expected[inner], atol=1e-5)
+
+    def test_smooth_bright_images_keep_their_digits_in_float32(self):
+        # the worst case of E[z^2] - E[z]^2: the variance is far below the square of the mean
+        x, y = (0.95 + 0.01 * z for z in pair(5, dtype=torch.float64))
+        found = iqa.ssim_map(x.float(), y.float()).double()
+        torch.testing.assert_close(found, iqa.ssim_map(x, y), atol=2e-5, rtol=0)
+
+    @pytest.mark.parametrize("level", [1.0, 100.0, 1000.0])
+    @pytest.mark.parametrize("window", ["gaussian", "uniform"])
+    def test_rounding_in_flat_bright_images_does_not_leave_the_range(self, level, window):
+        # float32 makes E[z^2] - E[z]^2 negative here, for unscaled intensities by more than C2
+        x, y = pair(16, (1, 1, 30, 30))
+        x, y = level * (1 + 1e-6 * x), level * (0.3 + 1e-6 * y)
+        assert iqa.ssim_map(x, y, window=window).abs().max() <= 1
+
+    def test_channels_and_samples_are_independent(self):
+        x, y = pair(6, (2, 3, 9, 9))
+        together = iqa.ssim_map(x, y)
+        for i, j in np.ndindex(2, 3):
+            alone = iqa.ssim_map(x[i, j][None, None], y[i, j][None, None])
+            torch.testing.assert_close(together[i, j][None, None], alone)
+
+    @given(images, st.integers(0, 6), st.integers(0, 7), st.floats(0.01, 1))
+    def test_one_changed_pixel_lowers_every_window_that_holds_it_and_no_other(self, x, i, j, step):
+        x = torch.from_numpy(x)
+        y = x.clone()
+        y[..., i, j] += step
+        reach = torch.zeros(7, 8, dtype=torch.bool)
+        reach[max(i - 2, 0) : i + 3, max(j - 2, 0) : j + 3] = True
+        assert torch.equal((iqa.ssim_map(x, y) < 1)[0, 0], reach)
+
+    @pytest.mark.parametrize(
+        "options", [{"window_size": 4}, {"window_size": 0}, {"window": "triangle"}]
+    )
+    def test_options_out_of_range(self, options):
+        with pytest.raises(ValueError, match="must be"):
+            iqa.ssim_map(*pair(), **options)
+
 
 class TestLossAndFusion:
-    def test_loss_is_half_of_one_minus_ssim(self):
+    def test_loss_is_half_of_one_minus_ssim_clamped_for_negative_similarity_only(self):
         x, y = pair(11)
-        torch.testing.assert_close(iqa.ssim_loss_map(x, y), (1 - iqa.ssim_map(x, y)) / 2)
+        similarity = iqa.ssim_map(x, y)
+        loss = iqa.ssim_loss_map(x, y)
+        torch.testing.assert_close(loss, (1 - similarity) / 2)
+        assert torch.equal(loss == iqa.ssim_loss_map(x, y, clamp=True), similarity >= 0)
 
-    def test_clamp_ends_at_one_half_and_has_no_gradient_beyond(self):
+    def test_an_inverted_pattern_has_negative_similarity_and_clamped_no_gradient(self):
         x = (torch.arange(144).reshape(1, 1, 12, 12) % 2).float().requires_grad_()
         y = 1 - x.detach()
+        assert iqa.ssim_map(x, y)[..., 3:-3, 3:-3].max() < -0.9
+        assert iqa.ssim_loss_map(x, y).max() > 0.9
         clamped = iqa.ssim_loss_map(x, y, clamp=True)
         assert clamped.max() == 0.5
-        assert iqa.ssim_loss_map(x, y).max() > 0.9
         clamped[..., 5, 5].sum().backward()
         assert x.grad.abs().max() == 0
-
-    def test_clamp_matters_only_for_negative_similarity(self):
-        x, y = pair(12)
-        similarity = iqa.ssim_map(x, y)
-        same = iqa.ssim_loss_map(x, y) == iqa.ssim_loss_map(x, y, clamp=True)
-        assert torch.equal(same, similarity >= 0)
 
     @given(images, images, st.floats(0, 1))
     def test_fusion_lies_between_its_endpoints(self, x, y, alpha):
         x, y = torch.from_numpy(x), torch.from_numpy(y)
-        dissimilarity, error = iqa.ssim_loss_map(x, y), (x - y).abs()
-        torch.testing.assert_close(iqa.fusion_quality(x, y, alpha=0), error)
-        torch.testing.assert_close(iqa.fusion_quality(x, y, alpha=1), dissimilarity)
-        expected = alpha * dissimilarity + (1 - alpha) * error
-        torch.testing.assert_close(iqa.fusion_quality(x, y, alpha=alpha), expected)
-
-    def test_the_papers_weight_is_the_default(self):
-        x, y = pair(13)
-        assert torch.equal(iqa.fusion_quality(x, y), iqa.fusion_quality(x, y, 0.84))
+        expected = alpha * iqa.ssim_loss_map(x, y) + (1 - alpha) * (x - y).abs()
+        torch.testing.assert_close(iqa.fusion_quality(x, y, alpha), expected)
+        assert torch.equal(iqa.fusion_quality(x, y), iqa.fusion_quality(x, y, 0.84))  # the paper's
 
     @pytest.mark.parametrize("alpha", [-0.01, 1.01, math.nan])
     def test_alpha_outside_the_unit_interval_is_refused(self, alpha):
@@ -275,37 +276,9 @@ class TestMultiScaleSsim:
     def test_the_definition_odd_sizes_included(self, shape):
         x, y = pair(20, (2, 1, *shape))
         found = iqa.ms_ssim_loss_map(x, y)
-        assert found.shape == x.shape
         for i in range(2):
             expected = naive_ms_ssim(*(z[i, 0].double().numpy() for z in (x, y)))
             np.testing.assert_allclose(found[i, 0], expected, atol=2e-4)
-
-    @given(images, images)
-    def test_range_and_symmetry(self, x, y):
-        x, y = torch.from_numpy(x), torch.from_numpy(y)
-        found = iqa.ms_ssim_loss_map(x, y)
-        assert found.shape == x.shape
-        assert found.min() >= 0
-        assert found.max() <= 0.5
-        assert torch.equal(found, iqa.ms_ssim_loss_map(y, x))
-
-    @given(images, st.sampled_from([torch.float32, torch.float64]))
-    def test_equal_images_score_exactly_zero(self, x, dtype):
-        x = torch.from_numpy(x).to(dtype)
-        assert torch.equal(iqa.ms_ssim_loss_map(x, x.clone()), torch.zeros_like(x))
-
-    def test_gradients_match_finite_differences(self):
-        x, y = pair(22, (1, 1, 7, 6), torch.float64)
-        y = (x + 0.1 * (y - x)).detach()  # alike, so that no term is clamped
-        x.requires_grad_(), y.requires_grad_()
-        assert torch.autograd.gradcheck(iqa.ms_ssim_loss_map, (x, y))
-
-    @given(images, images)
-    def test_gradients_are_finite(self, x, y):
-        x, y = (torch.from_numpy(z).float().requires_grad_() for z in (x, y))
-        iqa.ms_ssim_loss_map(x, y).mean().backward()
-        assert x.grad.isfinite().all()
-        assert y.grad.isfinite().all()
 
     def test_gradients_stay_bounded_where_a_term_is_just_above_zero(self):
         # the slope of c ** 0.07 at zero is infinite; find a contrast that is just not opposite
@@ -327,21 +300,6 @@ class TestMultiScaleSsim:
         assert found[..., 4:-4, 4:-4].eq(0.5).all()
         found[..., 5, 5].sum().backward()
         assert x.grad.abs().max() == 0
-
-    def test_half_precision_and_autocast_are_computed_in_float32(self):
-        x, y = pair(23)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            inside = iqa.ms_ssim_loss_map(x, y)
-        assert torch.equal(inside, iqa.ms_ssim_loss_map(x, y))
-        half = iqa.ms_ssim_loss_map(x.half(), y.half())
-        assert half.dtype == torch.float32
-        assert torch.equal(half, iqa.ms_ssim_loss_map(x.half().float(), y.half().float()))
-
-    def test_wrong_arguments(self):
-        with pytest.raises(ValueError, match="shape"):
-            iqa.ms_ssim_loss_map(torch.zeros(1, 1, 5, 5), torch.zeros(1, 1, 5, 6))
-        with pytest.raises(ValueError, match="window"):
-            iqa.ms_ssim_loss_map(*pair(), window_size=4)
 
 
 def naive_gms(x, y, c=170 / 255**2):
@@ -373,20 +331,6 @@ class TestGradientMagnitudeSimilarity:
         torch.testing.assert_close(found[3:5], step.expand(2))
         assert found[[1, 2, 5, 6]].eq(0).all()
 
-    @given(images, images)
-    def test_range_and_symmetry(self, x, y):
-        x, y = torch.from_numpy(x), torch.from_numpy(y)
-        found = iqa.gms_loss_map(x, y)
-        assert found.shape == x.shape
-        assert found.min() >= 0
-        assert found.max() < 1
-        assert torch.equal(found, iqa.gms_loss_map(y, x))
-
-    @given(images, st.sampled_from([torch.float32, torch.float64]))
-    def test_equal_images_score_exactly_zero(self, x, dtype):
-        x = torch.from_numpy(x).to(dtype)
-        assert torch.equal(iqa.gms_loss_map(x, x.clone()), torch.zeros_like(x))
-
     @given(images, st.floats(0.01, 0.5))
     def test_blind_to_a_constant_shift_except_at_the_border(self, x, shift):
         x = torch.from_numpy(x)
@@ -399,89 +343,34 @@ class TestGradientMagnitudeSimilarity:
         inside = iqa.gms_loss_map(ramp, ramp.mT)[..., 1:-1, 1:-1]
         torch.testing.assert_close(inside, torch.zeros_like(inside))
 
-    def test_gradients_match_finite_differences(self):
-        x, y = pair(32, (1, 1, 6, 5), torch.float64)
-        x.requires_grad_(), y.requires_grad_()
-        assert torch.autograd.gradcheck(iqa.gms_loss_map, (x, y))
-
-    @given(images, images)
-    def test_gradients_are_finite(self, x, y):
-        x, y = (torch.from_numpy(z).float().requires_grad_() for z in (x, y))
-        iqa.gms_loss_map(x, y).mean().backward()
-        assert x.grad.isfinite().all()
-        assert y.grad.isfinite().all()
-
-    def test_half_precision_and_autocast_are_computed_in_float32(self):
-        x, y = pair(33)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            inside = iqa.gms_loss_map(x, y)
-        assert torch.equal(inside, iqa.gms_loss_map(x, y))
-        assert iqa.gms_loss_map(x.half(), y.half()).dtype == torch.float32
-
-    def test_wrong_arguments(self):
-        with pytest.raises(ValueError, match="shape"):
-            iqa.gms_loss_map(torch.zeros(1, 1, 5, 5), torch.zeros(1, 1, 5, 6))
-
 
 class TestRegistry:
     def test_names(self):
         x, y = pair(14)
-        assert torch.equal(iqa.quality_map("l1", x, y), (x - y).abs())
-        assert torch.equal(iqa.quality_map("l2", x, y), (x - y) ** 2)
-        assert torch.equal(iqa.quality_map("ssim", x, y), iqa.ssim_loss_map(x, y))
-        assert torch.equal(iqa.quality_map("fusion", x, y), iqa.fusion_quality(x, y))
-        assert torch.equal(iqa.quality_map("ms-ssim", x, y), iqa.ms_ssim_loss_map(x, y))
-        assert torch.equal(iqa.quality_map("gms", x, y), iqa.gms_loss_map(x, y))
-
-    @pytest.mark.parametrize("name", list(iqa.QUALITY_MAPS))
-    def test_every_map_takes_the_options_of_the_protocol_and_is_zero_where_images_agree(self, name):
-        x, y = pair(17)
-        options = {"alpha": 0.84, "window": "uniform", "clamp": True}
-        assert torch.equal(iqa.quality_map(name, x, x, **options), torch.zeros_like(x))
-        assert iqa.quality_map(name, x, y, **options).min() >= 0
-
-    def test_options_of_a_map(self):
-        options = {"alpha": 0.5, "window": "uniform"}
-        assert iqa.options_of("l1", options) == {}
-        assert iqa.options_of("fusion", options) == {"alpha": 0.5, "window": "uniform"}
-        assert iqa.options_of("ms-ssim", options) == {"window": "uniform"}
-        assert iqa.options_of("gms", options) == {}
+        expected = {
+            "l1": (x - y).abs(),
+            "l2": (x - y) ** 2,
+            "ssim": iqa.ssim_loss_map(x, y),
+            "fusion": iqa.fusion_quality(x, y),
+            "ms-ssim": iqa.ms_ssim_loss_map(x, y),
+            "gms": iqa.gms_loss_map(x, y),
+        }
+        assert list(expected) == list(iqa.QUALITY_MAPS)
+        for name, found in expected.items():
+            assert torch.equal(iqa.quality_map(name, x, y), found)
 
     def test_options_reach_the_maps_that_take_them(self):
+        options = {"alpha": 0.5, "window": "uniform"}
+        assert iqa.options_of("l1", options) == iqa.options_of("gms", options) == {}
+        assert iqa.options_of("fusion", options) == options
+        assert iqa.options_of("ms-ssim", options) == {"window": "uniform"}
         x, y = pair(15)
-        options = {"alpha": 0.5, "window": "uniform", "window_size": 3, "clamp": True}
-        expected = iqa.fusion_quality(x, y, 0.5, window="uniform", window_size=3, clamp=True)
-        assert torch.equal(iqa.quality_map("fusion", x, y, **options), expected)
-        assert torch.equal(iqa.quality_map("l1", x, y, **options), (x - y).abs())
+        expected = iqa.fusion_quality(x, y, 0.5, window="uniform", clamp=True)
+        assert torch.equal(iqa.quality_map("fusion", x, y, clamp=True, **options), expected)
 
-    def test_an_unknown_name_suggests_the_near_one(self):
-        with pytest.raises(
-            ConfigError, match=r"'fuson'.*'fusion'.*Known are: fusion, gms, l1, l2, ms-ssim, ssim"
-        ):
+    def test_an_unknown_name_or_option_suggests_the_near_one(self):
+        known = r"'fuson'.*'fusion'.*Known are: fusion, gms, l1, l2, ms-ssim, ssim"
+        with pytest.raises(ConfigError, match=known):
             iqa.quality_map("fuson", *pair())
-
-    def test_an_unknown_option_suggests_the_near_one(self):
-        with pytest.raises(ConfigError, match=r"'windowsize'.*'window_size'"):
-            iqa.quality_map("ssim", *pair(), windowsize=5)
-
-
-class TestWrongArguments:
-    @pytest.mark.parametrize("shape", [(5, 5), (1, 5, 5), (1, 1, 5, 5, 5)])
-    def test_other_ranks(self, shape):
-        with pytest.raises(ValueError, match="shape"):
-            iqa.ssim_map(torch.zeros(shape), torch.zeros(shape))
-
-    def test_different_shapes(self):
-        with pytest.raises(ValueError, match="shape"):
-            iqa.ssim_map(torch.zeros(1, 1, 5, 5), torch.zeros(2, 1, 5, 5))
-
-    def test_integers(self):
-        with pytest.raises(ValueError, match="floating"):
-            iqa.ssim_map(torch.zeros(1, 1, 5, 5).long(), torch.zeros(1, 1, 5, 5))
-
-    @pytest.mark.parametrize(
-        "options", [{"window_size": 4}, {"window_size": 0}, {"window": "triangle"}]
-    )
-    def test_options_out_of_range(self, options):
-        with pytest.raises(ValueError, match="must be"):
-            iqa.ssim_map(*pair(), **options)
+        with pytest.raises(ConfigError, match=r"'windo'.*'window'"):
+            iqa.quality_map("ssim", *pair(), windo="uniform")

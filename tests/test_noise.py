@@ -86,20 +86,6 @@ class TestSimplex:
         assert fields.mean((1, 2)).std() == pytest.approx(0.21, abs=0.03)
         assert fields.abs().max() < sum(0.8**i for i in range(6))
 
-    def test_permutations_are_as_random_as_those_of_the_package(self):
-        expected = np.stack(
-            [reference(opensimplex.OpenSimplex(s), 12, 12, 3, 0.8, 8) for s in range(150)]
-        )
-        found = noise.simplex((2000, 12, 12), 3, 0.8, 8, seeded()).numpy()
-        assert found.std() == pytest.approx(expected.std(), rel=0.07)
-        # correlation of pixels at a distance of 1, 2, ... 6 along a row
-        for distance in range(1, 7):
-            a, b = (
-                np.corrcoef(z[:, :, :-distance].ravel(), z[:, :, distance:].ravel())[0, 1]
-                for z in (found, expected)
-            )
-            assert a == pytest.approx(b, abs=0.08)
-
     def test_every_leading_index_has_its_own_field(self):
         fields = noise.simplex((3, 2, 24, 24), generator=seeded()).flatten(0, 1).flatten(1)
         correlation = torch.corrcoef(fields)
@@ -123,20 +109,6 @@ class TestSimplex:
         weight = torch.ones(1, requires_grad=True)
         (weight * noise.simplex((1, 1, 10, 10), generator=seeded())).sum().backward()
         assert weight.grad is not None
-
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {"octaves": 0},
-            {"octaves": 1.5},
-            {"persistence": 0},
-            {"frequency": -1},
-            {"frequency": math.inf},
-        ],
-    )
-    def test_wrong_arguments(self, options):
-        with pytest.raises(ValueError, match=next(iter(options))):
-            noise.simplex((4, 4), **options)
 
 
 PAPERS = {"octaves": 6, "persistence": 0.8, "frequency": 64}
@@ -272,19 +244,6 @@ class TestCoarse:
         assert len({j for _, j in offsets}) > 2
         assert len({round(i / 24 - j / 18, 1) for i, j in offsets}) > 2  # not one for both axes
 
-    def test_every_offset_occurs(self):
-        # without a roll the corner would be a grid value and have the full variance
-        generator = seeded()
-        corner = torch.stack(
-            [noise.coarse((1, 1, 32, 32), 4, 1.0, generator)[0, 0, 0, 0] for _ in range(600)]
-        )
-        assert corner.std() == pytest.approx(2 / 3, rel=0.12)
-
-    @pytest.mark.parametrize("options", [{"resolution": 0}, {"std": -1}, {"std": math.nan}])
-    def test_wrong_arguments(self, options):
-        with pytest.raises(ValueError, match=next(iter(options))):
-            noise.coarse((1, 1, 8, 8), **options)
-
 
 class TestAllKinds:
     @pytest.mark.parametrize("kind", KINDS)
@@ -292,41 +251,26 @@ class TestAllKinds:
         shape = (2, 1, 16, 12)
         first = noise.make_noise(kind, shape, seeded(1))
         torch.manual_seed(99)
-        torch.rand(7)
         assert torch.equal(noise.make_noise(kind, shape, seeded(1)), first)
         assert not torch.equal(noise.make_noise(kind, shape, seeded(2)), first)
         generator = seeded(1)
         noise.make_noise(kind, shape, generator)
         assert not torch.equal(noise.make_noise(kind, shape, generator), first)
-
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_without_a_generator_the_global_seed_decides(self, kind):
-        fields = []
-        for _ in range(2):
-            torch.manual_seed(4)
-            fields.append(noise.make_noise(kind, (1, 1, 8, 8)))
-        assert torch.equal(*fields)
+        torch.manual_seed(1)  # without a generator the global one
+        assert torch.equal(noise.make_noise(kind, shape), first)
 
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("shape", [(9, 7), (3, 9, 7), (2, 1, 9, 7), (2, 1, 3, 9, 7), (1, 1)])
     def test_shape_device_and_dtype(self, kind, shape):
-        field = noise.make_noise(kind, shape, seeded(), "cpu", dtype=torch.float16)
-        assert field.shape == shape
-        assert field.device.type == "cpu"
-        assert field.dtype == torch.float16
+        field = noise.make_noise(kind, torch.Size(shape), seeded(), "cpu")
+        assert (field.shape, field.device.type, field.dtype) == (shape, "cpu", torch.float32)
         assert field.isfinite().all()
-        assert noise.make_noise(kind, torch.Size(shape)).dtype == torch.float32
 
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("shape", [(5,), (), (0, 1, 4, 4), (1, 1, 4, -4)])
     def test_impossible_shapes(self, kind, shape):
         with pytest.raises(ValueError, match="shape"):
             noise.make_noise(kind, shape)
-
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_integer_noise_is_refused(self, kind):
-        with pytest.raises(ValueError, match="floating"):
-            noise.make_noise(kind, (4, 4), dtype=torch.int32)
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
     @pytest.mark.parametrize("kind", KINDS)
@@ -345,6 +289,18 @@ class TestAllKinds:
         with pytest.raises(ConfigError, match=r"'simplx'.*'simplex'"):
             noise.make_noise("simplx", (4, 4))
 
-    def test_an_unknown_option_suggests_the_near_one(self):
-        with pytest.raises(ConfigError, match=r"'octave'.*'octaves'"):
-            noise.make_noise("simplex", (4, 4), octave=3)
+    @pytest.mark.parametrize(
+        ("kind", "options"),
+        [
+            ("simplex", {"octaves": 0}),
+            ("simplex", {"octaves": 1.5}),
+            ("simplex", {"persistence": 0}),
+            ("simplex", {"frequency": math.inf}),
+            ("coarse", {"resolution": 0}),
+            ("coarse", {"std": -1}),
+            ("coarse", {"std": math.nan}),
+        ],
+    )
+    def test_wrong_arguments(self, kind, options):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            noise.make_noise(kind, (1, 1, 8, 8), **options)

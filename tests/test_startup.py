@@ -124,5 +124,5 @@ def test_parsing_the_workflow_and_checking_a_config_load_neither_torch_nor_image
 
 
 def test_air_of_arrays_needs_no_torch():
-    apply = "import uad.air, numpy; uad.air.air_transform(numpy.zeros(3), [1, 1, 0], 0.9)"
+    apply = "import uad.air, numpy; uad.air.invert_foreground(numpy.zeros(3), [1, 1, 0])"
     assert loaded_after([apply]) == [set()]

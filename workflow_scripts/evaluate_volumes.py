@@ -27,6 +27,6 @@ with job(snakemake):
         rows.append({**cell, "subject": subject, **found})
     write_tsv(snakemake.output.metrics, pd.DataFrame(rows))
     curve = threshold_curve(
-        maps.values, lambda: (read_lesion(files.store, subject) for subject in subjects)
+        lambda: ((maps[f"test/{name}"], read_lesion(files.store, name)) for name in subjects)
     )
     write_tsv(snakemake.output.curve, curve.assign(**cell)[[*cell, *curve.columns]])

@@ -16,7 +16,7 @@ with job(snakemake) as context:
         image, mask = part.volumes[0], part.masks[0]
         return invert_foreground(image, mask) if invert else image, mask, part.lesions[0]
 
-    variants = [Variant.of(**variant) for variant in params.variants]
+    variants = [Variant(**variant) for variant in params.variants]
     rows = rescore(read_volumes(files.reconstructions[0]), volume, variants)
     cell = {
         "experiment": names.experiment,

@@ -14,16 +14,11 @@ from torch import Tensor
 def alphas_cumprod(
     timesteps: int = 1000, schedule: str = "cosine", device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Cumulative signal fraction of each time step.
+    """Cumulative signal fraction of each time step, ``(timesteps,)`` float32.
 
-    Args:
-        timesteps: number of steps T.
-        schedule: ``cosine`` (Nichol and Dhariwal 2021, s = 0.008, beta capped at 0.999; what
-            pDDPM runs) or ``linear`` (Ho et al. 2020, 1e-4 to 0.02 at T = 1000).
-        device: where it shall be; kept there, so that no step of a training waits for a copy.
-
-    Returns:
-        ``(timesteps,)`` float32, strictly falling within (0, 1).
+    ``cosine`` is that of Nichol and Dhariwal 2021 (s = 0.008, beta capped at 0.999; what pDDPM
+    runs), ``linear`` that of Ho et al. 2020 (1e-4 to 0.02 at T = 1000). It is kept on the device,
+    so that no step of a training waits for a copy.
 
     Raises:
         ValueError: unknown schedule.
@@ -41,13 +36,9 @@ def alphas_cumprod(
 
 
 def q_sample(x0: Tensor, levels: Tensor, noise: Tensor, schedule: Tensor) -> Tensor:
-    """The noised image x_t (Eq. 3).
+    """The noised image x_t (Eq. 3) of clean images ``(B, 1, H, W)`` in [-1, 1].
 
-    Args:
-        x0: clean images ``(B, 1, H, W)`` in [-1, 1].
-        levels: time step of each image ``(B,)``, 0 to T - 1.
-        noise: noise of the images' shape.
-        schedule: result of :func:`alphas_cumprod`, on the same device.
+    ``levels``: time step of each image, 0 to T - 1; ``schedule``: of :func:`alphas_cumprod`.
     """
     signal = schedule[levels].view(-1, 1, 1, 1)
     return (signal.sqrt() * x0 + (1 - signal).sqrt() * noise).to(x0.dtype)
@@ -58,15 +49,7 @@ def q_sample(x0: Tensor, levels: Tensor, noise: Tensor, schedule: Tensor) -> Ten
 def patch_masks(
     image_size: tuple[int, int], grid: tuple[int, int], device: torch.device | str = "cpu"
 ) -> Tensor:
-    """The patches of a fixed grid, as masks that tile the image without overlap.
-
-    Args:
-        image_size: rows and columns of the image.
-        grid: patches down and across.
-        device: where they shall be; kept there.
-
-    Returns:
-        bool ``(grid[0] * grid[1], H, W)``; exactly one is true at each pixel.
+    """The patches of a grid (down, across): bool ``(patches, H, W)``, one true at each pixel.
 
     Raises:
         ValueError: the grid does not divide the image.

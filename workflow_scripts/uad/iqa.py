@@ -1,10 +1,8 @@
 """Image quality as a training loss and as an anomaly score (Eqs. 6 to 11 of the paper).
 
-``l1``, ``l2``, ``ssim`` and ``fusion`` are the paper's; ``ms-ssim`` and ``gms`` are two more
-full-reference metrics of the literature, to be compared with them. Each quality map takes two
-batches of images ``(B, C, H, W)``, floating point, normally in [0, 1], and returns one value per
-pixel: its mean over the pixels is the training loss, the map itself is the anomaly score. Half
-precision is computed, and returned, in float32; gradients are finite everywhere.
+A quality map takes two batches of floating-point images ``(B, C, H, W)``, normally in [0, 1], and
+gives a value per pixel, 0 where they agree: its mean is the training loss, the map itself the
+anomaly score. Half precision is computed in float32; gradients are finite everywhere.
 """
 
 from __future__ import annotations
@@ -50,32 +48,22 @@ _LEAST_TERM = 1e-3
 
 
 def ssim_map(x: Tensor, y: Tensor, window_size: int = 5, *, window: str = "gaussian") -> Tensor:
-    r"""Structural similarity around every pixel (Eqs. 6 to 8), zero-padded at the border.
+    r"""Structural similarity around every pixel, in [-1, 1] (Eqs. 6 to 8), zero-padded.
 
     .. math::
         \mathrm{SSIM}(x, y) =
         \frac{(2 \mu_x \mu_y + C_1)(2 \sigma_{xy} + C_2)}
              {(\mu_x^2 + \mu_y^2 + C_1)(\sigma_x^2 + \sigma_y^2 + C_2)}
 
-    with population moments inside the window. The default is the window of torchgeometry 0.1.2:
-    Gaussian, 5x5, sigma 1.5. ``window="uniform"`` is the plain W x W window of the paper's text.
-
-    Args:
-        x: images ``(B, C, H, W)``.
-        y: images of the same shape.
-        window_size: side of the window in pixels; odd.
-        window: ``gaussian`` or ``uniform`` weights.
-
-    Returns:
-        SSIM in [-1, 1], same shape as ``x``; exactly 1 where the windows are equal.
+    with population moments inside a window of ``window_size`` pixels (odd): ``gaussian`` as in
+    torchgeometry 0.1.2 (sigma 1.5), or ``uniform``, the plain window of the paper's text.
 
     Raises:
-        ValueError: the shapes differ or are not 4D, the dtype is not floating point, or
-            an argument is out of its range.
+        ValueError: the shapes differ or are not 4D, the dtype is not floating point, or an
+            argument is out of its range. So do all maps below.
     """
-    taps = _taps(window, window_size)
-    _check_pair(x, y)
-    means, mean_gap, variances, variance_gap = _moments(x, y, taps)
+    x, y = _pair(x, y)
+    means, mean_gap, variances, variance_gap = _moments(x, y, _taps(window, window_size))
     numerator = (means - mean_gap + 2 * C1) * (variances - variance_gap + 2 * C2)
     denominator = (means + mean_gap + 2 * C1) * (variances + variance_gap + 2 * C2)
     return numerator / denominator
@@ -88,7 +76,6 @@ def _moments(x: Tensor, y: Tensor, taps: list[float]) -> tuple[Tensor, Tensor, T
     four filtered maps, not five, and E[z^2] - E[z]^2 loses digits only where it cannot matter
     (the difference of two like images is small, so its variance is accurate).
     """
-    x, y = _at_least_float32(x), _at_least_float32(y)
     total, difference = x + y, x - y
     stacked = torch.stack((total, difference, total * total, difference * difference))
     mean_total, mean_difference, square_total, square_difference = _blur(stacked, taps).unbind(0)
@@ -100,70 +87,32 @@ def _moments(x: Tensor, y: Tensor, taps: list[float]) -> tuple[Tensor, Tensor, T
     return mean_total, mean_difference, var_total, var_difference
 
 
-def ssim_loss_map(
-    x: Tensor,
-    y: Tensor,
-    window_size: int = 5,
-    *,
-    window: str = "gaussian",
-    clamp: bool = False,
-) -> Tensor:
-    """Structural dissimilarity per pixel, ``(1 - SSIM) / 2`` (Eqs. 9 and 10).
+def ssim_loss_map(x: Tensor, y: Tensor, *, window: str = "gaussian", clamp: bool = False) -> Tensor:
+    """Structural dissimilarity per pixel, ``(1 - SSIM) / 2`` in [0, 1] (Eqs. 9 and 10).
 
-    Args:
-        x: images ``(B, C, H, W)``.
-        y: images of the same shape.
-        window_size: side of the window in pixels; odd.
-        window: ``gaussian`` or ``uniform``, as in :func:`ssim_map`.
-        clamp: ``clamp(1 - SSIM, 0, 1) / 2`` as in torchgeometry 0.1.2. Then the map ends
-            at 0.5, and a pixel with negative SSIM has no gradient.
-
-    Returns:
-        Same shape as ``x``, in [0, 1], or in [0, 0.5] with ``clamp``.
-
-    Raises:
-        ValueError: as :func:`ssim_map`.
+    ``clamp`` is ``clamp(1 - SSIM, 0, 1) / 2`` as in torchgeometry 0.1.2: the map ends at 0.5, and a
+    pixel with negative SSIM has no gradient.
     """
-    similarity = ssim_map(x, y, window_size, window=window)
-    dissimilarity = 1 - similarity
+    dissimilarity = 1 - ssim_map(x, y, window=window)
     return (dissimilarity.clamp(0, 1) if clamp else dissimilarity) / 2
 
 
 def fusion_quality(
-    x: Tensor,
-    y: Tensor,
-    alpha: float = 0.84,
-    *,
-    window_size: int = 5,
-    window: str = "gaussian",
-    clamp: bool = False,
+    x: Tensor, y: Tensor, alpha: float = 0.84, *, window: str = "gaussian", clamp: bool = False
 ) -> Tensor:
     """Fusion quality per pixel, ``alpha * DSSIM + (1 - alpha) * |x - y|`` (Eq. 11).
 
-    Args:
-        x: images ``(B, C, H, W)``.
-        y: images of the same shape.
-        alpha: weight of the structural part, in [0, 1]; 0.84 is the paper's.
-        window_size: side of the window in pixels; odd.
-        window: ``gaussian`` or ``uniform``, as in :func:`ssim_map`.
-        clamp: as in :func:`ssim_loss_map`; the authors' code clamps.
-
-    Returns:
-        Same shape as ``x``, non-negative; at most 1 for images in [0, 1].
-
-    Raises:
-        ValueError: ``alpha`` is outside [0, 1], or as :func:`ssim_map`.
+    ``alpha``, in [0, 1], is the weight of the structural part; 0.84 is the paper's. The authors'
+    code clamps (see :func:`ssim_loss_map`).
     """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")
-    dissimilarity = ssim_loss_map(x, y, window_size, window=window, clamp=clamp)
+    dissimilarity = ssim_loss_map(x, y, window=window, clamp=clamp)
     return alpha * dissimilarity + (1 - alpha) * _absolute_error(x, y)
 
 
-def ms_ssim_loss_map(
-    x: Tensor, y: Tensor, window_size: int = 5, *, window: str = "gaussian"
-) -> Tensor:
-    r"""Multi-scale structural dissimilarity per pixel, ``(1 - MS-SSIM) / 2``.
+def ms_ssim_loss_map(x: Tensor, y: Tensor, *, window: str = "gaussian") -> Tensor:
+    r"""Multi-scale structural dissimilarity per pixel, ``(1 - MS-SSIM) / 2`` in [0, 0.5].
 
     .. math::
         \mathrm{MS\text{-}SSIM} = l_M^{w_M} \prod_{j=1}^{M} (cs_j)^{w_j}, \quad
@@ -175,24 +124,11 @@ def ms_ssim_loss_map(
     exist at an odd border. Two things differ from the publication, because an anomaly score
     needs a value per pixel: the terms are not averaged over the image but brought back to its
     size bilinearly, and the product is taken there; and the weights of the three scales that are
-    used are divided by their sum. Negative terms count as 0, for their power is not real.
-
-    Args:
-        x: images ``(B, C, H, W)``. At the coarsest scale an image smaller than the window sees
-            mostly the zero padding.
-        y: images of the same shape.
-        window_size: side of the window in pixels of each scale; odd.
-        window: ``gaussian`` or ``uniform``, as in :func:`ssim_map`.
-
-    Returns:
-        Same shape as ``x``, in [0, 0.5], exactly 0 where all windows agree. A term below 0.001
-        passes no gradient.
-
-    Raises:
-        ValueError: as :func:`ssim_map`.
+    used are divided by their sum. Negative terms count as 0, for their power is not real; a term
+    below 0.001 passes no gradient.
     """
-    taps = _taps(window, window_size)
-    _check_pair(x, y)
+    x, y = _pair(x, y)
+    taps = _taps(window, 5)
     weights = [weight / sum(SCALE_WEIGHTS) for weight in SCALE_WEIGHTS]
     height, width = x.shape[-2:]
 
@@ -204,7 +140,6 @@ def ms_ssim_loss_map(
             loss = F.interpolate(loss, size, mode="bilinear")[..., :height, :width]
         return _power(1 - loss, weights[level])
 
-    x, y = _at_least_float32(x), _at_least_float32(y)
     similarity = torch.ones_like(x)
     for level in range(len(SCALE_WEIGHTS)):
         if level:
@@ -222,37 +157,24 @@ def _power(base: Tensor, exponent: float) -> Tensor:
 
 
 def gms_loss_map(x: Tensor, y: Tensor) -> Tensor:
-    r"""One minus the gradient magnitude similarity per pixel.
+    r"""One minus the gradient magnitude similarity per pixel, in [0, 1).
 
     .. math::
         1 - \mathrm{GMS} = 1 - \frac{2 m_x m_y + c}{m_x^2 + m_y^2 + c}
                          = \frac{(m_x - m_y)^2}{m_x^2 + m_y^2 + c}
 
-    with ``m`` the length of the Prewitt gradient (each 3x3 kernel over 3), after Xue, Zhang,
-    Mou and Bovik, "Gradient magnitude similarity deviation", IEEE TIP 23 (2014). The
-    publication halves the images first and pools the map to its standard deviation; here it
-    is the map itself, at full size. It is blind to a difference that is constant over 3x3
-    pixels.
-
-    Args:
-        x: images ``(B, C, H, W)``; zeros around them.
-        y: images of the same shape.
-
-    Returns:
-        Same shape as ``x``, in [0, 1), exactly 0 where the gradients are of one length.
-
-    Raises:
-        ValueError: the shapes differ or are not 4D, or the dtype is not floating point.
+    with ``m`` the length of the Prewitt gradient (each 3x3 kernel over 3, zeros outside), after
+    Xue, Zhang, Mou and Bovik, "Gradient magnitude similarity deviation", IEEE TIP 23 (2014). The
+    publication halves the images first and pools the map to its standard deviation; here it is
+    the map itself, at full size. It is blind to a difference that is constant over 3x3 pixels.
     """
-    _check_pair(x, y)
-    first, second = _gradient_length(x), _gradient_length(y)
+    first, second = (_gradient_length(z) for z in _pair(x, y))
     scale = first.square() + second.square() + GMS_CONSTANT
     return (first - second).square() / scale
 
 
 def _gradient_length(z: Tensor) -> Tensor:
-    """Length of the Prewitt gradient, kernels over 3, zeros outside; no gradient where it is 0."""
-    padded = F.pad(_at_least_float32(z), (1, 1, 1, 1))
+    padded = F.pad(z, (1, 1, 1, 1))
     height, width = z.shape[-2:]
 
     def difference(axis: int, across: int) -> Tensor:
@@ -267,13 +189,13 @@ def _gradient_length(z: Tensor) -> Tensor:
 
 
 def _absolute_error(x: Tensor, y: Tensor) -> Tensor:
-    _check_pair(x, y)
-    return (_at_least_float32(x) - _at_least_float32(y)).abs()
+    x, y = _pair(x, y)
+    return (x - y).abs()
 
 
 def _squared_error(x: Tensor, y: Tensor) -> Tensor:
-    _check_pair(x, y)
-    return (_at_least_float32(x) - _at_least_float32(y)).square()
+    x, y = _pair(x, y)
+    return (x - y).square()
 
 
 #: Name of a quality map in the configuration -> function.
@@ -288,23 +210,7 @@ QUALITY_MAPS: dict[str, Callable[..., Tensor]] = {
 
 
 def quality_map(name: str, x: Tensor, y: Tensor, **options: Any) -> Tensor:
-    """The quality map called ``name`` of two batches.
-
-    Args:
-        name: a key of :data:`QUALITY_MAPS`: ``l1``, ``l2``, ``ssim``, ``fusion``, ``ms-ssim``
-            or ``gms``.
-        x: images ``(B, C, H, W)``.
-        y: images of the same shape.
-        **options: options of the map. One set of options may serve several maps: those
-            that only another map takes (``alpha`` for ``l1``) are left out.
-
-    Returns:
-        Same shape as ``x``, zero where the images agree.
-
-    Raises:
-        ConfigError: there is no such map, or no map takes an option of that name.
-        ValueError: as the map itself.
-    """
+    """The quality map called ``name``; of ``options`` those that it takes (:func:`options_of`)."""
     own = options_of(name, options)
     return QUALITY_MAPS[name](x, y, **own)
 
@@ -317,7 +223,7 @@ def options_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     if name not in QUALITY_MAPS:
         raise ConfigError(unknown("quality map", name, QUALITY_MAPS))
-    accepted = {key: _options(function) for key, function in QUALITY_MAPS.items()}
+    accepted = _options()
     known = set().union(*accepted.values())
     for option in options:
         if option not in known:
@@ -326,11 +232,16 @@ def options_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @functools.cache
-def _options(function: Callable[..., Tensor]) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters) - {"x", "y"}
+def _options() -> dict[str, set[str]]:
+    """Name of a map -> names of its options."""
+    return {
+        name: set(inspect.signature(function).parameters) - {"x", "y"}
+        for name, function in QUALITY_MAPS.items()
+    }
 
 
-def _check_pair(x: Tensor, y: Tensor) -> None:
+def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both images, checked, in float32 at least."""
     if x.ndim != 4 or x.shape != y.shape:
         raise ValueError(
             "expected two batches of one shape (B, C, H, W), got "
@@ -338,10 +249,8 @@ def _check_pair(x: Tensor, y: Tensor) -> None:
         )
     if not (x.is_floating_point() and y.is_floating_point()):
         raise ValueError(f"expected floating-point images, got {x.dtype} and {y.dtype}")
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    half = (torch.float16, torch.bfloat16)
+    return tuple(z.float() if z.dtype in half else z for z in (x, y))
 
 
 def _taps(window: str, size: int) -> list[float]:

@@ -1,14 +1,13 @@
-"""Noise for training and inference: simplex, coarse and Gaussian.
+"""Noise for training and inference: simplex, coarse and Gaussian, in float32.
 
-Every function draws from a ``torch.Generator`` only, so that a seed gives the same
-field again; the random numbers are drawn on the generator's device, and a CPU
-generator therefore gives the same noise for a CPU as for a GPU.
+Random numbers are drawn from a ``torch.Generator``, on its device: a seed gives the same field
+again, and a CPU generator the same field for a CPU as for a GPU. The last two axes of a shape are
+the image. ``device`` is where the result shall be; that of the generator if left out.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from uad.core.errors import ConfigError, unknown
+
+Device = torch.device | str | None
 
 # 2D OpenSimplex noise by Kurt Spencer (public domain, 2014), the variant that AnoDDPM and the
 # PyPI package ``opensimplex`` use. Stretching maps the plane onto a square lattice, squishing
@@ -39,8 +40,7 @@ def simplex(
     frequency: float = 64,
     generator: torch.Generator | None = None,
     *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float32,
+    device: Device = None,
 ) -> Tensor:
     """Sum of octaves of 2D OpenSimplex noise, as AnoDDPM and pDDPM draw it.
 
@@ -51,23 +51,11 @@ def simplex(
     scatters with a standard deviation of about 0.23. As in those codes all octaves share
     one permutation and start at a lattice point, so the first pixel of a field is always 0.
 
-    Args:
-        shape: shape of the result; the last two axes are the image, and every index of
-            the axes before them gets an independent field. For one field for a whole
-            volume, as the authors use it, draw ``(1, 1, H, W)`` and expand it.
-        octaves: number of octaves, at least 1.
-        persistence: ratio of the amplitudes of an octave and the one before, positive.
-        frequency: pixels per lattice unit in the first octave, positive.
-        generator: source of the permutations; the global one of ``device`` if left out.
-        device: where the result shall be; that of the generator (or the CPU) if left out.
-        dtype: floating-point type of the result; it is computed in float32.
-
-    Returns:
-        Noise of the given shape, symmetric about 0.
+    Every index of the axes before the last two gets an independent field. For one field for a
+    whole volume, as the authors use it, draw ``(1, 1, H, W)`` and expand it.
 
     Raises:
-        ValueError: the shape has fewer than two axes or an axis that is not positive, or an
-            argument is out of its range.
+        ValueError: an impossible shape, or an argument is out of its range.
     """
     shape = _check_shape(shape)
     if int(octaves) != octaves or octaves < 1:
@@ -76,15 +64,13 @@ def simplex(
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {value}")
     source, device = _devices(generator, device)
-    _check_dtype(dtype)
-    fields = math.prod(shape[:-2])
     # sorting random numbers shuffles all fields at once
-    order = torch.rand((fields, 256), generator=generator, device=source)
+    order = torch.rand((math.prod(shape[:-2]), 256), generator=generator, device=source)
     permutations = order.argsort(dim=1).to(device)
     geometry = _geometry(
         shape[-2], shape[-1], int(octaves), float(persistence), float(frequency), str(device)
     )
-    return _evaluate(permutations, *geometry).reshape(shape).to(dtype)
+    return _evaluate(permutations, *geometry).reshape(shape)
 
 
 def coarse(
@@ -93,27 +79,15 @@ def coarse(
     std: float = 0.2,
     generator: torch.Generator | None = None,
     *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float32,
+    device: Device = None,
 ) -> Tensor:
     """Gaussian noise of a low resolution, enlarged and shifted, for denoising autoencoders.
 
     As in Kascenas et al. (``src/denoising.py`` of AntanasKascenas/DenoisingAE): values of
     N(0, std) on a ``resolution`` x ``resolution`` grid, enlarged bilinearly with aligned
-    corners, then rolled by a random offset that the whole batch shares. Restricting it
-    to the foreground is left to the caller.
-
-    Args:
-        shape: shape of the result; the last two axes are the image.
-        resolution: side of the coarse grid, at least 1.
-        std: standard deviation on the coarse grid, in units of intensity, not negative.
-        generator: source of the values; the global one of ``device`` if left out.
-        device: where the result shall be; that of the generator (or the CPU) if left out.
-        dtype: floating-point type of the result.
-
-    Returns:
-        Noise of the given shape. Its standard deviation is about two thirds of ``std``,
-        since the interpolation averages.
+    corners, then rolled by a random offset that the whole batch shares. Its standard deviation is
+    about two thirds of ``std``, since the interpolation averages. Restricting it to the foreground
+    is left to the caller.
 
     Raises:
         ValueError: as :func:`simplex`.
@@ -124,7 +98,6 @@ def coarse(
     if not 0 <= std < math.inf:
         raise ValueError(f"std must be finite and not negative, got {std}")
     source, device = _devices(generator, device)
-    _check_dtype(dtype)
     height, width = shape[-2:]
     grid = (math.prod(shape[:-2]), 1, int(resolution), int(resolution))
     field = std * torch.randn(grid, generator=generator, device=source).to(device)
@@ -133,31 +106,15 @@ def coarse(
     # indices in place of torch.roll: reading the offsets back would wait for the GPU
     rows = (torch.arange(height, device=device) + (shifts[0] * height).long()) % height
     columns = (torch.arange(width, device=device) + (shifts[1] * width).long()) % width
-    return field[:, :, rows[:, None], columns].reshape(shape).to(dtype)
+    return field[:, :, rows[:, None], columns].reshape(shape)
 
 
 def gaussian(
-    shape: Sequence[int],
-    generator: torch.Generator | None = None,
-    *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float32,
+    shape: Sequence[int], generator: torch.Generator | None = None, *, device: Device = None
 ) -> Tensor:
-    """Independent standard normal values, N(0, 1), in every pixel.
-
-    Args:
-        shape: shape of the result.
-        generator: source of the values; the global one of ``device`` if left out.
-        device: where the result shall be; that of the generator (or the CPU) if left out.
-        dtype: floating-point type of the result.
-
-    Raises:
-        ValueError: as :func:`simplex`.
-    """
-    shape = _check_shape(shape)
+    """Independent values of N(0, 1) in every pixel."""
     source, device = _devices(generator, device)
-    _check_dtype(dtype)
-    return torch.randn(shape, generator=generator, device=source).to(device=device, dtype=dtype)
+    return torch.randn(_check_shape(shape), generator=generator, device=source).to(device)
 
 
 #: Name of a kind of noise in the configuration -> function.
@@ -172,28 +129,16 @@ def make_noise(
     name: str,
     shape: Sequence[int],
     generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
+    device: Device = None,
     **options: Any,
 ) -> Tensor:
-    """Noise of the kind ``name``: ``simplex``, ``coarse`` or ``gaussian``.
-
-    Args:
-        name: a key of :data:`NOISES`.
-        shape: shape of the result; the last two axes are the image.
-        generator: source of the values; the global one of ``device`` if left out.
-        device: where the result shall be; that of the generator (or the CPU) if left out.
-        **options: further arguments of that function.
+    """Noise of the kind ``name``, a key of :data:`NOISES`; ``options`` are those of its function.
 
     Raises:
-        ConfigError: there is no such kind of noise, or it has no such option.
-        ValueError: as the function itself.
+        ConfigError: there is no such kind of noise.
     """
     if name not in NOISES:
         raise ConfigError(unknown("noise", name, NOISES))
-    accepted = set(inspect.signature(NOISES[name]).parameters) - {"shape", "generator", "device"}
-    for option in options:
-        if option not in accepted:
-            raise ConfigError(unknown(f"option of the {name} noise", option, accepted))
     return NOISES[name](shape, generator=generator, device=device, **options)
 
 
@@ -203,14 +148,10 @@ def _geometry(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What does not depend on the permutation, and so is the same for every field.
 
-    For a fixed grid of pixels the noise is linear in the gradients at the lattice points:
-    a sparse matrix of kernel values times a vector of gradients.
-
-    Returns:
-        points: ``(P, 2)`` int64, the lattice points that the image touches, modulo 256.
-        columns: ``(pixels, K)``, column of the gradient component for each non-zero entry of
-            the matrix; point ``p`` has columns ``2 p`` and ``2 p + 1``.
-        values: ``(pixels, K)`` float32, the entries, amplitudes included.
+    For a fixed grid of pixels the noise is linear in the gradients at the lattice points: a
+    sparse matrix of kernel values times a vector of gradients. Returned are the lattice points
+    that the image touches, modulo 256 ``(P, 2)``, and of the matrix the columns ``(pixels, K)``
+    (point ``p`` has ``2 p`` and ``2 p + 1``) and the values ``(pixels, K)``, amplitudes included.
     """
     with torch.inference_mode(False), torch.no_grad():  # the cache outlives the caller's mode
         scale = frequency / 2.0 ** torch.arange(octaves, dtype=torch.float64)
@@ -260,14 +201,12 @@ def _gradients(device: str) -> Tensor:
         return torch.tensor(_GRADIENTS, dtype=torch.float32, device=device)
 
 
-def _devices(
-    generator: torch.Generator | None, device: torch.device | str | None
-) -> tuple[torch.device, torch.device]:
+def _devices(generator: torch.Generator | None, device: Device) -> tuple[torch.device, ...]:
     """Where to draw the random numbers, and where the result shall be."""
+    target = torch.device("cpu" if device is None else device)
     if generator is None:
-        target = torch.device("cpu" if device is None else device)
         return target, target
-    return generator.device, torch.device(generator.device if device is None else device)
+    return generator.device, generator.device if device is None else target
 
 
 def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
@@ -275,8 +214,3 @@ def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
     if len(shape) < 2 or min(shape) < 1:
         raise ValueError(f"a shape needs at least two axes, all of them positive, got {shape}")
     return shape
-
-
-def _check_dtype(dtype: torch.dtype) -> None:
-    if not dtype.is_floating_point:
-        raise ValueError(f"noise needs a floating-point dtype, got {dtype}")

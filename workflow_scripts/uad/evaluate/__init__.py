@@ -1,27 +1,22 @@
 """From anomaly maps to numbers: scores, post-processing, threshold search, metrics, significance.
 
-Volumes are arrays in NIfTI order (x, y, z), axial slices on the last axis. What is listed here
-can be taken from the package; each name is imported when it is first used, because scripts that
-need a score need no SciPy.
+Volumes are arrays in NIfTI order (x, y, z), axial slices on the last axis. A name is imported when
+it is first used, because scripts that need a score need no SciPy.
 """
 
 from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "Interval": "significance",
-    "PermutationResult": "significance",
-    "ThresholdResult": "threshold",
     "average_precision": "metrics",
     "bootstrap_interval": "significance",
     "dice": "metrics",
     "evaluate_volume": "volumes",
-    "paired_permutation": "significance",
     "postprocess": "postprocessing",
     "predict": "volumes",
     "remove_small_components": "postprocessing",
     "search_threshold": "threshold",
-    "test_claims": "claims",
+    "test_claims": "significance",
     "threshold_curve": "volumes",
 }
 

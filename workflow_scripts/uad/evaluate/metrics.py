@@ -11,15 +11,10 @@ from uad.core.errors import DataError
 
 
 def dice(prediction: np.ndarray, label: np.ndarray) -> float:
-    """Dice coefficient, ``2 |A and B| / (|A| + |B|)``.
+    """Dice coefficient, ``2 |A and B| / (|A| + |B|)``, of what is above zero.
 
-    Args:
-        prediction: binary array of any shape; above zero is anomaly.
-        label: binary array of the same shape; above zero is lesion.
-
-    Returns:
-        A number in [0, 1]. NaN if both are empty: it is undefined there, and the authors
-        average over volumes with ``nanmean``, which leaves such a volume out.
+    NaN if both are empty: it is undefined there, and the authors average over volumes with
+    ``nanmean``, which leaves such a volume out.
 
     Raises:
         DataError: the shapes differ.
@@ -41,12 +36,8 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     background around the brain included, as in the authors' evaluation. Recall moves only at
     the scores of lesion voxels, so those and the ranks of the others are all that is needed.
 
-    Args:
-        scores: anomaly map of any shape, larger is more anomalous.
-        labels: array of the same shape; above zero is lesion.
-
     Returns:
-        A number in (0, 1]; NaN if there is no lesion voxel.
+        A number in (0, 1]; NaN if no label is above zero.
 
     Raises:
         DataError: the shapes differ, or a score is NaN.
@@ -54,11 +45,15 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     lesion, *other = split_scores(scores, labels)
     if lesion.size == 0:
         return float("nan")
-    other = Ranked.of([other])
-    thresholds, counts = np.unique(lesion, return_counts=True)
-    true_positives = lesion.size - np.concatenate(([0], np.cumsum(counts)[:-1]))
-    precision = true_positives / (true_positives + other.at_least(thresholds))
+    thresholds, counts, true_positives = steps_of(lesion)
+    precision = true_positives / (true_positives + Ranked.of([other]).at_least(thresholds))
     return float(np.sum(counts * precision) / lesion.size)
+
+
+def steps_of(lesion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct scores of the lesion voxels, rising; how many have each, and at least each."""
+    thresholds, counts = np.unique(lesion, return_counts=True)
+    return thresholds, counts, lesion.size - np.concatenate(([0], np.cumsum(counts)[:-1]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,20 +97,8 @@ class Ranked:
 
 
 def split_scores(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Scores of the lesion voxels; of the others those that are not zero, and how many are.
-
-    The scores are flat, in new arrays.
-
-    Raises:
-        DataError: the shapes differ, or a score is NaN.
-    """
-    scores, labels = checked(scores, labels)
-    lesion, other = scores[labels], scores[(scores != 0) & ~labels]
-    return lesion, other, scores.size - lesion.size - other.size
-
-
-def checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores in floating point and labels as bool.
+    """New flat arrays: scores of the lesion voxels; of the others those that are not zero, and
+    how many are.
 
     Raises:
         DataError: the shapes differ, or a score is NaN.
@@ -129,7 +112,8 @@ def checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
             f"{int(np.isnan(scores).sum())} of {scores.size} anomaly scores are NaN. The model "
             "has probably diverged: look at its training history."
         )
-    return scores, labels
+    lesion, other = scores[labels], scores[(scores != 0) & ~labels]
+    return lesion, other, scores.size - lesion.size - other.size
 
 
 def binary(array: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ def postprocess(
     median: int = 5,
     order: str = "erosion_first",
 ) -> np.ndarray:
-    """Suppress the rim of the brain and single outlying voxels of an anomaly map.
+    """Suppress the rim of the brain and single outlying voxels of an anomaly map ``(x, y, z)``.
 
     The defaults are those of the authors' code (``src/utils/utils_eval.py`` of
     zx-pan/MedAnomalyDetection-IQA): there the mask is eroded before the median filter, and
@@ -31,17 +31,16 @@ def postprocess(
     paper's text has the two steps the other way round.
 
     Args:
-        residual: anomaly map ``(x, y, z)``, any unit, all values finite.
-        brain_mask: brain mask ``(x, y, z)``; above zero is brain.
+        residual: anomaly map, any unit, all values finite.
+        brain_mask: above zero is brain.
         erosion: erosions of the mask of each axial slice by the cross of four neighbours,
             one voxel each; outside the image is background. 0 leaves the map unmasked.
         median: side in voxels of the cubic median window, odd; 0 or 1 leaves it out.
-        order: ``erosion_first`` or ``median_first``.
+        order: ``erosion_first`` or ``median_first``. Only with the latter the map is zero outside
+            the eroded mask: else a voxel is not where more than half of its window lies inside.
 
     Returns:
-        A new float32 or float64 array like ``residual``. With ``median_first`` it is zero
-        outside the eroded mask. With ``erosion_first`` a voxel outside it can be non-zero
-        where more than half of its window lies inside.
+        A new array, float64 if the map is, else float32.
 
     Raises:
         DataError: the shapes differ, are not 3D, or the map has NaN or infinite values.
@@ -94,11 +93,7 @@ def median_filter(volume: np.ndarray, size: int) -> np.ndarray:
     All windows at once: their values are sorted by merging lists, and neighbouring windows
     share the lists of what they have in common (as in A. Adams, "Fast median filters using
     separable sorting networks", ACM Trans. Graph. 40, 2021). A list holds one array per rank,
-    so that a comparison is a minimum and a maximum of whole arrays.
-
-    Args:
-        volume: floating-point array ``(x, y, z)`` without NaN; reflected at its borders.
-        size: side of the cubic window, odd; 0 or 1 returns a copy.
+    so that a comparison is a minimum and a maximum of whole arrays. No value may be NaN.
     """
     if size <= 1:
         return volume.copy()
@@ -151,12 +146,9 @@ _List = list[np.ndarray]
 
 
 def _sorted_windows(lists: _List, size: int, step: int) -> _List:
-    """At every position the values of ``size`` neighbours, ``step`` apart, in rising order.
+    """At every position the values of it and the next ``size`` - 1, ``step`` apart, rising.
 
-    Args:
-        lists: at every position some values in rising order: one flat array per rank.
-        size: number of neighbours, this position the first.
-        step: distance of neighbours in the flat arrays.
+    ``lists`` has at every position some values in rising order: a flat array per rank.
     """
     known, width = lists, 1  # of a number of neighbours that is a power of two
     found: _List = []
@@ -192,10 +184,8 @@ def _network(
     """Batcher's odd-even merge (Knuth, TAOCP 3, 5.3.4), as far as the ranks asked for need it.
 
     Values have numbers: those of the first list, those of the second, then one for each step.
-
-    Returns:
-        The steps (number of the new value, minimum or maximum, its two values, and the values
-        that nothing needs after it), and the numbers of the ranks.
+    Returned are the steps (number of the new value, minimum or maximum, its two values, and the
+    values that nothing needs after it), and the numbers of the ranks.
     """
     size = first + second
     steps: list[tuple[np.ufunc, int, int]] = []
@@ -238,14 +228,7 @@ def remove_small_components(prediction: np.ndarray, max_size: int = 7) -> np.nda
 
     The authors' filter (``src/utils/utils_eval.py`` of zx-pan/MedAnomalyDetection-IQA; not
     in the paper): components touch by faces, edges or corners, and their size is
-    ``area_filled`` of :func:`skimage.measure.regionprops`.
-
-    Args:
-        prediction: binary volume of any dimension; above zero is anomaly.
-        max_size: largest size, in voxels, that is dropped; 0 keeps everything.
-
-    Returns:
-        A new bool array.
+    ``area_filled`` of :func:`skimage.measure.regionprops`. Returns a new bool array.
 
     Raises:
         ValueError: ``max_size`` is negative.

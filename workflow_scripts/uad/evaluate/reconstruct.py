@@ -12,12 +12,7 @@ from torch import nn
 from uad.core.errors import DataError
 from uad.core.seeds import derive_seed
 from uad.methods.base import Method
-from uad.networks.execution import (
-    autocast,
-    from_slices,
-    ready,
-    to_slices,
-)
+from uad.networks.execution import autocast, from_slices, ready, to_slices
 
 
 def load_network(method: Method, weights: str | os.PathLike[str], device: str = "cpu") -> nn.Module:
@@ -47,12 +42,12 @@ def reconstruct_volume(  # noqa: PLR0913
     device: str = "cpu",
     precision: str = "32-true",
 ) -> np.ndarray:
-    """Restore one volume, slice batch by slice batch.
+    """Restore one volume ``(X, Y, Z)``, float32 in [0, 1], slice batch by slice batch.
 
     Args:
         method: the method.
         network: its trained network, on ``device``; None for a method that is not trained.
-        volume: ``(X, Y, Z)`` float32 in [0, 1].
+        volume: as the method shall see it, inverted if it inverts.
         mask: its brain mask.
         t_test: noise level.
         batch: slices per forward pass; with ``noise_field: per_batch`` all passes over a

@@ -28,9 +28,8 @@ def score_volume(
     """Per-voxel anomaly score (Eq. 2), computed per axial slice on the [0, 1] scale.
 
     Args:
-        name: quality map: a key of :data:`uad.iqa.QUALITY_MAPS` (``l1``, ``l2``, ``ssim``,
-            ``fusion``, ``ms-ssim``, ``gms``); or ``direct``: the reconstruction is the anomaly
-            score itself.
+        name: quality map: a key of :data:`uad.iqa.QUALITY_MAPS`; or ``direct``: the
+            reconstruction is the anomaly score itself.
         volume: the scan ``(X, Y, Z)``, as the network saw it (inverted if it was).
         reconstruction: its reconstruction, same shape.
         quality: options of the map (``alpha``, ``window``, ``clamp``); one set serves all maps.
@@ -52,18 +51,17 @@ def score_volume(
             "reconstruct again."
         )
     if name == DIRECT:
-        return _checked(reconstruction.astype(np.float32))
+        return _direct(reconstruction.astype(np.float32))
     if name == "l1" and not quality:  # importing torch would take longer than the score
         return np.abs(volume.astype(np.float32) - reconstruction.astype(np.float32))
     import torch
 
     from uad.iqa import quality_map
 
-    def slices(array: np.ndarray) -> torch.Tensor:
-        moved = np.ascontiguousarray(np.moveaxis(array, -1, 0), dtype=np.float32)
-        return torch.from_numpy(moved).unsqueeze(1)
-
-    images, restored = slices(volume), slices(reconstruction)
+    images, restored = (
+        torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 0), dtype=np.float32))[:, None]
+        for array in (volume, reconstruction)
+    )
     scores = np.empty(volume.shape, dtype=np.float32)
     for some in _slices_at_a_time(volume.shape):
         part = quality_map(name, images[some], restored[some], **quality)
@@ -79,8 +77,7 @@ def _slices_at_a_time(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _checked(scores: np.ndarray) -> np.ndarray:
-    """Scores of a method that scores directly, which post-processing and search can use."""
+def _direct(scores: np.ndarray) -> np.ndarray:
     if not np.isfinite(scores).all():
         raise DataError(
             "the method's own anomaly score has NaN or infinite values. The model has probably "

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import numpy as np
 
 from uad.core.errors import DataError
-from uad.evaluate.metrics import Ranked, split_scores
+from uad.evaluate.metrics import Ranked, split_scores, steps_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +48,10 @@ def search_threshold(
     threshold is the largest score that is left out.
 
     Args:
-        scores: anomaly map of any shape, or a list of them (of different shapes if need be), or
-            another collection, which is gone through once.
+        scores: anomaly map of any shape, or a collection of them, which is gone through once.
         labels: lesions, shaped like ``scores``; above zero is lesion.
         method: ``halving`` or ``exact``.
-        steps: number of halvings, at least 1; not used by ``exact``.
+        steps: number of halvings, at least 1.
 
     Raises:
         DataError: no voxel is labelled as lesion, a score is NaN or infinite, or the shapes
@@ -63,34 +62,25 @@ def search_threshold(
         raise ValueError(f"method must be 'halving' or 'exact', got {method!r}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    lesion, other = _pool(scores, labels)
+    if isinstance(scores, np.ndarray):
+        scores, labels = [scores], [labels]
+    if len(scores) != len(labels):
+        raise DataError(f"{len(scores)} anomaly maps, but {len(labels)} labels.")
+    parts = [split_scores(*pair) for pair in zip(scores, labels, strict=True)]
+    lesion = np.concatenate([lesion for lesion, *_ in parts]) if parts else np.empty(0)
     if lesion.size == 0:
         raise DataError(
             "the validation set has no lesion voxel, so no threshold can be searched. Check that "
             "its lesion masks are not empty after registration and cropping, or put other "
             "subjects into the unhealthy validation set."
         )
+    other = Ranked.of([other for _, *other in parts])
     if not (np.isfinite(lesion).all() and np.isfinite(other.values).all()):
         raise DataError(
             "the anomaly scores of the validation set have infinite values. The model has "
             "probably diverged: look at its training history."
         )
     return _exact(lesion, other) if method == "exact" else _halving(lesion, other, steps)
-
-
-def _pool(
-    scores: np.ndarray | Collection[np.ndarray], labels: np.ndarray | Collection[np.ndarray]
-) -> tuple[np.ndarray, Ranked]:
-    if isinstance(scores, np.ndarray) and isinstance(labels, np.ndarray):
-        scores, labels = [scores], [labels]
-    if len(scores) != len(labels):
-        raise DataError(f"{len(scores)} anomaly maps, but {len(labels)} labels.")
-    if isinstance(scores, list) and scores and np.ndim(scores[0]) == 0:  # a list of numbers
-        scores, labels = [np.asarray(scores)], [np.asarray(labels)]
-    parts = [split_scores(*pair) for pair in zip(scores, labels, strict=True)]
-    if not parts:
-        return np.empty(0), Ranked(np.empty(0), 0)
-    return np.concatenate([lesion for lesion, *_ in parts]), Ranked.of([o for _, *o in parts])
 
 
 def _halving(lesion: np.ndarray, other: Ranked, steps: int) -> ThresholdResult:
@@ -122,8 +112,7 @@ def _halving(lesion: np.ndarray, other: Ranked, steps: int) -> ThresholdResult:
 def _exact(lesion: np.ndarray, other: Ranked) -> ThresholdResult:
     # Lowering the threshold helps only when a lesion voxel comes in: the best prediction is
     # "at least this lesion score" for one of them.
-    candidates, counts = np.unique(lesion, return_counts=True)
-    true_positives = lesion.size - np.concatenate(([0], np.cumsum(counts)[:-1]))
+    candidates, _, true_positives = steps_of(lesion)
     dices = 2 * true_positives / (true_positives + other.at_least(candidates) + lesion.size)
     best = int(len(dices) - 1 - np.argmax(dices[::-1]))  # the highest threshold on a tie
     below = max(candidates[best - 1] if best else -np.inf, other.next_below(candidates[best]))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from uad.evaluate.metrics import (
     average_precision,
     binary,
     check_same_shape,
-    checked,
     dice,
     split_scores,
 )
@@ -23,21 +21,9 @@ from uad.evaluate.postprocessing import remove_small_components
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Arrays that can be gone through twice: a list of them, or a function that starts anew.
-Arrays = Iterable[np.ndarray] | Callable[[], Iterable[np.ndarray]]
-
 
 def predict(scores: np.ndarray, threshold: float, component_max_size: int) -> np.ndarray:
-    """The voxels that are called lesion: above the threshold, and not in a small component.
-
-    Args:
-        scores: post-processed anomaly map ``(x, y, z)``.
-        threshold: in the unit of the scores; the score must be larger.
-        component_max_size: largest component, in voxels, that is dropped; 0 keeps all.
-
-    Returns:
-        A new bool array.
-    """
+    """The voxels that are called lesion: above the threshold, and not in a small component."""
     return remove_small_components(np.asarray(scores) > threshold, component_max_size)
 
 
@@ -58,7 +44,7 @@ def evaluate_volume(
         lesion: annotated lesion, same shape; above zero is lesion.
         brain_mask: brain mask, same shape; only counted.
         threshold: from :func:`uad.evaluate.search_threshold`; the prediction is above it.
-        component_max_size: as in :func:`predict`.
+        component_max_size: largest component, in voxels, that is not predicted; 0 keeps all.
 
     Returns:
         ``dice`` and ``auprc`` in [0, 1], each NaN where it is undefined (no lesion and nothing
@@ -68,7 +54,6 @@ def evaluate_volume(
 
     Raises:
         DataError: the shapes differ, or a score is NaN.
-        ValueError: ``component_max_size`` is negative.
     """
     lesion, brain_mask = binary(lesion), binary(brain_mask)
     check_same_shape(brain_mask, lesion)
@@ -85,7 +70,9 @@ def evaluate_volume(
     }
 
 
-def threshold_curve(scores: Arrays, labels: Arrays, *, points: int = 100) -> pd.DataFrame:
+def threshold_curve(
+    volumes: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]], *, points: int = 100
+) -> pd.DataFrame:
     """Precision, recall and mean Dice of a test set over the threshold, for figures.
 
     The thresholds are the union of two sets, so that both curves are smooth: ``points`` that
@@ -93,15 +80,10 @@ def threshold_curve(scores: Arrays, labels: Arrays, *, points: int = 100) -> pd.
     ``points`` in even steps from 0 to the largest score. Numbers are exact at each of them. A
     prediction is ``score > threshold``, without component filter.
 
-    The volumes are gone through twice, one at a time; only the scores of the lesion voxels are
-    kept in between.
-
     Args:
-        scores: list of post-processed anomaly maps (or one), each of any shape, all of one
-            floating-point type, not negative; or a function without arguments that returns a
-            new iterator over them.
-        labels: lesions, shaped like the maps and in their order, or such a function; above
-            zero is lesion.
+        volumes: gives all pairs of a post-processed anomaly map (of one floating-point type, not
+            negative) and a lesion. Called twice; only the scores of the lesion voxels are kept
+            in between.
         points: size of either set of thresholds, at least 2.
 
     Returns:
@@ -114,27 +96,30 @@ def threshold_curve(scores: Arrays, labels: Arrays, *, points: int = 100) -> pd.
         - ``mean_dice``: mean of the volumes' Dice, without those where it is undefined.
 
     Raises:
-        DataError: there is no lesion voxel, a score is NaN or infinite, shapes or numbers of
-            volumes do not match.
-        ValueError: ``points`` is below 2, or an iterator was given, which cannot start anew.
+        DataError: there is no lesion voxel, a score is NaN or infinite, shapes do not match.
     """
     import pandas as pd
 
-    if points < 2:
-        raise ValueError(f"points must be at least 2, got {points}")
     found, top = [], -np.inf
-    for score, label in _pairs(scores, labels):
-        found.append(score[label])
-        top = max(top, score.max(initial=-np.inf))
+    for scores, labels in volumes():
+        inside, outside, zeros = split_scores(scores, labels)
+        found.append(inside)
+        values = [part.max(initial=-np.inf) for part in (inside, outside)]
+        top = max(top, *values, 0 if zeros else -np.inf)
     lesion = np.concatenate(found) if found else np.empty(0)
     if lesion.size == 0:
         raise DataError("the test set has no lesion voxel, so there is no curve to draw.")
+    if not np.isfinite(top):
+        raise DataError(
+            "an anomaly map of the test set has infinite values. The model has probably diverged: "
+            "look at its training history."
+        )
     thresholds = _thresholds(lesion, float(top), points)
 
     hits, alarms = (np.zeros(thresholds.size, dtype=np.int64) for _ in range(2))
     dice_sum, dice_count = np.zeros(thresholds.size), np.zeros(thresholds.size, dtype=np.int64)
-    for score, label in _pairs(scores, labels):
-        inside, *outside = split_scores(score, label)
+    for scores, labels in volumes():
+        inside, *outside = split_scores(scores, labels)
         inside.sort()
         true_positives = inside.size - np.searchsorted(inside, thresholds, side="right")
         false_positives = Ranked.of([outside]).above(thresholds)
@@ -155,33 +140,6 @@ def threshold_curve(scores: Arrays, labels: Arrays, *, points: int = 100) -> pd.
                 "mean_dice": dice_sum / dice_count,
             }
         )
-
-
-def _pairs(scores: Arrays, labels: Arrays) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Finite scores and bool labels, volume by volume, from the start."""
-    for score, label in itertools.zip_longest(_from_the_start(scores), _from_the_start(labels)):
-        if score is None or label is None:
-            raise DataError("there are not as many anomaly maps as labels.")
-        score, label = checked(score, label)
-        if not np.isfinite(score).all():
-            raise DataError(
-                "an anomaly map of the test set has infinite values. The model has probably "
-                "diverged: look at its training history."
-            )
-        yield score, label
-
-
-def _from_the_start(arrays: Arrays) -> Iterable[np.ndarray]:
-    if callable(arrays):
-        return arrays()
-    if isinstance(arrays, np.ndarray):  # one volume
-        return [arrays]
-    if iter(arrays) is arrays:
-        raise ValueError(
-            "the volumes are gone through twice: give a list of them, or a function that "
-            "returns a new iterator"
-        )
-    return arrays
 
 
 def _thresholds(lesion: np.ndarray, top: float, points: int) -> np.ndarray:

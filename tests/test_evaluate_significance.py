@@ -11,8 +11,8 @@ from scipy import stats
 
 from uad.core.columns import SIGNIFICANCE
 from uad.core.errors import ConfigError, DataError
-from uad.evaluate import bootstrap_interval, claims, paired_permutation
-from uad.evaluate.claims import holm, smallest_p
+from uad.evaluate import bootstrap_interval, significance
+from uad.evaluate.significance import holm, paired_permutation, smallest_p
 
 FAMILY = ["experiment", "test_dataset", "metric", "unit"]
 
@@ -52,7 +52,7 @@ def study(seed=0, methods=("ours", "theirs", "other"), volumes=12, folds=5, gain
 
 
 def results(metrics, pairs=(("ours", "theirs"),), seed=1, n_resamples=400):
-    return claims.test_claims(metrics, list(pairs), seed=seed, n_resamples=n_resamples)
+    return significance.test_claims(metrics, list(pairs), seed=seed, n_resamples=n_resamples)
 
 
 def one(found, **where):
@@ -114,14 +114,16 @@ class TestRows:
     def test_only_where_both_methods_occur(self):
         metrics = study()
         gone = (metrics["method"] == "theirs") & (metrics["experiment"] == "cross_T2")
-        found = results(metrics[~gone])
-        assert set(found["experiment"]) == {"intra"}
-
-    def test_none_where_no_test_set_has_both(self):
+        assert set(results(metrics[~gone])["experiment"]) == {"intra"}
         for pairs in ([], [("ours", "nobody")]):
-            found = results(study(), pairs)
+            found = results(metrics, pairs)
             assert found.empty
             assert list(found.columns) == SIGNIFICANCE
+
+    def test_five_folds_cannot_give_less_than_one_sixteenth_and_have_no_interval(self):
+        found = results(study(gain=0.2)).query("unit == 'folds' and metric == 'dice'")
+        assert (found[["p_value", "smallest_p"]] == 0.0625).all(axis=None)
+        assert found[["ci_low", "ci_high"]].isna().all(axis=None)
 
 
 class TestUnits:
@@ -181,11 +183,6 @@ class TestUnits:
         pd.testing.assert_frame_equal(results(partial), results(same), check_exact=True)
         assert set(results(partial).query("unit == 'folds'")["n"]) == {3}
 
-    def test_the_order_of_the_rows_of_a_method_does_not_matter(self):
-        metrics = study()
-        shuffled = metrics.sample(frac=1, random_state=0)
-        pd.testing.assert_frame_equal(results(metrics), results(shuffled))
-
 
 class TestNumbers:
     def test_are_those_of_the_permutation_test_and_the_bootstrap(self):
@@ -195,23 +192,12 @@ class TestNumbers:
         mean = part.groupby(["method", "subject"])["auprc"].mean()
         ours, theirs = mean["ours"].to_numpy(), mean["theirs"].to_numpy()
         # 8 pairs: all 256 exchanges are enumerated, so the seed does not matter
-        expected = paired_permutation(ours, theirs)
-        assert found["p_value"] == pytest.approx(expected.p_value)
-        assert found["difference"] == pytest.approx(100 * expected.effect)
+        assert found["p_value"] == pytest.approx(paired_permutation(ours - theirs))
+        assert found["difference"] == pytest.approx(100 * (ours - theirs).mean())
         interval = bootstrap_interval(ours - theirs)
         for limit in ("low", "high"):
             expected = 100 * getattr(interval, limit)
             assert found[f"ci_{limit}"] == pytest.approx(expected, abs=0.3)
-
-    def test_there_is_no_interval_over_folds(self):
-        found = results(study()).query("unit == 'folds'")
-        assert found["p_value"].notna().all()
-        assert found[["ci_low", "ci_high"]].isna().all(axis=None)
-
-    def test_five_folds_cannot_give_less_than_one_sixteenth(self):
-        found = results(study(gain=0.2)).query("unit == 'folds' and metric == 'dice'")
-        assert (found["p_value"] == 0.0625).all()
-        assert (found["smallest_p"] == 0.0625).all()
 
     @pytest.mark.filterwarnings("error")
     @pytest.mark.parametrize("n", range(1, 6))
@@ -225,11 +211,11 @@ class TestNumbers:
     @pytest.mark.parametrize("n", [1, 2, 5, 8, 9, 30])
     @pytest.mark.parametrize("n_resamples", [1, 255, 256, 400])
     def test_the_smallest_p_is_that_of_the_test(self, n, n_resamples):
-        found = paired_permutation(1 + np.arange(n) / 100, np.zeros(n), n_resamples)
+        found = paired_permutation(1 + np.arange(n) / 100, n_resamples)
         least = smallest_p(n, n_resamples)
-        assert found.p_value >= least
+        assert found >= least
         if 2**n <= n_resamples or n == 30:  # else random exchanges may have all signs equal
-            assert found.p_value == least
+            assert found == least
 
     def test_a_single_pair_has_no_interval_and_no_effect_size(self):
         metrics = pd.concat([cell("ours", [0.5]), cell("theirs", [0.25])])
@@ -359,3 +345,50 @@ class TestErrors:
     def test_claims_that_say_nothing(self, pairs, message):
         with pytest.raises(ConfigError, match=message):
             results(study(), pairs)
+
+
+class TestPermutationAndBootstrap:
+    rng = np.random.default_rng(5)
+    base = rng.random(40)
+    better = base + 0.1 + 0.05 * rng.standard_normal(40)
+
+    def test_a_clear_difference_is_significant_in_both_directions(self):
+        forth, back = (paired_permutation(s * (self.better - self.base), 2000) for s in (1, -1))
+        assert forth < 0.01
+        assert back == pytest.approx(forth, abs=0.01)
+        assert paired_permutation(np.zeros(40), 500) == 1
+        assert paired_permutation(np.array([0.8])) == 1  # one pair proves nothing
+
+    def test_few_pairs_are_enumerated(self):
+        # all four differences positive: 2 of the 16 sign patterns are as extreme
+        assert paired_permutation(np.arange(1.0, 5)) == pytest.approx(2 / 16)
+
+    def test_chance_is_not_significant_more_often_than_it_should_be(self):
+        rng = np.random.default_rng(6)
+        p = [paired_permutation(rng.random(15) - rng.random(15), 300, s) for s in range(100)]
+        assert np.mean(np.array(p) < 0.05) < 0.12
+
+    @pytest.mark.filterwarnings("error")
+    def test_as_many_volumes_as_brats_has(self):
+        assert paired_permutation(np.full(1251, 0.01), 50) < 0.05
+
+    def test_the_seed_decides(self):
+        noisy = 0.02 * self.rng.standard_normal(40)
+        assert len({paired_permutation(noisy, 500, seed) for seed in (0, 1, 2, 3, 4, 0)}) in (4, 5)
+        assert bootstrap_interval(noisy, 1) == bootstrap_interval(noisy, 1)
+        assert bootstrap_interval(noisy, 1) != bootstrap_interval(noisy, 2)
+
+    def test_the_interval_holds_the_mean_and_widens_with_the_level(self):
+        narrow, wide = (bootstrap_interval(self.base, level=level) for level in (0.8, 0.95))
+        assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
+        half_width = 1.96 * self.base.std(ddof=1) / np.sqrt(40)
+        assert wide.high - wide.low == pytest.approx(2 * half_width, rel=0.15)
+
+    def test_degenerate_samples(self):
+        assert bootstrap_interval(np.full(5, 0.25)) == (0.25, 0.25, 0.25)
+        assert bootstrap_interval(np.array([1.0, np.nan, 3.0])).mean == 2
+        single = bootstrap_interval(np.array([0.25]))
+        assert single.mean == 0.25
+        assert np.isnan([single.low, single.high]).all()
+        with pytest.raises(DataError, match="at least one"):
+            bootstrap_interval(np.array([np.nan]))
