@@ -13,6 +13,7 @@ report: "report/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/targets_inputs.smk"
 include: "rules/data.smk"
 include: "rules/preprocess.smk"
 include: "rules/qc.smk"

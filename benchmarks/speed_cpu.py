@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import copy
 import itertools
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,30 +38,6 @@ from uad.methods.base import Method
 from uad.networks.execution import ready, reuse_freed_memory, to_slices
 from uad.train.batches import SliceBatches, TrainingSet
 from uad.train.loop import train
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "workflow_scripts"
-
-
-def imports(sizes: Sizes, scripts: Path = SCRIPTS) -> Iterator[Entry]:
-    """Wall seconds of a fresh interpreter that imports what a script imports, start included."""
-    found = {path.stem: _import(path) for path in sorted(scripts.glob("*.py"))}
-    table = min(_import(scripts / "make_table.py") for _ in range(3))
-    yield limit("imports of a table script: at most 1.5 s", table, at_most=1.5)
-    for name in sorted(found, key=found.__getitem__, reverse=True):
-        yield value(f"imports of `{name}`, with interpreter start", found[name], "s")
-
-
-def _import(path: Path) -> float:
-    """Seconds of the import statements of a script, wherever in it they stand."""
-    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    lines = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
-    begin = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)],
-        env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
-        check=True,
-    )
-    return time.perf_counter() - begin
 
 
 def our_batches(
@@ -336,5 +307,4 @@ FIGURES: dict[str, Callable[[Sizes], Iterator[Entry]]] = {
     "data_and_noise": data_and_noise,
     "evaluation": evaluation,
     "inference": inference,
-    "imports": imports,
 }

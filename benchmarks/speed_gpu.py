@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import reference_path as reference
 import torch
-from speed_cpu import our_batches, reference_batches
 from speed_material import (
     QUALITY,
     SEED,
@@ -183,22 +182,6 @@ def fusion_and_l1(sizes: Sizes) -> tuple[float, float]:
     return float(np.median(times[0])), float(np.median(times[1]))
 
 
-def data_and_noise(sizes: Sizes, epochs: int = 10) -> Iterator[Entry]:
-    """A batch and its noise on the device, against the reference path on the host."""
-    cases, method = make_cases(sizes), make_method(sizes)
-    placed = make_training_set(cases, sizes.subjects).to(DEVICE)
-    ours = []
-    for _ in range(epochs + 1):
-        synchronise(DEVICE)
-        begin = time.perf_counter()
-        count = sum(1 for _ in our_batches(method, placed, sizes.batch, DEVICE))
-        synchronise(DEVICE)
-        ours.append((time.perf_counter() - begin) / count)
-    with contextlib.closing(reference.SharedVolumes(*arrays(cases, sizes.batch * 2))) as shared:
-        theirs = [sum(times) for times in reference_batches(shared, sizes.batch)]
-    yield pair(f"**data and noise of a batch of {sizes.batch}**", theirs, ours[1:])
-
-
 def volumes(sizes: Sizes) -> Iterator[Entry]:
     """Reconstruct, score and evaluate as many volumes as BraTS has, one after the other."""
     method, cases = make_method(sizes), make_cases(sizes)
@@ -241,6 +224,5 @@ def volumes(sizes: Sizes) -> Iterator[Entry]:
 
 FIGURES: dict[str, Callable[[Sizes], Iterator[Entry]]] = {
     "training_step": training_step,
-    "data_and_noise": data_and_noise,
     "volumes": volumes,
 }

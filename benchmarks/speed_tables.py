@@ -109,29 +109,5 @@ def _times(entry: dict[str, Any]) -> str:
     return f"{entry['ratio']:.3g}" + (" ({:.3g} to {:.3g})".format(*quartiles) if quartiles else "")
 
 
-def render_demo(results: dict[str, Any]) -> str:
-    """Where the time of a finished run went, a row per rule."""
-    rows = [
-        [
-            f"`{rule['rule']}`",
-            str(rule["jobs"]),
-            f"{rule['core_seconds']:.0f}",
-            f"{rule['seconds_a_job']:.2f}",
-            f"{rule['share']:.1%}",
-        ]
-        for rule in results["rules"]
-    ]
-    rows.append(["all", str(results["jobs"]), f"{results['core_seconds']:.0f}", "", "100.0%"])
-    share = results["record_seconds"] / (results["wall_s"] * results["cores"])
-    return (
-        f"{results['started'][:10]}, {(results['commit'] or 'an unknown commit')[:10]}: from the "
-        f"first job's start to the last one's end {results['wall_s'] / 60:.1f} minutes on "
-        f"{results['cores']} cores, which the scripts kept busy {results['busy']:.0%} of that "
-        "time. The rest is the start of interpreters and of Snakemake, and waiting. The provenance "
-        f"records took {results['record_seconds']:.0f} core seconds of it: {share:.1%}.\n\n"
-        + table(("rule", "jobs", "core seconds", "s a job", "share"), rows)
-    )
-
-
 #: Block of the README and name of its file -> what makes it.
-BLOCKS = {"speed": render_speed, "speed_gpu": render_speed, "demo": render_demo}
+BLOCKS = {"speed": render_speed, "speed_gpu": render_speed}

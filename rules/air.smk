@@ -3,14 +3,14 @@
 
 rule compute_air:
     input:
-        split=tree.split(),
+        split="<results>/splits/{experiment}/fold-{fold}.tsv",
         stores=lambda wildcards: [
             store_of(test, wildcards) for test in experiment_of(wildcards).test
         ],
     output:
-        tree.air(),
+        "<results>/air/{experiment}/fold-{fold}.json",
     log:
-        tree.log("compute_air", "{experiment}", "fold-{fold}"),
+        "<logs>/compute_air/{experiment}/fold-{fold}.log",
     conda:
         "../envs/report.yaml"
     resources:
@@ -30,22 +30,22 @@ rule make_air_table:
             for fold in cfg.folds_of(experiment)
         ],
     output:
-        csv=tree.table("csv", "air"),
-        md=tree.table("md", "air"),
+        csv="<results>/tables/air.csv",
+        md="<results>/tables/air.md",
         html=report(
-            tree.table("html", "air"),
+            "<results>/tables/air.html",
             caption="../report/air.rst",
             category="AIR",
             labels={"content": "AIR by experiment and fold"},
         ),
         picture=report(
-            tree.figure("png", "air"),
+            "<results>/figures/air.png",
             caption="../report/air.rst",
             category="AIR",
             labels={"content": "AIR before and after"},
         ),
     log:
-        tree.log("make_air_table"),
+        "<logs>/make_air_table/job.log",
     localrule: True
     conda:
         "../envs/report.yaml"

@@ -1,6 +1,9 @@
 """Raw trees, the atlas, and who is in each data set."""
 
 
+include: "data_inputs.smk"
+
+
 rule check_disk_space:
     output:
         f"{cfg.results}/preflight.json",
@@ -86,7 +89,7 @@ rule download_dataset:
     params:
         root=raw_root,
         archives=cfg.archives,
-        dataset=lambda wildcards: dataset_keys(wildcards, "layout", "modalities"),
+        dataset=dataset_keys("layout", "modalities"),
     script:
         f"{SCRIPTS}/download_dataset.py"
 
@@ -104,10 +107,7 @@ checkpoint index_dataset:
     params:
         root=raw_root,
         listing=raw_listing(content=False),
-        dataset=lambda wildcards: {
-            **dataset_keys(wildcards, "layout", "source", "modalities", "exclude", "limit"),
-            **reviewed(wildcards),
-        },
+        dataset=dataset_keys("layout", "source", "modalities", "exclude", "limit"),
     script:
         f"{SCRIPTS}/index_dataset.py"
 
@@ -136,10 +136,7 @@ rule validate_dataset:
     params:
         root=raw_root,
         listing=raw_listing(content=True),
-        dataset=lambda wildcards: {
-            **dataset_keys(wildcards, "layout", "source", "expected", "exclude", "limit"),
-            **reviewed(wildcards),
-        },
+        dataset=dataset_keys("layout", "source", "expected", "exclude", "limit"),
         phantom=cfg.phantom,
     script:
         f"{SCRIPTS}/validate_dataset.py"

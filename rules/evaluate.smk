@@ -8,17 +8,17 @@ rule reconstruct_volumes:
     input:
         weights=weights_if_trained,
         store=test_store,
-        split=tree.split(),
+        split="<results>/splits/{experiment}/fold-{fold}.tsv",
         air=air_if_used,
     output:
-        kept(tree.per_test("reconstructions", "safetensors")),
+        kept("<results>/reconstructions/<cell>/{test}.safetensors"),
     log:
-        tree.log("reconstruct_volumes", "{experiment}", "{method}", "fold-{fold}", "{test}"),
+        "<logs>/reconstruct_volumes/<cell>/{test}.log",
     conda:
         "../envs/train.yaml"
     threads: cfg.run.train_threads
     resources:
-        gpu=reconstruction_gpu,
+        gpu=lambda wildcards: GPU_WANTED * cfg.family_of(wildcards.method).trained,
         gpu_slots=gpu_slots,
         mem_mb=by_attempt(6000),
         runtime=request(60, 0.2, of_test),
@@ -34,9 +34,9 @@ rule score_volumes:
         store=test_store,
         air=air_if_used,
     output:
-        kept(tree.per_test("maps", "safetensors")),
+        kept("<results>/maps/<cell>/{test}.safetensors"),
     log:
-        tree.log("score_volumes", "{experiment}", "{method}", "fold-{fold}", "{test}"),
+        "<logs>/score_volumes/<cell>/{test}.log",
     conda:
         "../envs/report.yaml"
     resources:
@@ -53,9 +53,9 @@ rule search_threshold:
         maps=rules.score_volumes.output,
         store=test_store,
     output:
-        tree.per_test("thresholds", "json"),
+        "<results>/thresholds/<cell>/{test}.json",
     log:
-        tree.log("search_threshold", "{experiment}", "{method}", "fold-{fold}", "{test}"),
+        "<logs>/search_threshold/<cell>/{test}.log",
     conda:
         "../envs/report.yaml"
     resources:
@@ -73,10 +73,10 @@ rule evaluate_volumes:
         store=test_store,
         threshold=rules.search_threshold.output,
     output:
-        metrics=tree.per_test("metrics", "tsv"),
-        curve=tree.per_test("curves", "tsv"),
+        metrics="<results>/metrics/<cell>/{test}.tsv",
+        curve="<results>/curves/<cell>/{test}.tsv",
     log:
-        tree.log("evaluate_volumes", "{experiment}", "{method}", "fold-{fold}", "{test}"),
+        "<logs>/evaluate_volumes/<cell>/{test}.log",
     conda:
         "../envs/report.yaml"
     resources:

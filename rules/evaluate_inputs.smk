@@ -1,11 +1,6 @@
 """Input functions of evaluate.smk."""
 
 
-def reconstruction_gpu(wildcards):
-    """One GPU for the methods that have a network."""
-    return GPU_WANTED if cfg.family_of(wildcards.method).trained else 0
-
-
 def weights_if_trained(wildcards):
     """The weights, for methods that have any."""
     if not cfg.family_of(wildcards.method).trained:

@@ -4,6 +4,11 @@ from uad.core.paths import SUFFIX
 from uad.qc.gallery import sheets_of
 
 
+def datasets_of_qc():
+    """Data sets that quality control covers: those that this run works on."""
+    return list(dict.fromkeys(name for name, _ in cfg.stores_of_run()))
+
+
 def modalities_of_run(dataset):
     """Modalities of a data set that this run works on."""
     return [modality for name, modality in cfg.stores_of_run() if name == dataset]

@@ -45,7 +45,7 @@ rule make_table:
         "../envs/report.yaml"
     params:
         **settings("make_table"),
-        labels=labels(),
+        labels=cfg.labels,
     script:
         f"{SCRIPTS}/make_table.py"
 

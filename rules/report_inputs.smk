@@ -1,6 +1,19 @@
 """Input functions of report.smk."""
 
 
+def cells(tables):
+    """Metrics files behind some tables."""
+    return list(
+        dict.fromkeys(
+            tree.per_test("metrics", "tsv", column.experiment, row, fold, column.test)
+            for table in tables
+            for row in cfg.tables[table].rows
+            for column in cfg.tables[table].columns
+            for fold in cfg.folds_of(column.experiment)
+        )
+    )
+
+
 def figures_of_kind(kind):
     """Names of the figures of one kind, as a wildcard pattern."""
     return "|".join(n for n, f in cfg.figures.items() if f.kind == kind) or "none"
@@ -44,7 +57,7 @@ def figure_methods(wildcards):
     """What a figure needs to know of its methods."""
     return {
         name: {
-            "label": cfg.methods[name].label or name,
+            "label": cfg.labels[name],
             "score": cfg.methods[name].score,
             "air": cfg.methods[name].air,
             "quality": cfg.quality_of(name),
@@ -96,7 +109,7 @@ def qualitative_notebook():
     return inputs, {
         "experiment": experiment,
         "method": method,
-        "method_label": labels()[method],
+        "method_label": cfg.labels[method],
         "test": test,
         "fold": fold,
         "air_rule": cfg.methods[method].air,
@@ -113,7 +126,7 @@ def results_notebook():
         "significance": expand(tree.significance(), table=names),
     }, {
         "titles": {name: cfg.tables[name].title for name in names},
-        "labels": {name: labels()[name] for name in sorted(methods)},
+        "labels": {name: cfg.labels[name] for name in sorted(methods)},
     }
 
 

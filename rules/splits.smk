@@ -6,9 +6,9 @@ include: "splits_inputs.smk"
 
 rule fetch_split_list:
     output:
-        tree.published_split(),
+        "<results>/splits/published/{list}",
     log:
-        tree.log("fetch_split_list", "{list}"),
+        "<logs>/fetch_split_list/{list}.log",
     localrule: True
     conda:
         "../envs/preprocess.yaml"
@@ -26,9 +26,9 @@ rule make_splits:
         ],
         lists=split_lists,
     output:
-        tree.split(),
+        "<results>/splits/{experiment}/fold-{fold}.tsv",
     log:
-        tree.log("make_splits", "{experiment}", "fold-{fold}"),
+        "<logs>/make_splits/{experiment}/fold-{fold}.log",
     localrule: True
     conda:
         "../envs/preprocess.yaml"

@@ -93,18 +93,7 @@ rule measure_cost:
         runtime=by_attempt(60),
         timing=1,
     params:
-        model=model_of,
-        loss=lambda wildcards: cfg.methods[wildcards.method].loss,
-        quality=loss_quality,
-        batch_size=lambda wildcards: cfg.train_of(wildcards.method).batch_size,
-        inference_batch=lambda wildcards: cfg.train_of(wildcards.method).inference_batch,
-        precision=lambda wildcards: cfg.train_of(wildcards.method).precision,
-        accelerator=lambda wildcards: cfg.train_of(wildcards.method).accelerator,
-        threads=cfg.run.train_threads,
-        noise_field=noise_field,
-        t_test=cfg.protocol.t_test["default"],
-        shape=cfg.preprocessing.shape,
-        seed=cfg.seed,
+        **settings("measure_cost"),
     script:
         f"{SCRIPTS}/measure_cost.py"
 
@@ -128,7 +117,7 @@ rule make_cost_table:
     conda:
         "../envs/report.yaml"
     params:
-        labels=labels(),
+        labels=cfg.labels,
         phantom=cfg.phantom,
     script:
         f"{SCRIPTS}/make_cost_table.py"

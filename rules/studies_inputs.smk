@@ -35,7 +35,7 @@ def study_spec(wildcards):
         "title": spec.title,
         "baseline": names[0],
         "variants": names,
-        "labels": {method: labels()[method] for method in spec.methods},
+        "labels": {method: cfg.labels[method] for method in spec.methods},
         "columns": [plain(column) for column in spec.columns],
         "sweep": next(iter(spec.sweep), None),
         "select_on": spec.select_on,

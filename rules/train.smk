@@ -7,21 +7,21 @@ include: "train_inputs.smk"
 rule train_model:
     input:
         store=training_store,
-        split=tree.split(),
+        split="<results>/splits/{experiment}/fold-{fold}.tsv",
         air=air_if_used,
     output:
-        weights=tree.model("model.safetensors"),
-        config=tree.model("config.json"),
-        history=tree.model("history.csv"),
+        weights="<results>/models/<cell>/model.safetensors",
+        config="<results>/models/<cell>/config.json",
+        history="<results>/models/<cell>/history.csv",
         picture=report(
-            tree.model("loss.png"),
+            "<results>/models/<cell>/loss.png",
             caption="../report/loss.rst",
             category="Training",
             subcategory="{experiment}",
             labels={"method": "{method}", "fold": "{fold}"},
         ),
     log:
-        tree.log("train_model", "{experiment}", "{method}", "fold-{fold}"),
+        "<logs>/train_model/<cell>.log",
     conda:
         "../envs/train.yaml"
     threads: cfg.run.train_threads

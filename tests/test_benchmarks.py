@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import shutil
 import sys
 
@@ -28,7 +27,6 @@ import speed_cpu  # noqa: E402
 import speed_gpu  # noqa: E402
 import speed_material  # noqa: E402
 import speed_tables  # noqa: E402
-import summarise_run  # noqa: E402
 from speed_material import TINY  # noqa: E402
 
 torch.set_num_threads(1)
@@ -171,20 +169,10 @@ def check(found):
 
 @pytest.mark.slow
 class TestFiguresOfACpu:
-    def test_all_but_the_imports_are_measured(self):
-        figures = [f for name, f in speed_cpu.FIGURES.items() if name != "imports"]
-        limits = check(measured(figures))
+    def test_all_are_measured(self):
+        limits = check(measured(speed_cpu.FIGURES.values()))
         assert limits["threshold, Dice and AUPRC of a map"]["holds"]
         assert len(limits) == 5
-
-    def test_imports_anywhere_in_a_script_count(self, tmp_path):
-        script = "import json\n\nwith open(__file__):\n    from fractions import Fraction\n"
-        (tmp_path / "make_table.py").write_text(script)
-        found = check(measured([lambda sizes: speed_cpu.imports(sizes, tmp_path)]))
-        assert found["imports of a table script"]["value"] > 0
-        (tmp_path / "broken.py").write_text("with open('x'):\n    import no_such_module\n")
-        with pytest.raises(speed_cpu.subprocess.CalledProcessError):
-            list(speed_cpu.imports(TINY, tmp_path))
 
     def test_watching_a_training_does_not_change_it_and_every_step_is_seen(self, cases, tmp_path):
         weights, (width, height, _) = [], TINY.shape
@@ -271,31 +259,3 @@ class TestReadme:
         )
         with pytest.raises(ValueError, match="must stand there once"):
             speed_tables.with_tables("nothing", BENCHMARKS)
-
-
-class TestSummaryOfARun:
-    def test_has_rules_by_what_they_took(self, tmp_path):
-        """Two trainings of 10 s on 2 threads, one after the other, and a table."""
-        records = [
-            ("models/a", "train_model", 2, "10:00:00"),
-            ("models/b", "train_model", 2, "10:00:20"),
-            ("tables/t", "make_table", 1, "10:00:30"),
-        ]
-        for place, rule, threads, start in records:
-            path = tmp_path / "results" / f"{place}.prov.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            record = {"rule": rule, "threads": threads, "started": f"2026-01-02T{start}Z"}
-            record |= {"seconds": 10, "record_seconds": 0.02, "code": {"commit": "abc"}}
-            path.write_text(json.dumps(record))
-        shutil.copy(BENCHMARKS / "README.md", tmp_path)
-        command = [str(tmp_path / "results"), "--cores", "2", "--folder", str(tmp_path)]
-        assert summarise_run.main(command) == 0
-        found = json.loads((tmp_path / "demo.json").read_text())
-        assert found["wall_s"] == 40 and found["busy"] == pytest.approx(50 / 80)
-        text = (tmp_path / "README.md").read_text()
-        assert re.search(r"`train_model` \| 2 \| 40 \| 10.00 \| 80.0% \|\n\| `make_table`", text)
-        assert "records took 0 core seconds of it: 0.1%" in text
-
-    def test_needs_records(self, tmp_path):
-        with pytest.raises(SystemExit, match=r"no \*.prov.json"):
-            summarise_run.summarise(tmp_path, 2)

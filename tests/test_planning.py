@@ -30,9 +30,8 @@ from uad import methods as method_registry
 from uad.config import load, load_files
 from uad.core.errors import DataError
 from uad.core.files import write_json
-from uad.core.paths import Tree
 from uad.methods.base import Setup
-from uad.run.estimates import Amounts, Estimator, finished_jobs, load_costs, read_timings
+from uad.run.estimates import Estimator, finished_jobs, load_costs
 from uad.run.jobs import Command, Job, local_rules, parse_jobs, refusal, submissions
 from uad.run.mirror import Mirror
 from uad.run.plan import make_plan, render
@@ -99,8 +98,9 @@ FULL = {
 
 
 @pytest.fixture
-def amounts(content):
-    return Amounts(load(content), FULL)
+def estimate(content):
+    """An estimator for the full data sets; what a test changes in ``content`` counts."""
+    return lambda finished=(), tflops=None: Estimator(load(content), FULL, finished, tflops)
 
 
 def training(method, experiment="cross_T2", gpus=1):
@@ -120,6 +120,7 @@ class TestADryRun:
         assert (strip.threads, strip.gpus, len(strip.inputs)) == (3, 1, 2)
         assert strip.wildcards == {"dataset": "ixi", "subject": "A", "suffix": "T2w"}
         assert not paper.outputs
+        assert parse_jobs("Building DAG of jobs...\nNothing to be done.\n") == []
 
     def test_is_read_with_its_groups(self):
         start = DRY_RUN.index("rule skullstrip_scan:")
@@ -133,9 +134,6 @@ class TestADryRun:
     def test_that_is_not_understood_is_no_plan(self):
         with pytest.raises(ValueError, match="2 jobs read, but Snakemake counts"):
             parse_jobs(DRY_RUN.replace("rule skullstrip_scan:", "RULE skullstrip_scan:"))
-
-    def test_with_nothing_to_be_done_has_no_job(self):
-        assert parse_jobs("Building DAG of jobs...\nNothing to be done.\n") == []
 
     names = st.text("abcXYZ019-", min_size=1, max_size=8)
 
@@ -168,28 +166,24 @@ class TestADryRun:
 
 
 class TestStoredCosts:
-    def test_every_rule_has_one(self, root):
+    def test_every_rule_has_one_that_says_what_was_measured_where_and_when(self, root):
         text = "".join(path.read_text() for path in root.glob("rules/*.smk"))
         rules = re.findall(r"^(?:rule|checkpoint) (\w+):\n(.*?)(?=^\S|\Z)", text, re.M | re.S)
         with_work = {name for name, body in rules if "output:" in body}
-        assert {cost["rule"] for cost in load_costs()["costs"]} == with_work
-
-    def test_say_what_was_measured_where_and_when(self):
         costs = load_costs()
+        assert {cost["rule"] for cost in costs["costs"]} == with_work
+        known = set("rule kind job unit seconds tflop measured how machine date".split())
         for cost in costs["costs"]:
-            assert cost["how"] and cost["job"] >= 0
-            assert set(cost) <= set(
-                "rule kind job unit seconds tflop measured how machine date".split()
-            )
+            assert cost["how"] and cost["job"] >= 0 and set(cost) <= known
             assert ("unit" in cost) == ("seconds" in cost or "tflop" in cost)
             if cost["measured"]:
                 assert cost["machine"] in costs["machines"] and "tflop" not in cost
                 assert re.fullmatch(r"\d{4}-\d\d-\d\d", cost["date"])
         assert costs["rates"]["gpu"]["how"].startswith("assumed")  # none was measured
 
-    def test_every_model_of_the_paper_is_known(self, amounts):
-        estimator = Estimator(amounts)
-        found = {name: estimator.seconds(training(name)) for name in amounts.cfg.methods}
+    def test_every_model_of_the_paper_is_known(self, estimate):
+        estimator = estimate()
+        found = {name: estimator.seconds(training(name)) for name in estimator.cfg.methods}
         assert {source for _, source in found.values()} == {"derived"}
         assert found["pddpm"][0] == pytest.approx(found["ddpm"][0], rel=0.01)
         assert found["pddpm"][0] > 30 * found["ae"][0]
@@ -215,86 +209,69 @@ class TestStoredCosts:
 
 
 class TestWork:
-    def test_the_paper_trains_as_many_steps_as_published(self, amounts):
+    def test_the_paper_trains_as_many_steps_as_published(self, estimate):
         # FACTS: 23 steps per epoch on BraTS, 36.8 thousand in all
-        assert amounts.units(training("pddpm", "intra_FLAIR")) == {"step": 23 * 1600}
-        assert amounts.units(training("pddpm")) == {"step": (577 - 44 - 158) // 32 * 1600}
+        units = estimate().units
+        assert units(training("pddpm", "intra_FLAIR")) == {"step": 23 * 1600}
+        assert units(training("pddpm")) == {"step": (577 - 44 - 158) // 32 * 1600}
         # mDDPM sees every subject six times an epoch
-        assert amounts.units(training("mddpm")) == {"step": (577 - 44 - 158) * 6 // 32 * 1600}
+        assert units(training("mddpm")) == {"step": (577 - 44 - 158) * 6 // 32 * 1600}
 
-    def test_volumes_are_those_of_the_splits(self, amounts):
-        assert amounts.volumes("cross_T2", ["val_unhealthy", "test"], "brats21") == 1251
-        assert amounts.volumes("cross_T2", ["test"], "mslub") == 20
-        assert amounts.volumes("intra_FLAIR", ["val_unhealthy", "test"]) == 125 + 251
+    def test_volumes_are_those_of_the_splits(self, estimate):
+        volumes = estimate().volumes
+        assert volumes("cross_T2", ["val_unhealthy", "test"], "brats21") == 1251
+        assert volumes("cross_T2", ["test"], "mslub") == 20
+        assert volumes("intra_FLAIR", ["val_unhealthy", "test"]) == 125 + 251
 
-    def test_a_job_of_several_scans_costs_as_many(self, amounts):
-        def units(scans):
-            return amounts.units(Job("predict_brain_masks", {"dataset": "ixi"}, scans, gpus=1))
+    def test_a_job_of_several_scans_costs_as_many(self, estimate):
+        job = Job("predict_brain_masks", {"dataset": "ixi"}, ("a.nii.gz", "b.nii.gz"), gpus=1)
+        units = estimate().units(job)
+        assert units["scan"] == 2 and units["pass"] == 2 * 40  # five networks, eight orientations
 
-        assert units(("a.nii.gz",))["scan"] == 1 and units(("a.nii.gz", "b.nii.gz"))["scan"] == 2
-        # HD-BET: five networks, eight orientations
-        assert units(("a.nii.gz",))["pass"] == 40
-
-    def test_a_network_costs_where_it_runs(self, content):
+    def test_a_network_costs_where_it_runs(self, content, estimate):
         """In the job of a scan only where masks are not predicted in batches."""
         job = Job("skullstrip_scan", {"dataset": "ixi", "subject": "A", "suffix": "T2w"})
-        assert Estimator(Amounts(load(content), FULL)).seconds(job)[0] < 10
+        assert estimate().seconds(job)[0] < 10
         content["preprocessing"]["skullstrip"]["device"] = "cpu"
-        seconds, source = Estimator(Amounts(load(content), FULL)).seconds(job)
+        seconds, source = estimate().seconds(job)
         assert source == "measured" and seconds > 40 * 20
 
-    def test_reconstructions_are_temporary_unless_they_are_kept(self, content):
+    def test_reconstructions_are_temporary_unless_they_are_kept(self, content, estimate):
         size = 30 * 96 * 96 * 50 * 2
-        assert Amounts(load(content), FULL).bytes(reconstruction("ae")) == (0, size)
+        assert estimate().bytes(reconstruction("ae")) == (0, size)
         content["run"]["keep_reconstructions"] = True
-        assert Amounts(load(content), FULL).bytes(reconstruction("ae")) == (size, 0)
+        assert estimate().bytes(reconstruction("ae")) == (size, 0)
 
 
 class TestSeconds:
-    def test_of_a_gpu_are_derived_and_scale_with_its_rate(self, amounts):
-        slow, source = Estimator(amounts, tflops=5).seconds(training("pddpm"))
-        fast = Estimator(amounts, tflops=50).seconds(training("pddpm"))[0]
+    def test_of_a_gpu_are_derived_and_scale_with_its_rate(self, estimate):
+        slow, source = estimate(tflops=5).seconds(training("pddpm"))
+        fast = estimate(tflops=50).seconds(training("pddpm"))[0]
         assert source == "derived" and 5 < slow / fast < 10
         assert slow == pytest.approx(17600 * 32 * 0.447353 / 5, rel=0.02)
 
-    def test_without_a_gpu_are_those_of_the_cpu_and_threads_help(self, amounts):
-        estimator = Estimator(amounts)
-        one = estimator.seconds(training("ddpm", gpus=0))[0]
+    def test_without_a_gpu_are_those_of_the_cpu_and_threads_help(self, estimate):
+        one = estimate().seconds(training("ddpm", gpus=0))[0]
         assert one > 10 * 24 * 3600
-        assert estimator.seconds(replace(training("ddpm", gpus=0), threads=8))[0] < one / 4
+        assert estimate().seconds(replace(training("ddpm", gpus=0), threads=8))[0] < one / 4
 
-    def test_of_an_unknown_rule_or_network_are_none(self, content):
+    def test_of_an_unknown_rule_or_network_are_none(self, content, estimate):
         content["models"]["ae"]["options"] = {"channels": [16, 32, 32], "latent": 32}
-        estimator = Estimator(Amounts(load(content), FULL))
-        assert estimator.seconds(Job("new_rule")) == (0, "unknown")
-        assert estimator.seconds(training("ae")) == (0, "unknown")
-        assert estimator.seconds(training("vae"))[1] == "derived"  # the same family
+        assert estimate().seconds(Job("new_rule")) == (0, "unknown")
+        assert estimate().seconds(training("ae")) == (0, "unknown")
+        assert estimate().seconds(training("vae"))[1] == "derived"  # the same family
         finished = [(training("ae"), 600.0)]
-        estimator = Estimator(Amounts(load(content), FULL), finished)
-        assert estimator.seconds(training("ae")) == (600, "finished jobs")
+        assert estimate(finished).seconds(training("ae")) == (600, "finished jobs")
 
-    def test_are_the_mean_of_finished_jobs_of_a_kind_scaled_by_the_work(self, amounts):
+    def test_are_the_mean_of_finished_jobs_of_a_kind_scaled_by_the_work(self, estimate):
         other = training("ae", "an_experiment_of_another_config")
         finished = [(training("pddpm"), 7200.0), (training("pddpm-iqa"), 3600.0), (other, 1.0)]
-        estimator, plain = Estimator(amounts, finished), Estimator(amounts)
+        estimator, plain = estimate(finished), estimate()
         assert estimator.seconds(training("pddpm")) == (pytest.approx(5400), "finished jobs")
         longer = estimator.seconds(training("pddpm", "intra_FLAIR"))[0]
         assert longer == pytest.approx(5400 * 23 / 11, rel=0.01)
         assert estimator.seconds(training("ddpm")) == plain.seconds(training("ddpm"))
         assert estimator.seconds(training("ae")) == plain.seconds(training("ae"))
-
-    def test_of_snakemake_cost_precede_derived_ones_where_they_fit(self, amounts, tmp_path):
-        record = {
-            "device": "GPU", "batch_size": 32, "image_size": [96, 96], "seconds_per_step": 0.5,
-            "seconds_per_step_late": None, "seconds_per_volume": 2.0,
-        }  # fmt: skip
-        write(tmp_path / Tree().cost("pddpm"), record)
-        estimator = Estimator(amounts, timings=read_timings(amounts.cfg, tmp_path))
-        # the same network under another loss
-        found = estimator.seconds(training("pddpm-iqa", "intra_FLAIR"))
-        assert found == (23 * 1600 * 0.5, "results/cost")
-        assert estimator.seconds(reconstruction("pddpm"))[0] == 60
-        assert estimator.seconds(training("pddpm", gpus=0))[1] == "derived"  # another device
 
     @pytest.mark.parametrize(
         "change", [{"facts": {"resumed": True}}, {"facts": None}, {"seconds": None}]
@@ -302,15 +279,10 @@ class TestSeconds:
     def test_of_resumed_trainings_and_damaged_records_are_left_out(self, tmp_path, change):
         record = {"rule": "r", "wildcards": {"a": "b"}, "inputs": [{"path": "in"}]}
         record |= {"facts": {"resumed": False}, "seconds": 7}
-        write(tmp_path / "results/a.prov.json", record)
-        write(tmp_path / "results/b.prov.json", record | change)
-        (tmp_path / "results/c.prov.json").write_text("[")
-        assert finished_jobs(tmp_path / "results") == [(Job("r", {"a": "b"}, ("in",)), 7.0)]
-
-
-def write(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, content)
+        write_json(tmp_path / "a.prov.json", record)
+        write_json(tmp_path / "b.prov.json", record | change)
+        (tmp_path / "c.prov.json").write_text("[")
+        assert finished_jobs(tmp_path) == [(Job("r", {"a": "b"}, ("in",)), 7.0)]
 
 
 def row(rule, to_do, done, core_hours, gpu_hours, derived, sources):
@@ -358,20 +330,26 @@ class TestInPrint:
         assert "Nothing is to do." in text and "derived" not in text
 
 
-def to_do(plan):
-    """Jobs that are to do, by rule."""
-    return {row["rule"]: row["to_do"] for row in plan["rows"] if row["to_do"]}
-
-
 @pytest.fixture
-def quick(monkeypatch):
-    """Dry runs start with Snakemake loaded; the tests of the script start it as users do."""
+def plan(root, monkeypatch):
+    """Plans a target; dry runs start with Snakemake loaded."""
 
     def run(command, **_):
         assert command[:3] == [sys.executable, "-m", "snakemake"]
         return forked(command[3:])
 
     monkeypatch.setattr("uad.run.jobs.subprocess", SimpleNamespace(run=run))
+
+    def plan(overlay, directory, target="table3", profile=None):
+        cfg = load_files([root / "config.yaml", overlay])
+        return make_plan(cfg, Command((overlay,), profile), [target], directory=directory)
+
+    return plan
+
+
+def to_do(plan):
+    """Jobs that are to do, by rule."""
+    return {row["rule"]: row["to_do"] for row in plan["rows"] if row["to_do"]}
 
 
 def files_of(folder):
@@ -383,22 +361,14 @@ def files_of(folder):
 def overlay(tmp_path_factory):
     """Data sets of a few subjects that nobody has."""
     sizes = {"ixi": 12, "brats21": 10, "mslub": 4}
-    content = {
-        "datasets": {name: {"expected": size} for name, size in sizes.items()},
-        "splits": {
-            "healthy_validation": 1, "healthy_test": 2,
-            "unhealthy_validation": {"brats21": 2, "mslub": 1},
-        },
-    }  # fmt: skip
+    content = {"datasets": {name: {"expected": size} for name, size in sizes.items()}}
     path = tmp_path_factory.mktemp("overlay") / "small.yaml"
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(content | SMALL_SPLITS))
     return path
 
 
-@pytest.mark.usefixtures("quick")
-def test_data_that_are_not_there_are_stood_in_for(root, tmp_path, overlay):
-    cfg = load_files([root / "config.yaml", overlay])
-    found = make_plan(cfg, Command(overlays=(overlay,)), ["table3"], directory=tmp_path)
+def test_data_that_are_not_there_are_stood_in_for(plan, tmp_path, overlay):
+    found = plan(overlay, tmp_path)
     counts, rows = to_do(found), {row["rule"]: row for row in found["rows"]}
     assert counts["register_scan"] == 10 and counts["train_model"] == 4 * 5
     assert counts["index_dataset"] == counts["validate_dataset"] == 3
@@ -411,38 +381,31 @@ def test_data_that_are_not_there_are_stood_in_for(root, tmp_path, overlay):
     assert not list(tmp_path.iterdir())  # nothing was left behind
 
 
-@pytest.mark.usefixtures("quick")
-def test_data_that_are_there_are_counted_and_left_as_they_are(root, stand_ins, small_splits):  # noqa: F811
+def test_data_that_are_there_are_counted_and_left_as_they_are(plan, stand_ins, small_splits):  # noqa: F811
     before = files_of(stand_ins)
-    cfg = load_files([root / "config.yaml", small_splits])
-    found = make_plan(cfg, Command(overlays=(small_splits,)), ["table3"], directory=stand_ins)
+    found = plan(small_splits, stand_ins)
     rows = to_do(found)
     assert (rows["skullstrip_scan"], rows["pack_slices"]) == (10, 1) and not found["notes"]
     assert files_of(stand_ins) == before
 
 
-@pytest.mark.usefixtures("quick")
-def test_whom_a_reviewer_excluded_is_not_planned(root, stand_ins, small_splits, indexed):  # noqa: F811
+def test_whom_a_reviewer_excluded_is_not_planned(plan, stand_ins, small_splits, indexed):  # noqa: F811
     shutil.copytree(indexed[0], stand_ins, dirs_exist_ok=True)
     head = "dataset\tsubject\tmodality\tverdict\treason\n"
     whole = "brats21\tBraTS2021_00003\t\texclude\tmotion\n"
     single = "brats21\tBraTS202100004\tFLAIR\texclude\tcut\n"
     (stand_ins / "qc_decisions.tsv").write_text(head + whole + single)
-    cfg = load_files([root / "config.yaml", small_splits])
-    found = make_plan(cfg, Command(overlays=(small_splits,)), ["table3"], directory=stand_ins)
-    assert to_do(found)["skullstrip_scan"] == 8
+    assert to_do(plan(small_splits, stand_ins))["skullstrip_scan"] == 8
 
 
-@pytest.mark.usefixtures("quick")
-def test_absolute_paths_are_stood_in_for_without_being_written(root, tmp_path, overlay):
+def test_absolute_paths_are_stood_in_for_without_being_written(plan, tmp_path, overlay):
     nowhere = tmp_path / "nowhere"
     content = yaml.safe_load(overlay.read_text())
     content["datasets"]["brats21"]["path"] = str(nowhere / "brats")
     content["datasets"]["ixi"]["source"] = "download"
     content["results"] = str(tmp_path / "results")
     overlay.write_text(yaml.safe_dump(content))
-    cfg = load_files([root / "config.yaml", overlay])
-    found = make_plan(cfg, Command(overlays=(overlay,)), ["table3"], directory=tmp_path)
+    found = plan(overlay, tmp_path)
     assert to_do(found)["register_scan"] == 10
     assert found["bytes_raw"]["ixi"] == 2 * (4840816640 + 3853445120)  # archives and images
     assert not nowhere.exists() and not (tmp_path / "results").exists()
@@ -469,11 +432,10 @@ def test_a_preprocessed_tree_cannot_be_stood_in_for(content, tmp_path):
         mirror.index(["ixi"])
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     "place", [pytest.param("{}/out", marks=pytest.mark.slow, id="absolute"), "../out"]
 )
-def test_results_outside_the_directory_are_seen_and_left_as_they_are(root, stand_ins, place):  # noqa: F811
+def test_results_outside_the_directory_are_seen_and_left_as_they_are(root, plan, stand_ins, place):  # noqa: F811
     work = stand_ins / "work"
     work.mkdir()
     (stand_ins / "data").rename(work / "data")
@@ -481,22 +443,17 @@ def test_results_outside_the_directory_are_seen_and_left_as_they_are(root, stand
     overlay.write_text(yaml.safe_dump(SMALL_SPLITS | {"results": place.format(stand_ins)}))
     snakemake(root, work, "index", "--configfile", overlay)
     before = files_of(stand_ins)
-    cfg = load_files([root / "config.yaml", overlay])
-    found = make_plan(cfg, Command((overlay,)), ["table3"], directory=work)
+    found = plan(overlay, work)
     assert files_of(stand_ins) == before
     counts = job_counts(snakemake(root, work, "-n", "table3", "--configfile", overlay))
     assert found["totals"]["to_do"] == counts["total"] - counts["table3"]
 
 
-@pytest.mark.usefixtures("quick")
-def test_on_a_cluster_grouped_jobs_are_counted_and_so_are_submissions(root, stand_ins):  # noqa: F811
-    overlay = stand_ins / "small.yaml"
-    overlay.write_text(yaml.safe_dump(SMALL_SPLITS))
-    cfg = load_files([root / "config.yaml", overlay])
+def test_on_a_cluster_grouped_jobs_are_counted_and_so_are_submissions(
+    root, plan, stand_ins, small_splits  # noqa: F811
+):  # fmt: skip
     found, alone = (
-        make_plan(
-            cfg, Command((overlay,), root / "profiles" / name), ["table3"], directory=stand_ins
-        )
+        plan(small_splits, stand_ins, profile=root / "profiles" / name)
         for name in ("slurm", "default")
     )
     jobs = to_do(found)
@@ -513,23 +470,22 @@ def test_on_a_cluster_grouped_jobs_are_counted_and_so_are_submissions(root, stan
         Command((), root / "profiles/sulrm").executor()
 
 
-def show_plan(root, folder, *arguments):
+def show_plan(folder, *arguments):
     command = [sys.executable, "-m", "uad", "plan", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 
 @pytest.mark.slow
-def test_an_unknown_target_is_snakemakes_own_message(root, stand_ins, small_splits):  # noqa: F811
-    done = show_plan(root, stand_ins, "tabel3", "--overlay", small_splits)
+def test_an_unknown_target_is_snakemakes_own_message(stand_ins, small_splits):  # noqa: F811
+    done = show_plan(stand_ins, "tabel3", "--overlay", small_splits)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith("ERROR: ") and "tabel3" in done.stderr
     assert len(done.stderr.splitlines()) < 10
 
 
 @pytest.mark.slow
-def test_the_smallest_run_is_planned_in_print_and_as_json(root, tmp_path):
-    overlay = root / "tests/e2e/config.yaml"
-    done = show_plan(root, tmp_path, "paper", "--overlay", overlay, "--json", tmp_path / "p.json")
+def test_the_smallest_run_is_planned_in_print_and_as_json(config, tmp_path):
+    done = show_plan(tmp_path, "paper", "--overlay", config, "--json", tmp_path / "p.json")
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "p.json").read_text())
     counts = {row["rule"]: row["to_do"] for row in content["rows"]}
@@ -539,25 +495,21 @@ def test_the_smallest_run_is_planned_in_print_and_as_json(root, tmp_path):
     assert re.search(r"^total +\d+ +0 ", done.stdout, re.M)
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.slow
-def test_what_is_done_is_counted_and_times_the_rest(root, tmp_path):
-    overlay = root / "tests/e2e/config.yaml"
+def test_what_is_done_is_counted_and_times_the_rest(root, plan, config, tmp_path):
     first = "results/slices/brats21_FLAIR.safetensors"
-    snakemake(root, tmp_path, first, "--configfile", overlay)
+    snakemake(root, tmp_path, first, "--configfile", config)
     before = files_of(tmp_path)
-    cfg = load_files([root / "config.yaml", overlay])
-    found = make_plan(cfg, Command(overlays=(overlay,)), ["table3"], directory=tmp_path)
-    rows = {row["rule"]: (row["to_do"], row["done"]) for row in found["rows"]}
+    rows = {row["rule"]: (row["to_do"], row["done"]) for row in plan(config, tmp_path)["rows"]}
     assert rows["register_scan"] == rows["skullstrip_scan"] == (0, 8)
     assert rows["pack_slices"] == (0, 1) and rows["train_model"] == (4, 0)
-    counts = job_counts(snakemake(root, tmp_path, "-n", "table3", "--configfile", overlay))
+    counts = job_counts(snakemake(root, tmp_path, "-n", "table3", "--configfile", config))
     assert sum(row[0] for row in rows.values()) == counts["total"] - counts["table3"]
     # one derivative is lost: its job comes back, and the others say how long it takes
     lost = next((tmp_path / "results/preprocessed").rglob("*space-SRI24*preproc*.nii.gz"))
     lost.unlink()
     (tmp_path / first).unlink()
-    found = make_plan(cfg, Command(overlays=(overlay,)), [first], directory=tmp_path)
+    found = plan(config, tmp_path, first)
     row = next(row for row in found["rows"] if row["rule"] == "register_scan")
     assert (row["to_do"], row["done"], row["sources"]) == (1, 7, {"finished jobs": 1})
     rest = {p: v for p, v in before.items() if p.is_file()}

@@ -36,16 +36,7 @@ class Failures:
         self.found: dict[int | str, Failure] = {}
 
     def add(self, event: str, record: LogRecord, running: Mapping[int, Job]) -> list[int]:
-        """Take in a failed job or group.
-
-        Args:
-            event: of the record.
-            record: Snakemake's.
-            running: jobs at work, by number.
-
-        Returns:
-            Numbers of the jobs that have ended.
-        """
+        """Take in a failed job or group; returns the numbers of the jobs that have ended."""
         if event == LogEvent.JOB_ERROR:
             if getattr(record, "indent", False):
                 return []  # of a group that was reported as a whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import re
 import resource
 import statistics
 import time
@@ -67,16 +68,14 @@ def measure(
         batch_size: samples per training step.
         inference_batch: slices per forward pass at test time.
         t_test: noise level at test time; at most the time steps that the method has.
-        precision: of the training: ``32-true``, ``bf16-mixed`` or ``16-mixed`` (whose scaling of
-            the loss is left out).
+        precision: of the training (the scaling of the loss of ``16-mixed`` is left out).
         device: ``cpu`` or ``cuda``.
         seed: of weights, images and noise.
 
     Returns:
-        :data:`TRAINING` (None where it does not apply), ``gflops_per_slice_inference``,
-        ``seconds_per_volume``, ``peak_memory_mb`` (MiB; on a GPU what PyTorch allocated for all
-        this, else the peak resident memory of the process so far, libraries included),
-        ``machine`` and the other conditions.
+        :data:`TRAINING` (None where it does not apply), ``seconds_per_volume``,
+        ``peak_memory_mb`` (MiB; on a GPU what PyTorch allocated for all this, else the peak
+        resident memory of the process so far), ``machine`` and the other conditions.
     """
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -131,17 +130,31 @@ def _measure_training(
     generator = torch.Generator(device=device).manual_seed(seed)
     images = torch.rand((slices, 1, *size), generator=generator, device=device)
     batch = images, torch.ones_like(images, dtype=torch.bool), generator
-    record: dict[str, Any] = {
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "slices_per_step": slices,
-    }
+    parameters = sum(p.numel() for p in network.parameters())
+    record: dict[str, Any] = {"parameters": parameters, "slices_per_step": slices}
 
     def step(method: Method, progress: float) -> tuple[int, float]:
-        return _observe(_step(method, network, batch, precision, device, progress), device)
+        """One training step, as the training loop takes it."""
+        optimizers = method.optimizers(network, 1e-4)
+        network.train()
+
+        def take() -> None:
+            with autocast(precision, device):
+                if not method.automatic:
+                    arguments = (*batch, optimizers, Tensor.backward, 0, progress)
+                    method.training_step(network, *arguments)
+                    return
+                loss = method.training_loss(network, *batch)
+            optimizers[0].zero_grad()
+            loss.backward()
+            optimizers[0].step()
+
+        return _observe(take, device)
 
     with deterministic():
-        stages = {"": 0.0} if method.automatic else {"": 0.0, "_late": 1 - 1e-6}
-        for suffix, progress in stages.items():
+        for suffix, progress in {"": 0.0, "_late": 1 - 1e-6}.items():
+            if suffix and method.automatic:
+                continue  # no stages
             operations, seconds = step(method, progress)
             record[f"gflops_per_slice_training{suffix}"] = operations / 1e9 / slices
             record[f"seconds_per_step{suffix}"] = seconds
@@ -150,32 +163,6 @@ def _measure_training(
             variant = type(method)(method.options.model_dump(), plain)
             record["seconds_per_step_l1"] = step(variant, 0.0)[1]
     return record
-
-
-def _step(
-    method: Method,
-    network: nn.Module,
-    batch: tuple[Tensor, Tensor, torch.Generator],
-    precision: str,
-    device: str,
-    progress: float,
-) -> Callable[[], None]:
-    """One training step, as the training loop takes it."""
-    optimizers = method.optimizers(network, 1e-4)
-    network.train()
-
-    def automatic() -> None:
-        with autocast(precision, device):
-            loss = method.training_loss(network, *batch)
-        optimizers[0].zero_grad()
-        loss.backward()
-        optimizers[0].step()
-
-    def manual() -> None:
-        with autocast(precision, device):
-            method.training_step(network, *batch, optimizers, Tensor.backward, 0, progress)
-
-    return automatic if method.automatic else manual
 
 
 def _observe(action: Callable[[], None], device: str) -> tuple[int, float]:
@@ -223,10 +210,8 @@ def _count(action: Callable[[], None]) -> int:
 
 def _machine(device: str) -> str:
     """The model of the CPU, after that of the GPU if it is used."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    cpu = next(names, "") or platform.processor() or platform.machine()
-    return f"{torch.cuda.get_device_name()} with {cpu}" if device == "cuda" else cpu
+    facts = Path("/proc/cpuinfo")
+    text = facts.read_text(encoding="utf-8") if facts.exists() else ""
+    cpu = re.search(r"^model name\s*: (.+)$", text, re.M)
+    name = cpu[1].strip() if cpu else platform.processor() or platform.machine()
+    return f"{torch.cuda.get_device_name()} with {name}" if device == "cuda" else name

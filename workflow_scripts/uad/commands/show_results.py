@@ -38,10 +38,9 @@ def run(options: argparse.Namespace) -> int:
 
 def print_tables(cfg: Config, tree: Tree) -> None:
     """Print every table of the run."""
-    labels = {name: method.label or name for name, method in cfg.methods.items()}
     for name in cfg.tables_of_run():
         table = cfg.tables[name]
-        spec = {**table.model_dump(), "name": name, "labels": labels}
+        spec = {**table.model_dump(), "name": name, "labels": cfg.labels}
         print(f"\n{terminal_table(pd.read_csv(tree.table('csv', name)), spec)}")
 
 

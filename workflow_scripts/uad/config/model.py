@@ -49,6 +49,11 @@ class Config(Strict):
         """Whether any data set is synthetic: then all that comes out is marked as phantom."""
         return any(dataset.source == "phantom" for dataset in self.datasets.values())
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """How the methods are called in print."""
+        return {name: method.label or name for name, method in self.methods.items()}
+
     def datasets_of_run(self) -> list[str]:
         """Data sets that the tables, figures and AIR reports of this run need."""
         used = [self.experiments[name] for name in sorted(experiments_in_use(self))]

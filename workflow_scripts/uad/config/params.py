@@ -127,6 +127,10 @@ def _loop(cfg: Config, names: Names) -> dict[str, Any]:
     return loop.model_dump(mode="json", exclude=set(loop.HOW))
 
 
+def _of_training(key: str) -> Param:
+    return lambda cfg, names: getattr(cfg.train_of(names["method"]), key)
+
+
 def _training_data(cfg: Config, names: Names) -> dict[str, Any]:
     experiment = cfg.experiments[names["experiment"]]
     data = _plain(experiment, "setting", "train")
@@ -218,6 +222,20 @@ PARAMS: dict[str, dict[str, Param]] = {
     "search_threshold": {"search": _protocol("threshold_search")},
     "evaluate_volumes": {"component_max_size": _protocol("component_max_size")},
     "rescore_volumes": {"air": _method("air"), "variants": _variants},
+    "measure_cost": {
+        "model": _model,
+        "loss": _method("loss"),
+        "quality": _quality_of("loss"),
+        "batch_size": _of_training("batch_size"),
+        "inference_batch": _of_training("inference_batch"),
+        "precision": _of_training("precision"),
+        "accelerator": _of_training("accelerator"),
+        "threads": lambda cfg, names: cfg.run.train_threads,
+        "noise_field": _noise_field,
+        "t_test": lambda cfg, names: cfg.protocol.t_test["default"],
+        "shape": _preprocessing("shape"),
+        "seed": _seed,
+    },
     "make_table": {
         "table": lambda cfg, names: _plain(cfg.tables[names["table"]]),
         "protocol": _protocol("preset"),

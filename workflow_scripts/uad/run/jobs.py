@@ -20,9 +20,9 @@ UPSTREAM = ("make_phantom", "download_dataset", "index_dataset")
 
 @dataclass(frozen=True)
 class Job:
-    """A job of a dry run, with the CPU cores and GPUs that it holds; a target has no outputs.
+    """A job, with the cores and GPUs that it holds; targets have no outputs.
 
-    ``group`` is the number of its group in this dry run, if the profile puts it into one.
+    ``group`` is the number of its group in the dry run, if the profile puts it into one.
     """
 
     rule: str
@@ -47,9 +47,6 @@ _FIELD = re.compile(r"( *)    (\w+): (.*)")
 
 def parse_jobs(output: str) -> list[Job]:
     """The jobs of a dry run (``snakemake -n``), in the order of the text.
-
-    Args:
-        output: all that Snakemake printed.
 
     Raises:
         ValueError: they are not as many as its own table of jobs says.
@@ -77,40 +74,23 @@ def _job(rule: str, group: int | None, fields: Mapping[str, str]) -> Job:
     def listed(name: str) -> tuple[str, ...]:
         return tuple(fields[name].split(", ")) if name in fields else ()
 
-    pairs = {
-        name: dict(part.split("=", 1) for part in listed(name) if "=" in part)
-        for name in ("wildcards", "resources")
-    }
-    gpus = pairs["resources"].get("gpu", "0")
-    return Job(
-        rule,
-        pairs["wildcards"],
-        listed("input"),
-        listed("output"),
-        int(fields.get("threads", "1")),
-        int(gpus) if gpus.isdigit() else 0,
-        group,
-    )
+    def pairs(name: str) -> dict[str, str]:
+        return dict(part.split("=", 1) for part in listed(name) if "=" in part)
+
+    threads, gpus = int(fields.get("threads", "1")), pairs("resources").get("gpu", "0")
+    gpus = int(gpus) if gpus.isdigit() else 0
+    return Job(rule, pairs("wildcards"), listed("input"), listed("output"), threads, gpus, group)
 
 
 @dataclass(frozen=True)
 class Command:
-    """How Snakemake is called: everything but the folder and what is asked of it.
-
-    Attributes:
-        overlays: config files beyond its own.
-        profile: workflow profile (a folder), or None for Snakemake's choice: profiles/default.
-    """
+    """How Snakemake is called: config files beyond its own, and the folder of a profile."""
 
     overlays: tuple[Path, ...] = ()
     profile: Path | None = None
 
     def executor(self) -> str | None:
-        """The scheduler that the profile sends jobs to; None: they run where Snakemake runs.
-
-        Raises:
-            DataError: there is no such profile.
-        """
+        """The scheduler that the profile sends jobs to; None: they run where Snakemake runs."""
         if self.profile is None:
             return None
         path = self.profile / "profile.yaml"
@@ -120,18 +100,9 @@ class Command:
         return None if name == "local" else name
 
     def dry_run(
-        self,
-        directory: Path,
-        targets: Sequence[str],
-        *,
-        overlay: Path | None = None,
+        self, directory: Path, targets: Sequence[str], *, overlay: Path | None = None
     ) -> list[Job]:
-        """The jobs that are to do for the targets.
-
-        Args:
-            directory: working directory; nothing is locked.
-            targets: targets or files.
-            overlay: one more config file.
+        """The jobs that are to do for the targets in a working directory; nothing is locked.
 
         Raises:
             DataError: Snakemake refuses; its own message.
@@ -141,8 +112,7 @@ class Command:
         command += ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(directory)]
         if self.profile:  # as --profile it would add to profiles/default
             command += ["--workflow-profile", str(self.profile.resolve())]
-        overlays = [*self.overlays, *([overlay] if overlay else [])]
-        if overlays:
+        if overlays := [*self.overlays, *([overlay] if overlay else [])]:
             command += ["--configfile", *(str(path.resolve()) for path in overlays)]
         done = subprocess.run([*command, "--", *targets], capture_output=True, text=True)
         output = done.stdout + done.stderr
@@ -151,19 +121,18 @@ class Command:
         return parse_jobs(output)
 
 
+def submissions(jobs: Iterable[Job]) -> tuple[int, int]:
+    """How many groups, and how many jobs alone, go to a scheduler."""
+    jobs, local = list(jobs), local_rules()
+    alone = sum(job.group is None and job.rule not in local for job in jobs)
+    return len({job.group for job in jobs} - {None}), alone
+
+
 def local_rules() -> set[str]:
     """Rules that run where Snakemake runs; a dry run does not tell."""
     text = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("rules/*.smk"))
     rules = re.findall(r"^(?:rule|checkpoint) (\w+):\n((?:[ \t].*\n|\n)*)", text, re.M)
     return {name for name, body in rules if "localrule: True" in body}
-
-
-def submissions(jobs: Iterable[Job]) -> tuple[int, int]:
-    """How many groups, and how many jobs alone, go to a scheduler."""
-    jobs, local = list(jobs), local_rules()
-    groups = {job.group for job in jobs} - {None}
-    alone = sum(job.group is None and job.rule not in local for job in jobs)
-    return len(groups), alone
 
 
 def refusal(output: str) -> str:

@@ -26,34 +26,27 @@ JOB_PREFIX = "uad"
 
 
 class LaunchError(UadError):
-    """A run could not be started; the message says why."""
+    """A run could not be started."""
 
 
-def snapshot(root: str | os.PathLike[str], into: str | os.PathLike[str]) -> Path:
-    """Copy the code that a run consists of, so that edits do not reach a run that is at work.
+def snapshot(root: Path, into: Path) -> Path:
+    """Copy the code that a run consists of; returns the copy's Snakefile.
 
-    Jobs on a cluster read Snakefile, scripts and library when they start, hours after the
-    run began. Modification times are kept: Snakemake takes a newer script for a changed one.
-
-    Returns:
-        The copy's Snakefile; an older copy is replaced.
-
-    Raises:
-        LaunchError: ``root`` is not the repository.
+    Jobs on a cluster read Snakefile, scripts and library when they start, hours after the run
+    began: edits must not reach them. Modification times are kept, because Snakemake takes a newer
+    script for a changed one. An older copy is replaced.
     """
-    root, into = Path(root), Path(into)
     if not (root / "Snakefile").is_file():
         raise LaunchError(f"{root}: no Snakefile there; start from the repository's folder.")
     fresh = into.with_name(into.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     skipped = shutil.ignore_patterns("__pycache__", "*.egg-info", ".ipynb_checkpoints")
-    for name in CODE:
-        source = root / name
+    for source in (root / name for name in CODE):
         if source.is_dir():
-            shutil.copytree(source, fresh / name, ignore=skipped)
+            shutil.copytree(source, fresh / source.name, ignore=skipped)
         elif source.exists():
-            shutil.copy2(source, fresh / name)
+            shutil.copy2(source, fresh)
     write_json(fresh / "workflow_scripts" / "uad" / IDENTITY, git_state())
     shutil.rmtree(into, ignore_errors=True)
     fresh.rename(into)
@@ -77,20 +70,17 @@ def overlays_of(arguments: Sequence[str]) -> list[int]:
     return found
 
 
-def copy_overlays(
-    arguments: Sequence[str], where: Sequence[int], folder: str | os.PathLike[str]
-) -> list[str]:
+def copy_overlays(arguments: Sequence[str], where: Sequence[int], folder: Path) -> list[str]:
     """Snakemake's arguments with copies of the config files: jobs read these when they start."""
     copied = list(arguments)
+    folder.mkdir(parents=True, exist_ok=True)
     for number in where:
-        copy = Path(folder) / f"{number}-{Path(arguments[number]).name}"
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(arguments[number], copy)
-        copied[number] = str(copy)
+        copy = folder / f"{number}-{Path(arguments[number]).name}"
+        copied[number] = str(shutil.copy2(arguments[number], copy))
     return copied
 
 
-def register_run(directory: str | os.PathLike[str], record: str | os.PathLike[str]) -> None:
+def register_run(directory: Path, record: Path) -> None:
     """Write down where this run's Snakemake works; refuse beside a run on another login node.
 
     The lock of ``make`` need not reach from one login node to another, and the jobs of a live
@@ -99,7 +89,6 @@ def register_run(directory: str | os.PathLike[str], record: str | os.PathLike[st
     Raises:
         LaunchError: jobs of a run that was started on another host are in the queue.
     """
-    record = Path(record)
     if record.is_file() and not os.environ.get("UAD_TAKE_OVER"):
         last = read_json(record)
         if last["host"] != platform.node() and unattended_jobs(directory):
@@ -111,13 +100,10 @@ def register_run(directory: str | os.PathLike[str], record: str | os.PathLike[st
     write_json(record, {"host": platform.node(), "pid": os.getpid()})
 
 
-def unattended_jobs(directory: str | os.PathLike[str]) -> list[str]:
+def unattended_jobs(directory: Path) -> list[str]:
     """SLURM's numbers of the jobs that an earlier run of a directory left in the queue.
 
     A job is ours if its name begins with :data:`JOB_PREFIX` and it works in ``directory``.
-
-    Raises:
-        LaunchError: SLURM does not answer.
     """
     here = os.path.realpath(directory)
     listed = _slurm("squeue", "--me", "--noheader", "--array", "--format=%i|%j|%Z")
@@ -129,14 +115,11 @@ def unattended_jobs(directory: str | os.PathLike[str]) -> list[str]:
     ]
 
 
-def cancel_unattended(directory: str | os.PathLike[str], patience: float = 180.0) -> list[str]:
-    """End the jobs that a killed run left behind, and wait until they are gone.
+def cancel_unattended(directory: Path, patience: float = 180.0) -> list[str]:
+    """End the jobs that a killed run left behind, wait until they are gone; their numbers.
 
     Nobody watches them, and the new run would write the same files beside them. A training
     saves what it has when it is told to end.
-
-    Returns:
-        The numbers of the jobs that were ended.
 
     Raises:
         LaunchError: SLURM does not answer, or the jobs are there after ``patience`` seconds.
@@ -157,16 +140,13 @@ def cancel_unattended(directory: str | os.PathLike[str], patience: float = 180.0
     return found
 
 
-def readable_sacct(folder: str | os.PathLike[str]) -> str:
+def readable_sacct(folder: Path) -> str:
     """A search path on which ``sacct`` gives states that the executor plugin knows.
 
     SLURM writes ``CANCELLED by 1000``; version 2.8 of the plugin compares with ``CANCELLED`` and
     would wait for ever for a job that somebody has cancelled.
-
-    Returns:
-        ``PATH``, with the folder of the wrapper in front where there is a ``sacct``.
     """
-    folder = Path(folder).resolve()
+    folder = folder.resolve()
     path = os.environ.get("PATH", os.defpath)
     others = os.pathsep.join(part for part in path.split(os.pathsep) if Path(part) != folder)
     sacct = shutil.which("sacct", path=others)

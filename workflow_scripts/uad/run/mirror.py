@@ -69,11 +69,9 @@ class Mirror:
         source, target = self.directory / self.cfg.results, self._place(self.results)
         target.mkdir(parents=True)
         for path in _children(source):
-            if path.name in ("participants", "raw"):  # stand-ins may go here
-                for inner in _children(path):
-                    _link(inner, target / path.name / inner.name)
-            else:
-                _link(path, target / path.name)
+            inside = path.name in ("participants", "raw")  # stand-ins may go here
+            for linked in _children(path) if inside else [path]:
+                _link(linked, target / linked.relative_to(source))
 
     def unindexed(self) -> list[str]:
         """Data sets without an index, or whose raw data are gone."""
@@ -164,7 +162,7 @@ class Mirror:
             )
         expected = spec.expected or load_registry().of_layout(spec.layout).subjects
         count, by = expected - len(spec.exclude), "config" if spec.expected else "registry"
-        self.raw[name] = raw_bytes(spec)
+        self.raw[name] = _raw_bytes(spec)
         used = f"; the first {spec.limit} are used" if spec.limit else ""
         self.notes.append(
             f"{name} is not there: planned with the {count} subjects that the {by} expects{used}."
@@ -178,10 +176,12 @@ class Mirror:
         if root.is_absolute() or not self._place(root).resolve().is_relative_to(self.root):
             root = Path("stand-ins") / name
             self._moved.setdefault("datasets", {})[name] = {"path": str(root)}
-        for file in files_of(spec, subject_names(spec.layout, count, self.cfg.seed)):
-            path = self._place(root / file)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+        layout = load_registry().of_layout(spec.layout).layout
+        for subject in subject_names(spec.layout, count, self.cfg.seed):
+            for role in layout.needs(spec.modalities):
+                path = self._place(root / layout.path(subject, role))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
         return root
 
     def _write_table(self, path: Path, table: pd.DataFrame) -> None:
@@ -201,14 +201,7 @@ class Mirror:
         return {name: read_tsv(path).fillna("") for name, path in paths.items() if path.exists()}
 
 
-def files_of(spec: Dataset, subjects: Iterable[str]) -> list[str]:
-    """Files of a raw tree with these subjects, in the layout of a data set."""
-    layout = load_registry().of_layout(spec.layout).layout
-    needs = layout.needs(spec.modalities)
-    return [layout.path(subject, role) for subject in subjects for role in needs]
-
-
-def raw_bytes(spec: Dataset) -> int | None:
+def _raw_bytes(spec: Dataset) -> int | None:
     """Bytes of a raw tree as the registry knows them; of a download, its archives, too."""
     known = load_registry().of_layout(spec.layout)
     files = known.files_for(known.layout.needs(spec.modalities))[: 1 if known.any_file else None]

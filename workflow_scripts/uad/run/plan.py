@@ -1,4 +1,4 @@
-"""Jobs and estimates put together, and printed."""
+"""What a target would cost: the jobs of a dry run times their seconds, put together and printed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from uad.config import Config
 from uad.core.paths import Tree
-from uad.run.estimates import Amounts, Estimator, finished_jobs, read_timings
+from uad.run.estimates import Estimator, finished_jobs
 from uad.run.jobs import UPSTREAM, Command, Job, submissions
 from uad.run.mirror import Mirror
 
@@ -20,11 +20,11 @@ from uad.run.mirror import Mirror
 SOURCES = {
     "measured": "timed once, on the machine that resources/unit_costs.yaml names",
     "derived": "not measured: operations counted, at an assumed rate; or as the file says",
-    "results/cost": "timed by `snakemake cost` in these results",
     "unknown": "no cost is known, for example of a network with other options: not in the hours",
     "finished jobs": "the mean of their records, scaled by the work",
 }
-_SUMS = ["to_do", "done", "core_hours", "gpu_hours", "derived_core_hours", "derived_gpu_hours"]
+_COUNTS = ["to_do", "done"]
+_HOURS = ["core_hours", "gpu_hours", "derived_core_hours", "derived_gpu_hours"]
 
 
 def make_plan(
@@ -35,13 +35,13 @@ def make_plan(
     directory: str | Path = ".",
     tflops: float | None = None,
 ) -> dict[str, Any]:
-    """Plan targets without running or locking anything.
+    """Plan targets without running, writing or locking anything.
 
     Args:
         cfg: the config that ``command`` gives.
         command: how Snakemake is called.
         targets: targets or files.
-        directory: the working directory of the run; only read.
+        directory: the working directory of the run.
         tflops: sustained rate of a GPU, in place of that of the unit costs.
 
     Returns:
@@ -56,66 +56,37 @@ def make_plan(
     Raises:
         DataError: Snakemake refuses, or a raw tree cannot be used.
     """
-    directory, scheduler = Path(directory), command.executor()
+    results, scheduler = Path(directory, cfg.results).resolve(), command.executor()
     with tempfile.TemporaryDirectory(prefix="uad-plan-") as folder:
-        mirror = Mirror(Path(folder), directory, cfg)
-        to_do = _jobs_to_do(mirror, command, targets)
-        amounts = Amounts(cfg, mirror.tables())
-    keys = {job.key for job in to_do}
-    found = finished_jobs(directory / cfg.results)
-    finished = [(job, seconds) for job, seconds in found if job.key not in keys]
-    estimator = Estimator(amounts, finished, read_timings(cfg, directory), tflops)
-    jobs = [{"rule": job.rule, "done": 1} for job, _ in finished]
-    jobs += [_as_row(job, *estimator.seconds(job), *amounts.bytes(job)) for job in to_do]
-    table = pd.DataFrame(jobs, columns=["rule", *_SUMS, "kept", "temporary", "source"])
-    order = list(dict.fromkeys([cost["rule"] for cost in estimator.costs["costs"]]))
-    groups = dict(list(table.groupby("rule", sort=False)))
-    rules = sorted(groups, key=lambda rule: order.index(rule) if rule in order else len(order))
-    of_run = {job.wildcards["dataset"] for job in to_do if job.rule in UPSTREAM}
+        mirror = Mirror(Path(folder), Path(directory), cfg)
+        jobs = _jobs_to_do(mirror, command, targets)
+        tables = mirror.tables()
+    keys = {job.key for job in jobs}
+    finished = [entry for entry in finished_jobs(results) if entry[0].key not in keys]
+    estimator = Estimator(cfg, tables, finished, tflops)
+    records = [{"rule": job.rule, "done": 1} for job, _ in finished]
+    records += [_record(job, estimator) for job in jobs]
+    columns = ["rule", *_COUNTS, *_HOURS, "kept", "temporary", "source"]
+    table = pd.DataFrame(records, columns=columns)
+    order = {cost["rule"]: place for place, cost in enumerate(estimator.costs["costs"])}
+    rules = sorted(table["rule"].unique(), key=lambda rule: order.get(rule, 1000))
+    of_run = {job.wildcards["dataset"] for job in jobs if job.rule in UPSTREAM}
     raw = {name: size for name, size in mirror.raw.items() if name in of_run}
     kept = float(table["kept"].sum() + sum(size or 0 for size in raw.values()))
+    existing = next(path for path in (results, *results.parents) if path.exists())
     return {
         "targets": list(targets),
-        "rows": [
-            {
-                "rule": rule,
-                **_totals(groups[rule]),
-                "sources": groups[rule]["source"].value_counts().to_dict(),
-            }
-            for rule in rules
-        ],
-        "totals": _totals(table),
+        "rows": [{"rule": rule, **_totals(table[table["rule"] == rule])} for rule in rules],
+        "totals": _totals(table, sources=False),
         "tflops": estimator.tflops,
         "bytes_kept": kept,
         "bytes_peak": kept + float(table["temporary"].sum()),
-        "bytes_free": shutil.disk_usage(_existing(directory / cfg.results)).free,
+        "bytes_free": shutil.disk_usage(existing).free,
         "bytes_raw": raw,
         "scheduler": scheduler,
-        "submissions": submissions(to_do) if scheduler else (0, 0),
+        "submissions": submissions(jobs) if scheduler else (0, 0),
         "notes": mirror.notes,
     }
-
-
-def _as_row(job: Job, seconds: float, source: str, kept: float, temporary: float) -> dict[str, Any]:
-    cores, gpus = job.threads * seconds / 3600, job.gpus * seconds / 3600
-    derived = source == "derived"
-    return {
-        "rule": job.rule,
-        "to_do": 1,
-        "core_hours": cores,
-        "gpu_hours": gpus,
-        "derived_core_hours": cores * derived,
-        "derived_gpu_hours": gpus * derived,
-        "kept": kept,
-        "temporary": temporary,
-        "source": source,
-    }
-
-
-def _totals(table: pd.DataFrame) -> dict[str, float]:
-    sums = table[_SUMS].sum()
-    counts = {name: int(sums[name]) for name in ("to_do", "done")}
-    return counts | {name: float(sums[name]) for name in _SUMS if name not in counts}
 
 
 def _jobs_to_do(mirror: Mirror, command: Command, targets: Sequence[str]) -> list[Job]:
@@ -137,9 +108,20 @@ def _jobs_to_do(mirror: Mirror, command: Command, targets: Sequence[str]) -> lis
     return [*needed, *(job for job in jobs if job.outputs)]
 
 
-def _existing(path: Path) -> Path:
-    path = path.resolve()
-    return path if path.exists() else _existing(path.parent)
+def _record(job: Job, estimator: Estimator) -> dict[str, Any]:
+    seconds, source = estimator.seconds(job)
+    kept, temporary = estimator.bytes(job)
+    cores, gpus = job.threads * seconds / 3600, job.gpus * seconds / 3600
+    derived = source == "derived"
+    hours = dict(zip(_HOURS, (cores, gpus, cores * derived, gpus * derived), strict=True))
+    record = {"rule": job.rule, "to_do": 1, "source": source, "kept": kept, "temporary": temporary}
+    return record | hours
+
+
+def _totals(table: pd.DataFrame, sources: bool = True) -> dict[str, Any]:
+    totals: dict[str, Any] = {name: int(table[name].sum()) for name in _COUNTS}
+    totals |= {name: float(table[name].sum()) for name in _HOURS}
+    return totals | ({"sources": table["source"].value_counts().to_dict()} if sources else {})
 
 
 def render(plan: dict[str, Any]) -> str:
@@ -157,7 +139,7 @@ def render(plan: dict[str, Any]) -> str:
     if guessed:
         lines.append(f"Not measured but derived: {' and '.join(guessed)}.")
     if unknown := sum(row["sources"].get("unknown", 0) for row in rows):
-        lines.append(f"Not in the hours: {unknown} jobs of unknown cost (try `snakemake cost`).")
+        lines.append(f"Not in the hours: {unknown} jobs of unknown cost.")
     if plan["scheduler"]:
         groups, alone = plan["submissions"]
         count = f"{groups + alone} ({groups} groups, {alone} jobs)"
@@ -185,13 +167,12 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
     """Lines of the table: a rule each, the total between lines of its own."""
     cells = [["rule", "to do", "done", "core-hours", "GPU-hours", "cost"]]
     for row in rows:
-        hours = (_hours(row["core_hours"]), _hours(row["gpu_hours"]))
-        cells.append([row["rule"], str(row["to_do"]), str(row["done"]), *hours])
-        cells[-1].append(", ".join(row["sources"]))
+        counts = [str(row[name]) for name in _COUNTS]
+        hours = [_hours(row[name]) for name in _HOURS[:2]]
+        cells.append([row["rule"], *counts, *hours, ", ".join(row["sources"])])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    sides = "<>>>><"
     lines = [
-        "  ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)).rstrip()
+        "  ".join(f"{c:{s}{w}}" for c, s, w in zip(row, "<>>>><", widths, strict=True)).rstrip()
         for row in cells
     ]
     rule = "  ".join("-" * width for width in widths)

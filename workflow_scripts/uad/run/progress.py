@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import string
 import time
@@ -9,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from uad.core.provenance import ERROR_IN_RULE
 
@@ -59,16 +62,23 @@ TELLING = {"download_atlas", "download_dataset", "fetch_split_list", "train_mode
 
 @dataclass
 class Run:
-    """What the Snakefile tells about the run; as it is for one that tells nothing.
+    """What the Snakefile tells about the run; as it is for one that tells nothing."""
 
-    Attributes:
-        labels: how the methods are called in print.
-        counts: gives the jobs to do or done in this run by rule, and the number of all jobs of the
-            targets, with those that were done before.
-    """
-
+    #: how the methods are called in print
     labels: Mapping[str, str] = field(default_factory=dict)
+    #: gives the jobs of this run by rule, and how many all jobs of the targets are
     counts: Callable[[], tuple[Counter[str], int]] | None = None
+
+    def watch(self, workflow: Any, labels: Mapping[str, str]) -> None:
+        """Count the jobs of Snakemake's workflow, again only when there are others."""
+
+        @functools.lru_cache(maxsize=1)
+        def count(of_run: int, of_targets: int) -> tuple[Counter[str], int]:
+            jobs = itertools.chain(workflow.dag.needrun_jobs(), workflow.dag.finished_jobs)
+            return Counter(job.rule.name for job in jobs), of_targets
+
+        self.labels = labels
+        self.counts = lambda: count(len(workflow.dag), len(workflow.dag.jobs))
 
 
 #: The run of this process.
@@ -106,14 +116,9 @@ def last_line(path: str | os.PathLike[str]) -> str:
 
 
 def message_in(logs: Iterable[str], since: float = 0) -> str | None:
-    """What a script said when it failed: the message of a UadError, which ends its log.
+    """The message of a UadError, which ends the log of a job; None if it failed otherwise.
 
-    Args:
-        logs: the job's logs.
-        since: older logs are of an earlier run; seconds since 1970.
-
-    Returns:
-        The message; None if the job failed in another way.
+    Logs from before ``since`` (seconds since 1970) are of an earlier run.
     """
     for path in logs:
         try:
@@ -139,12 +144,9 @@ class Job:
 
 
 class Progress:
-    """Counts of a run.
+    """Counts of a run: ``total`` jobs of its targets, of which some were done ``before``.
 
-    Attributes:
-        total: all jobs of the targets, as far as they are known.
-        before: jobs that were done before this run.
-        running: the jobs at work (on a cluster also those that wait), the last started last.
+    ``running`` are the jobs at work (on a cluster also those that wait), the last started last.
     """
 
     def __init__(self, started: float | None = None) -> None:
@@ -161,12 +163,7 @@ class Progress:
         return self.before + self.finished
 
     def plan(self, needed: Mapping[str, int], all_jobs: int | None = None) -> None:
-        """Take over how many jobs there are.
-
-        Args:
-            needed: jobs of this run by rule, finished ones included.
-            all_jobs: jobs of the targets, those of earlier runs included.
-        """
+        """Take over the jobs of this run by rule, finished ones included, and of all runs."""
         self._needed = Counter(needed)
         here = self._needed.total()
         self.total = max(here, all_jobs or 0)

@@ -1,0 +1,36 @@
+"""What the targets of the Snakefile, and the report, consist of."""
+
+TABLE_ENDINGS = ["csv", "md", "tex", "html"]
+
+
+def checks():
+    """What every target asks for first: room on the disk, a verdict on the raw scans, the config."""
+    return [
+        f"{cfg.results}/preflight.json",
+        f"{cfg.results}/config.resolved.yaml",
+        *expand(tree.validation("html"), dataset=cfg.datasets_of_run()),
+    ]
+
+
+def study_files(names):
+    """What the reports of some studies consist of."""
+    return [
+        path
+        for name in names
+        for path in [
+            *expand(tree.study("{ending}", name), ending=["csv", "md", "html"]),
+            *([tree.study("png", name)] if cfg.studies[name].sweep else []),
+        ]
+    ]
+
+
+def part_files(part):
+    """Tables, figures and studies of one part of the config."""
+    tables = [name for name, table in cfg.tables.items() if table.part == part]
+    figures = [name for name, figure in cfg.figures.items() if figure.part == part]
+    studies = [name for name in cfg.studies_of_run() if cfg.studies[name].part == part]
+    return [
+        *expand(tree.table("{ending}", "{table}"), table=tables, ending=TABLE_ENDINGS),
+        *expand(tree.figure("png", "{figure}"), figure=figures),
+        *study_files(studies),
+    ]
