@@ -117,6 +117,11 @@ def settings(rule):
     return {name: partial(value, cfg) for name, value in rule_params.PARAMS[rule].items()}
 
 
+def shown(path, caption, category, **labels):
+    """An output that the report shows, under a category, with the caption of report/<caption>.rst."""
+    return report(path, caption=f"../report/{caption}.rst", category=category, labels=labels)
+
+
 def plain(part):
     """A section of the validated config as plain data, for params."""
     return part.model_dump(mode="json")

@@ -32,12 +32,7 @@ rule make_table:
         csv=tree.table("csv"),
         md=tree.table("md"),
         tex=tree.table("tex"),
-        html=report(
-            tree.table("html"),
-            caption="../report/table.rst",
-            category="Tables",
-            labels={"table": "{table}"},
-        ),
+        html=shown(tree.table("html"), "table", "Tables", table="{table}"),
     log:
         tree.log("make_table", "{table}"),
     localrule: True
@@ -57,16 +52,9 @@ rule tables:
 
 rule make_maps_figure:
     input:
-        reconstructions=figure_input("reconstructions", "safetensors"),
-        store=figure_store,
-        air=figure_air,
+        unpack(figure_files),
     output:
-        report(
-            tree.figure("png"),
-            caption="../report/maps.rst",
-            category="Figures",
-            labels={"figure": "{figure}"},
-        ),
+        shown(tree.figure("png"), "maps", "Figures", figure="{figure}"),
     log:
         tree.log("make_maps_figure", "{figure}"),
     wildcard_constraints:
@@ -77,26 +65,16 @@ rule make_maps_figure:
         mem_mb=by_attempt(8000),
         runtime=by_attempt(30),
     params:
-        figure=lambda wildcards: plain(cfg.figures[wildcards.figure]),
-        methods=figure_methods,
-        phantom=cfg.phantom,
+        **DRAWN,
     script:
         f"{SCRIPTS}/make_maps_figure.py"
 
 
 rule make_methods_figure:
     input:
-        reconstructions=figure_input("reconstructions", "safetensors"),
-        store=figure_store,
-        air=figure_air,
-        split=figure_split,
+        unpack(figure_files),
     output:
-        report(
-            tree.figure("png"),
-            caption="../report/methods.rst",
-            category="Figures",
-            labels={"figure": "{figure}"},
-        ),
+        shown(tree.figure("png"), "methods", "Figures", figure="{figure}"),
     log:
         tree.log("make_methods_figure", "{figure}"),
     wildcard_constraints:
@@ -107,25 +85,16 @@ rule make_methods_figure:
         mem_mb=by_attempt(8000),
         runtime=by_attempt(30),
     params:
-        figure=lambda wildcards: plain(cfg.figures[wildcards.figure]),
-        methods=figure_methods,
-        phantom=cfg.phantom,
+        **DRAWN,
     script:
         f"{SCRIPTS}/make_methods_figure.py"
 
 
 rule make_curves_figure:
     input:
-        curves=figure_input("curves", "tsv", slice(None)),
-        thresholds=figure_input("thresholds", "json", slice(None)),
-        metrics=figure_input("metrics", "tsv", slice(None)),
+        unpack(figure_files),
     output:
-        report(
-            tree.figure("png"),
-            caption="../report/curves.rst",
-            category="Figures",
-            labels={"figure": "{figure}"},
-        ),
+        shown(tree.figure("png"), "curves", "Figures", figure="{figure}"),
     log:
         tree.log("make_curves_figure", "{figure}"),
     wildcard_constraints:
@@ -136,9 +105,7 @@ rule make_curves_figure:
         mem_mb=by_attempt(8000),
         runtime=by_attempt(30),
     params:
-        figure=lambda wildcards: plain(cfg.figures[wildcards.figure]),
-        methods=figure_methods,
-        phantom=cfg.phantom,
+        **DRAWN,
     script:
         f"{SCRIPTS}/make_curves_figure.py"
 
@@ -154,12 +121,7 @@ rule run_notebook:
         notebook=f"{REPOSITORY}/notebooks/{{notebook}}.ipynb",
     output:
         ipynb=tree.notebook("ipynb"),
-        html=report(
-            tree.notebook("html"),
-            caption="../report/notebook.rst",
-            category="Notebooks",
-            labels={"notebook": "{notebook}"},
-        ),
+        html=shown(tree.notebook("html"), "notebook", "Notebooks", notebook="{notebook}"),
     log:
         tree.log("run_notebook", "{notebook}"),
     wildcard_constraints:
@@ -206,30 +168,12 @@ rule describe_run:
         participants=expand(tree.participants(), dataset=cfg.datasets_of_run()),
         config=rules.save_config.output[0],
     output:
-        workflow=report(
-            tree.figure("svg", "workflow"),
-            caption="../report/stages.rst",
-            category="Run",
-            labels={"content": "1 workflow by stage"},
+        workflow=shown(
+            tree.figure("svg", "workflow"), "stages", "Run", content="1 workflow by stage"
         ),
-        data=report(
-            tree.page("data"),
-            caption="../report/data.rst",
-            category="Run",
-            labels={"content": "2 data sets and volumes"},
-        ),
-        config=report(
-            tree.page("config"),
-            caption="../report/config.rst",
-            category="Run",
-            labels={"content": "3 configuration"},
-        ),
-        runtime=report(
-            tree.runtime(),
-            caption="../report/runtime.rst",
-            category="Run",
-            labels={"content": "4 time and memory by rule"},
-        ),
+        data=shown(tree.page("data"), "data", "Run", content="2 data sets and volumes"),
+        config=shown(tree.page("config"), "config", "Run", content="3 configuration"),
+        runtime=shown(tree.runtime(), "runtime", "Run", content="4 time and memory by rule"),
     log:
         tree.log("describe_run"),
     conda:

@@ -19,38 +19,27 @@ def figures_of_kind(kind):
     return "|".join(n for n, f in cfg.figures.items() if f.kind == kind) or "none"
 
 
-def figure_input(stage, ending, folds=slice(1)):
-    """Input function: a file per method of a figure, in its first fold (or in others)."""
-
-    def paths(wildcards):
-        spec = cfg.figures[wildcards.figure]
-        return [
-            tree.per_test(stage, ending, spec.experiment, method, fold, spec.test)
-            for method in spec.methods
-            for fold in cfg.folds_of(spec.experiment)[folds]
-        ]
-
-    return paths
-
-
-def figure_store(wildcards):
-    """Slice store of the test set that a figure shows."""
+def figure_files(wildcards):
+    """What a figure shows: curves of all folds, or images of the first one."""
     spec = cfg.figures[wildcards.figure]
-    return tree.slices(spec.test, cfg.experiments[spec.experiment].modality)
+    first, *others = cfg.folds_of(spec.experiment)
 
+    def of_methods(stage, ending, *folds):
+        cells = [(spec.experiment, m, fold, spec.test) for m in spec.methods for fold in folds]
+        return [tree.per_test(stage, ending, *cell) for cell in cells]
 
-def figure_air(wildcards):
-    """The AIR decision, if a method of the figure uses it."""
-    spec = cfg.figures[wildcards.figure]
-    fold = cfg.folds_of(spec.experiment)[0]
-    used = any(cfg.methods[method].air for method in spec.methods)
-    return tree.air(spec.experiment, fold) if used else []
-
-
-def figure_split(wildcards):
-    """Who is tested in the fold that a figure shows."""
-    spec = cfg.figures[wildcards.figure]
-    return tree.split(spec.experiment, cfg.folds_of(spec.experiment)[0])
+    if spec.kind == "curves":
+        endings = {"curves": "tsv", "thresholds": "json", "metrics": "tsv"}
+        return {stage: of_methods(stage, endings[stage], first, *others) for stage in endings}
+    files = {
+        "reconstructions": of_methods("reconstructions", "safetensors", first),
+        "store": tree.slices(spec.test, cfg.experiments[spec.experiment].modality),
+    }
+    if any(cfg.methods[method].air for method in spec.methods):
+        files["air"] = tree.air(spec.experiment, first)
+    if spec.kind == "methods":
+        files["split"] = tree.split(spec.experiment, first)
+    return files
 
 
 def figure_methods(wildcards):
@@ -66,6 +55,14 @@ def figure_methods(wildcards):
     }
 
 
+#: Params of the rules that draw figures of the config.
+DRAWN = {
+    "figure": lambda wildcards: plain(cfg.figures[wildcards.figure]),
+    "methods": figure_methods,
+    "phantom": cfg.phantom,
+}
+
+
 def cell_to_browse():
     """The cell that a notebook browses: that of the first figure of images, else of the tables."""
     figures = [cfg.figures[name] for name in cfg.figures_of_run()]
@@ -75,81 +72,66 @@ def cell_to_browse():
     return found[0] if found else None
 
 
+# Each notebook: its inputs and its parameters ----------------------------------------------
+
+
 def air_notebook():
-    """Inputs and parameters of ``air_statistics``."""
-    experiments = cfg.air_experiments_of_run()
-    stores = {
-        tree.slices(test, cfg.experiments[name].modality)
-        for name in experiments
-        for test in cfg.experiments[name].test
-    }
+    """``air_statistics``: the decisions, and the scans that they were made from."""
+    experiments = {name: cfg.experiments[name] for name in cfg.air_experiments_of_run()}
+    stores = {tree.slices(test, e.modality) for e in experiments.values() for test in e.test}
     return {"air": list(rules.make_air_table.input), "stores": sorted(stores)}, {}
 
 
 def qualitative_notebook():
-    """Inputs and parameters of ``qualitative``: figures of images, and a volume to browse."""
+    """``qualitative``: figures of images, and a volume to browse."""
     experiment, method, test = cell_to_browse()
-    fold = cfg.folds_of(experiment)[0]
+    cell = (experiment, method, cfg.folds_of(experiment)[0], test)
     pictures = [name for name in cfg.figures_of_run() if cfg.figures[name].kind != "curves"]
     inputs = {
         "figures": expand(tree.figure("png"), figure=pictures),
         "store": tree.slices(test, cfg.experiments[experiment].modality),
-        **{
-            # reconstructions and maps may be temporary: as inputs they wait for this
-            name: tree.per_test(stage, ending, experiment, method, fold, test)
-            for name, stage, ending in [
-                ("reconstructions", "reconstructions", "safetensors"),
-                ("maps", "maps", "safetensors"),
-                ("threshold", "thresholds", "json"),
-                ("metrics", "metrics", "tsv"),
-            ]
-        },
-        **({"air": tree.air(experiment, fold)} if cfg.methods[method].air else {}),
+        # reconstructions and maps may be temporary: as inputs they wait for this
+        "reconstructions": tree.per_test("reconstructions", "safetensors", *cell),
+        "maps": tree.per_test("maps", "safetensors", *cell),
+        "threshold": tree.per_test("thresholds", "json", *cell),
+        "metrics": tree.per_test("metrics", "tsv", *cell),
+        **({"air": tree.air(experiment, cell[2])} if cfg.methods[method].air else {}),
     }
     return inputs, {
-        "experiment": experiment,
-        "method": method,
+        **dict(zip(("experiment", "method", "fold", "test"), cell)),
         "method_label": cfg.labels[method],
-        "test": test,
-        "fold": fold,
         "air_rule": cfg.methods[method].air,
         "component_max_size": cfg.protocol.component_max_size,
     }
 
 
 def results_notebook():
-    """Inputs and parameters of ``results``."""
-    names = cfg.tables_of_run()
-    methods = {row for name in names for row in cfg.tables[name].rows}
-    return {
-        "tables": expand(tree.table("csv"), table=names),
-        "significance": expand(tree.significance(), table=names),
-    }, {
-        "titles": {name: cfg.tables[name].title for name in names},
-        "labels": {name: cfg.labels[name] for name in sorted(methods)},
+    """``results``: tables and tests."""
+    tables = {name: cfg.tables[name] for name in cfg.tables_of_run()}
+    inputs = {
+        "tables": expand(tree.table("csv"), table=tables),
+        "significance": expand(tree.significance(), table=tables),
+    }
+    methods = sorted({row for table in tables.values() for row in table.rows})
+    return inputs, {
+        "titles": {name: table.title for name, table in tables.items()},
+        "labels": {name: cfg.labels[name] for name in methods},
     }
 
 
 def audit_notebook():
-    """Inputs and parameters of ``audit``: what the records are followed from, and the cell."""
+    """``audit``: what the records are followed from, and the cell."""
     inputs = {
         "tables": expand(tree.table("csv"), table=cfg.tables_of_run()),
         "air_table": rules.make_air_table.output.csv,
         "quality": expand(tree.quality("tsv"), dataset=datasets_of_qc()),
     }
     name = cfg.tables_of_run()[0]
-    table = cfg.tables[name]
-    column = table.columns[0]
-    return inputs, {
-        "table": name,
-        "row": table.rows[-1],
-        "experiment": column.experiment,
-        "test": column.test,
-        "metric": "dice",
-    }
+    row, column = cfg.tables[name].rows[-1], cfg.tables[name].columns[0]
+    cell = {"experiment": column.experiment, "test": column.test, "metric": "dice"}
+    return inputs, {"table": name, "row": row, **cell}
 
 
-#: Notebook -> its inputs and its parameters.
 NOTEBOOKS = {
     "air_statistics": air_notebook,
     "qualitative": qualitative_notebook,
@@ -175,12 +157,11 @@ def rules_by_stage():
 
 def what_is_reported():
     """Everything that the report shows, apart from the pages about the run itself."""
-    parts = [part_files(part) for part in cfg.run.parts if part != "paper"]
     return [
         *rules.tables.input,
         *rules.air.input,
         *rules.figures.input,
-        *(path for files in parts for path in files),
+        *(path for part in cfg.run.parts if part != "paper" for path in part_files(part)),
         *([tree.table("html", "cost")] if "extras" in cfg.run.parts else []),
         *checks(),
         tree.quality_summary("html"),

@@ -30,12 +30,7 @@ rule make_study:
     output:
         csv=tree.study("csv"),
         md=tree.study("md"),
-        html=report(
-            tree.study("html"),
-            caption="../report/study.rst",
-            category="Studies",
-            labels={"study": "{study}", "content": "table"},
-        ),
+        html=shown(tree.study("html"), "study", "Studies", study="{study}", content="table"),
     log:
         tree.log("make_study", "{study}"),
     conda:
@@ -58,12 +53,7 @@ rule make_sweep_figure:
         summary=rules.make_study.output.csv,
         trained=study_trained,
     output:
-        picture=report(
-            tree.study("png"),
-            caption="../report/study.rst",
-            category="Studies",
-            labels={"study": "{study}", "content": "figure"},
-        ),
+        picture=shown(tree.study("png"), "study", "Studies", study="{study}", content="figure"),
         points=tree.study("trained.tsv"),
     log:
         tree.log("make_sweep_figure", "{study}"),
@@ -105,12 +95,7 @@ rule make_cost_table:
         csv=tree.table("csv", "cost"),
         md=tree.table("md", "cost"),
         tex=tree.table("tex", "cost"),
-        html=report(
-            tree.table("html", "cost"),
-            caption="../report/cost.rst",
-            category="Cost",
-            labels={"content": "cost of the methods"},
-        ),
+        html=shown(tree.table("html", "cost"), "cost", "Cost", content="cost of the methods"),
     log:
         tree.log("make_cost_table"),
     localrule: True

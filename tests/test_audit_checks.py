@@ -128,7 +128,7 @@ class Run(ResultTree):
         from uad.report.metric_files import collect_metrics, read_published
         from uad.report.tables import summarise
 
-        column = {"experiment": EXPERIMENT, "test_dataset": TEST, "label": "BraTS21"}
+        column = {"experiment": EXPERIMENT, "test": TEST, "label": "BraTS21"}
         spec = {"name": "table3", "title": "A table", "rows": [METHOD], "columns": [column]}
         frame = collect_metrics([self.path(key) for key in METRICS])
         summary = summarise(frame, spec, read_published(self.path(PUBLISHED)), phantom=True)

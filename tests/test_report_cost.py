@@ -174,8 +174,7 @@ UNTRAINED = dict.fromkeys(
 
 def texts_of(folder, records, phantom=False):
     paths = [folder / f"cost.{suffix}" for suffix in ("csv", "md", "html", "tex")]
-    facts = {"data_source": "random images", "seed": 0}
-    write_cost_table(cost_table(records), paths, phantom=phantom, caption_facts=facts)
+    write_cost_table(cost_table(records), paths, phantom=phantom, seed="0")
     return {path.suffix[1:]: path.read_text() for path in paths}
 
 

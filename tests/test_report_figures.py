@@ -106,7 +106,7 @@ def test_equal_maps_give_equal_bytes_without_a_date_at_200_dpi(tmp_path):
 
 def test_maps_that_name_a_scale_share_it():
     arrays = [{"a": np.full((9, 9), 1.0), "b": np.full((9, 9), 3.0), "c": np.full((9, 9), 9.0)}]
-    scales = map_figures._scales(arrays, {"a": ("l1", ""), "b": ("l1", ""), "c": ("", "l1")})
+    scales = map_figures.map_scales(arrays, {"a": ("l1", ""), "b": ("l1", ""), "c": ("", "l1")})
     assert (scales["a"], scales["b"]) == ((3.0, False), (3.0, False))
     assert scales["c"][0] == 9
 
@@ -222,13 +222,13 @@ def test_the_mean_curve_takes_the_highest_threshold_that_reaches_a_recall():
         fold([1.0, 0.5, 0.0], [0.1, 0.6, np.nan], 1.0),
         fold([0.8, 0.4, 0.0], [0.3, 0.8, np.nan], 2.0),
     ]
-    recall, precision = curve_figures._mean_precision(parts)
+    recall, precision = curve_figures.mean_precision(parts)
     at = dict(zip(recall.round(2), precision, strict=True))
     assert at[0.4] == pytest.approx((0.6 + 0.8) / 2)
     assert at[0.41] == pytest.approx((0.6 + 0.3) / 2)
     assert at[0.51] == pytest.approx((0.1 + 0.3) / 2)
     assert recall.max() == pytest.approx(0.8)  # no mean where a fold has no value
-    thresholds, dice = curve_figures._mean_dice(parts)
+    thresholds, dice = curve_figures.mean_dice(parts)
     assert thresholds.tolist() == [0, 1, 2, 4]
     assert dice.tolist() == pytest.approx([0.8, 0.5, 0.2, 0])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from uad.report.metric_files import published_value, read_published
+from uad.report.metric_files import published_for, read_published
 
 PATH = Path(__file__).parents[1] / "resources" / "published" / "tables.csv"
 
@@ -171,31 +171,20 @@ def test_against_the_text_of_the_paper(published: pd.DataFrame) -> None:
         ("intra_T1CE", "brats21", "pddpm", 5.27),
     ],
 )
-def test_headline_gains(
-    published: pd.DataFrame, experiment: str, dataset: str, baseline: str, gain: float
-) -> None:
-    ours, _, _ = published_value(published, "table1", "pddpm-iqa", experiment, dataset, "dice")
-    theirs, _, _ = published_value(published, "table1", baseline, experiment, dataset, "dice")
+def test_headline_gains(published, experiment, dataset, baseline, gain):
+    mean = published_for(published, "table1")["mean"]
+    ours, theirs = (
+        mean[(method, experiment, dataset, "dice")] for method in ("pddpm-iqa", baseline)
+    )
     assert round(100 * (ours - theirs) / theirs, 2) == gain
 
 
-def test_lookup_prefers_the_same_table(published: pd.DataFrame) -> None:
+def test_a_value_is_looked_up_in_the_same_table_first_then_elsewhere_with_its_source(published):
     key = ("ddpm", "cross_T2", "brats21", "dice")
-    assert published_value(published, "table1", *key)[1:] == (1.21, "arXiv 2408.08228v1, Table I")
-    mean, std, source = published_value(published, "table4", *key)
-    assert (mean, source) == (40.67, "arXiv 2408.08228v1, Table IV")
-    assert np.isnan(std)
-
-
-def test_lookup_elsewhere_names_its_source(published: pd.DataFrame) -> None:
-    found = published_value(published, "table3", "dae", "intra_FLAIR", "brats21", "dice")
-    assert found == (29.12, 2.78, "arXiv 2408.08228v1, Table II")
-
-
-def test_lookup_of_nothing(published: pd.DataFrame) -> None:
-    mean, std, source = published_value(
-        published, "table3", "vae", "intra_FLAIR", "brats21", "dice"
-    )
-    assert np.isnan(mean)
-    assert np.isnan(std)
-    assert source == "none"
+    values = {table: published_for(published, table) for table in ROMAN}
+    assert list(values["table1"].loc[key]) == [40.67, 1.21, "arXiv 2408.08228v1, Table I"]
+    mean, std, source = values["table4"].loc[key]
+    assert (mean, source) == (40.67, "arXiv 2408.08228v1, Table IV") and np.isnan(std)
+    elsewhere = values["table3"].loc[("dae", "intra_FLAIR", "brats21", "dice")]
+    assert list(elsewhere) == [29.12, 2.78, "arXiv 2408.08228v1, Table II"]
+    assert ("vae", "intra_FLAIR", "brats21", "dice") not in values["table3"].index

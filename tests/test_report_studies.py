@@ -14,24 +14,25 @@ from uad.report.curves import figure_sweep
 from uad.report.study_table import (
     CHOSEN,
     STUDY_COLUMNS,
-    StudySpec,
     summarise_study,
     trained_points,
     write_study,
 )
+from uad.report.table_spec import StudySpec
 
-FACTS = {"data_source": "IXI & BraTS21", "seed": 3141}
-SPEC = StudySpec(
-    name="alpha",
-    title="Weight of SSIM",
-    baseline="as configured",
-    variants=["as configured", "0", "0.5", "1"],
-    labels={"b": "B_method", "a": "A"},
-    columns=[
-        {"experiment": "intra", "test": "x", "label": "X (FLAIR)"},
-        {"experiment": "cross", "test": "y", "label": None},
-    ],
-    sweep="alpha",
+SPEC = StudySpec.of(
+    {
+        "name": "alpha",
+        "title": "Weight of SSIM",
+        "baseline": "as configured",
+        "variants": ["as configured", "0", "0.5", "1"],
+        "labels": {"b": "B_method", "a": "A"},
+        "columns": [
+            {"experiment": "intra", "test": "x", "label": "X (FLAIR)"},
+            {"experiment": "cross", "test": "y", "label": None},
+        ],
+        "sweep": "alpha",
+    }
 )
 SELECTS = replace(SPEC, select_on="dice")
 #: Dice of each variant on the test set; AUPRC is 0.1 above it.
@@ -178,16 +179,16 @@ def test_the_order_is_that_of_the_spec_whatever_that_of_the_rows():
     ("change", "match"),
     [
         (lambda r: r.drop(columns="role"), "role"),
-        (lambda r: r.assign(role="train"), "unknown role train"),
+        (lambda r: r.assign(role=r["role"].replace("test", "train")), "unknown role train"),
         (lambda r: pd.concat([r, r.iloc[:1]]), "listed twice"),
-        (lambda r: r.assign(dice=r["dice"] * 100), "outside 0 to 1"),
+        (lambda r: r.assign(dice=r["dice"] * 100), "from 0 to 1"),
         (lambda r: r[r["variant"] != "1"], "0 volumes for variant '1'"),
         (
             lambda r: r[(r["variant"] != "1") | (r["subject"] != "s03") | (r["fold"] != 1)],
             "35 volumes for variant '1', but 36",
         ),
         (lambda r: r[r["role"] != "test"], "no test volumes"),
-        (lambda r: r.assign(dice=r["dice"].where(r["fold"] != 2)), "fold-2 is not defined"),
+        (lambda r: r.assign(dice=r["dice"].where(r["fold"] != 2)), "fold-2: dice is not defined"),
     ],
 )
 def test_damaged_rows_are_refused(change, match):
@@ -200,7 +201,7 @@ def test_damaged_rows_are_refused(change, match):
 
 def texts_of(folder, summary, spec=SPEC, phantom=False):
     paths = [folder / f"study.{suffix}" for suffix in ("csv", "md", "html", "tex")]
-    write_study(summary, spec, paths, phantom=phantom, caption_facts=FACTS)
+    write_study(summary, spec, paths, phantom=phantom, seed=3141)
     return SimpleNamespace(**{p.suffix[1:]: p.read_text() for p in paths})
 
 

@@ -4,12 +4,10 @@ from uad.core.files import read_json
 from uad.core.provenance import job
 from uad.report.air_table import air_table, write_air_table
 from uad.report.figures import figure_air
-from uad.report.render import data_source
 
 with job(snakemake):
     frame = air_table(map(read_json, snakemake.input))
-    output, phantom = snakemake.output, snakemake.params.phantom
-    facts = {"data_source": data_source(phantom), "seed": snakemake.params.seed}
+    output, params = snakemake.output, snakemake.params
     tables = [output.csv, output.md, output.html]
-    write_air_table(frame, tables, phantom=phantom, caption_facts=facts)
-    figure_air(output.picture, frame, phantom=phantom)
+    write_air_table(frame, tables, phantom=params.phantom, seed=params.seed)
+    figure_air(output.picture, frame, phantom=params.phantom)

@@ -9,7 +9,7 @@ from uad.report.map_figures import figure_maps, map_samples
 with job(snakemake) as context:
     files, figure = snakemake.input, snakemake.params.figure
     method = snakemake.params.methods[figure["method"]]
-    invert = stored_decision(files.air, method["air"])
+    invert = stored_decision(files.get("air"), method["air"])
     reconstructions = read_volumes(files.reconstructions[0], "test/")
     tested = [name.removeprefix("test/") for name in reconstructions]
 

@@ -16,7 +16,7 @@ with job(snakemake) as context:
         """Input and anomaly maps of a subject."""
         shown = {"input": volume}
         for path, (name, method) in zip(files.reconstructions, params.methods.items(), strict=True):
-            invert = stored_decision(files.air, method["air"])
+            invert = stored_decision(files.get("air"), method["air"])
             seen = invert_foreground(volume, mask) if invert else volume
             restored = read_volumes(path)[f"test/{subject}"]
             shown[name] = mask * score_volume(method["score"], seen, restored, **method["quality"])

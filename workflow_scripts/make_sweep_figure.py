@@ -6,7 +6,8 @@ from uad.core.files import write_tsv
 from uad.core.provenance import job
 from uad.report.curves import figure_sweep
 from uad.report.metric_files import collect_metrics
-from uad.report.study_table import StudySpec, trained_points
+from uad.report.study_table import trained_points
+from uad.report.table_spec import StudySpec
 
 with job(snakemake):
     files, params = snakemake.input, snakemake.params
@@ -17,7 +18,7 @@ with job(snakemake):
     figure_sweep(
         snakemake.output.picture,
         pd.read_csv(files.summary),
-        StudySpec(**params.spec),
+        StudySpec.of(params.spec),
         phantom=params.phantom,
         baseline_values=params.values,
         trained=points,

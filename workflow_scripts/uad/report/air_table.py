@@ -14,24 +14,16 @@ import pandas as pd
 
 from uad.core.errors import DataError
 from uad.report.metric_files import check_unique
-from uad.report.render import (
-    Cell,
-    Document,
-    PathLike,
-    Row,
-    csv_text,
-    data_and_seed,
-    titled,
-    write_document,
-)
+from uad.report.render import Cell, Document, PathLike, Row, write_document
 
-_PHANTOM_WARNING = (
-    "These ratios are of phantom data, whose contrasts were chosen when the phantom was made: "
-    "they show that the workflow runs, and say nothing about real scans."
-)
-#: Column of the CSV -> its heading in the table, if it is shown.
-_COLUMNS = {
-    "experiment": "",
+#: Columns of the CSV.
+AIR_COLUMNS = (
+    "experiment modality reference_dataset fold n_volumes mean_normal mean_anomalous air_before "
+    "air_if_inverted air_after rule invert paper_rule_invert maximising_invert choices_differ "
+    "violated_priors"
+).split()
+#: Column -> its heading in the table: what the rules say before what was done.
+_SHOWN = {
     "modality": "modality",
     "reference_dataset": "measured on",
     "fold": "fold",
@@ -41,20 +33,15 @@ _COLUMNS = {
     "air_before": "AIR before",
     "air_if_inverted": "AIR of 1−x",
     "air_after": "AIR after",
-    "rule": "",
-    "invert": "inverted here",
     "paper_rule_invert": "paper's rule inverts",
     "maximising_invert": "larger AIR inverts",
     "choices_differ": "they differ",
+    "invert": "inverted here",
     "violated_priors": "violated priors",
 }
-AIR_COLUMNS = list(_COLUMNS)
 _NUMBERS = ["mean_normal", "mean_anomalous", "air_before", "air_if_inverted", "air_after"]
 _CHOICES = ["invert", "paper_rule_invert", "maximising_invert", "choices_differ"]
 _KEY = ["experiment", "reference_dataset", "fold"]
-#: The table asks "what do the rules say" before "what was done".
-_SHOWN = [c for c, head in _COLUMNS.items() if head and c not in ("invert", "violated_priors")]
-_SHOWN += ["invert", "violated_priors"]
 #: Between the sentences about violated priors of one fold.
 _SEPARATOR = " | "
 
@@ -66,9 +53,6 @@ def air_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     tissue is above 0.5) and the choice with the larger ratio are not the same. In a
     mean row the choices are ``yes``, ``no`` or, where folds disagree, ``2 of 5``, and
     ``violated_priors`` counts the folds that violate any.
-
-    Args:
-        records: the contents of the JSON files of the AIR statistics.
 
     Raises:
         DataError: there is no record, a record lacks a field, or a fold is there twice.
@@ -82,7 +66,7 @@ def air_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     for _, part in frame.groupby(_KEY[:2], sort=False):
         texts = {c: part[c].astype(str) for c in ("fold", "n_volumes")}
         choices = {c: part[c].map({True: "yes", False: "no"}) for c in _CHOICES}
-        parts += [part.assign(**texts, **choices), _mean_row(part)]
+        parts += [part.assign(**texts, **choices), pd.DataFrame([_mean_row(part)])]
     return pd.concat(parts, ignore_index=True).astype(dict.fromkeys(_NUMBERS, float))
 
 
@@ -104,37 +88,22 @@ def _checked(record: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _mean_row(part: pd.DataFrame) -> pd.DataFrame:
-    """The folds of one experiment in one row."""
-    same = ("experiment", "reference_dataset", "modality", "rule", "n_volumes")
+def _mean_row(part: pd.DataFrame) -> dict[str, Any]:
+    """The folds of one experiment in one row: a range or a count where they differ."""
+    row = {}
+    for column in ("experiment", "reference_dataset", "modality", "rule", "n_volumes"):
+        low, high = part[column].min(), part[column].max()
+        row[column] = str(low) if low == high else f"{low} to {high}"
+    for column in _CHOICES:
+        votes = int(part[column].astype(bool).sum())
+        row[column] = {0: "no", len(part): "yes"}.get(votes, f"{votes} of {len(part)}")
     violating = int((part["violated_priors"] != "none").sum())
-    mean = {
-        **{c: _common(part[c]) for c in same},
-        **{c: float(part[c].astype(float).mean()) for c in _NUMBERS},
-        **{c: _votes(part[c]) for c in _CHOICES},
-        "fold": "mean",
-        "violated_priors": f"{violating} of {len(part)} folds" if violating else "none",
-    }
-    return pd.DataFrame([mean], columns=AIR_COLUMNS)
-
-
-def _common(values: pd.Series) -> str:
-    """The one value of a column, or its range where the rows differ."""
-    distinct = sorted(set(values))
-    return str(distinct[0]) if len(distinct) == 1 else f"{distinct[0]} to {distinct[-1]}"
-
-
-def _votes(choices: pd.Series) -> str:
-    yes, total = int(choices.astype(bool).sum()), len(choices)
-    return {0: "no", total: "yes"}.get(yes, f"{yes} of {total}")
+    row["violated_priors"] = f"{violating} of {len(part)} folds" if violating else "none"
+    return row | {"fold": "mean"} | part[_NUMBERS].astype(float).mean().to_dict()
 
 
 def write_air_table(
-    frame: pd.DataFrame,
-    out_paths: Iterable[PathLike],
-    *,
-    phantom: bool,
-    caption_facts: Mapping[str, Any],
+    frame: pd.DataFrame, out_paths: Iterable[PathLike], *, phantom: bool, seed: int
 ) -> None:
     """Write the frame of :func:`air_table`, as :func:`uad.report.tables.write_table` does."""
     rows, violations = [], []
@@ -145,33 +114,17 @@ def write_air_table(
             place = f"{record['experiment']}, fold {record['fold']}"
             violations += [f"Prior violated in {place}: {sentence}" for sentence in sentences]
             record["violated_priors"] = f"{len(sentences)}, see below"
-        cells = []
-        for column in _SHOWN:
-            value = record[column]
-            text = f"{value:.3f}" if column in _NUMBERS else str(value)
-            cells.append(Cell(text, rank=int(column == "choices_differ" and value != "no")))
+        record |= {column: f"{record[column]:.3f}" for column in _NUMBERS}
+        differ = {"choices_differ": int(record["choices_differ"] != "no")}
+        cells = [Cell(str(record[column]), differ.get(column, 0)) for column in _SHOWN]
         rows.append(Row(str(record["experiment"]), cells, apart=mean))
-    document = Document(
-        name="air",
-        title=titled("Average intensity ratio (AIR) on the unhealthy validation sets", phantom),
-        caption=[
-            *data_and_seed(caption_facts),
-            "μn and μa are the mean intensities of healthy tissue and of lesions before any "
-            "inversion, averaged over volumes; AIR is the larger divided by the smaller.",
-            f"Rule used here: {', '.join(sorted(set(frame['rule'])))}. The paper's rule inverts "
-            "when μn is above 0.5; the other choice inverts when that makes AIR larger.",
-            "Mean rows average the folds. All values are computed here, none is published.",
-        ],
-        warning=_PHANTOM_WARNING if phantom else "",
-        corner="Experiment",
-        heads=[("", _COLUMNS[column]) for column in _SHOWN],
-        rows=rows,
-        footnotes=[
-            'The column "they differ" is bold where the two rules decide differently.',
-            "Priors of the paper: 0 < μn < μa < 1 always; μn > 0.5 for FLAIR and T1-CE "
-            "(later version: T1, too); μa < 0.5 for T2.",
-            *violations,
-            *caption_facts.get("notes", ()),
-        ],
+    heads = [("", head) for head in _SHOWN.values()]
+    document = Document.of(
+        "air",
+        phantom=phantom,
+        notes=violations,
+        table={"corner": "Experiment", "heads": heads, "rows": rows},
+        seed=seed,
+        rules=sorted(set(frame["rule"])),
     )
-    write_document(out_paths, document, csv_text(frame))
+    write_document(out_paths, document, frame)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.lines import Line2D
 
-    from uad.report.study_table import StudySpec
+    from uad.report.table_spec import StudySpec
 
 #: Thresholds of methods that differ by more than this factor need a logarithmic axis.
 _WIDE = 8.0
@@ -37,15 +37,13 @@ def figure_curves(
     """Precision over recall, and Dice over the threshold, of several methods.
 
     A thin line is a fold, a strong one the mean over folds: of the precision at equal
-    recall, and of the Dice at equal threshold. Precision at a recall is that of the
-    highest threshold that reaches it, as in average precision; the mean ends where the
-    first fold does.
+    recall, and of the Dice at equal threshold.
 
     Args:
         path: where to write (``.png`` at 200 dpi, or ``.svg``).
         curves: by method label: a frame with the columns fold, threshold, precision, recall
             (over all voxels together) and mean_dice (over volumes).
-        phantom: the data are phantoms; the title says so.
+        phantom: the title says so.
         title: the title of the figure.
         chosen: by method label, the threshold that validation chose in each fold.
         prevalence: fraction of lesion voxels, the precision of a random guess.
@@ -64,22 +62,24 @@ def figure_curves(
         figure, body = _titled(titled(title, phantom), 9.2, height)
         left, right = body.subplots(1, 2)
         ranges = [
-            _draw_method(left, right, parts, chosen[label], CYCLE[number % len(CYCLE)])
-            for number, (label, parts) in enumerate(folds.items())
+            _draw_method(left, right, parts, chosen[label], look)
+            for (label, parts), look in zip(folds.items(), _looks(folds), strict=True)
         ]
         left.axhline(prevalence, color=GREY, lw=0.9, ls=":", zorder=1)
-        left.set_xlabel("recall (all test voxels together)")
-        left.set_ylabel("precision")
-        left.set_xlim(0, 1)
-        left.set_ylim(0, 1)
-        right.set_xlabel("threshold of the anomaly score")
-        right.set_ylabel("Dice (mean over test volumes)")
+        left.set(xlabel="recall (all test voxels together)", ylabel="precision")
+        left.set(xlim=(0, 1), ylim=(0, 1))
+        right.set(ylabel="Dice (mean over test volumes)")
         _threshold_axis(right, ranges)
         right.set_ylim(bottom=0)
         grid(left)
         grid(right)
-        several = any(len(parts) > 1 for parts in folds.values())
-        handles = _curves_key(list(folds), several, prevalence)
+        handles = _method_key(list(folds), 1.5, 30)
+        if any(len(parts) > 1 for parts in folds.values()):
+            handles.append(_line(color=GREY, lw=1.5, label="mean over folds"))
+            handles.append(_line(color=GREY, lw=0.5, alpha=0.6, label="one fold"))
+        handles.append(_line(ls="", mfc=GREY, **_SPOT, label="threshold from validation"))
+        text = f"prevalence, {100 * prevalence:.2g} %"
+        handles.append(_line(color=GREY, lw=0.9, ls=":", label=text))
         body.legend(handles=handles, loc="outside right upper", handlelength=2.6)
         save(figure, path, colours=128)
 
@@ -92,13 +92,12 @@ def _draw_method(
     look: Mapping[str, Any],
 ) -> tuple[float, float]:
     """The lines of one method; the range of thresholds that is worth showing."""
-    if len(parts) > 1:
+    for part in parts if len(parts) > 1 else ():
         thin = {**look, "lw": 0.5, "alpha": 0.28}
-        for part in parts:
-            left.plot(part["recall"], part["precision"], **thin)
-            right.plot(part["threshold"], part["mean_dice"], **thin)
-    left.plot(*_mean_precision(parts), **look, lw=1.5)
-    thresholds, dice = _mean_dice(parts)
+        left.plot(part["recall"], part["precision"], **thin)
+        right.plot(part["threshold"], part["mean_dice"], **thin)
+    left.plot(*mean_precision(parts), **look, lw=1.5)
+    thresholds, dice = mean_dice(parts)
     right.plot(thresholds, dice, **look, lw=1.5)
     good = thresholds[dice >= 0.03 * dice.max()] if dice.max() > 0 else thresholds
     for part, value in zip(parts, chosen, strict=True):
@@ -107,22 +106,15 @@ def _draw_method(
     return float(thresholds[dice.argmax()]), max(float(good.max()), 1.05 * max(chosen))
 
 
-def _curves_key(labels: Sequence[str], several: bool, prevalence: float) -> list[Line2D]:
-    handles = _method_key(labels, 1.5, 30)
-    if several:
-        handles.append(_line(color=GREY, lw=1.5, label="mean over folds"))
-        handles.append(_line(color=GREY, lw=0.5, alpha=0.6, label="one fold"))
-    handles.append(_line(ls="", mfc=GREY, **_SPOT, label="threshold from validation"))
-    text = f"prevalence, {100 * prevalence:.2g} %"
-    return [*handles, _line(color=GREY, lw=0.9, ls=":", label=text)]
+def _looks(methods: Sequence[str] | Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [CYCLE[number % len(CYCLE)] for number in range(len(methods))]
 
 
 def _method_key(labels: Sequence[str], width: float, characters: int) -> list[Line2D]:
     """A line per method, and a blank one below."""
-    looks = (CYCLE[number % len(CYCLE)] for number in range(len(labels)))
     handles = [
         _line(**look, lw=width, label=textwrap.fill(label, characters))
-        for look, label in zip(looks, labels, strict=True)
+        for look, label in zip(_looks(labels), labels, strict=True)
     ]
     return [*handles, _line(ls="", label="")]
 
@@ -157,7 +149,7 @@ def _folds(label: str, frame: pd.DataFrame) -> list[pd.DataFrame]:
     parts = []
     for fold, part in frame.groupby("fold"):
         part = part.sort_values("threshold", kind="stable")
-        part = part[np.isfinite(part["threshold"]) & np.isfinite(part["mean_dice"])]
+        part = part[np.isfinite(part[["threshold", "mean_dice"]]).all(axis=1)]
         if part.empty or not np.isfinite(part["precision"]).any():
             raise DataError(f"curve of {label}, fold {fold}: it has no finite values.")
         parts.append(part)
@@ -166,8 +158,11 @@ def _folds(label: str, frame: pd.DataFrame) -> list[pd.DataFrame]:
     return parts
 
 
-def _mean_precision(parts: Sequence[pd.DataFrame]) -> tuple[np.ndarray, np.ndarray]:
-    """Precision over a common grid of recalls, averaged over folds."""
+def mean_precision(parts: Sequence[pd.DataFrame]) -> tuple[np.ndarray, np.ndarray]:
+    """Precision over a common grid of recalls, averaged over folds, up to where the first ends.
+
+    At a recall it is that of the highest threshold that reaches it, as in average precision.
+    """
     recalls = np.linspace(0, 1, 101)
     curves = []
     for part in parts:
@@ -181,7 +176,7 @@ def _mean_precision(parts: Sequence[pd.DataFrame]) -> tuple[np.ndarray, np.ndarr
     return recalls[inside], mean[inside]
 
 
-def _mean_dice(parts: Sequence[pd.DataFrame]) -> tuple[np.ndarray, np.ndarray]:
+def mean_dice(parts: Sequence[pd.DataFrame]) -> tuple[np.ndarray, np.ndarray]:
     """Dice over the thresholds of all folds together, averaged over folds."""
     thresholds = np.unique(np.concatenate([part["threshold"].to_numpy(float) for part in parts]))
     curves = [np.interp(thresholds, part["threshold"], part["mean_dice"]) for part in parts]
@@ -192,13 +187,12 @@ def _threshold_axis(axes: Axes, ranges: Sequence[tuple[float, float]]) -> None:
     """Linear where the methods' scores are alike, logarithmic where they are not."""
     best = [low for low, _ in ranges if low > 0]
     ends = [high for _, high in ranges if high > 0]
-    if not ends:
-        return
+    axes.set_xlabel("threshold of the anomaly score")
     if best and max(ends) > _WIDE * min(ends):
         axes.set_xscale("log")
         axes.set_xlim(min(best) / 20, max(ends) * 1.1)
         axes.set_xlabel("threshold of the anomaly score (logarithmic)")
-    else:
+    elif ends:
         axes.set_xlim(0, max(ends) * 1.02)
 
 
@@ -207,6 +201,7 @@ def _threshold_axis(axes: Axes, ranges: Sequence[tuple[float, float]]) -> None:
 _CHOSEN = {"marker": "D", "mfc": "white", "mew": 1.1, "ls": ""}
 _RING = {"marker": "o", "ms": 6.5, "mfc": "none", "mew": 1.1}
 _TRAINED = {"marker": "^", "ms": 5.5, "mec": "white", "mew": 0.6, "lw": 0.8, "ls": (0, (1, 1.5))}
+_CELL = ["experiment", "test_dataset", "method", "metric"]
 
 
 def figure_sweep(
@@ -220,55 +215,48 @@ def figure_sweep(
 ) -> None:
     """Dice (above) and AUPRC (below) over a swept number, a column of panels per test set.
 
-    Args:
-        path: where to write (``.png`` at 200 dpi, or ``.svg``).
-        summary: of the study; variants whose names are numbers make the lines.
-        spec: the study.
-        phantom: the data are phantoms; the title says so.
-        baseline_values: by method the number of the baseline: a thin upright line, and the
-            baseline's own value as a ring.
-        trained: a second series, from :func:`uad.report.study_table.trained_points`.
+    Variants whose names are numbers make the lines; ``baseline_values`` has the number of the
+    baseline by method (a thin upright line, its value a ring). ``trained`` is a second series, from
+    :func:`uad.report.study_table.trained_points`.
     """
     import pandas as pd
 
     summary = summary.assign(value=pd.to_numeric(summary["variant"], errors="coerce"))
     if summary["value"].isna().all():
         raise DataError("figure of a sweep: no variant has a number as its name.")
-    places, methods = list(spec.places), list(dict.fromkeys(summary["method"]))
+    methods = list(dict.fromkeys(summary["method"]))
     with style():
-        width = 1.6 + 2.5 * len(places) + 1.4
+        width = 1.6 + 2.5 * len(spec.places) + 1.4
         figure, body = _titled(titled(spec.title, phantom), width, 4.1)
-        panels = body.subplots(2, len(places), sharex=True, squeeze=False)
-        for axes, (metric, place) in zip(
-            panels.flat, [(m, p) for m in ("dice", "auprc") for p in places], strict=True
+        panels = body.subplots(2, len(spec.places), sharex=True, squeeze=False)
+        for line, (metric, name) in zip(
+            panels, (("dice", "DICE [%]"), ("auprc", "AUPRC [%]")), strict=True
         ):
-            for number, method in enumerate(methods):
-                look = CYCLE[number % len(CYCLE)]
-                lines = _cell(summary, place, method, metric)
-                others = _cell(trained, place, method, metric)
-                _sweep_lines(axes, lines, spec.baseline, baseline_values[method], others, look)
-            for value in dict.fromkeys(baseline_values[method] for method in methods):
-                axes.axvline(value, color=GREY, lw=0.7, zorder=0)
-            if metric == "dice":
-                axes.set_title(spec.places[place], size=8)
-            else:
-                axes.set_xlabel(spec.sweep)
-            if place == places[0]:
-                axes.set_ylabel({"dice": "DICE [%]", "auprc": "AUPRC [%]"}[metric])
-            grid(axes, "y")
-            axes.margins(y=0.12)
+            line[0].set_ylabel(name)
+            for axes, place in zip(line, spec.places, strict=True):
+                for method, look in zip(methods, _looks(methods), strict=True):
+                    cell = (*place, method, metric)
+                    value = baseline_values[method]
+                    lines = summary[(summary[_CELL] == cell).all(axis=1)]
+                    points = trained[(trained[_CELL] == cell).all(axis=1)]
+                    _sweep_lines(axes, lines, spec.baseline, value, points, look)
+                for value in dict.fromkeys(baseline_values[method] for method in methods):
+                    axes.axvline(value, color=GREY, lw=0.7, zorder=0)
+                grid(axes, "y")
+                axes.margins(y=0.12)
+        for place, above, below in zip(spec.places, *panels, strict=True):
+            above.set_title(spec.places[place], size=8)
+            below.set_xlabel(spec.sweep)
         handles = _method_key([spec.labels[method] for method in methods], 1.3, 24)
-        chosen = bool((summary["n_chosen"] > 0).any())
-        handles += _sweep_key(spec.baseline, chosen=chosen, trained=not trained.empty)
+        handles.append(_line(color=GREY, lw=0.7, mec=GREY, ls="-", **_RING, label=spec.baseline))
+        if (summary["n_chosen"] > 0).any():
+            text = "chosen on validation\n(size: number of folds)"
+            handles.append(_line(mec=GREY, ms=5.5, **_CHOSEN, label=text))
+        if len(trained):
+            text = "also trained\nwith the value"
+            handles.append(_line(color=GREY, mfc=GREY, **_TRAINED, label=text))
         body.legend(handles=handles, loc="outside right upper", handlelength=2.2)
         save(figure, path, colours=128)
-
-
-def _cell(frame: pd.DataFrame, place: tuple[str, str], method: str, metric: str) -> pd.DataFrame:
-    names = ["experiment", "test_dataset", "method", "metric"]
-    if frame.empty:
-        return frame
-    return frame[(frame[names] == [*place, method, metric]).all(axis=1)]
 
 
 def _sweep_lines(
@@ -291,16 +279,4 @@ def _sweep_lines(
             axes.plot([spot.value], [spot.mean], ms=size, mec=color, zorder=5, **_CHOSEN)
     if len(trained):
         series = trained.sort_values("value", kind="stable")
-        look = {"color": color, "mfc": color, "zorder": 3, **_TRAINED}
-        axes.plot(series["value"], series["mean"], **look)
-
-
-def _sweep_key(baseline: str, *, chosen: bool, trained: bool) -> list[Line2D]:
-    handles = [_line(color=GREY, lw=0.7, mec=GREY, ls="-", **_RING, label=baseline)]
-    if chosen:
-        text = "chosen on validation\n(size: number of folds)"
-        handles.append(_line(mec=GREY, ms=5.5, **_CHOSEN, label=text))
-    if trained:
-        text = "also trained\nwith the value"
-        handles.append(_line(color=GREY, mfc=GREY, **_TRAINED, label=text))
-    return handles
+        axes.plot(series["value"], series["mean"], color=color, mfc=color, zorder=3, **_TRAINED)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,17 +14,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+_DASHED = {"color": GREY, "lw": 0.7, "ls": (0, (4, 3)), "zorder": 0}
+
 
 def figure_loss(path: PathLike, history: pd.DataFrame, title: str) -> None:
     """Training and healthy-validation loss over the steps, with the best epoch marked.
 
-    The axis is logarithmic where the losses span more than a factor of ten.
-
-    Args:
-        path: where to write.
-        history: columns ``epoch``, ``step``, ``train_loss`` and ``val_loss``; NaN where a
-            loss was not measured.
-        title: the title of the figure.
+    The axis is logarithmic where the losses span more than a factor of ten. ``history`` has the
+    columns ``epoch``, ``step``, ``train_loss`` and ``val_loss``; NaN where a loss was not measured.
     """
     missing = [c for c in ("epoch", "step", "train_loss", "val_loss") if c not in history.columns]
     if missing:
@@ -53,8 +49,7 @@ def figure_loss(path: PathLike, history: pd.DataFrame, title: str) -> None:
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("optimisation step")
-        axes.set_ylabel("loss (logarithmic)" if log else "loss")
+        axes.set(xlabel="optimisation step", ylabel="loss (logarithmic)" if log else "loss")
         axes.set_title(title, loc="left", weight="bold", size=9)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         grid(axes, "y")
@@ -65,17 +60,11 @@ def figure_loss(path: PathLike, history: pd.DataFrame, title: str) -> None:
 def _draw_training(axes: Axes, train: pd.DataFrame) -> None:
     """The loss of each step; where there are many, pale behind their moving average."""
     window = len(train) // 50
-    smooth = window >= 2
-    axes.plot(
-        train["step"],
-        train["train_loss"],
-        color=BLUE,
-        lw=0.6 if smooth else 1.2,
-        alpha=0.3 if smooth else 1,
-        label=None if smooth else "training",
-        marker="o" if len(train) == 1 else None,
-    )
-    if smooth:
+    look = {"lw": 1.2, "label": "training", "marker": "o" if len(train) == 1 else None}
+    if window >= 2:
+        look = {"lw": 0.6, "alpha": 0.3}
+    axes.plot(train["step"], train["train_loss"], color=BLUE, **look)
+    if window >= 2:
         mean = train["train_loss"].astype(float).rolling(window, min_periods=1, center=True).mean()
         axes.plot(train["step"], mean, color=BLUE, lw=1.4, label=f"training (mean of {window})")
 
@@ -89,20 +78,25 @@ def _draw_validation(axes: Axes, val: pd.DataFrame) -> None:
     chosen = chosen if len(chosen) else val
     best = chosen.loc[chosen["val_loss"].astype(float).idxmin()]
     text = f"weights: epoch {int(best['epoch'])}, {best['val_loss']:.4g}"
-    axes.axvline(best["step"], color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=0)
+    axes.axvline(best["step"], **_DASHED)
     ring = {"ms": 7, "mfc": "none", "mec": GREEN, "mew": 1.4, "zorder": 5, "label": text}
     axes.plot([best["step"]], [best["val_loss"]], "o", **ring)
+
+
+#: Column of the AIR table -> its colour, marker, whether it is hollow, and its words in the key.
+_MEANS = {
+    "mean_normal": (BLUE, "o", False, "μn healthy"),
+    "mean_anomalous": (ORANGE, "s", False, "μa lesion"),
+}
+_RATIOS = {"air_before": (GREY, "o", True, "before"), "air_after": (GREEN, "o", False, "after")}
+_OTHER = {"air_if_inverted": (GREY, "D", True, "other choice")}
 
 
 def figure_air(path: PathLike, air_frame: pd.DataFrame, *, phantom: bool = False) -> None:
     """Mean intensities, and the ratio before and after the transform, per experiment.
 
-    Small dots are folds, large ones their mean.
-
-    Args:
-        path: where to write.
-        air_frame: from :func:`uad.report.air_table.air_table`.
-        phantom: the data are phantoms; the title says so.
+    Small dots are folds, large ones their mean; the frame is that of
+    :func:`uad.report.air_table.air_table`.
     """
     folds = air_frame[air_frame["fold"] != "mean"]
     means = air_frame[air_frame["fold"] == "mean"].reset_index(drop=True)
@@ -117,62 +111,52 @@ def figure_air(path: PathLike, air_frame: pd.DataFrame, *, phantom: bool = False
         left, right = figure.subplots(1, 2, sharey=True)
         for y, mean in means.iterrows():
             key = ["experiment", "reference_dataset"]
-            _draw_experiment(left, right, y, mean, folds[(folds[key] == mean[key]).all(axis=1)])
+            mine = folds[(folds[key] == mean[key]).all(axis=1)]
+            _dots(left, y, mine, mean, _MEANS)
+            _draw_ratios(right, y, mine, mean)
         labels = [f"{m.experiment}\n({m.modality})" for m in means.itertuples()]
         left.set_yticks(range(len(means)), labels)
         left.set_ylim(len(means) - 0.5, -0.6)
-        left.axvline(0.5, color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=0)
+        left.axvline(0.5, **_DASHED)
         left.set_xlim(0, 1)
         left.set_xlabel("mean intensity before the transform\n(dashed: 0.5, the paper's threshold)")
-        _ratio_axis(
-            right, air_frame[["air_before", "air_after", "air_if_inverted"]].to_numpy(float)
-        )
-        for axes in (left, right):
+        _ratio_axis(right, air_frame[[*_RATIOS, *_OTHER]].to_numpy(float))
+        for axes, entries in ((left, _MEANS), (right, _RATIOS | _OTHER)):
             grid(axes, "x")
             axes.tick_params(axis="y", length=0)
-        _key(left, [("μn healthy", BLUE, "o", False), ("μa lesion", ORANGE, "s", False)])
-        kinds = [("before", GREY, "o", True), ("after", GREEN, "o", False)]
-        _key(right, [*kinds, ("other choice", GREY, "D", True)])
+            _key(axes, entries)
         save(figure, path, colours=64)
 
 
-def _draw_experiment(left: Axes, right: Axes, y: int, mean: pd.Series, folds: pd.DataFrame) -> None:
-    """The line of one experiment: intensities, and what became of the ratio."""
-    _dots(left, y, folds["mean_normal"], mean["mean_normal"], BLUE, "o")
-    _dots(left, y, folds["mean_anomalous"], mean["mean_anomalous"], ORANGE, "s")
+def _draw_ratios(axes: Axes, y: int, folds: pd.DataFrame, mean: pd.Series) -> None:
+    """What became of the ratio of one experiment."""
     before, after, inverted = mean["air_before"], mean["air_after"], mean["air_if_inverted"]
     if after != before:
         arrow = {"arrowstyle": "-|>", "color": GREY, "lw": 1, "shrinkA": 4, "shrinkB": 4}
-        right.annotate("", (after, y), (before, y), arrowprops=arrow, zorder=1)
+        axes.annotate("", (after, y), (before, y), arrowprops=arrow, zorder=1)
     if not np.isclose(inverted, after):
-        right.plot([inverted], [y], "D", ms=5, mfc="none", mec=GREY, mew=0.9, zorder=2)
-    _dots(right, y, folds["air_before"], before, GREY, "o", hollow=True)
-    _dots(right, y, folds["air_after"], after, GREEN, "o")
+        axes.plot([inverted], [y], "D", ms=5, mfc="none", mec=GREY, mew=0.9, zorder=2)
+    _dots(axes, y, folds, mean, _RATIOS)
     note, warn = _choice(mean, folds)
     # At the right edge, above the row: the longest note still fits the panel.
     look = {"ha": "right", "va": "bottom", "size": 6.5, "color": ORANGE if warn else "#30353b"}
-    right.text(0.99, y - 0.2, note, transform=right.get_yaxis_transform(), **look)
+    axes.text(0.99, y - 0.2, note, transform=axes.get_yaxis_transform(), **look)
 
 
 def _ratio_axis(axes: Axes, ratios: np.ndarray) -> None:
-    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
-
     axes.set_xlabel("AIR (logarithmic)")
     axes.set_xscale("log")
     high = max(2.0, float(ratios.max()) * 1.6)
     axes.set_xlim(min(1.0, float(ratios.min())) * 0.96, high)
     ticks = [t for t in (1, 1.2, 1.5, 2, 3, 5, 8, 12, 20, 50) if t <= high]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks([], minor=True)
 
 
 def _choice(mean: pd.Series, folds: pd.DataFrame) -> tuple[str, bool]:
     """What was done to an experiment, and whether the other choice had the larger AIR."""
-    note = {"yes": "inverted", "no": "kept"}.get(
-        mean["invert"], f"inverted in {mean['invert']} folds"
-    )
+    inverted = f"inverted in {mean['invert']} folds"
+    note = {"yes": "inverted", "no": "kept"}.get(mean["invert"], inverted)
     worse = int((folds["invert"] != folds["maximising_invert"]).sum())
     if worse:
         where = f" in {worse} of {len(folds)} folds" if len(folds) > 1 else ""
@@ -183,28 +167,23 @@ def _choice(mean: pd.Series, folds: pd.DataFrame) -> tuple[str, bool]:
 
 
 def _dots(
-    axes: Axes,
-    y: float,
-    folds: pd.Series,
-    mean: float,
-    color: str,
-    marker: str,
-    hollow: bool = False,
+    axes: Axes, y: int, folds: pd.DataFrame, mean: pd.Series, entries: dict[str, Any]
 ) -> None:
     """Folds as small dots around a line, their mean as a large one."""
     offsets = np.linspace(-0.1, 0.1, len(folds)) if len(folds) > 1 else np.zeros(1)
-    axes.plot(folds, y + 0.22 + offsets, ".", ms=3, color=color, alpha=0.6, mew=0)
-    fill = "white" if hollow else color
-    axes.plot([mean], [y], marker, ms=6, mfc=fill, mec=color, mew=1.2, zorder=3)
+    for column, (color, marker, hollow, _) in entries.items():
+        axes.plot(folds[column], y + 0.22 + offsets, ".", ms=3, color=color, alpha=0.6, mew=0)
+        fill = "white" if hollow else color
+        axes.plot([mean[column]], [y], marker, ms=6, mfc=fill, mec=color, mew=1.2, zorder=3)
 
 
-def _key(axes: Axes, entries: Sequence[tuple[str, str, str, bool]]) -> None:
+def _key(axes: Axes, entries: dict[str, Any]) -> None:
     """A legend in one line above the axes."""
     from matplotlib.lines import Line2D
 
     handles = [
         Line2D([], [], ls="", marker=m, ms=5, mfc="none" if hollow else c, mec=c, label=text)
-        for text, c, m, hollow in entries
+        for c, m, hollow, text in entries.values()
     ]
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
     axes.legend(handles=handles, ncols=len(handles), handletextpad=0.2, columnspacing=1.2, **place)

@@ -16,7 +16,6 @@ from uad.report.style import GREY, ORANGE, PathLike, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _OUTLINE = "#5CE1FF"
 #: Inches: an image is wide, the gap beside it, the labels of the rows, what is below the images.
@@ -25,21 +24,12 @@ _SIZE, _GAP, _LABEL, _BOTTOM = 1.1, 0.05, 0.98, 0.42
 
 @dataclass(frozen=True)
 class MapColumn:
-    """A column of :func:`figure_maps`.
+    """A column of :func:`figure_maps`."""
 
-    Attributes:
-        key: where a sample holds the array.
-        title: the heading.
-        kind: ``image`` (grey, 0 to 1), ``map`` (anomaly map with a colour scale) or
-            ``truth`` (the lesion mask over the first image of the row).
-        scale: map columns that name the same scale share it, for example those of one
-            measure; without a name a column has its own.
-    """
-
-    key: str
-    title: str
-    kind: str
-    scale: str = ""
+    key: str  # where a sample holds the array
+    title: str  # the heading
+    kind: str  # image (0 to 1), map (with a colour scale) or truth (mask over the first image)
+    scale: str = ""  # map columns that name the same one share it; else a column has its own
 
 
 MAP_COLUMNS = (
@@ -67,10 +57,10 @@ def choose_slices(
     Args:
         sizes: lesion voxels of each test volume, by subject.
         load_lesion: gives a subject's mask ``(X, Y, Z)``; called for the chosen only.
-        quantiles: of lesion size, one per slice to choose.
+        quantiles: of lesion size, one per slice to choose (fewer where few have a lesion).
 
     Returns:
-        (subject, index along the slice axis), fewer where few volumes have a lesion.
+        (subject, index along the slice axis).
 
     Raises:
         DataError: no volume has a lesion, or a chosen mask is empty.
@@ -96,13 +86,8 @@ def map_samples(
 ) -> list[dict[str, Any]]:
     """The samples of :func:`figure_maps` on the slices that :func:`choose_slices` takes.
 
-    One volume is in memory at a time.
-
-    Args:
-        store: slice store of the test set.
-        subjects: BIDS labels of those who are tested.
-        layers: called with a chosen subject, its volume and brain mask (both ``(X, Y, Z)``);
-            gives the volumes to show, on the same grid, by name.
+    ``layers`` is called with a chosen subject, its volume and brain mask (both ``(X, Y, Z)``), and
+    gives the volumes to show by name. One volume is in memory at a time.
 
     Returns:
         One sample per chosen slice: ``subject``, ``slice``, ``lesion_voxels`` (of the whole
@@ -119,32 +104,6 @@ def map_samples(
     return samples
 
 
-# Drawing ---------------------------------------------------------------------------------
-
-
-class _Page:
-    """A figure on which things are placed in inches from the upper left corner."""
-
-    def __init__(self, heading: str, columns: int, rows: int, shape: tuple[int, ...], deep: int):
-        from matplotlib.figure import Figure
-
-        self.tall = _SIZE * shape[0] / shape[1]
-        self.width = _LABEL + columns * (_SIZE + _GAP)
-        heading = textwrap.fill(heading, max(40, int(self.width * 12.5)))
-        self.top = 0.29 + 0.15 * len(heading.splitlines()) + 0.13 * deep
-        self.height = self.top + rows * (self.tall + _GAP) + _BOTTOM
-        self.below = self.height - _BOTTOM + 0.06
-        self.figure: Figure = Figure(figsize=(self.width, self.height), facecolor="white")
-        self.write(0.06, 0.08, heading, va="top", ha="left", size=9, weight="bold")
-
-    def place(self, x: float, y: float, w: float, h: float) -> Axes:
-        box = (x / self.width, 1 - (y + h) / self.height, w / self.width, h / self.height)
-        return self.figure.add_axes(box)
-
-    def write(self, x: float, y: float, text: str, **look: Any) -> None:
-        self.figure.text(x / self.width, 1 - y / self.height, text, **look)
-
-
 def figure_maps(
     path: PathLike,
     samples: Sequence[Mapping[str, Any]],
@@ -156,73 +115,77 @@ def figure_maps(
     """Slices of several subjects: images, anomaly maps and truth side by side.
 
     A colour scale goes from 0 to the 99.9th percentile of the values of all columns that
-    share it (an arrow on the colour bar says that larger values are cut).
-
-    Args:
-        path: where to write (``.png`` at 200 dpi, or ``.svg``).
-        samples: one per row, as from :func:`map_samples`: ``subject``, ``slice``,
-            ``lesion_voxels``, ``truth`` and a 2D array for the key of each column.
-        phantom: the samples are phantoms; the title says so.
-        title: the title of the figure.
-        columns: what to show, for example one map column per method (Fig. 3).
+    share it (an arrow on the colour bar says that larger values are cut). The samples are those
+    of :func:`map_samples`, one per row.
     """
-    arrays, shape = _arrays(samples, columns)
-    maps = {c.key: (c.scale, "" if c.scale else c.key) for c in columns if c.kind == "map"}
-    scales = _scales(arrays, maps)
-    different = len(set(maps.values()))
-    shared = {1: "all maps", len(maps): "per column"}.get(different, "per measure")
+    from matplotlib.figure import Figure
+
+    arrays = _arrays(samples, columns)
+    shape = arrays[0]["truth"].shape
+    groups = {c.key: (c.scale, "" if c.scale else c.key) for c in columns if c.kind == "map"}
+    scales = map_scales(arrays, groups)
+    shared = {1: "all maps", len(groups): "per column"}.get(len({*groups.values()}), "per measure")
     names = [textwrap.fill(column.title, 17) for column in columns]
+    tall = _SIZE * shape[0] / shape[1]
+    width = _LABEL + len(columns) * (_SIZE + _GAP)
+    heading = textwrap.fill(titled(title, phantom), max(40, int(width * 12.5)))
     deepest = max(len(name.splitlines()) for name in names)
+    top = 0.29 + 0.15 * len(heading.splitlines()) + 0.13 * deepest
+    height = top + len(samples) * (tall + _GAP) + _BOTTOM
+    below = height - _BOTTOM + 0.06
     with style():
-        page = _Page(titled(title, phantom), len(columns), len(samples), shape, deepest)
+        figure = Figure(figsize=(width, height), facecolor="white")
+
+        def place(x: float, y: float, w: float, h: float) -> Axes:
+            """Axes, in inches from the upper left corner."""
+            return figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
+
+        def write(x: float, y: float, text: str, **look: Any) -> None:
+            figure.text(x / width, 1 - y / height, text, **look)
+
+        write(0.06, 0.08, heading, va="top", ha="left", size=9, weight="bold")
         for i, (sample, row) in enumerate(zip(samples, arrays, strict=True)):
-            y = page.top + i * (page.tall + _GAP)
-            page.write(
-                0.06, y + page.tall / 2, _row_label(sample), va="center", ha="left", size=6.5
-            )
+            y = top + i * (tall + _GAP)
+            write(0.06, y + tall / 2, _row_label(sample), va="center", ha="left", size=6.5)
+            ground = next((row[c.key] for c in columns if c.kind == "image"), np.zeros(shape))
             for j, column in enumerate(columns):
                 x = _LABEL + j * (_SIZE + _GAP)
-                axes = page.place(x, y, _SIZE, page.tall)
+                axes = place(x, y, _SIZE, tall)
                 axes.set_axis_off()
                 if i == 0:
-                    middle = x + _SIZE / 2
-                    page.write(middle, page.top - 0.06, names[j], va="bottom", ha="center", size=8)
-                ground = next((row[c.key] for c in columns if c.kind == "image"), np.zeros(shape))
+                    write(x + _SIZE / 2, top - 0.06, names[j], va="bottom", ha="center", size=8)
                 limit = scales.get(column.key, (1, False))[0]
                 _draw(axes, column.kind, row[column.key], row["truth"], ground, limit)
         for j, column in enumerate(columns):
             if column.kind == "map":
                 x = _LABEL + j * (_SIZE + _GAP) + 0.08
-                _colour_bar(
-                    page.figure, page.place(x, page.below, _SIZE - 0.16, 0.06), *scales[column.key]
-                )
+                _colour_bar(place(x, below, _SIZE - 0.16, 0.06), *scales[column.key])
         text = f"outline: lesion\nscale: {shared}"
-        page.write(0.06, page.below, text, va="top", ha="left", size=5.5, color=GREY)
-        save(page.figure, path)
+        write(0.06, below, text, va="top", ha="left", size=5.5, color=GREY)
+        save(figure, path)
 
 
 def _arrays(
     samples: Sequence[Mapping[str, Any]], columns: Sequence[MapColumn]
-) -> tuple[list[dict[str, np.ndarray]], tuple[int, ...]]:
-    """The arrays of all samples, checked, and their one shape."""
+) -> list[dict[str, np.ndarray]]:
+    """The arrays of all samples, of one shape and finite."""
     arrays: list[dict[str, np.ndarray]] = []
-    shape = None
     for sample in samples:
         where = f"figure of {sample['subject']} slice {sample['slice']}"
         row = {}
-        for key in dict.fromkeys([*(column.key for column in columns), "truth"]):
+        for key in dict.fromkeys(["truth", *(column.key for column in columns)]):
             if key not in sample:
                 raise DataError(f"{where}: there is no {key!r} in the sample.")
             row[key] = array = np.asarray(sample[key], dtype=np.float64)
-            shape = shape or array.shape
+            shape = (arrays or [row])[0]["truth"].shape
             if array.ndim != 2 or array.shape != shape:
                 raise DataError(f"{where}: {key!r} has shape {array.shape}, expected {shape}.")
             if not np.isfinite(array).all():
                 raise DataError(f"{where}: {key!r} has NaN or infinite values.")
         arrays.append(row)
-    if shape is None:
+    if not arrays:
         raise DataError("figure of anomaly maps: no samples were given.")
-    return arrays, shape
+    return arrays
 
 
 def _draw(
@@ -231,11 +194,10 @@ def _draw(
     """One image: a slice, a map with the lesion's outline, or the lesion over the slice."""
     if kind == "map":
         axes.imshow(array, interpolation="nearest", vmin=0, vmax=limit, cmap="inferno")
-        _outline(axes, truth, _OUTLINE, 0.5)
-    elif kind == "image":
-        axes.imshow(array, cmap="gray", vmin=0, vmax=1)
-    else:
-        axes.imshow(ground, cmap="gray", vmin=0, vmax=1)
+        _outline(axes, truth > 0, _OUTLINE, 0.5)
+        return
+    axes.imshow(array if kind == "image" else ground, cmap="gray", vmin=0, vmax=1)
+    if kind == "truth":
         tint = np.zeros((*array.shape, 4))
         tint[array > 0] = (0.84, 0.37, 0.0, 0.55)
         axes.imshow(tint, interpolation="nearest")
@@ -246,7 +208,7 @@ def _outline(axes: Axes, mask: np.ndarray, color: str, width: float) -> None:
     """Draw the border of a mask along the edges of its pixels."""
     from matplotlib.collections import LineCollection
 
-    padded = np.pad(np.asarray(mask) > 0, 1)
+    padded = np.pad(mask, 1)
     rows, columns = np.nonzero(padded[:, 1:] != padded[:, :-1])
     edges = [((c - 0.5, r - 1.5), (c - 0.5, r - 0.5)) for r, c in zip(rows, columns, strict=True)]
     rows, columns = np.nonzero(padded[1:, :] != padded[:-1, :])
@@ -256,13 +218,12 @@ def _outline(axes: Axes, mask: np.ndarray, color: str, width: float) -> None:
     )
 
 
-def _colour_bar(figure: Figure, axes: Axes, limit: float, cut: bool) -> None:
+def _colour_bar(axes: Axes, limit: float, cut: bool) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    mappable = ScalarMappable(Normalize(0, limit), "inferno")
-    extend = "max" if cut else "neither"
-    figure.colorbar(mappable, cax=axes, orientation="horizontal", extend=extend)
+    look = {"orientation": "horizontal", "extend": "max" if cut else "neither"}
+    axes.figure.colorbar(ScalarMappable(Normalize(0, limit), "inferno"), cax=axes, **look)
     ticks = [0, limit / 2, limit]
     axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
     axes.tick_params(labelsize=5.5, length=2, pad=1.5)
@@ -279,7 +240,7 @@ def _row_label(sample: Mapping[str, Any]) -> str:
     return f"{subject}\nslice {sample['slice']}\nlesion {int(sample['lesion_voxels']):,} vox."
 
 
-def _scales(
+def map_scales(
     arrays: Sequence[Mapping[str, np.ndarray]], groups: Mapping[str, tuple[str, str]]
 ) -> dict[str, tuple[float, bool]]:
     """Upper limit of each map column's colour scale, one per group, and whether it cuts values."""

@@ -15,15 +15,20 @@ from uad.report.render import PathLike
 #: Metric -> its heading.
 METRICS = {"dice": "DICE [%]", "auprc": "AUPRC [%]"}
 KEYS = ["experiment", "method", "fold", "test_dataset", "subject"]
-PUBLISHED_COLUMNS = "table row experiment test_dataset metric mean std source".split()
+#: What identifies a number of a table.
+CELL = ["row", "experiment", "test_dataset", "metric"]
+
+
+def short(metric: str) -> str:
+    """``DICE``: the name of a metric without its unit."""
+    return METRICS[metric].split()[0]
 
 
 def collect_metrics(paths: Iterable[PathLike]) -> pd.DataFrame:
     """Read per-volume metrics of many cells into one frame, sorted by their keys.
 
-    Args:
-        paths: files ``.../<experiment>/<method>/fold-<k>/<test_dataset>.tsv`` with at
-            least :data:`KEYS`, dice and auprc (in [0, 1], ``n/a`` where not defined).
+    The files ``.../<experiment>/<method>/fold-<k>/<test_dataset>.tsv`` have at least :data:`KEYS`,
+    dice and auprc (in [0, 1], ``n/a`` where not defined).
 
     Raises:
         DataError: a file is missing, empty, lacks a column, has a value outside [0, 1],
@@ -56,9 +61,9 @@ def _read_metrics(path: Path) -> pd.DataFrame:
     return frame
 
 
-def check_metrics(metrics: pd.DataFrame, where: str) -> None:
+def check_metrics(metrics: pd.DataFrame, where: str, keys: list[str] = KEYS) -> None:
     """Refuse a frame of metrics that would give wrong tables."""
-    check_columns(metrics, [*KEYS, *METRICS], where)
+    check_columns(metrics, [*keys, *METRICS], where)
     if metrics.empty:
         raise DataError(f"{where}: has no rows. No test volume was evaluated.")
     for metric in METRICS:
@@ -70,7 +75,7 @@ def check_metrics(metrics: pd.DataFrame, where: str) -> None:
                 f"{where}: {metric} of {record['subject']} is {record[metric]}, expected a number "
                 "from 0 to 1."
             )
-    check_unique(metrics, KEYS, where)
+    check_unique(metrics, keys, where)
 
 
 def check_columns(frame: pd.DataFrame, needed: Iterable[str], where: str) -> None:
@@ -88,33 +93,27 @@ def check_unique(frame: pd.DataFrame, key: list[str], where: str) -> None:
         raise DataError(f"{where}: {which} is listed twice.")
 
 
+def fold_means(metrics: pd.DataFrame) -> pd.Series:
+    """The mean over the volumes of each fold in percent, by method, test set, metric and fold."""
+    frame = metrics.rename(columns={"method": "row"})
+    means = 100 * frame.groupby([*CELL[:3], "fold"])[[*METRICS]].mean()
+    return means.rename_axis(columns="metric").stack().reorder_levels([*CELL, "fold"])
+
+
 def read_published(path: PathLike) -> pd.DataFrame:
     """Read the published values (``resources/published/tables.csv``), in percent."""
     frame = pd.read_csv(path, dtype={"table": str, "row": str, "source": str})
-    check_columns(frame, PUBLISHED_COLUMNS, str(path))
-    check_unique(frame, PUBLISHED_COLUMNS[:5], str(path))
+    check_columns(frame, ["table", *CELL, "mean", "std", "source"], str(path))
+    check_unique(frame, ["table", *CELL], str(path))
     return frame
 
 
-def published_value(
-    published: pd.DataFrame,
-    table: str,
-    *cell: str,
-) -> tuple[float, float, str]:
-    """Look up one published value: in the same table first, then in any other.
+def published_for(published: pd.DataFrame, table: str) -> pd.DataFrame:
+    """The published ``mean``, ``std`` and ``source`` of each cell, by :data:`CELL`.
 
-    Args:
-        published: from :func:`read_published`.
-        table: key of the table.
-        cell: method, experiment, test set and metric.
-
-    Returns:
-        Mean and standard deviation in percent (NaN where the paper gives none) and the
-        source, which names the table that the value was found in (``none`` if nowhere).
+    Of a value that several tables print, the one of the same table is taken, else the first.
     """
-    found = published[(published[PUBLISHED_COLUMNS[1:5]] == list(cell)).all(axis=1)]
-    if found.empty:
-        return float("nan"), float("nan"), "none"
-    same = found[found["table"] == table]
-    best = (same if len(same) else found).iloc[0]
-    return float(best["mean"]), float(best["std"]), str(best["source"])
+    here_first = published.sort_values(
+        "table", key=lambda names: names != table, kind="stable", ignore_index=True
+    )
+    return here_first.drop_duplicates(CELL).set_index(CELL)[["mean", "std", "source"]]

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 #: Tag of the cell that declares the parameters, and of the one that papermill adds.
 PARAMETERS, INJECTED = "parameters", "injected-parameters"
-#: Metadata of a notebook that do not tell when or where it was executed.
-_KEPT = ("kernelspec", "language_info")
 #: A last cell that is executed and not kept: the library files that the kernel loaded.
 _LOADED = """\
 import json, sys
@@ -35,8 +33,6 @@ print(json.dumps([getattr(m, "__file__", None) or "" for m in list(sys.modules.v
 """
 #: Numbers of the tables of a page: each has its own style.
 _TABLES = itertools.count(1)
-#: What identifies a terminal's colours in a traceback.
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def title_of(notebook: NotebookNode, name: str) -> str:
@@ -48,13 +44,7 @@ def title_of(notebook: NotebookNode, name: str) -> str:
 
 
 def as_table(frame: pd.DataFrame, *, index: bool = False, precision: int = 6) -> Styler:
-    """A frame as a notebook shows it: every text as it is, a line break in a heading kept.
-
-    Args:
-        frame: the table.
-        index: whether its index is shown.
-        precision: decimals of its numbers.
-    """
+    """A frame as a notebook shows it: every text as it is, a line break in a heading kept."""
 
     def heading(text: Any) -> str:
         return html.escape(str(text)).replace("\n", "<br>")
@@ -78,11 +68,7 @@ def execute(
         parameters: values as JSON has them; paths are relative to ``folder``, so that what was
             executed names no path of this machine.
         folder: working directory of the notebook: the results folder.
-        library: gets the library files that the notebook loaded, relative to the library; they
-            are not among those of this process.
-
-    Returns:
-        The executed notebook: no times, no execution metadata, cells with their own ids.
+        library: gets the library files that the notebook loaded, relative to the library.
 
     Raises:
         DataError: a cell failed, a parameter is not declared, or the kernel ended; the message
@@ -92,9 +78,15 @@ def execute(
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    source = Path(source)
+    name = Path(source).name
     notebook = nbformat.read(source, as_version=4)
-    _check_parameters(source.name, notebook, parameters)
+    # papermill only warns of a parameter that is not declared
+    tagged = [c.source for c in notebook.cells if PARAMETERS in c.metadata.get("tags", [])]
+    declared = re.findall(r"^(\w+)\b[^=\n]*=", "\n".join(tagged), re.MULTILINE)
+    if unknown := sorted(set(parameters) - set(declared)):
+        raise DataError(
+            f"{name}: its cell tagged '{PARAMETERS}' does not declare {', '.join(unknown)}."
+        )
     notebook.cells.append(nbformat.v4.new_code_cell(_LOADED))
     # the notebook reads the library that its job reads, wherever a run was started from
     paths = [str(LIBRARY.parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
@@ -107,47 +99,28 @@ def execute(
     try:
         executed = papermill.execute_notebook(notebook, None, dict(parameters), **options)
     except papermill.PapermillExecutionError as error:
-        print(_COLOURS.sub("", "\n".join(error.traceback)), file=sys.stderr)
-        raise DataError(_failure(source.name, error)) from None
+        # without a terminal's colours
+        print(re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)), file=sys.stderr)
+        first = next((f" ('{x.strip()}')" for x in error.source.splitlines() if x.strip()), "")
+        cause = f"{error.ename}: {error.evalue}".strip()
+        raise DataError(f"{name}: cell {error.cell_index}{first} failed with {cause}") from None
     except (DeadKernelError, CellTimeoutError) as error:
         raise DataError(
-            f"{source.name}: its kernel ended before the notebook did ({error}). Was there too "
+            f"{name}: its kernel ended before the notebook did ({error}). Was there too "
             "little memory? The log says more."
         ) from error
-    loaded = _library_files(executed.cells.pop())
+    outputs = executed.cells.pop().outputs
+    text = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    loaded = map(Path, json.loads(text.splitlines()[-1]))
     if library is not None:
-        library |= loaded
+        library |= {f.relative_to(LIBRARY).as_posix() for f in loaded if f.is_relative_to(LIBRARY)}
     return _without_traces(executed)
-
-
-def _library_files(cell: NotebookNode) -> set[str]:
-    """Files of the library, relative to it, among those that the executed last cell names."""
-    text = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
-    files = map(Path, json.loads(text.splitlines()[-1]))
-    return {f.relative_to(LIBRARY).as_posix() for f in files if f.is_relative_to(LIBRARY)}
-
-
-def _check_parameters(name: str, notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
-    """Refuse a parameter that a notebook does not declare; papermill only warns."""
-    tagged = [c.source for c in notebook.cells if PARAMETERS in c.metadata.get("tags", [])]
-    declared = set(re.findall(r"^(\w+)\b[^=\n]*=", "\n".join(tagged), re.MULTILINE))
-    if unknown := sorted(set(parameters) - declared):
-        raise DataError(
-            f"{name}: its cell tagged '{PARAMETERS}' does not declare {', '.join(unknown)}."
-        )
-
-
-def _failure(name: str, error: Any) -> str:
-    """Which cell failed, and why."""
-    lines = [line for line in error.source.splitlines() if line.strip()]
-    first = f" ('{lines[0].strip()}')" if lines else ""
-    cause = f"{error.ename}: {error.evalue}".strip()
-    return f"{name}: cell {error.cell_index}{first} failed with {cause}"
 
 
 def _without_traces(notebook: NotebookNode) -> NotebookNode:
     """A notebook without times, paths and ids that its execution gave it."""
-    notebook.metadata = {k: v for k, v in notebook.metadata.items() if k in _KEPT}
+    kept = ("kernelspec", "language_info")
+    notebook.metadata = {k: v for k, v in notebook.metadata.items() if k in kept}
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
@@ -165,11 +138,8 @@ def _without_traces(notebook: NotebookNode) -> NotebookNode:
 def page(notebook: NotebookNode, name: str) -> str:
     """An executed notebook as one self-contained page, its code folded.
 
-    Nothing is loaded from elsewhere, and the page is a tenth of nbconvert's own.
-
-    Args:
-        notebook: from :func:`execute`.
-        name: of its file, used if it has no heading.
+    Nothing is loaded from elsewhere, and the page is a tenth of nbconvert's own. The name is that
+    of the file, used if the notebook has no heading.
     """
     from nbconvert import HTMLExporter
     from pygments.formatters import HtmlFormatter

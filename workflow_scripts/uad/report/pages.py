@@ -15,6 +15,7 @@ from uad.report.render import PathLike, counted, titled
 
 #: Roles of a split, in the order of the columns.
 _ROLES = ("train", "val_healthy", "val_unhealthy", "test")
+_KINDS = {"phantom": "synthetic phantom", "folder": "as provided by the user"}
 
 
 def write_config_page(path: PathLike, config: Mapping[str, Any], *, phantom: bool) -> None:
@@ -54,26 +55,23 @@ def write_data_page(
         sources: data set -> phantom, folder, download or preprocessed.
         phantom: a data set is a phantom: title and caption say so.
     """
-    by_experiment: dict[str, list[Any]] = {}
+    experiments: dict[str, list[Any]] = {}
     for split in sorted(map(Path, splits)):
-        by_experiment.setdefault(split.parent.name, []).append(read_tsv(split))
-    if not by_experiment:
+        experiments.setdefault(split.parent.name, []).append(read_tsv(split))
+    if not experiments:
         raise DataError("No splits were given, so there are no volumes to count.")
-    kinds = {"phantom": "synthetic phantom", "folder": "as provided by the user"}
+    datasets = []
+    for name, table in zip(participants, map(read_tsv, participants.values()), strict=True):
+        subjects = counted(table["subject"].nunique(), "subject")
+        scans = table.groupby("modality").size().to_dict()
+        kind = _KINDS.get(sources[name], sources[name])
+        datasets.append({"name": name, "kind": kind, "subjects": subjects, "scans": scans})
     page = render_page(
         "data.html",
         title=titled("Data sets and volumes", phantom),
         phantom=phantom,
-        datasets=[
-            {
-                "name": name,
-                "kind": kinds.get(sources[name], sources[name]),
-                "subjects": counted(table["subject"].nunique(), "subject"),
-                "scans": table.groupby("modality").size().to_dict(),
-            }
-            for name, table in zip(participants, map(read_tsv, participants.values()), strict=True)
-        ],
-        experiments={name: _volumes(folds) for name, folds in by_experiment.items()},
+        datasets=datasets,
+        experiments={name: _volumes(folds) for name, folds in experiments.items()},
     )
     write_text(path, page)
 
@@ -96,7 +94,7 @@ def report_style(style: PathLike, picture: PathLike) -> str:
     size = re.search(rb'viewBox="0 0 ([\d.]+) ([\d.]+)"', content)
     if not size:
         raise DataError(f"{picture}: is not an SVG with a viewBox. Make it again.")
-    width, height = (float(number) for number in size.groups())
+    width, height = map(float, size.groups())
     data = base64.b64encode(content).decode()
     rule = f'background-image: url("data:image/svg+xml;base64,{data}"); '
     rule += f"aspect-ratio: {width:g} / {height:g};"

@@ -9,6 +9,7 @@ from uad.qc.gallery import gallery_data, script_json
 from uad.qc.judge import MIN_SCANS
 from uad.qc.measure import MEASURES
 from uad.report.html import render_page
+from uad.report.render import titled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,36 +21,24 @@ def gallery_page(
     pictures: Mapping[str, Mapping[str, str]],
     shape: Sequence[int],
     decisions: Iterable[Mapping[str, str]],
-    decisions_file: str,
-    threshold: float,
-    phantom: bool,
+    **shown: Any,
 ) -> str:
     """The page on which a person goes through all scans: one file, no server, no network.
 
-    Args:
-        tables: with ``pictures``, ``shape`` and ``decisions`` as for
-            :func:`uad.qc.gallery.gallery_data`.
-        pictures: as there.
-        shape: as there.
-        decisions: as there.
-        decisions_file: name that a saved decision file gets.
-        threshold: of the flags.
-        phantom: the scans are synthetic.
+    The named arguments are those of :func:`uad.qc.gallery.gallery_data`; the others are
+    ``decisions_file`` (name of a saved decision file), ``threshold`` of the flags and ``phantom``.
     """
-    data = gallery_data(tables, pictures, shape, decisions)
     return render_page(
         "gallery.html",
         title="Quality control of the scans",
-        data=script_json(data),
+        data=script_json(gallery_data(tables, pictures, shape, decisions)),
         datasets=list(tables),
         scans=sum(map(len, tables.values())),
         subjects=sum(table["subject"].nunique() for table in tables.values()),
         modalities=list(dict.fromkeys(m for table in tables.values() for m in table["modality"])),
         measures=MEASURES,
-        decisions_file=decisions_file,
-        threshold=threshold,
         least=MIN_SCANS,
-        phantom=phantom,
+        **shown,
     )
 
 
@@ -62,7 +51,7 @@ def summary_page(
     """The counts of :func:`uad.qc.judge.summarise`, and whom a reviewer left out."""
     return render_page(
         "quality_summary.html",
-        title=f"Quality control of the scans{' (phantom data)' if phantom else ''}",
+        title=titled("Quality control of the scans", phantom),
         rows=counts,
         excluded=excluded,
         labels={measure.name: measure.label for measure in MEASURES},

@@ -5,8 +5,6 @@ Only the jobs behind given files count, so that a job that ran since changes not
 
 from __future__ import annotations
 
-import calendar
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,39 +33,34 @@ def only(records: Records, jobs: Sequence[Record]) -> Records:
 
 
 def job_table(jobs: Sequence[Record]) -> pd.DataFrame:
-    """One row per job.
+    """One row per job: what its record says of time, memory, machine and code.
 
-    Returns:
-        ``key`` (of the record), ``rule``, ``seconds``, ``threads``, ``core_seconds``,
-        ``peak_memory_mib``, ``peak_gpu_memory_mib`` (NaN without one), ``record_seconds`` (that
-        writing the record took), ``started`` and ``ended`` (seconds since 1970), ``bytes`` of
-        the outputs, ``device``, ``driver``, ``host``, ``commit``, ``diff``, ``lock``.
+    ``started`` and ``ended`` are seconds since 1970, ``bytes`` those of the outputs,
+    ``record_seconds`` those of writing the record; ``peak_gpu_memory_mib`` is NaN without one.
     """
-    copied = "seconds threads peak_memory_mib peak_gpu_memory_mib record_seconds".split()
+    times = "seconds threads peak_memory_mib peak_gpu_memory_mib record_seconds started".split()
     rows = []
     for job in jobs:
-        content = job.content
-        host, code = content["host"], content["code"]
-        started = calendar.timegm(time.strptime(content["started"], "%Y-%m-%dT%H:%M:%SZ"))
+        host, code = job.content["host"], job.content["code"]
         rows.append(
             {
                 "key": job.key,
                 "rule": job.rule,
-                **{name: content[name] for name in copied},
-                "core_seconds": content["seconds"] * content["threads"],
-                "started": started,
-                "ended": started + content["seconds"],
+                **{name: job.content[name] for name in times},
                 "bytes": sum(output.bytes or 0 for output in job.outputs),
                 "device": host["device"],
                 "driver": host["driver"],
                 "host": host["name"],
                 "commit": code["commit"],
                 "diff": code["diff_sha256"],
-                "lock": content["environment"]["lock_sha256"],
+                "lock": job.content["environment"]["lock_sha256"],
             }
         )
-    frame = pd.DataFrame(rows)
-    return frame.astype({"peak_gpu_memory_mib": float}) if len(frame) else frame
+    frame = pd.DataFrame(rows).astype({"peak_gpu_memory_mib": float})
+    started = pd.to_datetime(frame["started"]).dt.tz_localize(None) - pd.Timestamp(0)
+    frame["started"] = started.dt.total_seconds()
+    frame["ended"] = frame["started"] + frame["seconds"]
+    return frame.assign(core_seconds=frame["seconds"] * frame["threads"])
 
 
 def cost_by_rule(jobs: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
@@ -94,11 +87,8 @@ def cost_by_rule(jobs: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
 def run_facts(jobs: pd.DataFrame) -> dict[str, Any]:
     """Totals over all jobs of a :func:`job_table`.
 
-    Returns:
-        ``jobs``, ``core_hours``, ``hours`` from the first start to the last end (pauses
-        included), ``gigabytes`` written, ``hosts`` (how many), ``devices`` and ``drivers`` (names),
-        ``memory_mib`` and ``gpu_memory_mib`` at most, ``record_seconds`` and
-        ``record_share`` of the jobs' time in percent.
+    ``hours`` go from the first start to the last end, pauses included; ``record_share`` is that of
+    the jobs' time, in percent.
     """
     return {
         "jobs": len(jobs),
@@ -117,12 +107,9 @@ def run_facts(jobs: pd.DataFrame) -> dict[str, Any]:
 
 def environments(jobs: Sequence[Record]) -> dict[str, list[str]]:
     """Versions of Python and of the main packages; more than one where jobs differ."""
-    found: dict[str, set[str]] = {}
-    for job in jobs:
-        for name, version in job.content["environment"].items():
-            if name != "lock_sha256":
-                found.setdefault(name, set()).add(version)
-    return {name: sorted(found[name]) for name in sorted(found)}
+    versions = pd.DataFrame([job.content["environment"] for job in jobs])
+    names = sorted(set(versions) - {"lock_sha256"})
+    return {name: sorted(versions[name].dropna().unique()) for name in names}
 
 
 def write_runtime_page(
@@ -131,15 +118,19 @@ def write_runtime_page(
     """Write what the jobs took as a page, the rules in the given order."""
     table = job_table(jobs)
     costs = cost_by_rule(table, order)
-    content = {
-        "title": titled("What this run took", phantom),
-        "phantom": phantom,
-        "costs": costs.to_dict("records"),
-        "has_gpu": bool(costs["gpu_memory_mib"].notna().any()),
-        "facts": run_facts(table),
-    }
-    texts = {"counted": counted, "hours": hours, "duration": duration, "whole": _whole}
-    write_text(path, render_page("runtime.html", **content, **texts))
+    page = render_page(
+        "runtime.html",
+        title=titled("What this run took", phantom),
+        phantom=phantom,
+        costs=costs.to_dict("records"),
+        has_gpu=bool(costs["gpu_memory_mib"].notna().any()),
+        facts=run_facts(table),
+        counted=counted,
+        hours=hours,
+        duration=duration,
+        whole=lambda number: "–" if pd.isna(number) else f"{number:.0f}",
+    )
+    write_text(path, page)
 
 
 def hours(number: float) -> str:
@@ -157,7 +148,3 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _whole(number: float) -> str:
-    return "–" if number != number else f"{number:.0f}"

@@ -1,41 +1,36 @@
-"""Which values of a table are significantly better, and which published differences hold.
-
-The tests themselves are made in :mod:`uad.evaluate`; here their results become a mark
-per cell and sentences below a table.
-"""
+"""Which values of a table are significantly better, and which published differences hold."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
 from uad.core.columns import SIGNIFICANCE
 from uad.core.errors import DataError
-from uad.report.metric_files import METRICS, check_columns, check_unique
+from uad.report.metric_files import CELL, METRICS, check_columns, check_unique, short
 from uad.report.render import signed
-from uad.report.table_spec import TableSpec, part_of
+from uad.report.table_spec import TableSpec
 
 #: A corrected p value below this is significant, as in the paper.
 LEVEL = 0.05
 MARK = "†"
-#: What :func:`add_marks` says of each cell.
-MARK_COLUMNS = "significant tested_against n_pairs smallest_difference largest_p_holm".split()
-_CELL = ["row", "experiment", "test_dataset", "metric"]
-_TEST = (
-    "difference above 0 and Holm-corrected p < 0.05; two-sided paired "
-    "permutation test over test volumes, 10,000 resamples"
-)
+#: What :func:`add_marks` says of each cell: its value where the cell was not tested.
+MARKS = {
+    "significant": "not tested",
+    "tested_against": "none",
+    "n_pairs": 0,
+    "smallest_difference": float("nan"),
+    "largest_p_holm": float("nan"),
+}
 
 
 def tests_of_table(significance: pd.DataFrame | None, spec: TableSpec) -> pd.DataFrame:
     """The tests between two methods of one table, checked, in the order of the table.
 
-    Args:
-        significance: a frame with :data:`uad.core.columns.SIGNIFICANCE`, differences in percentage
-            points, as from :func:`uad.evaluate.test_claims`. None or an empty frame:
-            nothing was tested.
-        spec: the table; tests of other methods and columns are left out.
+    They come from :func:`uad.evaluate.test_claims`, if any were made; those of other methods and
+    columns are left out.
 
     Raises:
         DataError: a column is missing, a unit is not known, or a test is listed twice.
@@ -48,152 +43,106 @@ def tests_of_table(significance: pd.DataFrame | None, spec: TableSpec) -> pd.Dat
         unknown = sorted(set(significance[column].astype(str)) - known)
         if unknown:
             raise DataError(f"{where}: unknown {column} {', '.join(unknown)}.")
-    check_unique(significance, [*_CELL, "against", "unit"], where)
-    methods = {method: number for number, method in enumerate(spec.methods)}
-    columns = {place: number for number, place in enumerate(spec.places)}
+    check_unique(significance, [*CELL, "against", "unit"], where)
+    places = pd.MultiIndex.from_tuples(spec.places)
     order = pd.DataFrame(
         {
-            "row": significance["row"].map(methods),
-            "column": [
-                columns.get(place)
-                for place in zip(
-                    significance["experiment"], significance["test_dataset"], strict=True
-                )
-            ],
-            "metric": significance["metric"].map(list(METRICS).index),
-            "against": significance["against"].map(methods),
+            "row": pd.Index(spec.methods).get_indexer(significance["row"]),
+            "column": places.get_indexer(pd.MultiIndex.from_frame(significance[CELL[1:3]])),
+            "metric": pd.Index(METRICS).get_indexer(significance["metric"]),
+            "against": pd.Index(spec.methods).get_indexer(significance["against"]),
         },
         index=significance.index,
-    ).dropna()
-    order = order.sort_values(list(order), kind="stable")
+    )
+    order = order[(order >= 0).all(axis=1)].sort_values(list(order), kind="stable")
     return significance.loc[order.index, SIGNIFICANCE].reset_index(drop=True)
 
 
-def add_marks(
-    summary: pd.DataFrame, spec: TableSpec, significance: pd.DataFrame | None
-) -> pd.DataFrame:
-    """Add :data:`MARK_COLUMNS` to the summary of a table.
+def add_marks(summary: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
+    """Add :data:`MARKS` to the summary of a table, by the tests of :func:`tests_of_table`.
 
     A cell is significant when, over volumes, its method is better (difference above 0) than
     every method it was tested against in that column and metric, each with a Holm-corrected
     p value below :data:`LEVEL`.
     """
-    tests = tests_of_table(significance, spec)
-    found = dict(iter(tests[tests["unit"] == "volumes"].groupby(_CELL)))
-    records = []
-    for place in summary[_CELL].itertuples(index=False, name=None):
-        cell = found.get(place)
-        if cell is None:
-            records.append(["not tested", "none", 0, float("nan"), float("nan")])
-            continue
-        better = (cell["difference"] > 0) & (cell["p_holm"] < LEVEL)
-        records.append(
-            [
-                "yes" if better.all() else "no",
-                "; ".join(cell["against"]),
-                int(cell["n"].min()),
-                float(cell["difference"].min(skipna=False)),
-                # a test without a p value is the worst that can be
-                float(cell["p_holm"].max(skipna=False)),
-            ]
+    volumes = tests[tests["unit"] == "volumes"]
+    if volumes.empty:
+        return summary.assign(**MARKS)
+    better = (volumes["difference"] > 0) & (volumes["p_holm"] < LEVEL)
+    marks = (
+        volumes.assign(better=better.map({True: "yes", False: "no"}))
+        .groupby(CELL)
+        .agg(
+            significant=("better", "min"),
+            tested_against=("against", "; ".join),
+            n_pairs=("n", "min"),
+            # a test without a p value is the worst that can be
+            smallest_difference=("difference", lambda values: values.min(skipna=False)),
+            largest_p_holm=("p_holm", lambda values: values.max(skipna=False)),
         )
-    marks = pd.DataFrame(records, columns=MARK_COLUMNS, index=summary.index)
-    return pd.concat([summary, marks], axis=1)
-
-
-def was_tested(summary: pd.DataFrame) -> bool:
-    """Whether any cell of a summary was tested."""
-    return bool((summary["significant"] != "not tested").any())
-
-
-def significance_notes(
-    summary: pd.DataFrame, spec: TableSpec, significance: pd.DataFrame | None, phantom: bool
-) -> list[str]:
-    """Footnotes: what the mark means, what is not supported, what could not be shown."""
-    if not was_tested(summary):
-        return []
-    tested = summary[summary["significant"] != "not tested"]
-    pairs = dict.fromkeys(
-        f"{spec.label(method)} against {_listed(map(spec.label, against.split('; ')))}"
-        for method, against in zip(tested["row"], tested["tested_against"], strict=True)
     )
-    sizes = []
-    for place, label in spec.places.items():
-        numbers = set(part_of(tested, place)["n_pairs"])
-        if numbers:
-            low, high = min(numbers), max(numbers)
-            sizes.append(f"{label} n = {low if low == high else f'{low} to {high}'}")
-    earned = "" if (tested["significant"] == "yes").any() else " No value has earned it."
-    notes = [
-        f"{MARK} Better than every row that it was tested against in its column and metric "
-        f"({_TEST}).{earned} Tested: {'; '.join(pairs)} (volumes: {', '.join(sizes)}). The test "
-        "does not know of the spread between trainings. Where the paper states significance, it "
-        "names no test."
+    summary = summary.join(marks, on=CELL).fillna({k: MARKS[k] for k in list(MARKS)[:3]})
+    return summary.astype({"n_pairs": int})
+
+
+def test_facts(
+    summary: pd.DataFrame, spec: TableSpec, significance: pd.DataFrame | None
+) -> dict[str, Any]:
+    """What ``texts/table.txt`` says of the tests; without any, only that none was made."""
+    cells = summary[summary["significant"] != "not tested"]
+    if cells.empty:
+        return {"tested": False}
+    pairs = [
+        f"{spec.label(method)} against {_listed(map(spec.label, against.split('; ')))}"
+        for method, against in zip(cells["row"], cells["tested_against"], strict=True)
     ]
+    sizes = []
+    for place, part in cells.groupby(CELL[1:3], sort=False):
+        low, high = part["n_pairs"].min(), part["n_pairs"].max()
+        sizes.append(f"{spec.places[place]} n = {low if low == high else f'{low} to {high}'}")
     tests = tests_of_table(significance, spec)
-    if phantom:
-        notes.append(
-            f"These are phantom data: {MARK} and its absence say nothing about methods, and "
-            "nothing published is judged."
-        )
-    else:
-        notes += _claims(summary, spec, tests)
-    return [*notes, *_limits(spec, tests)]
+    return {
+        "tested": True,
+        "earned": bool((cells["significant"] == "yes").any()),
+        "pairs": list(dict.fromkeys(pairs)),
+        "sizes_tested": sizes,
+        "limits": _limits(spec, tests),
+        **_claims(summary, spec, tests),
+    }
 
 
-def _claims(summary: pd.DataFrame, spec: TableSpec, tests: pd.DataFrame) -> Iterable[str]:
-    """Which published differences hold here: those of a method published as higher."""
-    published = summary.set_index(_CELL)["published_mean"]
-    failed, other, unknown, held = [], [], [], 0
+def _claims(summary: pd.DataFrame, spec: TableSpec, tests: pd.DataFrame) -> dict[str, list[str]]:
+    """Tested differences that are published as higher (``held``, ``failed``) or not."""
+    published = summary.set_index(CELL)["published_mean"]
+    found: dict[str, list[str]] = {key: [] for key in ("held", "failed", "other", "unknown")}
     for test in tests[tests["unit"] == "volumes"].itertuples(index=False):
         place = (test.experiment, test.test_dataset, test.metric)
         lead = published[(test.row, *place)] - published[(test.against, *place)]
+        result = f"{signed(test.difference)}, {_p(test.p_holm)}" if test.n else "no pairs"
         text = (
             f"{spec.label(test.row)} over {spec.label(test.against)} on "
-            f"{spec.places[place[:2]]}, {METRICS[test.metric].split()[0]} "
-            + (f"({signed(test.difference)}, {_p(test.p_holm)})" if test.n else "(no pairs)")
+            f"{spec.places[place[:2]]}, {short(test.metric)} ({result})"
         )
-        if lead != lead:
-            unknown.append(text)
-        elif lead <= 0:
-            other.append(text)
-        elif test.difference > 0 and test.p_holm < LEVEL:
-            held += 1
+        if lead > 0:
+            kind = "held" if test.difference > 0 and test.p_holm < LEVEL else "failed"
         else:
-            failed.append(text)
-    total = held + len(failed)
-    if failed:
-        yield (
-            f"Published as higher, but not supported by this run ({len(failed)} of {total}; "
-            f"difference in percentage points, Holm-corrected p): {'; '.join(failed)}."
-        )
-    elif total:
-        yield (
-            "This run supports the tested difference that is published as higher."
-            if total == 1
-            else f"This run supports all {total} tested differences that are published as higher."
-        )
-    if other:
-        yield f"Tested, but not published as higher: {'; '.join(other)}."
-    if unknown:
-        yield f"Tested, no published numbers: {'; '.join(unknown)}."
+            kind = "other" if lead <= 0 else "unknown"
+        found[kind].append(text)
+    return found
 
 
-def _limits(spec: TableSpec, tests: pd.DataFrame) -> Iterable[str]:
-    """Where the number of pairs is too small for any difference to be significant."""
+def _limits(spec: TableSpec, tests: pd.DataFrame) -> dict[str, list[str]]:
+    """Where the number of pairs is too small for any difference to be significant, by unit."""
     found: dict[str, dict[str, None]] = {}
-    family = ["unit", "experiment", "test_dataset", "metric"]
+    family = ["unit", *CELL[1:]]
     for (unit, *place, _), part in tests[tests["n"] > 0].groupby(family, sort=False):
         # Holm's first step multiplies the smallest p of a family by the size of the family.
         least = len(part) * float(part["smallest_p"].min())
         if least >= LEVEL:
-            n = int(part["n"].max())
-            text = (
-                f"{spec.places[tuple(place)]}: {n} {unit}, corrected p at least {min(least, 1):.3g}"
-            )
+            pairs = f"{spec.places[tuple(place)]}: {int(part['n'].max())} {unit}"
+            text = f"{pairs}, corrected p at least {min(least, 1):.3g}"
             found.setdefault(unit, {})[text] = None
-    for unit, where in found.items():
-        yield f"Over {unit} no difference can be significant, however large ({'; '.join(where)})."
+    return {unit: list(texts) for unit, texts in found.items()}
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
 
 import networkx as nx
 
 from uad.core.errors import DataError
 from uad.core.records import Record, Records
+from uad.report.render import titled
 from uad.report.style import BLUE, GREY, PathLike, save, style
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 #: Sizes in inches: a box, its heading and a line of it, the gaps, the margin, the title.
 _WIDTH, _HEAD, _LINE, _GAP, _BETWEEN, _EDGE, _TITLE = 1.75, 0.3, 0.15, 0.45, 0.25, 0.15, 0.45
@@ -37,12 +34,7 @@ class Stages:
 
 
 def stages_of(records: Records, jobs: Sequence[Record], stage_of: Mapping[str, str]) -> Stages:
-    """Group jobs by stage.
-
-    Args:
-        records: of the run.
-        jobs: those to show.
-        stage_of: rule -> stage.
+    """Group jobs (of the records of a run) by the stages of their rules.
 
     Raises:
         DataError: a rule has no stage, or there is no job.
@@ -82,77 +74,42 @@ def stages_of(records: Records, jobs: Sequence[Record], stage_of: Mapping[str, s
 
 def figure_workflow(path: PathLike, stages: Stages, *, phantom: bool) -> None:
     """Draw stages as boxes with their rules and numbers of jobs, from left to right."""
-    boxes, width, height = _placed(stages)
+    heights = {stage: _HEAD + _LINE * len(rules) + 0.1 for stage, rules in stages.rules.items()}
+    tall = {layer: -_BETWEEN for layer in stages.layers.values()}
+    for stage, layer in stages.layers.items():
+        tall[layer] += heights[stage] + _BETWEEN
+    width = 2 * _EDGE + len(tall) * (_WIDTH + _GAP) - _GAP
+    height = _TITLE + max(tall.values()) + _EDGE
     jobs = sum(sum(rules.values()) for rules in stages.rules.values())
-    heading = f"Stages of this run: {jobs} jobs" + (" (phantom data)" if phantom else "")
     with style():
         from matplotlib.figure import Figure
+        from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
         figure = Figure(figsize=(width, height), facecolor="white")
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, width), ylim=(height, 0))
         axes.set_axis_off()
-        axes.text(_EDGE, 0.25, heading, size=9, weight="bold", va="center")
-        for stage, box in boxes.items():
-            _draw_box(axes, box, stage, stages.rules[stage])
+        title = titled(f"Stages of this run: {jobs} jobs", phantom)
+        axes.text(_EDGE, 0.25, title, size=9, weight="bold", va="center")
+        middles = {}
+        free = {layer: _TITLE + (max(tall.values()) - high) / 2 for layer, high in tall.items()}
+        for stage, layer in sorted(stages.layers.items(), key=lambda item: item[1]):
+            x, y, high = _EDGE + layer * (_WIDTH + _GAP), free[layer], heights[stage]
+            free[layer] += high + _BETWEEN
+            middles[stage] = (x, y + high / 2)
+            look = {"facecolor": "#f5f6f8", "edgecolor": BLUE, "linewidth": 0.9}
+            corners = "round,pad=0,rounding_size=0.06"
+            axes.add_patch(FancyBboxPatch((x, y), _WIDTH, high, boxstyle=corners, **look))
+            axes.text(x + 0.08, y + 0.15, stage, size=8, weight="bold", va="center")
+            for number, (rule, count) in enumerate(stages.rules[stage].items()):
+                line = {"y": y + _HEAD + _LINE * (number + 0.5), "size": 6.5, "va": "center"}
+                axes.text(x + 0.08, s=rule, **line)
+                axes.text(x + _WIDTH - 0.08, s=str(count), ha="right", color=GREY, **line)
         for first, second in stages.links:
+            (x, y), end = middles[first], middles[second]
             far = stages.layers[second] - stages.layers[first] > 1
-            _draw_arrow(axes, boxes[first], boxes[second], bent=far)
+            look = {"arrowstyle": "-|>", "mutation_scale": 8, "shrinkA": 0, "shrinkB": 0}
+            look |= {"color": GREY, "linewidth": 0.9, "zorder": 0}
+            bend = f"arc3,rad={0.12 if far else 0}"
+            axes.add_patch(FancyArrowPatch((x + _WIDTH, y), end, connectionstyle=bend, **look))
         save(figure, path)
-
-
-class _Box(NamedTuple):
-    """Upper left corner and height, in inches from the upper left corner of the picture."""
-
-    x: float
-    y: float
-    height: float
-
-
-def _placed(stages: Stages) -> tuple[dict[str, _Box], float, float]:
-    """The boxes of the stages; width and height of the picture."""
-    columns: dict[int, list[str]] = {}
-    for stage, layer in stages.layers.items():
-        columns.setdefault(layer, []).append(stage)
-    heights = {stage: _HEAD + _LINE * len(rules) + 0.1 for stage, rules in stages.rules.items()}
-    tall = {
-        layer: sum(heights[stage] for stage in names) + _BETWEEN * (len(names) - 1)
-        for layer, names in columns.items()
-    }
-    boxes = {}
-    for layer, names in columns.items():
-        x = _EDGE + layer * (_WIDTH + _GAP)
-        y = _TITLE + (max(tall.values()) - tall[layer]) / 2
-        for stage in names:
-            boxes[stage] = _Box(x, y, heights[stage])
-            y += heights[stage] + _BETWEEN
-    width = 2 * _EDGE + len(columns) * (_WIDTH + _GAP) - _GAP
-    return boxes, width, _TITLE + max(tall.values()) + _EDGE
-
-
-def _draw_box(axes: Axes, box: _Box, stage: str, rules: Mapping[str, int]) -> None:
-    from matplotlib.patches import FancyBboxPatch
-
-    outline = FancyBboxPatch(
-        (box.x, box.y), _WIDTH, box.height, boxstyle="round,pad=0,rounding_size=0.06"
-    )
-    outline.set(facecolor="#f5f6f8", edgecolor=BLUE, linewidth=0.9)
-    axes.add_patch(outline)
-    left, right = box.x + 0.08, box.x + _WIDTH - 0.08
-    axes.text(left, box.y + 0.15, stage, size=8, weight="bold", va="center")
-    for number, (rule, count) in enumerate(rules.items()):
-        y = box.y + _HEAD + _LINE * (number + 0.5)
-        axes.text(left, y, rule, size=6.5, va="center")
-        axes.text(right, y, str(count), size=6.5, va="center", ha="right", color=GREY)
-
-
-def _draw_arrow(axes: Axes, first: _Box, second: _Box, *, bent: bool) -> None:
-    from matplotlib.patches import FancyArrowPatch
-
-    start = (first.x + _WIDTH, first.y + first.height / 2)
-    end = (second.x, second.y + second.height / 2)
-    shape = {"arrowstyle": "-|>", "mutation_scale": 8, "shrinkA": 0, "shrinkB": 0}
-    bend = f"arc3,rad={0.12 if bent else 0}"
-    arrow = FancyArrowPatch(start, end, connectionstyle=bend, zorder=0, **shape)
-    arrow.set(color=GREY, linewidth=0.9)
-    axes.add_patch(arrow)

@@ -7,7 +7,6 @@ config, the numbers are data frames of per-volume metrics. Everything is in perc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,21 +14,10 @@ import pandas as pd
 
 from uad.core.errors import DataError
 from uad.evaluate import bootstrap_interval
-from uad.report.metric_files import METRICS, check_columns, check_unique
-from uad.report.render import (
-    Cell,
-    Document,
-    PathLike,
-    Row,
-    csv_text,
-    data_and_seed,
-    mean_std,
-    signed,
-    span,
-    titled,
-    write_document,
-)
-from uad.report.tables import spread
+from uad.report.metric_files import CELL, METRICS, check_metrics, fold_means, short
+from uad.report.render import Cell, Document, PathLike, Row, mean_std, signed, write_document
+from uad.report.table_spec import StudySpec
+from uad.report.tables import sizes, spread
 
 #: The variant that takes, in each fold, the one that is best on the validation set.
 CHOSEN = "chosen on validation"
@@ -42,47 +30,7 @@ STUDY_COLUMNS = (
     "experiment method test_dataset variant metric mean std n_folds n_volumes difference ci_low "
     "ci_high validation_mean chosen n_chosen same_as_baseline"
 ).split()
-_PHANTOM_WARNING = (
-    "These numbers come from phantom data: they show that the study runs, and say nothing about "
-    "the variants on real scans."
-)
-_KEYS = ["experiment", "method", "fold", "test_dataset", "variant", "role", "subject"]
-
-
-@dataclass(frozen=True)
-class StudySpec:
-    """What a study compares; the config has checked it.
-
-    Attributes:
-        name: its key.
-        title: a line without a full stop.
-        baseline: the variant that the others are compared with.
-        variants: names in the order in which they are shown.
-        labels: display names of methods, in the order in which they are shown.
-        columns: test sets in order, each with ``experiment``, ``test`` and ``label``.
-        select_on: the metric whose validation value chooses a variant, or None.
-        sweep: the name of the number that the variants sweep, or None.
-    """
-
-    name: str
-    title: str
-    baseline: str
-    variants: Sequence[str]
-    labels: Mapping[str, str]
-    columns: Sequence[Mapping[str, Any]]
-    select_on: str | None = None
-    sweep: str | None = None
-
-    @property
-    def places(self) -> dict[tuple[str, str], str]:
-        """Display names of test sets by (experiment, test_dataset), in order."""
-        return {
-            (c["experiment"], c["test"]): c.get("label") or f"{c['test']} ({c['experiment']})"
-            for c in self.columns
-        }
-
-
-# Summarising -----------------------------------------------------------------------------
+_PLACE = ["experiment", "method", "test_dataset"]
 
 
 def summarise_study(volumes: pd.DataFrame, spec: StudySpec, *, seed: int = 0) -> pd.DataFrame:
@@ -94,10 +42,7 @@ def summarise_study(volumes: pd.DataFrame, spec: StudySpec, *, seed: int = 0) ->
     the same volume; it is not corrected for the number of variants.
 
     Args:
-        volumes: one row per volume and variant, with the columns experiment, method, fold,
-            test_dataset, variant, role (``test`` or ``val_unhealthy``), subject, dice and
-            auprc (in [0, 1]); ``same_as_baseline``, as from :func:`uad.evaluate.rescore`,
-            is read where it is there.
+        volumes: of each cell and variant, as from :func:`uad.evaluate.rescore`.
         spec: the study.
         seed: of the bootstrap.
 
@@ -113,169 +58,129 @@ def summarise_study(volumes: pd.DataFrame, spec: StudySpec, *, seed: int = 0) ->
         DataError: a column, a variant or the validation volumes are missing, a value is
             outside [0, 1], or variants were not evaluated on the same volumes.
     """
-    volumes = _checked(volumes, spec)
-    cells = dict(iter(volumes.groupby(["experiment", "method", "test_dataset"])))
-    parts = [
-        _summarise_cell(cells[place], spec, place, seed)
-        for method in spec.labels
-        for experiment, test in spec.places
-        if (place := (experiment, method, test)) in cells
-    ]
-    return pd.concat(parts, ignore_index=True)[STUDY_COLUMNS]
-
-
-def _checked(volumes: pd.DataFrame, spec: StudySpec) -> pd.DataFrame:
-    """Refuse rows that would give wrong numbers."""
     where = f"study {spec.name}"
-    check_columns(volumes, [*_KEYS, *METRICS], where)
-    texts = {column: volumes[column].astype(str) for column in ("variant", "subject")}
-    volumes = volumes.assign(**texts)
-    idle = volumes["variant"] == spec.baseline
-    volumes["same_as_baseline"] = volumes.get("same_as_baseline", idle)
-    unknown = sorted(set(volumes["role"]) - {VALIDATION, TEST})
-    if unknown:
-        raise DataError(f"{where}: unknown role {', '.join(map(str, unknown))}.")
-    check_unique(volumes, _KEYS, where)
-    for metric in METRICS:
-        values = pd.to_numeric(volumes[metric], errors="coerce")
-        if ((values < 0) | (values > 1)).any():
-            raise DataError(f"{where}: a {metric} is outside 0 to 1.")
-    return volumes[volumes["variant"].isin(spec.variants)]
-
-
-def _wide(part: pd.DataFrame, metric: str, spec: StudySpec, where: str) -> pd.DataFrame:
-    """One metric with a column per variant, one row per fold and volume, all in percent."""
-    counts = part.groupby("variant")["subject"].count().reindex(spec.variants, fill_value=0)
-    wide = part.pivot(index=["fold", "subject"], columns="variant", values=metric)
-    if (counts < len(wide)).any():
-        raise DataError(
-            f"study {spec.name}: {where} has {counts.min()} volumes for variant "
-            f"'{counts.idxmin()}', but {len(wide)} in all. Score the cell again."
-        )
-    return wide[list(spec.variants)].astype(float).sort_index() * 100
+    check_metrics(volumes, where, [*_PLACE, "fold", "variant", "role", "subject"])
+    volumes = volumes.astype({"variant": str, "subject": str})
+    if "same_as_baseline" not in volumes:
+        volumes = volumes.assign(same_as_baseline=volumes["variant"] == spec.baseline)
+    if unknown := sorted(set(volumes["role"].astype(str)) - {VALIDATION, TEST}):
+        raise DataError(f"{where}: unknown role {', '.join(unknown)}.")
+    cells = dict(iter(volumes[volumes["variant"].isin(spec.variants)].groupby(_PLACE)))
+    places = [(e, method, test) for method in spec.methods for e, test in spec.places]
+    parts = [_summarise_cell(cells[p], spec, p, seed) for p in places if p in cells]
+    return pd.concat(parts, ignore_index=True)[STUDY_COLUMNS]
 
 
 def _summarise_cell(
     cell: pd.DataFrame, spec: StudySpec, place: tuple[str, str, str], seed: int
 ) -> pd.DataFrame:
     """The summary of one method on one test set, variant by variant."""
-    where = "/".join(place)
-    test = cell[cell["role"] == TEST]
-    validation = cell[cell["role"] == VALIDATION]
+    where = f"study {spec.name}: {'/'.join(place)}"
+    is_test = cell["role"] == TEST
+    test, known = _wide(cell[is_test], spec, where), _wide(cell[~is_test], spec, where)
     if test.empty:
-        raise DataError(f"study {spec.name}: {where} has no test volumes.")
-    choice = _choose(validation, set(test["fold"]), spec, where) if spec.select_on else None
-    parts = []
-    for metric in METRICS:
-        wide = _wide(test, metric, spec, where)
-        known = pd.DataFrame(columns=wide.columns)
-        if len(validation):
-            known = _wide(validation, metric, spec, where).groupby(level="fold").mean()
-        if choice is not None:
-            wide[CHOSEN] = _taken(wide, choice)
-            known[CHOSEN] = _taken(known, choice)
-        folds = wide.groupby(level="fold").mean()
-        if folds.isna().any(axis=None):
-            fold, variant = folds.isna().stack().idxmax()
-            raise DataError(
-                f"study {spec.name}: {metric} of {where}/fold-{fold} is not defined for any "
-                f"volume under variant '{variant}'."
-            )
-        parts.append(
-            pd.DataFrame(
-                {
-                    "metric": metric,
-                    "mean": folds.mean(),
-                    "std": folds.std(ddof=1),
-                    "n_folds": len(folds),
-                    "n_volumes": wide.groupby(level="subject").count().gt(0).sum(),
-                    "difference": folds.sub(folds[spec.baseline], axis=0).mean(),
-                    "validation_mean": known.mean().astype(float),
-                }
-            ).join(_intervals(wide, test, spec, seed))
-        )
-    # variant by variant, its metrics below each other
-    summary = pd.concat(parts).rename_axis("variant").reset_index()
-    order = [*spec.variants, CHOSEN]
-    summary = summary.sort_values("variant", key=lambda v: v.map(order.index), kind="stable")
-    taken = summary["variant"] == CHOSEN
-    summary["chosen"] = "none"
-    summary["n_chosen"] = 0
-    if choice is not None:
-        summary.loc[taken, "chosen"] = _counts(choice, spec)
-        counts = choice.value_counts()
-        summary["n_chosen"] = summary["variant"].map(counts).fillna(0).astype(int)
-    return summary.assign(experiment=place[0], method=place[1], test_dataset=place[2])
-
-
-def _intervals(wide: pd.DataFrame, test: pd.DataFrame, spec: StudySpec, seed: int) -> pd.DataFrame:
-    """Limits of the difference to the baseline, by variant; none where it was not measured."""
-    same = test.groupby("variant")["same_as_baseline"].all()
-    records = {}
-    for variant in wide.columns:
-        idle = variant != CHOSEN and bool(same[variant])
-        low = high = float("nan")
-        pairs = (wide[variant] - wide[spec.baseline]).groupby(level="subject").mean().dropna()
-        if variant != spec.baseline and not idle and len(pairs):
-            interval = bootstrap_interval(pairs.to_numpy(), seed=seed)
-            low, high = interval.low, interval.high
-        records[variant] = {"ci_low": low, "ci_high": high, "same_as_baseline": idle}
-    return pd.DataFrame(records).T.astype(
-        {"ci_low": float, "ci_high": float, "same_as_baseline": bool}
-    )
-
-
-def _choose(validation: pd.DataFrame, folds: set[Any], spec: StudySpec, where: str) -> pd.Series:
-    """The variant of each fold with the best mean validation value, the first of equals."""
-    absent = sorted(folds - set(validation["fold"]))
-    if absent:
+        raise DataError(f"{where} has no test volumes.")
+    known = known.groupby("fold").mean()
+    choice = pd.Series(dtype=str)
+    if spec.select_on:
+        choice = _choose(known[spec.select_on], test, spec, where)
+        test, known = _with_chosen(test, choice), _with_chosen(known, choice)
+    folds = test.groupby("fold").mean()
+    if folds.isna().any(axis=None):
+        fold, metric, variant = folds.isna().stack([0, 1]).idxmax()
         raise DataError(
-            f"study {spec.name}: {where}/fold-{absent[0]} has no validation volumes to choose "
-            "a variant by."
+            f"{where}/fold-{fold}: {metric} is not defined for any volume under variant "
+            f"'{variant}'."
         )
-    means = _wide(validation, str(spec.select_on), spec, where).groupby(level="fold").mean()
+    same = cell[is_test].groupby("variant")["same_as_baseline"].all()
+    counts = choice.value_counts()
+    order = sorted(counts.index, key=lambda v: (-counts[v], spec.variants.index(v)))
+    summary = pd.DataFrame(
+        {
+            "mean": folds.mean(),
+            "std": folds.std(ddof=1),
+            "n_folds": len(folds),
+            "n_volumes": test.groupby("subject").count().gt(0).sum(),
+            "difference": _to_baseline(folds, spec).mean(),
+            "validation_mean": known.mean().astype(float),
+        }
+    ).rename_axis(["metric", "variant"])
+    variants = summary.index.get_level_values("variant")
+    summary["same_as_baseline"] = [bool(same.get(variant, False)) for variant in variants]
+    summary["chosen"] = np.where(
+        variants == CHOSEN, ", ".join(f"{v} ({counts[v]}x)" for v in order), "none"
+    )
+    summary["n_chosen"] = [int(counts.get(variant, 0)) for variant in variants]
+    pairs = _to_baseline(test, spec).groupby("subject").mean()
+    measured = ~summary["same_as_baseline"] & (variants != spec.baseline)
+    limits = [
+        _limits(pairs[column].dropna(), seed) if measured[column] else (np.nan, np.nan)
+        for column in summary.index
+    ]
+    summary[["ci_low", "ci_high"]] = np.array(limits, float)
+    # variant by variant, its metrics below each other
+    lines = [(m, v) for v in [*spec.variants, CHOSEN] for m in METRICS if (m, v) in summary.index]
+    summary = summary.loc[lines].reset_index()
+    return summary.assign(**dict(zip(_PLACE, place, strict=True)))
+
+
+def _wide(part: pd.DataFrame, spec: StudySpec, where: str) -> pd.DataFrame:
+    """A column per metric and variant, one row per fold and volume, all in percent."""
+    wide = part.pivot(index=["fold", "subject"], columns="variant", values=[*METRICS])
+    counts = part["variant"].value_counts().reindex(spec.variants, fill_value=0)
+    if (counts < len(wide)).any():
+        raise DataError(
+            f"{where} has {counts.min()} volumes for variant '{counts.idxmin()}', but {len(wide)} "
+            "in all. Score the cell again."
+        )
+    columns = pd.MultiIndex.from_product([METRICS, spec.variants])
+    return wide.reindex(columns=columns).astype(float).sort_index() * 100
+
+
+def _to_baseline(frame: pd.DataFrame, spec: StudySpec) -> pd.DataFrame:
+    parts = {m: frame[m].sub(frame[m, spec.baseline], axis=0) for m in METRICS}
+    return pd.concat(parts, axis=1)
+
+
+def _limits(pairs: pd.Series, seed: int) -> tuple[float, float]:
+    if pairs.empty:
+        return np.nan, np.nan
+    interval = bootstrap_interval(pairs.to_numpy(), seed=seed)
+    return interval.low, interval.high
+
+
+def _choose(means: pd.DataFrame, test: pd.DataFrame, spec: StudySpec, where: str) -> pd.Series:
+    """The variant of each fold with the best mean validation value, the first of equals."""
+    folds = test.index.unique("fold")
+    if absent := sorted(set(folds) - set(means.index)):
+        raise DataError(f"{where}/fold-{absent[0]} has no validation volumes to choose by.")
     undefined = means.isna().all(axis=1)
     if undefined.any():
         raise DataError(
-            f"study {spec.name}: {spec.select_on} of {where}/fold-{undefined.idxmax()} is not "
-            "defined for any validation volume."
+            f"{where}/fold-{undefined.idxmax()}: {spec.select_on} is not defined for any "
+            "validation volume."
         )
     # Rounded, so that float dust does not decide between variants that are the same.
     return means.round(9).idxmax(axis=1)
 
 
-def _taken(wide: pd.DataFrame, choice: pd.Series) -> np.ndarray:
-    """From each row the value of the variant that its fold chose."""
-    folds = wide.index.get_level_values("fold")
-    places = wide.columns.get_indexer(choice.reindex(folds))
-    return wide.to_numpy()[np.arange(len(wide)), places]
-
-
-def _counts(choice: pd.Series, spec: StudySpec) -> str:
-    """``0.84 (3x), 0.6 (2x)``: the most frequent first."""
-    counts = choice.value_counts()
-    order = sorted(counts.index, key=lambda v: (-counts[v], list(spec.variants).index(v)))
-    return ", ".join(f"{variant} ({counts[variant]}x)" for variant in order)
+def _with_chosen(frame: pd.DataFrame, choice: pd.Series) -> pd.DataFrame:
+    """From each row the value of the variant that its fold chose, as a further variant."""
+    chosen = frame.index.get_level_values("fold").map(choice)
+    for metric in METRICS:
+        values, places = frame[metric], frame[metric].columns.get_indexer(chosen)
+        frame[metric, CHOSEN] = values.to_numpy()[np.arange(len(frame)), places]
+    return frame
 
 
 def trained_points(
-    metrics: pd.DataFrame,
-    trained: Mapping[str, Sequence[str]],
-    values: Mapping[str, float],
+    metrics: pd.DataFrame, trained: Mapping[str, Sequence[str]], values: Mapping[str, float]
 ) -> pd.DataFrame:
     """Points of methods that were trained, not only scored, with other values of a sweep.
 
-    Args:
-        metrics: per-volume metrics, as from :func:`uad.report.metric_files.collect_metrics`.
-        trained: for a method of the study, the methods trained with other values (and
-            itself, if its own training shall be a point).
-        values: the number of each of those methods.
-
-    Returns:
-        Columns experiment, method (of the study), test_dataset, metric, value, mean, std
-        and n_folds; in percent.
+    ``trained`` has, for a method of the study, the methods trained with other values (and
+    itself, if its own training shall be a point), ``values`` the number of each of those.
     """
-    place = ["experiment", "test_dataset", "metric"]
     columns = ["experiment", "method", "test_dataset", "metric", "value", "mean", "std", "n_folds"]
     parts = [pd.DataFrame(columns=columns)]
     for method, others in trained.items():
@@ -283,10 +188,8 @@ def trained_points(
             cells = metrics[metrics["method"] == other]
             if cells.empty:
                 raise DataError(f"sweep of {method}: no metrics of {other}.")
-            folds = 100 * cells.groupby(["experiment", "test_dataset", "fold"])[[*METRICS]].mean()
-            folds = folds.rename_axis(columns="metric").stack()
-            found = folds.groupby(place).agg([pd.Series.mean, pd.Series.std, len]).reset_index()
-            found = found.rename(columns={"len": "n_folds"})
+            found = fold_means(cells).groupby(CELL).agg(["mean", "std", "size"]).reset_index()
+            found = found.rename(columns={"size": "n_folds"})
             parts.append(found.assign(method=method, value=float(values[other])))
     frame = pd.concat(parts[1:] or parts, ignore_index=True)[columns]
     return frame.sort_values(columns[:5], kind="stable", ignore_index=True)
@@ -301,98 +204,59 @@ def write_study(
     out_paths: Iterable[PathLike],
     *,
     phantom: bool,
-    caption_facts: Mapping[str, Any],
+    seed: int,
+    notes: Iterable[str] = (),
 ) -> None:
     """Write a study, as :func:`uad.report.tables.write_table` does a table."""
     validated = bool(summary["validation_mean"].notna().any())
     parts = ["test", "difference [95 % interval]", *["validation"] * validated]
-    data, seed = data_and_seed(caption_facts)
-    document = Document(
-        name=spec.name,
-        title=titled(spec.title, phantom),
-        caption=[
-            data,
-            f"{_sizes(summary, spec)} {seed}",
-            "The same reconstructions scored in other ways; nothing was trained for a variant, and "
-            "each variant has its own threshold from the validation set.",
-            spread(summary),
-        ],
-        warning=_PHANTOM_WARNING if phantom else "",
-        corner="Variant",
-        heads=[(head, part) for head in METRICS.values() for part in parts],
-        rows=_rows(summary, spec, validated),
-        footnotes=[*_footnotes(summary, spec), *caption_facts.get("notes", ())],
-        panel=6,
+    idle = summary["same_as_baseline"] & (summary["variant"] != spec.baseline)
+    document = Document.of(
+        "study",
+        phantom=phantom,
+        notes=notes,
+        table={
+            "name": spec.name,
+            "corner": "Variant",
+            "heads": [(head, part) for head in METRICS.values() for part in parts],
+            "rows": _rows(summary, spec, validated),
+            "panel": 6,
+        },
+        spec=spec,
+        seed=seed,
+        sizes=sizes(summary, spec),
+        spread=spread(summary),
+        select_on=spec.select_on and short(spec.select_on),
+        chosen=CHOSEN,
+        no_effect=NO_EFFECT if idle.any() else "",
+        few=FEW_VOLUMES if (summary["n_volumes"] < FEW_VOLUMES).any() else 0,
     )
-    write_document(out_paths, document, csv_text(summary[STUDY_COLUMNS]))
+    write_document(out_paths, document, summary[STUDY_COLUMNS])
 
 
 def _rows(summary: pd.DataFrame, spec: StudySpec, validated: bool) -> list[Row]:
     """Variants down, metrics across, a block per method and test set."""
     rows: list[Row] = []
-    blocks = summary.groupby(["method", "experiment", "test_dataset"], sort=False)
-    for (method, experiment, dataset), block in blocks:
-        place = spec.places[experiment, dataset]
-        rows.append(Row(f"{spec.labels[method]}, {place}", []))
+    for (experiment, method, test), block in summary.groupby(_PLACE, sort=False):
+        rows.append(Row(f"{spec.labels[method]}, {spec.places[experiment, test]}", []))
         for variant, lines in block.groupby("variant", sort=False):
             records = lines.set_index("metric").loc[[*METRICS]]
             label = f"{CHOSEN}: {records['chosen'].iloc[0]}" if variant == CHOSEN else variant
-            cells = [
-                cell
-                for record in records.itertuples(index=False)
-                for cell in _cells(record, spec.baseline, validated)
-            ]
+            cells: list[Cell] = []
+            for record in records.itertuples(index=False):
+                known = record.validation_mean
+                cells += [Cell(mean_std(record.mean, record.std)), _difference(record, spec)]
+                cells += [Cell("–" if np.isnan(known) else f"{known:.2f}")] * validated
             rows.append(Row(label, cells, apart=variant == CHOSEN))
     return rows
 
 
-def _cells(record: Any, baseline: str, validated: bool) -> list[Cell]:
-    """Test value, difference with its interval, and validation value of one variant."""
-    difference = Cell("–")
-    if record.variant != baseline and record.same_as_baseline:
-        difference = Cell(NO_EFFECT)
-    elif record.variant != baseline:
-        text, clear = signed(record.difference), False
-        if not np.isnan(record.ci_low):
-            text += f" [{signed(record.ci_low)}, {signed(record.ci_high)}]"
-            clear = record.n_volumes >= FEW_VOLUMES and (record.ci_low > 0 or record.ci_high < 0)
-        difference = Cell(text, rank=int(clear))
-    known = record.validation_mean
-    validation = Cell("–" if np.isnan(known) else f"{known:.2f}")
-    return [Cell(mean_std(record.mean, record.std)), difference, *([validation] * validated)]
-
-
-def _sizes(summary: pd.DataFrame, spec: StudySpec) -> str:
-    sizes = []
-    for place, part in summary.groupby(["experiment", "test_dataset"], sort=False):
-        volumes, folds = span(part["n_volumes"], "test volume"), span(part["n_folds"], "fold")
-        sizes.append(f"{spec.places[place]}: {volumes}, {folds}")
-    return f"{'; '.join(sizes)}."
-
-
-def _footnotes(summary: pd.DataFrame, spec: StudySpec) -> list[str]:
-    notes = [
-        f"Differences are to '{spec.baseline}', in percentage points: mean "
-        "over folds of the paired differences. In brackets the 95 % bootstrap interval over test "
-        "volumes (one with an interval without 0 is bold); it is not corrected for the number of "
-        "variants, and does not know of the spread between trainings."
-    ]
-    if spec.select_on:
-        name = METRICS[spec.select_on].split()[0]
-        notes.append(
-            f"'{CHOSEN}' takes, in each fold, the variant with the best mean {name} on the "
-            "unhealthy validation set, and its value on the test set. To pick the best variant "
-            "of this table would be to choose on the test set."
-        )
-    if (summary["same_as_baseline"] & (summary["variant"] != spec.baseline)).any():
-        notes.append(
-            f"'{NO_EFFECT}': the variant changes nothing for this method, because the method does "
-            "not use what it sets or is configured with the same value. Its numbers are the "
-            "baseline's."
-        )
-    if (summary["n_volumes"] < FEW_VOLUMES).any():
-        notes.append(
-            f"Intervals of fewer than {FEW_VOLUMES} volumes are too narrow to rely on, and are "
-            "never bold; a single volume has none."
-        )
-    return notes
+def _difference(record: Any, spec: StudySpec) -> Cell:
+    """The difference to the baseline with its interval, bold where that has no 0."""
+    if record.variant == spec.baseline or record.same_as_baseline:
+        return Cell("–" if record.variant == spec.baseline else NO_EFFECT)
+    text = signed(record.difference)
+    if np.isnan(record.ci_low):
+        return Cell(text)
+    clear = record.n_volumes >= FEW_VOLUMES and (record.ci_low > 0 or record.ci_high < 0)
+    return Cell(f"{text} [{signed(record.ci_low)}, {signed(record.ci_high)}]", rank=int(clear))

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 PathLike = str | os.PathLike[str]
 
-_DPI = 200
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6b7178"
 #: Line styles of up to 14 methods: seven colours, then the same colours dashed.
@@ -52,15 +51,11 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def save(figure: Figure, path: PathLike, dpi: int = _DPI, colours: int | None = None) -> None:
+def save(figure: Figure, path: PathLike, dpi: int = 200, colours: int | None = None) -> None:
     """Save as PNG or SVG (by suffix), without anything that changes between runs.
 
-    Args:
-        figure: what to save.
-        path: where to.
-        dpi: dots per inch of a PNG.
-        colours: of a PNG, at most; None for as many as there are. Line plots have few, and with a
-            palette they take a third of the bytes.
+    A PNG has at most so many colours, if any number is given. Line plots have few, and with a
+    palette they take a third of the bytes.
     """
     suffix = Path(path).suffix
     if suffix not in _METADATA:
@@ -68,22 +63,17 @@ def save(figure: Figure, path: PathLike, dpi: int = _DPI, colours: int | None = 
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi, metadata=_METADATA[suffix])
         if colours and suffix == ".png":
-            _reduce(temporary, colours)
+            from PIL import Image
+
+            with Image.open(temporary) as picture:
+                reduced = picture.convert("RGB").quantize(colours)
+            reduced.save(temporary, optimize=True)
 
 
 def grid(axes: Axes, axis: str = "both") -> None:
     """Thin lines behind what is drawn."""
     axes.grid(axis=axis, which="major", lw=0.4, color="#e3e6ea")
     axes.set_axisbelow(True)
-
-
-def _reduce(path: Path, colours: int) -> None:
-    """Write a PNG again with a palette."""
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        reduced = picture.convert("RGB").quantize(colours)
-    reduced.save(path, optimize=True)
 
 
 def style() -> Any:
