@@ -8,9 +8,9 @@ rule compare_methods:
     input:
         metrics=lambda wildcards: cells([wildcards.table]),
     output:
-        tree.significance(),
+        "<results>/significance/{table}.tsv",
     log:
-        tree.log("compare_methods", "{table}"),
+        "<logs>/compare_methods/{table}.log",
     conda:
         "../envs/report.yaml"
     resources:
@@ -29,12 +29,12 @@ rule make_table:
         significance=rules.compare_methods.output,
         published=f"{REPOSITORY}/resources/published/tables.csv",
     output:
-        csv=tree.table("csv"),
-        md=tree.table("md"),
-        tex=tree.table("tex"),
-        html=shown(tree.table("html"), "table", "Tables", table="{table}"),
+        csv="<results>/tables/{table}.csv",
+        md="<results>/tables/{table}.md",
+        tex="<results>/tables/{table}.tex",
+        html=shown("<results>/tables/{table}.html", "table", "Tables", table="{table}"),
     log:
-        tree.log("make_table", "{table}"),
+        "<logs>/make_table/{table}.log",
     localrule: True
     conda:
         "../envs/report.yaml"
@@ -54,11 +54,11 @@ rule make_maps_figure:
     input:
         unpack(figure_files),
     output:
-        shown(tree.figure("png"), "maps", "Figures", figure="{figure}"),
+        shown("<results>/figures/{figure}.png", "maps", "Figures", figure="{figure}"),
     log:
-        tree.log("make_maps_figure", "{figure}"),
+        "<logs>/make_maps_figure/{figure}.log",
     wildcard_constraints:
-        figure=figures_of_kind("maps"),
+        figure=figures_of_kind("maps", "methods"),
     conda:
         "../envs/report.yaml"
     resources:
@@ -70,33 +70,13 @@ rule make_maps_figure:
         f"{SCRIPTS}/make_maps_figure.py"
 
 
-rule make_methods_figure:
-    input:
-        unpack(figure_files),
-    output:
-        shown(tree.figure("png"), "methods", "Figures", figure="{figure}"),
-    log:
-        tree.log("make_methods_figure", "{figure}"),
-    wildcard_constraints:
-        figure=figures_of_kind("methods"),
-    conda:
-        "../envs/report.yaml"
-    resources:
-        mem_mb=by_attempt(8000),
-        runtime=by_attempt(30),
-    params:
-        **DRAWN,
-    script:
-        f"{SCRIPTS}/make_methods_figure.py"
-
-
 rule make_curves_figure:
     input:
         unpack(figure_files),
     output:
-        shown(tree.figure("png"), "curves", "Figures", figure="{figure}"),
+        shown("<results>/figures/{figure}.png", "curves", "Figures", figure="{figure}"),
     log:
-        tree.log("make_curves_figure", "{figure}"),
+        "<logs>/make_curves_figure/{figure}.log",
     wildcard_constraints:
         figure=figures_of_kind("curves"),
     conda:
@@ -120,10 +100,12 @@ rule run_notebook:
         unpack(lambda wildcards: NOTEBOOKS[wildcards.notebook]()[0]),
         notebook=f"{REPOSITORY}/notebooks/{{notebook}}.ipynb",
     output:
-        ipynb=tree.notebook("ipynb"),
-        html=shown(tree.notebook("html"), "notebook", "Notebooks", notebook="{notebook}"),
+        ipynb="<results>/notebooks/{notebook}.ipynb",
+        html=shown(
+            "<results>/notebooks/{notebook}.html", "notebook", "Notebooks", notebook="{notebook}"
+        ),
     log:
-        tree.log("run_notebook", "{notebook}"),
+        "<logs>/run_notebook/{notebook}.log",
     wildcard_constraints:
         notebook="|".join(NOTEBOOKS),
     conda:
@@ -145,9 +127,9 @@ rule notebooks:
 
 rule save_config:
     output:
-        f"{cfg.results}/config.resolved.yaml",
+        "<results>/config.resolved.yaml",
     log:
-        tree.log("save_config"),
+        "<logs>/save_config/job.log",
     localrule: True
     conda:
         "../envs/report.yaml"
@@ -169,13 +151,15 @@ rule describe_run:
         config=rules.save_config.output[0],
     output:
         workflow=shown(
-            tree.figure("svg", "workflow"), "stages", "Run", content="1 workflow by stage"
+            "<results>/figures/workflow.svg", "stages", "Run", content="1 workflow by stage"
         ),
-        data=shown(tree.page("data"), "data", "Run", content="2 data sets and volumes"),
-        config=shown(tree.page("config"), "config", "Run", content="3 configuration"),
-        runtime=shown(tree.runtime(), "runtime", "Run", content="4 time and memory by rule"),
+        data=shown("<results>/report/data.html", "data", "Run", content="2 data sets and volumes"),
+        config=shown("<results>/report/config.html", "config", "Run", content="3 configuration"),
+        runtime=shown(
+            "<results>/cost/runtime.html", "runtime", "Run", content="4 time and memory by rule"
+        ),
     log:
-        tree.log("describe_run"),
+        "<logs>/describe_run/job.log",
     conda:
         "../envs/report.yaml"
     resources:
@@ -198,9 +182,9 @@ rule make_report:
         style=f"{REPOSITORY}/report/report.css",
         config=rules.save_config.output[0],
     output:
-        f"{cfg.results}/report.html",
+        "<results>/report.html",
     log:
-        tree.log("make_report"),
+        "<logs>/make_report/job.log",
     localrule: True
     conda:
         "../envs/report.yaml"

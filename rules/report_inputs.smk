@@ -14,9 +14,9 @@ def cells(tables):
     )
 
 
-def figures_of_kind(kind):
-    """Names of the figures of one kind, as a wildcard pattern."""
-    return "|".join(n for n, f in cfg.figures.items() if f.kind == kind) or "none"
+def figures_of_kind(*kinds):
+    """Names of the figures of some kinds, as a wildcard pattern."""
+    return "|".join(n for n, f in cfg.figures.items() if f.kind in kinds) or "none"
 
 
 def figure_files(wildcards):
@@ -37,8 +37,6 @@ def figure_files(wildcards):
     }
     if any(cfg.methods[method].air for method in spec.methods):
         files["air"] = tree.air(spec.experiment, first)
-    if spec.kind == "methods":
-        files["split"] = tree.split(spec.experiment, first)
     return files
 
 

@@ -10,9 +10,9 @@ rule rescore_volumes:
         store=test_store,
         air=air_if_used,
     output:
-        tree.per_test("studies/{study}", "tsv"),
+        "<results>/studies/{study}/<cell>/{test}.tsv",
     log:
-        tree.log("rescore_volumes", "{study}", "{experiment}", "{method}", "fold-{fold}", "{test}"),
+        "<logs>/rescore_volumes/{study}/<cell>/{test}.log",
     conda:
         "../envs/report.yaml"
     resources:
@@ -28,11 +28,13 @@ rule make_study:
     input:
         cells=study_cells,
     output:
-        csv=tree.study("csv"),
-        md=tree.study("md"),
-        html=shown(tree.study("html"), "study", "Studies", study="{study}", content="table"),
+        csv="<results>/studies/{study}.csv",
+        md="<results>/studies/{study}.md",
+        html=shown(
+            "<results>/studies/{study}.html", "study", "Studies", study="{study}", content="table"
+        ),
     log:
-        tree.log("make_study", "{study}"),
+        "<logs>/make_study/{study}.log",
     conda:
         "../envs/report.yaml"
     resources:
@@ -53,10 +55,12 @@ rule make_sweep_figure:
         summary=rules.make_study.output.csv,
         trained=study_trained,
     output:
-        picture=shown(tree.study("png"), "study", "Studies", study="{study}", content="figure"),
-        points=tree.study("trained.tsv"),
+        picture=shown(
+            "<results>/studies/{study}.png", "study", "Studies", study="{study}", content="figure"
+        ),
+        points="<results>/studies/{study}.trained.tsv",
     log:
-        tree.log("make_sweep_figure", "{study}"),
+        "<logs>/make_sweep_figure/{study}.log",
     conda:
         "../envs/report.yaml"
     params:
@@ -70,9 +74,9 @@ rule make_sweep_figure:
 
 rule measure_cost:
     output:
-        tree.cost(),
+        "<results>/cost/{method}.json",
     log:
-        tree.log("measure_cost", "{method}"),
+        "<logs>/measure_cost/{method}.log",
     conda:
         "../envs/train.yaml"
     threads: cfg.run.train_threads
@@ -92,12 +96,12 @@ rule make_cost_table:
     input:
         expand(tree.cost(), method=cost_methods()),
     output:
-        csv=tree.table("csv", "cost"),
-        md=tree.table("md", "cost"),
-        tex=tree.table("tex", "cost"),
-        html=shown(tree.table("html", "cost"), "cost", "Cost", content="cost of the methods"),
+        csv="<results>/tables/cost.csv",
+        md="<results>/tables/cost.md",
+        tex="<results>/tables/cost.tex",
+        html=shown("<results>/tables/cost.html", "cost", "Cost", content="cost of the methods"),
     log:
-        tree.log("make_cost_table"),
+        "<logs>/make_cost_table/job.log",
     localrule: True
     conda:
         "../envs/report.yaml"

@@ -238,11 +238,17 @@ def test_the_picture_is_the_background_of_the_first_page(root, tmp_path):
 
 
 @pytest.mark.parametrize("phantom", [False, True])
-@pytest.mark.parametrize("name", ["study", "curves", "methods", "cost", "maps", "table", "air"])
+@pytest.mark.parametrize("name", ["study", "curves", "cost", "maps", "table", "air"])
 def test_captions_render_as_in_the_report_and_say_phantom(root, name, phantom):
     params = SimpleNamespace(
         phantom=phantom,
-        figure={"experiment": "intra", "test": "x", "method": "a", "methods": ["a", "b"]},
+        figure={
+            "kind": "maps",
+            "experiment": "intra",
+            "test": "x",
+            "method": "a",
+            "methods": ["a", "b"],
+        },
         methods={"a": {"label": "A", "score": "l1"}, "b": {"label": "B", "score": "l1"}},
         spec={"title": "Weight", "select_on": "dice"},
         trained={"a": ["b"]},

@@ -116,8 +116,7 @@ def paper_jobs(ixi, brats21, mslub, room):
         "compare_methods": 4,
         "make_table": 4,
         "make_air_table": 1,
-        "make_maps_figure": 1,
-        "make_methods_figure": 1,
+        "make_maps_figure": 2,
         "make_curves_figure": 4,
         "run_notebook": 4,
         "measure_quality": 3,  # for the notebook of the audit

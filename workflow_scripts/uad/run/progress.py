@@ -48,7 +48,6 @@ WORDS = {
     "compare_methods": "testing the significance in {table}",
     "make_table": "making {table}",
     "make_maps_figure": "drawing {figure}",
-    "make_methods_figure": "drawing {figure}",
     "make_curves_figure": "drawing {figure}",
     "run_notebook": "running the notebook {notebook}",
     "save_config": "saving the configuration",
