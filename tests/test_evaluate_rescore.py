@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from test_evaluate_volumes import SEEDS, Controls
 from uad.config import Protocol
 from uad.core.errors import ConfigError, DataError
 from uad.evaluate import evaluate_volume, postprocess, search_threshold
@@ -24,18 +23,17 @@ torch.set_num_threads(1)
 
 SHAPE = (20, 22, 10)
 SUBJECTS = {"val_unhealthy": ["b", "a", "c"], "test": ["e", "d", "g", "f"]}
-QUALITY = {"alpha": 0.84, "window": "gaussian", "clamp": True}
-DEFAULT = Variant("default", "fusion", QUALITY)
+DEFAULT = Variant("default", "fusion")
 VARIANTS = [
     DEFAULT,
-    Variant("l1", "l1", QUALITY),
-    Variant("exact", "fusion", QUALITY, threshold_search="exact"),
-    Variant("no components", "fusion", QUALITY, component_max_size=0),
-    Variant("median first", "fusion", QUALITY, order="median_first"),
-    Variant("no median", "fusion", QUALITY, median=1),
-    Variant("alpha", "fusion", QUALITY | {"alpha": 0.2}, erosion=1, median=3),
-    Variant("ms-ssim", "ms-ssim", QUALITY, erosion=0),
-    Variant("gms", "gms", QUALITY, component_max_size=2),
+    Variant("l1", "l1"),
+    Variant("exact", "fusion", threshold_search="exact"),
+    Variant("no components", "fusion", component_max_size=0),
+    Variant("median first", "fusion", postprocessing_order="median_first"),
+    Variant("no median", "fusion", median=1),
+    Variant("alpha", "fusion", alpha=0.2, erosion=1, median=3),
+    Variant("ms-ssim", "ms-ssim", erosion=0),
+    Variant("gms", "gms", component_max_size=2),
     Variant("direct", "direct"),
 ]
 
@@ -99,7 +97,7 @@ def workflow(variant, files, store, folder):
             part.masks[0],
             erosion=variant.erosion,
             median=variant.median,
-            order=variant.order,
+            order=variant.postprocessing_order,
         ).astype(np.float32)
     write_volumes(folder / "maps.safetensors", maps)
 
@@ -215,19 +213,18 @@ class TestRows:
         ("baseline", "change", "same"),
         [
             # what a score does not use
-            (Variant("b", "l1", QUALITY), {"quality": QUALITY | {"window": "uniform"}}, True),
-            (Variant("b", "l1", QUALITY), {"quality": {}}, True),
-            (Variant("b", "direct"), {"quality": QUALITY | {"alpha": 0.5}}, True),
-            (Variant("b", "ssim", QUALITY), {"quality": QUALITY | {"alpha": 0.5}}, True),
-            (DEFAULT, {"quality": QUALITY | {"window": "uniform"}}, False),
-            # what is configured already, spelled out or by default
+            (Variant("b", "l1"), {"ssim_window": "uniform"}, True),
+            (Variant("b", "direct"), {"alpha": 0.5}, True),
+            (Variant("b", "ssim"), {"alpha": 0.5}, True),
+            (DEFAULT, {"ssim_window": "uniform"}, False),
+            (DEFAULT, {"alpha": 0.8}, False),
+            # what is configured already
             (DEFAULT, {"score": "fusion", "erosion": 3}, True),
-            (DEFAULT, {"quality": QUALITY | {"alpha": 0.8}}, False),
             # one step has no order; a window of one voxel is none
             (Variant("b", "l1", median=0), {"median": 1}, True),
-            (Variant("b", "l1", median=0), {"order": "median_first"}, True),
-            (Variant("b", "l1", erosion=0), {"order": "median_first"}, True),
-            (Variant("b", "l1"), {"order": "median_first"}, False),
+            (Variant("b", "l1", median=0), {"postprocessing_order": "median_first"}, True),
+            (Variant("b", "l1", erosion=0), {"postprocessing_order": "median_first"}, True),
+            (Variant("b", "l1"), {"postprocessing_order": "median_first"}, False),
             (Variant("b", "l1"), {"median": 1}, False),
             (Variant("b", "l1"), {"component_max_size": 0}, False),
             (Variant("b", "l1"), {"threshold_search": "exact"}, False),
@@ -250,12 +247,6 @@ class TestRows:
                 for name in (baseline.name, "other")
             )
             pd.testing.assert_frame_equal(first, other, check_exact=True)
-
-    def test_without_test_volumes_there_are_rows_of_the_validation_set(
-        self, reconstructions, volumes
-    ):
-        validation = {k: v for k, v in reconstructions.items() if k.startswith("val_")}
-        assert set(rescore(validation, volumes, [DEFAULT])["role"]) == {"val_unhealthy"}
 
 
 class TestThresholdIsFromTheValidationSetAlone:
@@ -284,101 +275,33 @@ class TestThresholdIsFromTheValidationSetAlone:
         assert before != after
 
 
-class TestSharing:
-    def test_each_map_is_made_once(self, reconstructions, volumes, monkeypatch):
-        calls = {"score_volume": 0, "postprocess": 0, "search_threshold": 0, "volumes": 0}
+def test_each_map_is_made_once(reconstructions, volumes, monkeypatch):
+    calls = {"score_volume": 0, "postprocess": 0, "search_threshold": 0}
 
-        def counted(name, function):
-            def call(*args, **kwargs):
-                calls[name] += 1
-                return function(*args, **kwargs)
+    def counted(name, function):
+        def call(*args, **kwargs):
+            calls[name] += 1
+            return function(*args, **kwargs)
 
-            return call
+        return call
 
-        for name in list(calls)[:3]:
-            monkeypatch.setattr(studies, name, counted(name, getattr(studies, name)))
-        fusion = [variant for variant in VARIANTS if variant.quality == QUALITY][:6]
-        assert [variant.score for variant in fusion].count("l1") == 1
-        rescore(reconstructions, counted("volumes", volumes), fusion)
-        # two score maps of 7 volumes, and a dry run of every variant; three ways to process one
-        # of them and one the other; the exact search beside the other four
-        assert calls["score_volume"] == 2 * 7 + len(fusion)
-        assert calls["postprocess"] == (3 + 1) * 7
-        assert calls["search_threshold"] == 5
-        assert calls["volumes"] == 2 * 3 + 4
-
-    def test_options_that_a_map_does_not_take_do_not_tell_variants_apart(
-        self, reconstructions, volumes, monkeypatch
-    ):
-        made = []
-        monkeypatch.setattr(
-            studies,
-            "postprocess",
-            lambda *args, **kwargs: made.append(1) or postprocess(*args, **kwargs),
-        )
-        variants = [Variant(str(alpha), "l1", {"alpha": alpha}) for alpha in (0.0, 0.5, 1.0)]
-        found = rescore(reconstructions, volumes, variants)
-        assert len(made) == 7
-        assert found.groupby("subject")["dice"].nunique().eq(1).all()
+    for name in calls:
+        monkeypatch.setattr(studies, name, counted(name, getattr(studies, name)))
+    alike = dataclasses.replace(VARIANTS[1], name="option that l1 does not take", alpha=0.5)
+    rescore(reconstructions, volumes, [*VARIANTS[:6], alike])
+    # two score maps of 7 volumes; three ways to process one of them and one the other; the exact
+    # search beside the other four
+    assert calls == {"score_volume": 2 * 7, "postprocess": (3 + 1) * 7, "search_threshold": 5}
 
 
-class TestVariant:
-    def test_the_defaults_are_the_reference_protocol(self):
-        protocol = Protocol()
-        settings_ = ["alpha", "ssim_window", "ssim_clamp", "postprocessing_order", "erosion"]
-        settings_ += ["median", "component_max_size", "threshold_search"]
-        by_config = Variant.of(
-            name="default", score="fusion", **{key: getattr(protocol, key) for key in settings_}
-        )
-        assert by_config == DEFAULT
-        assert by_config.quality == protocol.quality
-
-    def test_equal_variants_are_equal_and_can_be_changed_only_by_copy(self):
-        assert hash(Variant("a", "l1")) == hash(Variant("a", "l1", {}))
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            DEFAULT.erosion = 1
-        assert dataclasses.replace(DEFAULT, erosion=1).erosion == 1
-
-    @pytest.mark.parametrize(
-        "change",
-        [
-            {"erosion": -1},
-            {"median": 4},
-            {"median": -1},
-            {"order": "erosion"},
-            {"component_max_size": -1},
-            {"threshold_search": "grid"},
-        ],
-    )
-    def test_values_out_of_range(self, change):
-        with pytest.raises(ConfigError, match=f"'default'.*{next(iter(change))}"):
-            dataclasses.replace(DEFAULT, **change)
+def test_the_defaults_of_a_variant_are_the_reference_protocol():
+    protocol = Protocol()
+    names = [field.name for field in dataclasses.fields(Variant)][2:]
+    assert Variant("default", "fusion", **{n: getattr(protocol, n) for n in names}) == DEFAULT
+    assert DEFAULT.quality == protocol.quality
 
 
 class TestErrors:
-    @pytest.mark.parametrize(
-        ("variants", "message"),
-        [
-            ([], "at least one variant"),
-            ([DEFAULT, DEFAULT], "'default'"),
-            ([DEFAULT, Variant("other", "fuson")], "'other'.*'fusion'"),
-            ([DEFAULT, Variant("other", "l1", {"alfa": 1})], "'other'.*'alpha'"),
-            ([DEFAULT, Variant("other", "ssim", {"window": "round"})], "'other'.*window"),
-            ([DEFAULT, Variant("other", "fusion", {"alpha": 2})], "'other'.*alpha"),
-        ],
-    )
-    def test_variants_are_checked_before_anything_is_scored(self, variants, message):
-        def never(subject):
-            raise AssertionError
-
-        with pytest.raises(ConfigError, match=message):
-            rescore({"val_unhealthy/a": None}, never, variants)
-
-    @pytest.mark.parametrize("key", ["a", "val/a", "val_healthy/a", "test/a/b"])
-    def test_other_roles(self, key, volumes):
-        with pytest.raises(DataError, match=key):
-            rescore({key: np.zeros(SHAPE)}, volumes, [DEFAULT])
-
     def test_no_validation_set(self, reconstructions, volumes):
         tested = {k: v for k, v in reconstructions.items() if k.startswith("test/")}
         with pytest.raises(DataError, match="validation"):
@@ -407,7 +330,7 @@ class TestErrors:
 class TestScoringDirectly:
     def test_the_score_is_returned_as_a_copy(self):
         scores = np.random.default_rng(0).random((4, 5, 6)).astype(np.float16)
-        found = score_volume("direct", np.zeros((4, 5, 6)), scores, **QUALITY)
+        found = score_volume("direct", np.zeros((4, 5, 6)), scores, **DEFAULT.quality)
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, scores)
         assert not np.shares_memory(found, scores)
@@ -438,82 +361,7 @@ class TestScoringDirectly:
 @pytest.mark.parametrize("shape", [(24, 24, 9), (20, 21, 40)])
 def test_the_number_of_slices_at_a_time_changes_no_bit(name, shape, monkeypatch):
     images = np.random.default_rng(0).random((2, *shape), dtype=np.float32)
-    expected = score_volume(name, *images, **QUALITY)
+    expected = score_volume(name, *images, **DEFAULT.quality)
     monkeypatch.setattr(scoring, "_PIXELS", 1500)
     assert len(list(scoring._slices_at_a_time(shape))) > 2
-    np.testing.assert_array_equal(score_volume(name, *images, **QUALITY), expected)
-
-
-BARE = {"erosion": 0, "median": 0, "component_max_size": 0}
-
-
-class TestControls:
-    """The oracle, chance and no opinion, through scoring, search and evaluation."""
-
-    @pytest.fixture(scope="class")
-    def controls(self):
-        return Controls.make()
-
-    @staticmethod
-    def evaluated(controls, scores_of, *variants):
-        """Six volumes whose stored 'reconstruction' is a score."""
-        subjects = ["val_unhealthy/a", "val_unhealthy/b", *(f"test/{s}" for s in "cdef")]
-        stored = {key: scores_of(number) for number, key in enumerate(subjects)}
-        brain = controls.mask * np.float32(0.5)
-        return rescore(stored, lambda subject: (brain, controls.mask, controls.lesion), variants)
-
-    @pytest.mark.parametrize("search", ["halving", "exact"])
-    def test_oracle(self, controls, search):
-        bare = Variant("bare", "direct", **BARE, threshold_search=search)
-        found = self.evaluated(controls, lambda _: controls.oracle, bare)
-        assert (found[["dice", "auprc", "mean_anomalous"]] == 1).all(axis=None)
-        assert (found["mean_normal"] == 0).all()
-
-    @pytest.mark.parametrize("score", ["l1", "l2"])
-    def test_oracle_as_a_reconstruction(self, controls, score):
-        without = controls.mask * np.float32(0.5) - controls.lesion * np.float32(0.3)
-        found = self.evaluated(controls, lambda _: without, Variant("bare", score, **BARE))
-        assert (found[["dice", "auprc"]] == 1).all(axis=None)
-
-    def test_oracle_after_post_processing(self, controls):
-        # the bound of the metrics' own controls: the median rounds a ball of radius 6 off
-        found = self.evaluated(controls, lambda _: controls.oracle, Variant("full", "direct"))
-        np.testing.assert_allclose(found["dice"], 0.888, atol=0.001)
-        kept = found["dice"] / (2 - found["dice"])  # nothing but lesion is predicted
-        expected = kept + (1 - kept) * controls.prevalence
-        np.testing.assert_allclose(found["auprc"], expected, rtol=1e-9)
-
-    def test_chance(self, controls):
-        found = [
-            self.evaluated(
-                controls,
-                lambda number, seed=seed: controls.chance(100 * seed + number),
-                Variant("bare", "direct", **BARE, threshold_search="exact"),
-            )
-            for seed in SEEDS[:5]
-        ]
-        found = pd.concat(found)
-        controls.assert_chance(found["auprc"])
-        np.testing.assert_allclose(found["dice"], controls.dice_of_everything, rtol=0.05)
-        np.testing.assert_allclose(found[["mean_normal", "mean_anomalous"]], 0.5, atol=0.05)
-
-    @pytest.mark.parametrize("search", ["halving", "exact"])
-    def test_no_opinion(self, controls, search):
-        bare = Variant("bare", "direct", **BARE, threshold_search=search)
-        found = self.evaluated(controls, lambda _: controls.no_opinion(), bare)
-        np.testing.assert_allclose(found["auprc"], controls.prevalence, rtol=1e-15)
-        np.testing.assert_allclose(found["dice"], controls.dice_of_everything)
-        nothing = self.evaluated(
-            controls, lambda _: controls.no_opinion(0), Variant("bare", "direct", **BARE)
-        )
-        assert (nothing["dice"] == 0).all()
-        np.testing.assert_allclose(nothing["auprc"], controls.prevalence, rtol=1e-15)
-
-    def test_a_perfect_reconstruction_has_no_opinion(self, controls):
-        brain = controls.mask * np.float32(0.5)
-        scores = ["l1", "l2", "ssim", "fusion", "ms-ssim", "gms"]
-        variants = [Variant(score, score) for score in scores]
-        found = self.evaluated(controls, lambda _: brain, *variants)
-        assert (found["dice"] == 0).all()
-        np.testing.assert_allclose(found["auprc"], controls.prevalence, rtol=1e-15)
-        assert (found[["mean_normal", "mean_anomalous"]] == 0).all(axis=None)
+    np.testing.assert_array_equal(score_volume(name, *images, **DEFAULT.quality), expected)

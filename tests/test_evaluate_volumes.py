@@ -1,7 +1,6 @@
 """From anomaly maps to numbers: post-processing, threshold, metrics, significance."""
 
 import dataclasses
-import weakref
 
 import numpy as np
 import pytest
@@ -16,10 +15,8 @@ from sklearn.metrics import average_precision_score
 from uad.core.errors import DataError
 from uad.evaluate import (
     average_precision,
-    bootstrap_interval,
     dice,
     evaluate_volume,
-    paired_permutation,
     postprocess,
     predict,
     remove_small_components,
@@ -118,33 +115,7 @@ methods = pytest.mark.parametrize("method", ["halving", "exact"])
 SEEDS = range(20)
 
 
-class TestControlsOfTheMetrics:
-    def test_oracle(self, controls):
-        assert average_precision(controls.oracle, controls.lesion) == 1
-        assert dice(controls.oracle > 0.5, controls.lesion) == 1
-
-    def test_chance_has_the_precision_of_the_prevalence(self, controls):
-        controls.assert_chance(
-            [average_precision(controls.chance(seed), controls.lesion) for seed in SEEDS]
-        )
-
-    def test_a_constant_score_has_exactly_the_prevalence(self, controls):
-        found = average_precision(controls.no_opinion(), controls.lesion)
-        assert found == pytest.approx(controls.prevalence, rel=1e-15)
-        everything = np.ones_like(controls.lesion)
-        assert dice(everything, controls.lesion) == pytest.approx(controls.dice_of_everything)
-
-    def test_the_inverted_oracle_is_worse_than_chance(self, controls):
-        assert average_precision(~controls.lesion * 1.0, controls.lesion) <= controls.prevalence
-
-
 class TestControlsOfTheThreshold:
-    @methods
-    def test_oracle(self, controls, method):
-        found = search_threshold(controls.oracle, controls.lesion, method=method)
-        assert found.dice == 1
-        assert 0 <= found.threshold < 1
-
     @methods
     def test_chance_does_no_better_than_calling_everything_a_lesion(self, controls, method):
         for seed in range(3):
@@ -220,6 +191,7 @@ class TestControlsOfAVolume:
             controls.no_opinion(), controls.lesion, controls.mask, np.float32(0.3), 7
         )
         assert (nothing["dice"], nothing["predicted_voxels"]) == (0, 0)
+        assert average_precision(~controls.lesion * 1.0, controls.lesion) <= controls.prevalence
 
 
 def average_precision_of(curve):
@@ -231,7 +203,7 @@ def average_precision_of(curve):
 
 class TestControlsOfTheCurve:
     def test_oracle(self, controls):
-        curve = threshold_curve([controls.oracle] * 2, [controls.lesion] * 2)
+        curve = curve_of([controls.oracle] * 2, [controls.lesion] * 2)
         assert average_precision_of(curve) == pytest.approx(1, abs=1e-12)
         inside = curve[(curve["threshold"] >= 0) & (curve["threshold"] < 1)]
         assert len(inside) >= 99
@@ -239,12 +211,12 @@ class TestControlsOfTheCurve:
 
     def test_oracle_after_post_processing_has_the_auprc_of_its_map(self, controls):
         scores = postprocess(controls.oracle, controls.mask)
-        found = average_precision_of(threshold_curve([scores], [controls.lesion]))
+        found = average_precision_of(curve_of([scores], [controls.lesion]))
         assert found == pytest.approx(average_precision(scores, controls.lesion), abs=1e-12)
 
     def test_chance(self, controls):
         scores = [controls.chance(seed) for seed in SEEDS]
-        curve = threshold_curve(scores, [controls.lesion] * len(scores))
+        curve = curve_of(scores, [controls.lesion] * len(scores))
         assert average_precision_of(curve) == pytest.approx(controls.prevalence, rel=0.03)
         assert curve["mean_dice"].max() == pytest.approx(controls.dice_of_everything, rel=0.05)
         # recall falls as the share of voxels above the threshold
@@ -253,7 +225,7 @@ class TestControlsOfTheCurve:
 
     @pytest.mark.parametrize("value", [0.3, 0.0])
     def test_no_opinion(self, controls, value):
-        curve = threshold_curve([controls.no_opinion(value)], [controls.lesion])
+        curve = curve_of([controls.no_opinion(value)], [controls.lesion])
         assert average_precision_of(curve) == pytest.approx(controls.prevalence)
         everything, nothing = curve.iloc[0], curve.iloc[-1]
         assert (everything["recall"], nothing["recall"]) == (1, 0)
@@ -268,12 +240,8 @@ class TestDice:
         assert dice(np.array([1, 1, 0, 0]), np.array([1, 0, 1, 0])) == 0.5
         assert dice(np.array([1, 1, 0]), np.array([1, 1, 0])) == 1
         assert dice(np.array([1, 0]), np.array([0, 1])) == 0
-
-    def test_nothing_found_where_there_is_something(self):
-        assert dice(np.zeros(4), np.array([0, 1, 0, 0])) == 0
-
-    def test_nothing_to_find_and_nothing_found_is_undefined(self):
-        assert np.isnan(dice(np.zeros((2, 2, 2)), np.zeros((2, 2, 2))))
+        assert dice(np.zeros(2), np.array([0, 1])) == 0
+        assert np.isnan(dice(np.zeros((2, 2, 2)), np.zeros((2, 2, 2))))  # undefined
 
     @given(scored)
     def test_range_symmetry_and_identity(self, pair):
@@ -291,7 +259,7 @@ class TestDice:
 
 
 class TestAveragePrecision:
-    @given(scored_with_lesion)
+    @given(st.one_of(scored_with_lesion, signed_with_lesion))
     def test_equals_scikit_learn(self, pair):
         scores, labels = pair
         expected = average_precision_score(labels, scores)
@@ -304,31 +272,12 @@ class TestAveragePrecision:
         expected = average_precision_score(labels.ravel(), scores.ravel())
         assert average_precision(scores, labels) == pytest.approx(expected, abs=1e-9)
 
-    @given(scored_with_lesion)
-    def test_only_the_order_of_the_scores_counts(self, pair):
-        scores, labels = pair
-        distinct = np.unique(scores, return_inverse=True)[1]
-        assert average_precision(distinct, labels) == average_precision(scores, labels)
-
-    @given(signed_with_lesion)
-    def test_zeros_and_scores_below_zero(self, pair):
-        scores, labels = pair
-        expected = average_precision_score(labels, scores)
-        assert average_precision(scores, labels) == pytest.approx(expected, abs=1e-9)
-
     def test_no_lesion_is_undefined(self):
         assert np.isnan(average_precision(np.ones(5), np.zeros(5)))
 
-    def test_the_input_keeps_its_order(self):
-        scores = np.array([3.0, 1.0, 2.0])
-        average_precision(scores, np.array([0, 1, 0]))
-        assert scores.tolist() == [3, 1, 2]
-
-    def test_nan_is_refused(self):
+    def test_nan_and_other_grids_are_refused(self):
         with pytest.raises(DataError, match="NaN"):
             average_precision(np.array([0.1, np.nan]), np.array([0, 1]))
-
-    def test_other_grids_are_refused(self):
         with pytest.raises(DataError, match="shape"):
             average_precision(np.zeros(3), np.zeros(4))
 
@@ -385,20 +334,6 @@ class TestThreshold:
         assert found.method == "halving"
         assert found.evaluations == 2 * steps
 
-    @given(scored_with_lesion, st.sampled_from(["halving", "exact"]))
-    def test_the_reported_dice_is_the_dice_above_the_threshold(self, pair, method):
-        scores, labels = pair
-        found = search_threshold(scores, labels, method=method)
-        assert found.dice == dice(scores > found.threshold, labels)
-
-    @given(scored_with_lesion)
-    def test_no_threshold_beats_the_exact_one(self, pair):
-        scores, labels = pair
-        best = search_threshold(scores, labels, method="exact").dice
-        candidates = np.concatenate([np.linspace(-0.1, 1.1, 49), scores.astype(float)])
-        assert best >= max(dice(scores > t, labels) for t in candidates)
-        assert best >= search_threshold(scores, labels).dice
-
     def test_halving_can_miss_the_best(self):
         # two lesion voxels on top, healthy ones in the middle, most of the lesion below: the
         # first comparison leads into the upper half and never back
@@ -415,18 +350,8 @@ class TestThreshold:
         pooled = np.concatenate(scores), np.concatenate(labels)
         if pooled[1].any():
             together = search_threshold(*pooled, method=method)
-            assert search_threshold(scores, labels, method=method) == together
-
-    @methods
-    def test_any_collection_of_volumes_is_gone_through_once(self, method):
-        scores = {name: ball()[0] ** power for power, name in enumerate("abc", 1)}
-        labels = [scores["a"] > 0.9] * 3
-        expected = search_threshold(list(scores.values()), labels, method=method)
-        assert search_threshold(scores.values(), labels, method=method) == expected
-
-    def test_the_shape_does_not_matter(self):
-        scores, labels = ball()[0], ball()[1]
-        assert search_threshold(scores, labels) == search_threshold(scores.ravel(), labels.ravel())
+            collection = dict(enumerate(scores)).values()
+            assert search_threshold(collection, labels, method=method) == together
 
     def test_half_precision_scores(self):
         scores, labels = ball()[0].astype(np.float16), ball()[1]
@@ -436,13 +361,7 @@ class TestThreshold:
 
     def test_every_voxel_a_lesion(self):
         found = search_threshold(np.array([0.2, 0.4]), np.array([1, 1]), method="exact")
-        assert found.dice == 1
-        assert found.threshold < 0.2
-
-    def test_a_map_of_zeros_finds_nothing(self):
-        found = search_threshold(np.zeros(4), np.array([0, 1, 0, 0]))
-        assert found.dice == 0
-        assert 0 < found.threshold < 1
+        assert (found.dice, found.threshold < 0.2) == (1, True)
 
     def test_without_a_lesion_the_message_says_what_to_do(self):
         for labels in (np.zeros(3), [np.zeros(3)]):
@@ -496,9 +415,11 @@ def naive_median(volume, size):
 class TestPostprocess:
     def test_defaults_are_the_authors_code(self):
         scores, mask = ball()
+        before = scores.copy()
         expected = naive_median(np.where(naive_erosion(mask, 3), scores, 0), 5)
         assert expected.any()
         np.testing.assert_array_equal(postprocess(scores, mask), expected)
+        np.testing.assert_array_equal(scores, before)
 
     def test_the_papers_text_has_the_other_order(self):
         scores, mask = ball()
@@ -511,10 +432,6 @@ class TestPostprocess:
     def test_erosion_works_in_the_axial_plane_and_from_the_image_border(self, mask, erosion):
         found = postprocess(np.ones(mask.shape), mask, erosion=erosion, median=0)
         np.testing.assert_array_equal(found > 0, naive_erosion(mask, erosion))
-
-    def test_a_full_mask_loses_its_rim_but_no_slice(self):
-        found = postprocess(np.ones((9, 8, 3)), np.ones((9, 8, 3)), erosion=2, median=0)
-        assert found.sum() == 5 * 4 * 3
 
     @given(
         shapes.flatmap(
@@ -541,12 +458,6 @@ class TestPostprocess:
         expected = ndimage.median_filter(volume, size)
         np.testing.assert_array_equal(median_filter(volume, size), expected)
 
-    def test_median_of_a_map_like_the_real_ones(self):
-        scores, mask = ball((48, 40, 24), 18)
-        masked = np.where(mask, ndimage.gaussian_filter(scores, 1), np.float32(0))
-        expected = ndimage.median_filter(masked, 5)
-        np.testing.assert_array_equal(median_filter(masked, 5), expected)
-
     @given(st.integers(1, 12), st.integers(0, 12), st.data())
     def test_lists_are_merged_and_cut_out(self, first, second, data):
         values = data.draw(arrays(np.int64, (first + second, 4), elements=st.integers(0, 9)))
@@ -561,12 +472,6 @@ class TestPostprocess:
         neighbours = [values[k * 3 : len(values) - (size - 1 - k) * 3] for k in range(size)]
         expected = np.sort(neighbours, axis=0)
         np.testing.assert_array_equal(_sorted_windows([values], size, 3), expected)
-
-    @given(masks, st.integers(1, 2), st.sampled_from([0, 3]))
-    def test_nothing_outside_the_mask_with_the_median_first(self, mask, erosion, median):
-        scores = 1 + np.random.default_rng(0).random(mask.shape)
-        found = postprocess(scores, mask, erosion=erosion, median=median, order="median_first")
-        assert not found[~mask].any()
 
     @given(masks, st.integers(1, 2))
     def test_outside_the_mask_only_where_most_of_the_window_is_inside(self, mask, erosion):
@@ -583,22 +488,12 @@ class TestPostprocess:
             np.testing.assert_array_equal(found, scores)
             assert not np.shares_memory(found, scores)
 
-    def test_the_input_is_not_changed(self):
-        scores, mask = ball()
-        before = scores.copy()
-        postprocess(scores, mask)
-        np.testing.assert_array_equal(scores, before)
-
     @pytest.mark.parametrize(
         ("given_dtype", "dtype"), [("float16", "float32"), ("float32",) * 2, ("float64",) * 2]
     )
     def test_precision(self, given_dtype, dtype):
         scores, mask = ball()
         assert postprocess(scores.astype(given_dtype), mask).dtype == dtype
-
-    def test_an_empty_mask_gives_an_empty_map(self):
-        scores, mask = ball()
-        assert not postprocess(scores, np.zeros_like(mask)).any()
 
     def test_other_grids_are_refused(self):
         with pytest.raises(DataError, match=r"\(4, 4, 2\).*\(4, 4, 3\)"):
@@ -654,24 +549,14 @@ class TestSmallComponents:
         assert remove_small_components(shell, max_size).sum() == kept
         assert skimage_filter(shell, max_size).sum() == kept
 
-    @given(arrays(np.bool_, (9, 9)), st.integers(0, 20))
-    def test_single_slices_too(self, prediction, max_size):
-        expected = skimage_filter(prediction, max_size)
-        np.testing.assert_array_equal(remove_small_components(prediction, max_size), expected)
-
     def test_zero_switches_it_off_and_the_input_is_not_changed(self):
         prediction = np.zeros((3, 3, 3), dtype=bool)
         prediction[1, 1, 1] = True
         assert remove_small_components(prediction, 0).sum() == 1
         assert remove_small_components(prediction).sum() == 0
         assert prediction.sum() == 1
-
-    def test_an_empty_prediction_stays_empty(self):
-        assert not remove_small_components(np.zeros((3, 3, 3))).any()
-
-    def test_negative_sizes_are_refused(self):
         with pytest.raises(ValueError, match="max_size"):
-            remove_small_components(np.ones((3, 3, 3)), -1)
+            remove_small_components(prediction, -1)
 
 
 class TestEvaluateVolume:
@@ -726,13 +611,17 @@ class TestEvaluateVolume:
             evaluate_volume(self.scores, self.lesion, self.mask, 0.5, -1)
 
 
+def curve_of(scores, labels, **options):
+    return threshold_curve(lambda: zip(scores, labels, strict=True), **options)
+
+
 class TestThresholdCurve:
     @given(st.lists(scored, min_size=1, max_size=4), st.integers(2, 12))
     def test_exact_at_each_threshold(self, pairs, points):
         scores, labels = [p[0] for p in pairs], [p[1] for p in pairs]
         if not np.concatenate(labels).any():
             return
-        curve = threshold_curve(scores, labels, points=points)
+        curve = curve_of(scores, labels, points=points)
         assert len(curve) <= 2 * points
         for row in curve.itertuples():
             above = [score > row.threshold for score in scores]
@@ -748,7 +637,7 @@ class TestThresholdCurve:
 
     @given(scored_with_lesion)
     def test_from_everything_to_nothing(self, pair):
-        curve = threshold_curve(*pair)
+        curve = curve_of(*([part] for part in pair))
         assert (curve["threshold"].diff().dropna() > 0).all()
         assert (curve["recall"].diff().dropna() <= 0).all()
         assert curve["recall"].iloc[0] == 1
@@ -757,69 +646,25 @@ class TestThresholdCurve:
 
     def test_even_steps_of_recall_and_of_the_threshold(self):
         scores, lesion = TestEvaluateVolume.scores, TestEvaluateVolume.lesion
-        curve = threshold_curve([scores], [lesion], points=10)
+        curve = curve_of([scores], [lesion], points=10)
         for step in range(1, 11):
-            least = np.ceil(step * lesion.sum() / 10)
-            assert least in set(curve["true_positives"])
+            assert np.ceil(step * lesion.sum() / 10) in set(curve["true_positives"])
         even = np.linspace(0, scores.max(), 10).astype(np.float32)
         assert set(even.tolist()) <= set(curve["threshold"])
 
-    def test_the_best_dice_of_one_volume_is_near_that_of_the_exact_search(self):
-        scores, mask = ball()
-        lesion = scores * mask > 0.8
-        found = threshold_curve([scores * mask], [lesion])["mean_dice"].max()
-        assert found == pytest.approx(search_threshold(scores * mask, lesion, method="exact").dice)
-
-    def test_a_function_that_starts_anew_is_as_good_as_a_list_and_holds_few_volumes(self):
-        rng = np.random.default_rng(9)
-        scores = [rng.random((6, 6, 4)).astype(np.float32) for _ in range(12)]
-        labels = [rng.random((6, 6, 4)) < 0.2 for _ in range(12)]
-        alive, most = weakref.WeakSet(), 0
-
-        class Tracked(np.ndarray):
-            __hash__ = object.__hash__
-
-        def anew():
-            nonlocal most
-            for score in scores:
-                tracked = score.copy().view(Tracked)
-                alive.add(tracked)
-                most = max(most, len(alive))
-                yield tracked
-                del tracked
-
-        found = threshold_curve(anew, lambda: iter(labels))
-        assert found.equals(threshold_curve(scores, labels))
-        assert most <= 3
-
-    def test_one_volume_is_not_taken_for_a_list_of_slices(self):
-        scores, lesion = TestEvaluateVolume.scores, TestEvaluateVolume.lesion
-        assert threshold_curve(scores, lesion).equals(threshold_curve([scores], [lesion]))
-
-    def test_the_input_keeps_its_order(self):
-        scores = np.array([3.0, 1.0, 2.0])
-        threshold_curve([scores], [np.array([1, 0, 1])])
-        assert scores.tolist() == [3, 1, 2]
-
     @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-    def test_precision_of_the_scores(self, dtype):
+    def test_precision_of_the_scores_which_keep_their_order(self, dtype):
         scores, lesion = TestEvaluateVolume.scores.astype(dtype), TestEvaluateVolume.lesion
-        for row in threshold_curve([scores], [lesion], points=20).itertuples():
+        before = scores.copy()
+        for row in curve_of([scores], [lesion], points=20).itertuples():
             assert row.mean_dice == pytest.approx(dice(scores > row.threshold, lesion))
-
-    def test_an_iterator_cannot_start_anew(self):
-        with pytest.raises(ValueError, match="twice"):
-            threshold_curve(iter([np.ones(2)]), [np.ones(2)])
-        with pytest.raises(ValueError, match="twice"):
-            threshold_curve([np.ones(2)], (label for label in [np.ones(2)]))
+        np.testing.assert_array_equal(scores, before)
 
     @pytest.mark.parametrize(
         ("scores", "labels", "message"),
         [
             ([np.ones(3)], [np.zeros(3)], "no lesion voxel"),
             ([], [], "no lesion voxel"),
-            ([np.ones(3)] * 2, [np.ones(3)], "as many"),
-            ([np.ones(3)], [np.ones(3)] * 2, "as many"),
             ([np.ones(3)], [np.ones(4)], "shape"),
             ([np.array([0.1, np.nan])], [np.ones(2)], "NaN"),
             ([np.array([0.1, np.inf])], [np.array([1, 0])], "infinite"),
@@ -827,8 +672,4 @@ class TestThresholdCurve:
     )
     def test_wrong_volumes(self, scores, labels, message):
         with pytest.raises(DataError, match=message):
-            threshold_curve(scores, labels)
-
-    def test_one_point_is_no_curve(self):
-        with pytest.raises(ValueError, match="points"):
-            threshold_curve([np.ones(2)], [np.ones(2)], points=1)
+            curve_of(scores, labels)
