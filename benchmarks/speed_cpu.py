@@ -53,7 +53,7 @@ def our_batches(
     for number, sample in enumerate(SliceBatches(training, batch, 1, SEED, drop_last=True)):
         middle = time.perf_counter()
         generator = torch.Generator(device).manual_seed(derive_seed(SEED, "train", number))
-        method.noise(sample["images"], generator, "simplex", **options)
+        method.noise(sample[0], generator, "simplex", **options)
         end = time.perf_counter()
         yield middle - begin, end - middle
         begin = time.perf_counter()

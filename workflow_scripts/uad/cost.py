@@ -138,16 +138,15 @@ def _measure_training(
         optimizers = method.optimizers(network, 1e-4)
         network.train()
 
+        def update(loss: Tensor, number: int) -> None:
+            optimizers[number].zero_grad()
+            with torch.autocast(device, enabled=False):
+                loss.backward()
+            optimizers[number].step()
+
         def take() -> None:
             with autocast(precision, device):
-                if not method.automatic:
-                    arguments = (*batch, optimizers, Tensor.backward, 0, progress)
-                    method.training_step(network, *arguments)
-                    return
-                loss = method.training_loss(network, *batch)
-            optimizers[0].zero_grad()
-            loss.backward()
-            optimizers[0].step()
+                method.training_step(network, *batch, update, progress)
 
         return _observe(take, device)
 

@@ -1,8 +1,7 @@
 """Methods by family: one file each, found by its name.
 
-``uad/methods/diffusion.py`` is the family ``diffusion``; a new file is a new
-family, with no list to extend. Method files import torch inside functions, so
-that validating a configuration stays cheap.
+``uad/methods/diffusion.py`` is the family ``diffusion``; a new file is a new family. Method files
+import torch inside functions, so that validating a configuration stays cheap.
 """
 
 from __future__ import annotations

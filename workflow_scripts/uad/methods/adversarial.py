@@ -12,17 +12,21 @@ WGAN-GP, over all pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from uad.methods.autoencoder import CodeOptions, stage_problems
-from uad.methods.base import Method
+from uad.methods.autoencoder import CodeMethod, CodeOptions
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from uad.methods.base import Update
+
+#: The networks, in the order of their optimisers.
+PARTS = ("encoder", "generator", "critic")
 
 
 class AdversarialOptions(CodeOptions):
@@ -37,18 +41,13 @@ class AdversarialOptions(CodeOptions):
     betas: tuple[float, float] = (0.5, 0.9)
 
 
-class Adversarial(Method):
+class Adversarial(CodeMethod):
     """Generate the healthy slice whose code the encoder finds."""
 
     Options = AdversarialOptions
     options: AdversarialOptions
     automatic = False
     losses = ("l2",)
-
-    @classmethod
-    def problems(cls, options: AdversarialOptions, image_size: tuple[int, int]) -> list[str]:
-        """Stages must divide the slice and leave something to encode."""
-        return stage_problems(options.channels, image_size)
 
     def build(self) -> nn.Module:
         """Encoder, generator and critic."""
@@ -60,12 +59,9 @@ class Adversarial(Method):
     def optimizers(
         self, network: nn.Module, learning_rate: float
     ) -> Sequence[torch.optim.Optimizer]:
-        """Adam for the encoder, the generator and the critic."""
-        parts = network.encoder, network.generator, network.critic
-        return [
-            self.optimizer(part.parameters(), learning_rate, betas=self.options.betas)
-            for part in parts
-        ]
+        """Adam for each of :data:`PARTS`."""
+        parts = [network.get_submodule(name).parameters() for name in PARTS]
+        return [self.optimizer(part, learning_rate, betas=self.options.betas) for part in parts]
 
     def selectable(self, progress: float) -> bool:
         """Not before the encoder's turn."""
@@ -77,19 +73,27 @@ class Adversarial(Method):
         images: Tensor,
         masks: Tensor,
         generator: torch.Generator,
-        optimizers: Sequence[torch.optim.Optimizer],
-        backward: Callable[[Tensor], None],
-        step: int,
+        update: Update,
         progress: float,
     ) -> dict[str, Tensor]:
         """A step of the GAN in the first epochs, one of the encoder in the others."""
-        encoder, generative, critical = optimizers
+        found: dict[str, Tensor] = {}
+
+        def train(part: str, **values: Tensor) -> None:
+            update(next(iter(values.values())), PARTS.index(part))
+            found.update({f"train_{k}": value.detach().float() for k, value in values.items()})
+
         if self.selectable(progress):
-            return self._encoder_step(network, images, encoder, backward)
-        found = {}
+            _only(network, "encoder", frozen_in_training_mode=False)
+            train("encoder", **self._encoder_losses(network, images))
+            return found
         for _ in range(self.options.critic_steps):
-            found = self._critic_step(network, images, generator, critical, backward)
-        return found | self._generator_step(network, images, generator, generative, backward)
+            _only(network, "critic")
+            train("critic", **self._critic_losses(network, images, generator))
+        _only(network, "generator")
+        fake = network.generator(self._codes(images, generator))
+        train("generator", generator=-network.critic(fake).mean())
+        return found
 
     def validation_loss(
         self, network: nn.Module, images: Tensor, masks: Tensor, generator: torch.Generator
@@ -99,69 +103,27 @@ class Adversarial(Method):
 
         return mse_loss(network(images), images)
 
-    def reconstruct(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        masks: Tensor,
-        t_test: int,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Encode and generate; the background stays 0."""
-        return network(images) * masks
-
-    def _critic_step(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        generator: torch.Generator,
-        optimizer: torch.optim.Optimizer,
-        backward: Callable[[Tensor], None],
+    def _critic_losses(
+        self, network: nn.Module, images: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
         import torch
 
         from uad.networks.gan import gradient_penalty
 
-        _only(network, "critic", frozen_in_training_mode=True)
         with torch.no_grad():
             fake = network.generator(self._codes(images, generator)).to(images.dtype)
         distance = network.critic(images).mean() - network.critic(fake).mean()
         penalty = gradient_penalty(network.critic, images, fake, generator)
         loss = self.options.penalty_weight * penalty - distance
-        _update(optimizer, loss, backward)
-        values = {"loss": loss, "distance": distance, "penalty": penalty}
-        return {f"train_{name}": value.detach().float() for name, value in values.items()}
+        return {"loss": loss, "distance": distance, "penalty": penalty}
 
-    def _generator_step(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        generator: torch.Generator,
-        optimizer: torch.optim.Optimizer,
-        backward: Callable[[Tensor], None],
-    ) -> dict[str, Tensor]:
-        _only(network, "generator", frozen_in_training_mode=True)
-        loss = -network.critic(network.generator(self._codes(images, generator))).mean()
-        _update(optimizer, loss, backward)
-        return {"train_generator": loss.detach().float()}
-
-    def _encoder_step(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        optimizer: torch.optim.Optimizer,
-        backward: Callable[[Tensor], None],
-    ) -> dict[str, Tensor]:
+    def _encoder_losses(self, network: nn.Module, images: Tensor) -> dict[str, Tensor]:
         from torch.nn.functional import mse_loss
 
-        _only(network, "encoder", frozen_in_training_mode=False)
         restored = network(images)
         features = mse_loss(network.critic.features(restored), network.critic.features(images))
         image = mse_loss(restored, images)
-        loss = image + self.options.kappa * features
-        _update(optimizer, loss, backward)
-        values = {"loss": loss, "image": image, "features": features}
-        return {f"train_{name}": value.detach().float() for name, value in values.items()}
+        return {"loss": image + self.options.kappa * features, "image": image, "features": features}
 
     def _codes(self, images: Tensor, generator: torch.Generator) -> Tensor:
         import torch
@@ -170,20 +132,11 @@ class Adversarial(Method):
         return torch.randn(shape, generator=generator, device=images.device)
 
 
-def _only(network: nn.Module, part: str, *, frozen_in_training_mode: bool) -> None:
+def _only(network: nn.Module, part: str, *, frozen_in_training_mode: bool = True) -> None:
     """Gradients for one of the three networks; set anew for each step, so that none is state."""
     for name, module in network.named_children():
         chosen = name == part
         module.requires_grad_(chosen).train(chosen or frozen_in_training_mode)
-
-
-def _update(
-    optimizer: torch.optim.Optimizer, loss: Tensor, backward: Callable[[Tensor], None]
-) -> None:
-    """One step of one optimiser."""
-    optimizer.zero_grad()
-    backward(loss)
-    optimizer.step()
 
 
 METHOD = Adversarial

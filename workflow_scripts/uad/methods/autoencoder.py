@@ -22,26 +22,30 @@ if TYPE_CHECKING:
 Stages = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 
 
-def stage_problems(channels: list[int], image_size: tuple[int, int]) -> list[str]:
-    """Why stages of these widths, each with stride 2, cannot work on such slices."""
-    found = []
-    factor = 2 ** len(channels)
-    if any(side % factor or side == factor for side in image_size):
-        found.append(
-            f"{len(channels)} stages need slices larger than {factor} and divisible by it, "
-            f"not {image_size}"
-        )
-    if channels[-1] < 8:
-        found.append("the last of the channels must be at least 8: an eighth feeds the code")
-    return found
-
-
 class CodeOptions(MethodOptions):
     """Sizes that all methods with a dense code share."""
 
     channels: Stages = [32, 64, 128]
     latent: int = Field(128, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class CodeMethod(Method):
+    """A method with a dense code behind stages of stride 2."""
+
+    @classmethod
+    def problems(cls, options: CodeOptions, image_size: tuple[int, int]) -> list[str]:
+        """Stages must divide the slice and leave something to encode."""
+        found = []
+        channels, factor = options.channels, 2 ** len(options.channels)
+        if any(side % factor or side == factor for side in image_size):
+            found.append(
+                f"{len(channels)} stages need slices larger than {factor} and divisible by it, "
+                f"not {image_size}"
+            )
+        if channels[-1] < 8:
+            found.append("the last of the channels must be at least 8: an eighth feeds the code")
+        return found
 
 
 class AutoencoderOptions(CodeOptions):
@@ -52,16 +56,11 @@ class AutoencoderOptions(CodeOptions):
     kl_weight: float = Field(0.001, ge=0, description="Variational only.")
 
 
-class Autoencoder(Method):
-    """Encode and decode; anomalies do not fit through the code."""
+class Autoencoder(CodeMethod):
+    """Encode and decode, at test time the mean code; anomalies do not fit through it."""
 
     Options = AutoencoderOptions
     options: AutoencoderOptions
-
-    @classmethod
-    def problems(cls, options: CodeOptions, image_size: tuple[int, int]) -> list[str]:
-        """Stages must divide the slice and leave something to encode."""
-        return stage_problems(options.channels, image_size)
 
     def build(self) -> nn.Module:
         """The network for slices of the size of the setup."""
@@ -77,7 +76,6 @@ class Autoencoder(Method):
         """Error summed over each image, plus the weighted divergence; mean over the batch."""
         import torch
 
-        from uad.iqa import quality_map
         from uad.networks.convolutional import kl_divergence
 
         code, log_std = network.encode(images)
@@ -86,19 +84,8 @@ class Autoencoder(Method):
             divergence = self.options.kl_weight * kl_divergence(code, log_std)
             noise = torch.randn(code.shape, generator=generator, device=code.device)
             code = code + noise * log_std.exp()
-        error = quality_map(self.setup.loss, images, network.decode(code), **self.setup.quality)
+        error = self.quality(images, network.decode(code))
         return (error.sum(dim=(1, 2, 3)) + divergence).mean()
-
-    def reconstruct(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        masks: Tensor,
-        t_test: int,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """One pass, from the mean code; the background stays 0."""
-        return network(images) * masks
 
 
 METHOD = Autoencoder

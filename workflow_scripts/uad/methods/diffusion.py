@@ -1,20 +1,19 @@
 """DDPM, pDDPM and mDDPM: one-step x0 prediction from a noised slice or a noised patch.
 
-Sources of the constants: FinnBehrendt/patched-Diffusion-Models-UAD@da14cd0
-(DDPM_2D.py and the patched variant): x0 prediction, cosine schedule, 1000
-steps, simplex noise, U-Net 128-256-256 with three residual blocks; whole
-slices for DDPM, four 48x48 patches with scale-shift time conditioning for
-pDDPM. For mDDPM hasan1292/mDDPM@e76b948 (src/models/DDPM_2D_patched.py): pDDPM
+Sources of the constants: FinnBehrendt/patched-Diffusion-Models-UAD@da14cd0 (DDPM_2D.py and the
+patched variant): x0 prediction, cosine schedule, 1000 steps, simplex noise, U-Net 128-256-256
+with three residual blocks; whole slices for DDPM, four 48x48 patches with scale-shift time
+conditioning for pDDPM. For mDDPM hasan1292/mDDPM@e76b948 (src/models/DDPM_2D_patched.py): pDDPM
 whose training input is corrupted in rectangles before it is noised.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from uad.methods.base import Method, MethodOptions, unet_problems
+from uad.methods.base import Method, MethodOptions, PixelBlock, unet_problems
 
 if TYPE_CHECKING:
     import torch
@@ -29,12 +28,7 @@ class UNetOptions(MethodOptions):
     num_head_channels: int = Field(64, ge=1)
     norm_num_groups: int = Field(32, ge=1)
     scale_shift: bool = False
-    pixel_block: int = Field(
-        1,
-        ge=1,
-        description="Sides of the blocks of pixels that become channels before the network and "
-        "pixels again behind it; 1: none do. On a CPU 2 makes training steps three times as fast.",
-    )
+    pixel_block: PixelBlock = 1
 
 
 class NoiseOptions(MethodOptions):
@@ -86,21 +80,19 @@ class Diffusion(Method):
     @classmethod
     def problems(cls, options: DiffusionOptions, image_size: tuple[int, int]) -> list[str]:
         """Grid and levels must divide the slice, groups and heads the channels."""
-        network = options.network
-        found = unet_problems(
-            network.channels, network.norm_num_groups, image_size, network.pixel_block
-        )
-        grid = options.patch_grid
+        network, grid = options.network, options.patch_grid
+        sizes = network.channels, network.norm_num_groups, image_size, network.pixel_block
+        found = unet_problems(*sizes)
         if grid and any(side % n for side, n in zip(image_size, grid, strict=True)):
             found.append(f"a patch_grid of {grid} does not divide slices of {image_size}")
-        if options.network.channels[-1] % options.network.num_head_channels:
+        if network.channels[-1] % network.num_head_channels:
             found.append("num_head_channels does not divide the last of the channels")
         if options.masking:
             (short, long), (low, high) = options.masking.sides, options.masking.half_width
             if not 0 < short <= long <= 1:
                 found.append(f"masking.sides must rise within 0 to 1, not {(short, long)}")
-            if not 1 <= low <= high <= min(image_size) // 2:
-                limit = min(image_size) // 2
+            limit = min(image_size) // 2
+            if not 1 <= low <= high <= limit:
                 found.append(f"masking.half_width must rise within 1 to {limit}, not {(low, high)}")
         return found
 
@@ -171,11 +163,8 @@ class Diffusion(Method):
         return patch_masks(tuple(images.shape[-2:]), self.options.patch_grid, images.device)
 
     def _field(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        options: dict[str, Any] = self.options.noise.model_dump()
-        name = options.pop("name")
-        if name != "simplex":
-            options = {}
-        return self.noise(images, generator, name, **options)
+        name, options = self.options.noise.name, self.options.noise.model_dump(exclude={"name"})
+        return self.noise(images, generator, name, **(options if name == "simplex" else {}))
 
     def _restore(
         self, network: nn.Module, x0: Tensor, levels: Tensor, field: Tensor, region: Tensor | None
@@ -197,14 +186,7 @@ class Diffusion(Method):
 def corrupt(
     images: Tensor, masks: Tensor, options: MaskingOptions, generator: torch.Generator
 ) -> Tensor:
-    """The images with filtered rectangles inside the brain; the whole batch at once.
-
-    Args:
-        images: ``(B, 1, H, W)``.
-        masks: brain masks of the same shape.
-        options: number and sizes of the rectangles, and the filters.
-        generator: source of randomness, on the device of the images.
-    """
+    """The images ``(B, 1, H, W)`` with filtered rectangles inside the brain."""
     import torch
 
     device, batch = images.device, len(images)

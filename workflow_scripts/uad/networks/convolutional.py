@@ -41,12 +41,7 @@ def _stage(before: int, after: int, norm: Norm, transposed: bool = False) -> nn.
 
 
 def encoder_stages(channels: Sequence[int], norm: Norm = "batch") -> nn.Module:
-    """Each stage halves the sides: ``(B, 1, H, W)`` to ``(B, channels[-1], h, w)``.
-
-    Args:
-        channels: width of each stage.
-        norm: a norm of MONAI.
-    """
+    """Each stage halves the sides: ``(B, 1, H, W)`` to ``(B, channels[-1], h, w)``."""
     return nn.Sequential(*(_stage(a, b, norm) for a, b in pairwise([1, *channels])))
 
 
@@ -57,14 +52,7 @@ def bottleneck(image_size: tuple[int, int], channels: Sequence[int]) -> tuple[in
 
 
 class Encoder(nn.Module):
-    """Slices to vectors: ``(B, 1, H, W)`` to ``(B, outputs)``.
-
-    Args:
-        image_size: rows and columns of a slice.
-        channels: width of each stage.
-        outputs: length of the vectors.
-        dropout: rate on the vectors.
-    """
+    """Slices to vectors: ``(B, 1, H, W)`` to ``(B, outputs)``."""
 
     def __init__(
         self, image_size: tuple[int, int], channels: Sequence[int], outputs: int, dropout: float
@@ -77,20 +65,12 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """One vector per slice."""
+        """One vector per slice, with dropout."""
         return self.dropout(self.dense(self.narrow(self.stages(x)).flatten(1)))
 
 
 class Decoder(nn.Module):
-    """Vectors to slices: ``(B, latent)`` to ``(B, 1, H, W)``.
-
-    Args:
-        image_size: rows and columns of a slice.
-        channels: width of each stage of the encoder.
-        latent: length of the vectors.
-        dropout: rate behind the dense layer.
-        norm: a norm of MONAI.
-    """
+    """Vectors to slices: ``(B, latent)`` to ``(B, 1, H, W)``; dropout behind the dense layer."""
 
     def __init__(
         self,
@@ -124,22 +104,8 @@ class Decoder(nn.Module):
         return self.out(self.stages(self.widen(x)))
 
 
-class _Coder(nn.Module):
-    """Called as ``network(x)``: decodes the (mean) code, without sampling."""
-
-    decode: Decoder
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The code of each slice; of a VAE the mean and the log standard deviation."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, 1, H, W)`` to the same."""
-        return self.decode(self.encode(x)[0])
-
-
-class Autoencoder(_Coder):
-    """AE, or VAE with ``variational``.
+class Autoencoder(nn.Module):
+    """AE, or VAE with ``variational``; called as ``network(x)`` it decodes the (mean) code.
 
     As in the source, dropout acts on the code and in the VAE also behind the decoder's dense
     layer.
@@ -167,20 +133,17 @@ class Autoencoder(_Coder):
         mean, log_std = code.float().chunk(2, dim=1)
         return mean, log_std
 
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, 1, H, W)`` to the same."""
+        return self.decode(self.encode(x)[0])
 
-class SequenceAutoencoder(_Coder):
+
+class SequenceAutoencoder(Autoencoder):
     """A VAE in which the codes of neighbouring slices see each other through a transformer.
 
-    Batches are ``(B * sequence, 1, H, W)`` with the slices of a run next to each other.
-
-    Args:
-        image_size: rows and columns of a slice.
-        sequence: slices of a run.
-        channels: width of each stage.
-        latent: length of a code, and width of the transformer.
-        dropout: rate on the codes, in the decoder and in the transformer.
-        layers: transformer layers, with feed-forward parts of twice the width.
-        heads: attention heads.
+    Batches are ``(B * sequence, 1, H, W)`` with the slices of a run next to each other. The
+    transformer is as wide as a code, its feed-forward parts twice; dropout acts on the codes, in
+    the decoder and in the transformer.
     """
 
     def __init__(
@@ -193,7 +156,7 @@ class SequenceAutoencoder(_Coder):
         layers: int = 2,
         heads: int = 4,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.sequence = sequence
         self.encoder = Encoder(image_size, channels, latent, dropout)
         self.positions = nn.Parameter(0.02 * torch.randn(sequence, latent))

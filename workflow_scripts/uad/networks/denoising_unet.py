@@ -28,13 +28,7 @@ class _DoubleConv(nn.Sequential):
 
 
 class DenoisingUNet(nn.Module):
-    """U-Net of the denoising autoencoder (AntanasKascenas/DenoisingAE@8e5a9df).
-
-    Args:
-        channels: width of each level, from full resolution down.
-        groups: groups of the group norms.
-        images: channels of the images.
-    """
+    """U-Net of the denoising autoencoder (AntanasKascenas/DenoisingAE@8e5a9df)."""
 
     def __init__(
         self, channels: Sequence[int] = (64, 128, 256, 512), groups: int = 8, images: int = 1

@@ -42,9 +42,8 @@ def device_of(accelerator: str) -> str:
 def reuse_freed_memory() -> None:
     """Keep freed memory in the process, for the tensors of the next step.
 
-    glibc hands large pieces back to the kernel as they are freed, and gets them again page by
-    page: 6 % of a training step on a CPU and a third of a reconstruction, at the demo's sizes.
-    Other C libraries are left as they are.
+    glibc hands large pieces back to the kernel as they are freed: 6 % of a training step on a CPU
+    and a third of a reconstruction, at the demo's sizes. Other C libraries are left as they are.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
@@ -55,20 +54,19 @@ def reuse_freed_memory() -> None:
 
 
 def ready(network: nn.Module, device: str) -> nn.Module:
-    """A network in evaluation mode, where and as it restores fastest; it is changed in place.
+    """The same network in evaluation mode, where and as it restores fastest.
 
-    On a CPU its weights lie channels last, which is a third faster. On a GPU they do not:
-    PyTorch's group norm there would turn every map back.
+    On a CPU its weights lie channels last, which is a third faster; on a GPU PyTorch's group norm
+    would turn every map back.
     """
     network.eval().to(device)
     return network.to(memory_format=torch.channels_last) if device == "cpu" else network
 
 
 def autocast(precision: str, device: str) -> contextlib.AbstractContextManager:
-    """A region with the precision of a training (``train.precision``).
+    """A region with the precision of a training (``train.precision``); a CPU has no float16.
 
-    On a CPU bfloat16 stands for float16. Casts of the weights are not kept: they would go stale
-    when an optimiser steps within the region.
+    Casts of the weights are not kept: they go stale when an optimiser steps within the region.
     """
     if precision == "32-true":
         return contextlib.nullcontext()
@@ -80,11 +78,10 @@ def autocast(precision: str, device: str) -> contextlib.AbstractContextManager:
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
     """PyTorch's deterministic algorithms; an operation without one warns and goes on."""
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.get_deterministic_debug_mode()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(before)

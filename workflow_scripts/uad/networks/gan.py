@@ -12,6 +12,7 @@ over channels and pixels, the layer norm that WGAN-GP recommends (arXiv 1704.000
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +28,7 @@ class Critic(nn.Module):
 
     def __init__(self, image_size: tuple[int, int], channels: Sequence[int]) -> None:
         super().__init__()
-        pixels = (image_size[0] >> len(channels)) * (image_size[1] >> len(channels))
+        pixels = math.prod(side >> len(channels) for side in image_size)
         self.features = encoder_stages(channels, _PER_IMAGE)
         self.out = nn.Linear(channels[-1] * pixels, 1)
 

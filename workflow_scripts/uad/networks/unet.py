@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from uad.networks.parts import DiffusionModelUNet, DiffusionUNetResnetBlock
-from uad.networks.pixel_blocks import PixelBlocks
+from uad.networks.pixel_blocks import in_pixel_blocks
 
 
 class ScaleShiftResnetBlock(DiffusionUNetResnetBlock):
     """MONAI's residual block, conditioned by scale and shift after the second norm (FiLM).
 
-    pDDPM sets ``use_scale_shift_norm``; MONAI's block only adds the time
-    embedding. The projection is twice as wide: one half scales, one shifts.
+    pDDPM sets ``use_scale_shift_norm``; MONAI's block only adds the time embedding.
     """
 
     def __init__(self, block: DiffusionUNetResnetBlock) -> None:
@@ -50,24 +49,12 @@ def diffusion_unet(
     scale_shift: bool = False,
     pixel_block: int = 1,
 ) -> nn.Module:
-    """The time-conditioned U-Net of DDPM and pDDPM.
+    """The time-conditioned U-Net of DDPM and, with ``scale_shift``, of pDDPM.
 
-    At the default sizes it has 34.49 M parameters (DDPM), with ``scale_shift``
-    37.51 M (pDDPM): the figures of the authors' networks. Attention sits in the
-    middle block only, as in the code that the authors ran.
-
-    Args:
-        channels: width of each level, from full resolution down.
-        num_res_blocks: residual blocks per level.
-        num_head_channels: of an attention head.
-        norm_num_groups: groups of the group norms.
-        scale_shift: condition by scale and shift.
-        pixel_block: sides of the blocks of pixels that become channels (see
-            :class:`uad.networks.pixel_blocks.PixelBlocks`); 1: none do.
-
-    Returns:
-        A module called as ``network(x, timesteps)``: ``(B, 1, H, W)`` and ``(B,)`` to
-        ``(B, 1, H, W)``; its last convolution starts at zero.
+    At the default sizes it has 34.49 M and 37.51 M parameters: the figures of the authors'
+    networks. Attention sits in the middle block only, as in the code that the authors ran.
+    Called as ``network(x, timesteps)``: ``(B, 1, H, W)`` and ``(B,)`` to ``(B, 1, H, W)``; the
+    last convolution starts at zero.
     """
     network = DiffusionModelUNet(
         spatial_dims=2,
@@ -85,4 +72,4 @@ def diffusion_unet(
             for name, child in list(parent.named_children()):
                 if type(child) is DiffusionUNetResnetBlock:
                     setattr(parent, name, ScaleShiftResnetBlock(child))
-    return network if pixel_block == 1 else PixelBlocks(network, pixel_block)
+    return in_pixel_blocks(network, pixel_block)

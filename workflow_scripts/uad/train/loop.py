@@ -35,157 +35,178 @@ FORMAT = 3
 PROGRESS_SECONDS = 10.0
 
 
-class ScaledOptimizer:
-    """An optimiser that steps through a gradient scaler (enabled for float16 alone)."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-        self.optimizer, self.scaler = optimizer, scaler
-        self.zero_grad = optimizer.zero_grad
-
-    def step(self) -> None:
-        """One step, unless a gradient has overflowed."""
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-
-
 class Trainer:
-    """A method in training: its network, optimisers, history and best weights.
+    """A method in training. All randomness of a batch derives from the seed and its number.
 
-    All randomness of a batch derives from the seed and the number of the batch.
-
-    Attributes:
-        epoch: epochs that are done.
-        steps: steps that the optimisers have taken.
-        history: per epoch its number, steps, training losses and, where validated, ``val_loss``.
-        best: weights of the validation with the lowest loss, which stay on the device: early on
-            every epoch is the best so far, and writing a network takes longer than such an epoch.
+    The best weights stay on the device: early on every epoch is the best so far, and writing a
+    network takes longer than such an epoch.
     """
 
-    def __init__(self, method: Method, loop: Train, seed: int, fixed_validation: bool) -> None:
-        self.method, self.loop, self.seed, self.fixed = method, loop, seed, fixed_validation
-        device = device_of(loop.accelerator)
-        torch.manual_seed(derive_seed(seed, "weights"))
-        self.network = method.build().to(device)
-        self.device = next(self.network.parameters()).device
-        if loop.compile != "off" and method.automatic:  # others may need second derivatives
-            self.network.compile(mode=loop.compile)
-        half = loop.precision == "16-mixed" and device == "cuda"
-        self.scaler = torch.amp.GradScaler(device, enabled=half)
-        optimizers = method.optimizers(self.network, loop.learning_rate)
-        self.optimizers = [ScaledOptimizer(optimizer, self.scaler) for optimizer in optimizers]
-        for optimizer in optimizers:
-            optimizer.register_step_post_hook(self._count_step)
+    def __init__(
+        self, method: Method, loop: Train, seed: int, batches: tuple[SliceBatches, SliceBatches]
+    ) -> None:
+        self.method, self.loop, self.seed = method, loop, seed
+        self.training, self.validation = batches
+        self.stop = StopRequest()
         self.epoch, self.steps = 0, 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
         self.best_loss, self.best_epoch = np.inf, 0
 
+    def build(self) -> None:
+        """Make network and optimisers."""
+        device = device_of(self.loop.accelerator)
+        torch.manual_seed(derive_seed(self.seed, "weights"))
+        self.network = self.method.build().to(device)
+        self.device = next(self.network.parameters()).device
+        if self.loop.compile != "off" and self.method.automatic:  # not with second derivatives
+            self.network.compile(mode=self.loop.compile)
+        half = self.loop.precision == "16-mixed" and device == "cuda"
+        self.scaler = torch.amp.GradScaler(device, enabled=half)
+        self.optimizers = self.method.optimizers(self.network, self.loop.learning_rate)
+        for optimizer in self.optimizers:
+            optimizer.register_step_post_hook(self._count_step)
+
     def _count_step(self, *arguments: Any) -> None:
         self.steps += 1
 
-    @property
-    def progress(self) -> float:
-        """Share of the epochs that are done."""
-        return self.epoch / self.loop.epochs
+    def _generator(self, *seed: object) -> torch.Generator:
+        number = derive_seed(self.seed, *seed)
+        torch.manual_seed(number)  # layers such as dropout draw from the global generator
+        return torch.Generator(device=self.device).manual_seed(number)
 
-    def _generator(self, *parts: object) -> torch.Generator:
-        seed = derive_seed(self.seed, *parts)
-        torch.manual_seed(seed)  # layers such as dropout draw from the global generator
-        return torch.Generator(device=self.device).manual_seed(seed)
+    def update(self, loss: Tensor, optimizer: int = 0) -> None:
+        """One step of an optimiser, unless a gradient has overflowed (in float16 alone)."""
+        chosen = self.optimizers[optimizer]
+        chosen.zero_grad()
+        with torch.autocast(self.device.type, enabled=False):
+            self.scaler.scale(loss).backward()
+        self.scaler.step(chosen)
+        self.scaler.update()
 
-    def _backward(self, loss: Tensor) -> None:
-        self.scaler.scale(loss).backward()
-
-    def training_step(self, batch: dict[str, Tensor], number: int) -> dict[str, Tensor]:
-        """Losses of one batch, detached; ``number`` counts from the start of the training."""
-        data = self.network, batch["images"], batch["masks"], self._generator("train", number)
+    def training_step(self, images: Tensor, masks: Tensor, number: int) -> dict[str, Tensor]:
+        """Losses of batch ``number`` of the epoch, detached."""
+        generator = self._generator("train", self.epoch * len(self.training) + number)
+        progress = self.epoch / self.loop.epochs
         with autocast(self.loop.precision, self.device.type):
-            if not self.method.automatic:
-                return self.method.training_step(
-                    *data, self.optimizers, self._backward, number, self.progress
-                )
-            loss = self.method.training_loss(*data)
-        (optimizer,) = self.optimizers
-        optimizer.zero_grad()
-        self._backward(loss)
-        optimizer.step()
-        return {"train_loss": loss.detach()}
+            return self.method.training_step(
+                self.network, images, masks, generator, self.update, progress
+            )
 
-    def validation_step(self, batch: dict[str, Tensor], number: int) -> dict[str, Tensor]:
-        """Healthy validation loss of one batch, with the same corruption as training."""
-        epoch = 0 if self.fixed else self.epoch
-        data = batch["images"], batch["masks"], self._generator("validation", epoch, number)
+    def validation_step(self, images: Tensor, masks: Tensor, number: int) -> dict[str, Tensor]:
+        """Healthy validation loss of a batch, with the same corruption as training."""
+        epoch = 0 if self.validation.fixed else self.epoch
+        generator = self._generator("validation", epoch, number)
         with autocast(self.loop.precision, self.device.type), torch.inference_mode():
-            return {"val_loss": self.method.validation_loss(self.network, *data)}
+            loss = self.method.validation_loss(self.network, images, masks, generator)
+        return {"val_loss": loss}
 
-    def train(self, batches: SliceBatches, stop: StopRequest) -> dict[str, float] | None:
-        """Losses of the running epoch; None if it was left because of a signal."""
-        self.network.train()
-        batches.epoch = self.epoch
-        first = self.epoch * len(batches)
-        return self._mean(lambda b, i: self.training_step(b, first + i), batches, stop)
-
-    def validate(self, batches: SliceBatches, stop: StopRequest) -> dict[str, float] | None:
-        """Healthy validation loss; None if it was left because of a signal."""
+    def validate(self) -> float:
+        """Healthy validation loss."""
         self.network.eval()
-        batches.epoch = self.epoch
-        return self._mean(self.validation_step, batches, stop)
+        return self._mean(self.validation_step, self.validation)["val_loss"]
 
     def _mean(
-        self,
-        step: Callable[[dict[str, Tensor], int], dict[str, Tensor]],
-        batches: SliceBatches,
-        stop: StopRequest,
-    ) -> dict[str, float] | None:
+        self, step: Callable[[Tensor, Tensor, int], dict[str, Tensor]], batches: SliceBatches
+    ) -> dict[str, float]:
         """Mean over the samples of what a step gives for each batch, summed on the device."""
+        batches.epoch = self.epoch
         sums: dict[str, Any] = {}
         samples = 0
-        for number, batch in enumerate(batches):
-            size = len(batch["images"])
-            values = step({key: value.to(self.device) for key, value in batch.items()}, number)
+        for number, (images, masks) in enumerate(batches):
+            values = step(images.to(self.device), masks.to(self.device), number)
             for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value.float() * size
-            samples += size
-            if stop.too_late():
-                return None
+                sums[name] = sums.get(name, 0.0) + value.float() * len(images)
+            samples += len(images)
+            self.stop.count_batch()
         return {name: float(total / samples) for name, total in sums.items()}
 
-    def run_epoch(
-        self, training: SliceBatches, validation: SliceBatches, stop: StopRequest
-    ) -> bool:
+    def validate_untrained(self) -> None:
+        """The first row of the history; a signal ends the training at once."""
+        message = "Stopped by a signal before the first epoch; run the same command again."
+        self.stop.start_epoch(len(self.validation), message)
+        loss = self.validate()
+        if self.stop.received:
+            raise StoppedError(message)
+        self.history.append({"epoch": 0, "step": 0, "train_loss": None, "val_loss": loss})
+
+    def run_epoch(self, saved: int) -> None:
         """Train, validate if it is time, and add a row to the history.
 
-        Returns:
-            False if it was left because of a signal: then nothing counts.
+        Raises:
+            StoppedError: it was left because of a signal, and nothing of it counts; the last
+                checkpoint is of epoch ``saved``.
         """
         validates = (self.epoch + 1) % self.loop.validate_every == 0
-        stop.start_epoch(len(training) + validates * len(validation))
-        losses = None if stop.received else self.train(training, stop)
-        held_out = self.validate(validation, stop) if losses and validates else {}
-        if losses is None or held_out is None:
-            return False
-        loss = held_out.get("val_loss")
-        if loss is not None and self.method.selectable(self.progress):
+        self.stop.start_epoch(
+            len(self.training) + validates * len(self.validation),
+            f"Stopped by a signal in epoch {self.epoch + 1} of {self.loop.epochs}, whose end was "
+            "not near; the same command "
+            + (f"goes on after epoch {saved}." if saved else "begins again."),
+        )
+        self.network.train()
+        losses = self._mean(self.training_step, self.training)
+        loss = self.validate() if validates else None
+        if validates and self.method.selectable(self.epoch / self.loop.epochs):
             self._keep_if_best(loss)
         self.epoch += 1
-        row = {"train_loss": losses.pop("train_loss"), "val_loss": loss}
-        row |= dict(sorted(losses.items()))
+        row = {
+            "train_loss": losses.pop("train_loss"),
+            "val_loss": loss,
+            **dict(sorted(losses.items())),
+        }
         self.history.append({"epoch": self.epoch, "step": self.steps, **row})
-        return True
 
     def _keep_if_best(self, loss: float) -> None:
         """The first of equals; a loss that is not finite only for want of a better one."""
         if self.best and not loss < self.best_loss:
             return
         self.best_loss, self.best_epoch = loss if loss == loss else np.inf, self.epoch + 1
-        weights = self.network.state_dict()
-        self.best = {key: value.detach().clone() for key, value in weights.items()}
+        self.best = {key: value.clone() for key, value in self.network.state_dict().items()}
+
+    def run(self, checkpoint: Path) -> None:
+        """Train from where this is to the last epoch, with checkpoints.
+
+        Raises:
+            DataError: a loss that is not finite.
+            StoppedError: a signal has ended the training.
+        """
+        loop, total, saved = self.loop, self.loop.epochs, self.epoch
+        started = printed = written = time.monotonic()
+        first = saved
+        while self.epoch < total:
+            self.run_epoch(saved)
+            epoch, row, now = self.epoch, self.history[-1], time.monotonic()
+            if not np.isfinite(row["train_loss"]):
+                raise DataError(
+                    f"{checkpoint.parent.parent}: the training loss is not finite in epoch "
+                    f"{epoch}; lower train.learning_rate or use train.precision 32-true."
+                )
+            if now - printed >= PROGRESS_SECONDS or epoch == total:
+                printed = now
+                left = timedelta(seconds=round((now - started) / (epoch - first) * (total - epoch)))
+                losses = [
+                    f"{k} {row[k]:.4g}" for k in ("train_loss", "val_loss") if row[k] is not None
+                ]
+                print(f"epoch {epoch} of {total}: {', '.join(losses)}; {left} left", flush=True)
+            due = epoch % loop.checkpoint_every == 0 and now - written >= loop.checkpoint_seconds
+            if due or self.stop.received:
+                self.save(checkpoint)
+                saved, written = epoch, time.monotonic()
+            if self.stop.received and epoch < total:
+                raise StoppedError(
+                    f"Stopped by a signal after epoch {epoch} of {total}; the same command goes on "
+                    "from there."
+                )
 
     def save(self, path: Path) -> None:
         """Write all that :meth:`load` needs to go on from here."""
-        states = [each.optimizer.state_dict()["state"] for each in self.optimizers]
-        tensors = {"network": self.network.state_dict(), "best": self.best}
-        tensors |= {f"optimizer {i}": state for i, state in enumerate(states)}
+        tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        for number, optimizer in enumerate(self.optimizers):
+            for parameter, state in optimizer.state_dict()["state"].items():
+                for name, value in state.items():
+                    tensors[f"optimizer {number}/{parameter}/{name}"] = value
         facts = {
             "epoch": self.epoch,
             "steps": self.steps,
@@ -198,74 +219,36 @@ class Trainer:
     def load(self, path: Path) -> None:
         """Go on from a checkpoint of the same training."""
         tensors, facts = load_checkpoint(path)
-        self.network.load_state_dict(tensors["network"])
-        for number, each in enumerate(self.optimizers):
-            state = tensors.get(f"optimizer {number}", {})
-            state = {int(parameter): values for parameter, values in state.items()}
-            groups = each.optimizer.state_dict()["param_groups"]  # of the config, as before
-            each.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+        def part(name: str) -> dict[str, Tensor]:
+            start = f"{name}/"
+            return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+
+        self.network.load_state_dict(part("network"))
+        for number, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in part(f"optimizer {number}").items():
+                parameter, _, name = key.partition("/")
+                state.setdefault(int(parameter), {})[name] = value
+            groups = optimizer.state_dict()["param_groups"]  # of the config, as before
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.scaler.load_state_dict(facts["scaler"])
         self.epoch, self.steps, self.history = facts["epoch"], facts["steps"], facts["history"]
-        self.best, (self.best_loss, self.best_epoch) = tensors.get("best", {}), facts["best"]
+        self.best, (self.best_loss, self.best_epoch) = part("best"), facts["best"]
 
-
-class Progress:
-    """A line in the log now and then: epoch, losses and the time that is left."""
-
-    def __init__(self, first: int, total: int) -> None:
-        self.first, self.total = first, total
-        self._started = self._printed = time.monotonic()
-
-    def show(self, row: dict[str, Any]) -> None:
-        """After each epoch; silent if there was a line a moment ago, but for the last epoch."""
-        now, epoch = time.monotonic(), row["epoch"]
-        if now - self._printed < PROGRESS_SECONDS and epoch < self.total:
-            return
-        self._printed = now
-        rest = (now - self._started) / (epoch - self.first) * (self.total - epoch)
-        losses = [f"{k} {row[k]:.4g}" for k in ("train_loss", "val_loss") if row[k] is not None]
-        left = timedelta(seconds=round(rest))
-        print(f"epoch {epoch} of {self.total}: {', '.join(losses)}; {left} left", flush=True)
-
-
-def fit(
-    trainer: Trainer,
-    batches: tuple[SliceBatches, SliceBatches],
-    checkpoint: Path,
-    stop: StopRequest,
-) -> None:
-    """Train from where the trainer is to the last epoch, with checkpoints.
-
-    Raises:
-        DataError: a loss that is not finite.
-        StoppedError: a signal has ended the training.
-    """
-    loop, total = trainer.loop, trainer.loop.epochs
-    saved, written = trainer.epoch, time.monotonic()
-    progress = Progress(trainer.epoch, total)
-    while trainer.epoch < total:
-        if not trainer.run_epoch(*batches, stop):
-            where = f"goes on after epoch {saved}" if saved else "begins again"
-            raise StoppedError(
-                f"Stopped by a signal in epoch {trainer.epoch + 1} of {total}, whose end was not "
-                f"near; the same command {where}."
-            )
-        epoch, row = trainer.epoch, trainer.history[-1]
-        if not np.isfinite(row["train_loss"]):
-            raise DataError(
-                f"{checkpoint.parent.parent}: the training loss is not finite in epoch {epoch}; "
-                "lower train.learning_rate or use train.precision 32-true."
-            )
-        progress.show(row)
-        due = time.monotonic() - written >= loop.checkpoint_seconds
-        if stop.received or (due and epoch % loop.checkpoint_every == 0):
-            trainer.save(checkpoint)
-            saved, written = epoch, time.monotonic()
-        if stop.received and epoch < total:
-            raise StoppedError(
-                f"Stopped by a signal after epoch {epoch} of {total}; the same command goes on "
-                "from there."
-            )
+    def export(self, out: Path, keep: str, identity: dict[str, Any]) -> tuple[pd.Series, int]:
+        """Write history, identity and weights; validation losses by epoch, epoch of the weights."""
+        best = keep == "best"
+        weights = self.best if best else self.network.state_dict()
+        kept = self.best_epoch if best else self.epoch
+        history = pd.DataFrame(self.history)
+        history["weights"] = (history["epoch"] == kept).astype(int)  # 1: the epoch that gave them
+        with atomic_path(out / "history.csv") as temporary:
+            history.to_csv(temporary, index=False, lineterminator="\n", float_format="%.8g")
+        write_json(out / "config.json", identity)
+        with atomic_path(out / "model.safetensors") as temporary:
+            save_file({k: v.cpu().contiguous() for k, v in weights.items()}, temporary)
+        return history.set_index("epoch")["val_loss"], kept
 
 
 def train(
@@ -281,21 +264,19 @@ def train(
 ) -> dict[str, Any]:
     """Train a method and write ``model.safetensors``, ``config.json`` and ``history.csv``.
 
-    A checkpoint in ``out_dir/checkpoint`` is written every ``loop.checkpoint_every`` epochs, but
-    not more often than every ``loop.checkpoint_seconds``, and on SIGTERM or SIGUSR1 (see
-    :class:`StopRequest`). If the process dies, the next call continues from there and ends with
-    the same weights as an uninterrupted one (same device and threads).
+    A checkpoint in ``out_dir/checkpoint`` is written as ``loop`` says, and on SIGTERM or SIGUSR1
+    (see :class:`StopRequest`). If the process dies, the next call continues from there and ends
+    with the same weights as an uninterrupted one (same device and threads).
 
     Args:
         method: the method, with its options.
         sets: healthy slices for training and for validation.
         out_dir: where the model goes.
-        loop: epochs, batch size, learning rate and so on (``train`` of the config).
+        loop: ``train`` of the config.
         keep: ``best`` (lowest healthy validation loss) or ``last``.
         fixed_validation: the same slices, noise and levels in every validation.
-        seed: of this training; see :func:`uad.seeds.derive_seed`.
-        identity: what makes this training this one (options, data hashes); a checkpoint of
-            another identity is discarded.
+        seed: of this training.
+        identity: options and data hashes; a checkpoint of another identity is discarded.
 
     Returns:
         Facts for the provenance record.
@@ -311,82 +292,38 @@ def train(
     out = Path(out_dir)
     checkpoint = out / "checkpoint" / "last.safetensors"
     discard_foreign(checkpoint.parent, text_digest({**identity, "checkpoint_format": FORMAT}))
-    sets = _placed(*sets, loop, device)
-    batches = _batches(sets, method, loop, seed, fixed_validation)
-    with StopRequest() as stop, deterministic():
-        trainer = Trainer(method, loop, seed, fixed_validation)
+    healthy, held_out = _placed(*sets, loop, device)
+    size, run = loop.batch_size, method.sequence
+    draw = derive_seed(seed, "validation")
+    batches = (
+        SliceBatches(healthy, size, loop.samples_per_volume, seed, True, sequence=run),
+        SliceBatches(
+            held_out, size, loop.validation_samples_per_volume, draw, False, fixed_validation, run
+        ),
+    )
+    trainer = Trainer(method, loop, seed, batches)
+    with trainer.stop.listening(), deterministic():
+        trainer.build()
         resumed = checkpoint.exists()
         if resumed:
             log.info("continuing from %s", checkpoint)
             trainer.load(checkpoint)
         else:
-            _validate_untrained(trainer, batches[1], stop)
-        fit(trainer, batches, checkpoint, stop)
-        history, kept = _export(trainer, out, keep, identity)
+            trainer.validate_untrained()
+        trainer.run(checkpoint)
+        losses, kept = trainer.export(out, keep, identity)
         shutil.rmtree(checkpoint.parent)
     return {
         "seed": seed,
         "resumed": resumed,
         "steps": trainer.steps,
         "weights_of_epoch": kept,
-        "val_loss_before": float(history["val_loss"].iloc[0]),
-        "val_loss_of_weights": float(history["val_loss"].ffill()[kept]),
+        "val_loss_before": float(losses.iloc[0]),
+        "val_loss_of_weights": float(losses.ffill()[kept]),
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
         "device": str(trainer.device),
-        "data_device": str(sets[0].images.device),
+        "data_device": str(healthy.images.device),
     }
-
-
-def _validate_untrained(trainer: Trainer, validation: SliceBatches, stop: StopRequest) -> None:
-    """The first row of the history; a signal ends the training at once."""
-    stop.start_epoch(len(validation))
-    losses = None if stop.received else trainer.validate(validation, stop)
-    if losses is None or stop.received:
-        raise StoppedError(
-            "Stopped by a signal before the first epoch; run the same command again."
-        )
-    trainer.history.append({"epoch": 0, "step": 0, "train_loss": None, **losses})
-
-
-def _export(
-    trainer: Trainer, out: Path, keep: str, identity: dict[str, Any]
-) -> tuple[pd.DataFrame, int]:
-    """Write history, identity and weights; the history by epoch, and the epoch of the weights."""
-    best = keep == "best"
-    weights = trainer.best if best else trainer.network.state_dict()
-    kept = trainer.best_epoch if best else trainer.epoch
-    history = pd.DataFrame(trainer.history)
-    history["weights"] = (history["epoch"] == kept).astype(int)  # 1: the epoch that gave them
-    with atomic_path(out / "history.csv") as temporary:
-        history.to_csv(temporary, index=False, lineterminator="\n", float_format="%.8g")
-    write_json(out / "config.json", identity)
-    with atomic_path(out / "model.safetensors") as temporary:
-        save_file({k: v.cpu().contiguous() for k, v in weights.items()}, temporary)
-    return history.set_index("epoch"), kept
-
-
-def _batches(
-    sets: tuple[TrainingSet, TrainingSet], method: Method, loop: Train, seed: int, fixed: bool
-) -> tuple[SliceBatches, SliceBatches]:
-    """Of training and validation."""
-    training = SliceBatches(
-        sets[0],
-        loop.batch_size,
-        loop.samples_per_volume,
-        seed,
-        drop_last=True,
-        sequence=method.sequence,
-    )
-    validation = SliceBatches(
-        sets[1],
-        loop.batch_size,
-        loop.validation_samples_per_volume,
-        derive_seed(seed, "validation"),
-        drop_last=False,
-        fixed=fixed,
-        sequence=method.sequence,
-    )
-    return training, validation
 
 
 def _placed(

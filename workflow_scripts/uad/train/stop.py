@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
 from uad.core.errors import UadError
 
@@ -24,7 +25,7 @@ class StoppedError(UadError):
 
 
 class StopRequest:
-    """Whether a training was asked to stop, by one of :data:`SIGNALS` while this is entered.
+    """Whether a training was asked to stop.
 
     After a signal the epoch is finished and saved if it ends within :data:`GRACE` at the pace of
     its batches so far (a validation batch counts as one); else the training stops at the next
@@ -33,16 +34,17 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.deadline: float | None = None  # of the monotonic clock, once a signal has come
-        self._handlers: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._receive) for number in SIGNALS}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Receive :data:`SIGNALS`, in the main thread."""
+        main = threading.current_thread() is threading.main_thread()
+        before = {n: signal.signal(n, self._receive) for n in SIGNALS} if main else {}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.deadline is None:
@@ -55,15 +57,17 @@ class StopRequest:
         """Whether a signal has come."""
         return self.deadline is not None
 
-    def start_epoch(self, batches: int) -> None:
-        """An epoch of so many batches begins."""
+    def start_epoch(self, batches: int, message: str) -> None:
+        """An epoch of so many batches begins; where it is left, StoppedError says ``message``."""
         self._batches, self._done, self._started = batches, 0, time.monotonic()
+        self._message = message
+        if self.received:
+            raise StoppedError(message)
 
-    def too_late(self) -> bool:
-        """After each batch: whether the rest of the epoch would end after the deadline."""
+    def count_batch(self) -> None:
+        """After each batch: leave the epoch if its rest would end after the deadline."""
         self._done += 1
-        if self.deadline is None:
-            return False
         now = time.monotonic()
         rest = (now - self._started) / self._done * (self._batches - self._done)
-        return now + rest > self.deadline
+        if self.deadline is not None and now + rest > self.deadline:
+            raise StoppedError(self._message)
