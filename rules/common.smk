@@ -33,14 +33,14 @@ from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_tsv
 from uad.core.paths import MODALITY, SUFFIX, Tree
 from uad.core.provenance import CODE_STATE, git_state
-from uad.qc.decide import decisions_of_run
+from uad.qc.decide import read_decisions
 from uad.run import progress
 from uad.run.room import check_one_kind
 
 try:
     cfg = uad_config.load(config)
     check_one_kind(cfg.results, cfg.phantom)
-    decisions = decisions_of_run(
+    decisions = read_decisions(
         cfg.qc.decisions, {name: d.modalities for name, d in cfg.datasets.items()}
     )
 except (ConfigError, DataError) as error:

@@ -10,8 +10,7 @@ import pytest
 from uad.core.errors import DataError
 from uad.data.preprocessed import dataset_folder, index_preprocessed, load_preprocessed
 from uad.preprocess.intensity import pack_volume
-from uad.qc.raw_checks import validate_tree
-from uad.qc.verdicts import give_verdicts, refuse_unusable
+from uad.qc.verdicts import give_verdicts, refuse_unusable, validate_tree
 
 DATA = Path(os.environ.get("UAD_REAL_DATA", Path(__file__).parents[1] / "../shared/data")).resolve()
 REAL = DATA / "mslub" / "mni"

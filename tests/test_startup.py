@@ -33,7 +33,7 @@ TABLE = {
             "pandas pydantic",
             "compute_air describe_run fetch_split_list make_air_table make_cost_table "
             "make_curves_figure make_phantom make_splits make_table "
-            "measure_quality pack_crate validate_dataset uad.report.figures uad.report.tables "
+            "measure_quality pack_crate uad.report.figures uad.report.tables "
             "uad.commands.compare_results uad.commands.show_results uad.commands.trace_cell "
             "uad.commands.verify_crate",
         ),
@@ -53,6 +53,7 @@ TABLE = {
         ),
         ("nibabel pydantic", "draw_packed_scans"),
         ("nibabel pandas pydantic", "index_dataset pack_slices uad.commands.show_plan"),
+        ("nibabel pandas pydantic scipy.ndimage", "validate_dataset"),
     ],
     "data and networks": [
         (

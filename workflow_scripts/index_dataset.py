@@ -5,7 +5,7 @@ import logging
 from uad.core.files import write_tsv
 from uad.core.provenance import job
 from uad.data.people import add_ages
-from uad.qc.participants import index_used
+from uad.qc.decide import index_used
 
 with job(snakemake) as context:
     spec, root = snakemake.params.dataset, snakemake.params.root

@@ -6,8 +6,7 @@ import pandas as pd
 
 from uad.core.files import read_tsv, write_tsv
 from uad.core.provenance import job
-from uad.qc.judge import add_flags
-from uad.qc.measure import measure_modality
+from uad.qc.measure import add_flags, measure_modality
 
 with job(snakemake) as context:
     files, params = snakemake.input, snakemake.params

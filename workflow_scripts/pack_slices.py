@@ -27,7 +27,7 @@ def packed(data, mask, lesion, name):
 def registered(image, mask, lesion):
     """A scan of this workflow, from its files."""
     data, _ = read_volume(image)
-    masks = (read_mask(path, data.shape, image) for path in (mask, lesion))
+    masks = (read_mask(path, data.shape, image).data for path in (mask, lesion))
     return packed(data, *masks, image)
 
 

@@ -7,8 +7,7 @@ from uad.core.errors import DataError
 from uad.core.files import read_tsv, write_text, write_tsv
 from uad.core.provenance import job
 from uad.qc.decide import left_out
-from uad.qc.raw_checks import validate_tree
-from uad.qc.verdicts import give_verdicts, refuse_unusable, stray_files
+from uad.qc.verdicts import give_verdicts, refuse_unusable, stray_files, validate_tree
 from uad.report.html import render_page
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from uad.audit.tree import CONFIG, MARKER, AuditedTree, is_free, is_outside
 from uad.config.model import Config
 from uad.config.params import PARAMS
-from uad.core.errors import DataError
+from uad.core.errors import ConfigError
 from uad.core.paths import MODALITY
 from uad.core.provenance import SCRIPTS, SUFFIX
 from uad.core.records import Record, is_temporary
@@ -416,7 +416,7 @@ def decisions(tree: AuditedTree) -> None:
         return
     try:
         found = read_decisions(path)
-    except DataError as error:
+    except ConfigError as error:
         tree.skipped.add(f"decisions of the quality control: {error}")
         return
     for record in tree.of_rule("index_dataset"):

@@ -13,10 +13,8 @@ def import_lightly(
 ) -> ModuleType:
     """Import a module as if other packages were not installed, or parts of its own were empty.
 
-    Importing MONAI or ANTsPy takes longer than much of the work that they are imported for, most
-    of it for plots, statistics and file formats. What is hidden is so during the import alone:
-    later it can be imported as usual, but the module does not see it. What is loaded already is
-    left as it is.
+    Importing MONAI or ANTsPy takes longer than much of the work that they are imported for. What
+    is hidden is so during the import alone; what is loaded already is left as it is.
 
     Args:
         name: module to import.

@@ -29,10 +29,49 @@ class UnreadableVolumeError(DataError):
         super().__init__(f"{path}: {reason}. Fetch it again, or exclude the subject in the config.")
 
 
-def open_volume(
-    path: str | os.PathLike[str], dtype: type | None = None
-) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Read a file of any numeric type: data (X, Y, Z), affine (4x4, RAS+, mm) and header.
+@dataclass(frozen=True)
+class Volume:
+    """Voxels (X, Y, Z) with their affine (4x4, voxel index to RAS+ mm) and the file's header."""
+
+    data: np.ndarray
+    affine: np.ndarray
+    header: Any
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in millimetres along the axes of ``data``."""
+        return tuple(float(value) for value in np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000)
+
+    @property
+    def axes(self) -> str:
+        """Where the axes point to, for example ``LPS``."""
+        return "".join(nib.aff2axcodes(self.affine))
+
+
+@dataclass(frozen=True)
+class Scan(Volume):
+    """A volume whose axes were turned to run right, front and up (closest to RAS+).
+
+    Results do not depend then on how the file at ``path`` stores its axes (``raw_affine``).
+    """
+
+    raw_affine: np.ndarray
+    path: Path
+
+    def to_raw(self, data: np.ndarray) -> np.ndarray:
+        """Bring a volume on the grid of ``data`` back to the axes of the file."""
+        ras = nib.orientations.axcodes2ornt("RAS")
+        back = nib.orientations.ornt_transform(ras, nib.io_orientation(self.raw_affine))
+        return np.ascontiguousarray(nib.orientations.apply_orientation(data, back))
+
+
+def open_volume(path: str | os.PathLike[str], dtype: type | None = None) -> Volume:
+    """Read a file of any numeric type.
 
     Args:
         path: the file; a series of one volume counts as a volume.
@@ -63,7 +102,15 @@ def open_volume(
         raise UnreadableVolumeError(path, f"has values of type {data.dtype}, not numbers")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
         raise UnreadableVolumeError(path, "has a singular affine, its voxel size cannot be known")
-    return data, affine, image.header
+    return Volume(data, affine, image.header)
+
+
+def _read_finite(path: str | os.PathLike[str]) -> Volume:
+    volume = open_volume(path, np.float32)
+    if bad := int(volume.data.size - np.isfinite(volume.data).sum()):
+        reason = f"{bad} of {volume.data.size} voxels are NaN or infinite"
+        raise UnreadableVolumeError(path, reason)
+    return volume
 
 
 def read_volume(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -72,38 +119,30 @@ def read_volume(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DataError: as :func:`open_volume`, or the volume has NaN or infinite values.
     """
-    data, affine, _ = open_volume(path, np.float32)
-    if bad := int(np.size(data) - np.isfinite(data).sum()):
-        raise UnreadableVolumeError(path, f"{bad} of {data.size} voxels are NaN or infinite")
-    return data, affine
+    volume = _read_finite(path)
+    return volume.data, volume.affine
 
 
 def read_mask(
-    path: str | os.PathLike[str], like: tuple[int, ...] | None = None, image: str = "its image"
-) -> np.ndarray:
+    path: str | os.PathLike[str], like: Sequence[int], image: str | os.PathLike[str]
+) -> Volume:
     """Read a mask (any value above zero counts) as bool.
 
     Args:
         path: the mask file.
-        like: the shape that the mask must have.
-        image: the name of what it belongs to, for the message.
+        like: the shape of its image, which the mask must have.
+        image: the image, for the message.
 
     Raises:
         DataError: as :func:`read_volume`, or the shape differs from ``like``.
     """
-    return _read_mask(path, like, image)[0]
-
-
-def _read_mask(
-    path: str | os.PathLike[str], like: Sequence[int] | None, image: str
-) -> tuple[np.ndarray, np.ndarray]:
-    data, affine = read_volume(path)
-    if like is not None and data.shape != tuple(like):
+    volume = _read_finite(path)
+    if volume.data.shape != tuple(like):
         raise DataError(
-            f"{path}: the mask has shape {data.shape}, but {image} has {tuple(like)}. "
+            f"{path}: the mask has shape {volume.data.shape}, but {image} has {tuple(like)}. "
             "A mask must be on the grid of its image."
         )
-    return data > 0, affine
+    return Volume(volume.data > 0, volume.affine, volume.header)
 
 
 def corner_distance(first: np.ndarray, second: np.ndarray, shape: Sequence[int]) -> float:
@@ -112,64 +151,21 @@ def corner_distance(first: np.ndarray, second: np.ndarray, shape: Sequence[int])
     return float(np.linalg.norm(((first - second) @ corners)[:3], axis=0).max())
 
 
-@dataclass(frozen=True)
-class Scan:
-    """A volume whose axes run to the right, to the front and upwards (closest to RAS+).
-
-    Working in one orientation makes every result independent of how the file
-    stores its axes.
-
-    Attributes:
-        data: (X, Y, Z) float32.
-        affine: 4x4, voxel index to RAS+ millimetres, of ``data``.
-        raw_affine: 4x4 affine of the file.
-        orientation: nibabel's orientation of the file's axes.
-        path: the file.
-    """
-
-    data: np.ndarray
-    affine: np.ndarray
-    raw_affine: np.ndarray
-    orientation: np.ndarray
-    path: Path
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel size in millimetres along the axes of ``data``."""
-        return tuple(float(value) for value in np.linalg.norm(self.affine[:3, :3], axis=0))
-
-    @property
-    def voxel_ml(self) -> float:
-        """Volume of one voxel in millilitres."""
-        return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000.0)
-
-    def to_raw(self, data: np.ndarray) -> np.ndarray:
-        """Bring a volume on the grid of ``data`` back to the axes of the file."""
-        back = nib.orientations.ornt_transform(
-            nib.orientations.axcodes2ornt("RAS"), self.orientation
-        )
-        return np.ascontiguousarray(nib.orientations.apply_orientation(data, back))
-
-
 def read_scan(path: str | os.PathLike[str]) -> Scan:
     """Read a 3D volume and turn its axes to RAS+.
 
     Raises:
         DataError: as :func:`read_volume`.
     """
-    raw, raw_affine = read_volume(path)
-    orientation = nib.orientations.io_orientation(raw_affine)
-    data = np.ascontiguousarray(nib.orientations.apply_orientation(raw, orientation))
-    affine = raw_affine @ nib.orientations.inv_ornt_aff(orientation, raw.shape)
-    return Scan(data, affine, raw_affine, orientation, Path(path))
+    raw = _read_finite(path)
+    orientation = nib.io_orientation(raw.affine)
+    data = np.ascontiguousarray(nib.orientations.apply_orientation(raw.data, orientation))
+    affine = raw.affine @ nib.orientations.inv_ornt_aff(orientation, raw.data.shape)
+    return Scan(data, affine, raw.header, raw.affine, Path(path))
 
 
 def read_scan_mask(path: str | os.PathLike[str], scan: Scan) -> tuple[np.ndarray, list[str]]:
     """Read a mask that is stored on the grid of a scan.
-
-    Args:
-        path: the mask file.
-        scan: the image that it belongs to.
 
     Returns:
         The mask (X, Y, Z, bool, on the axes of ``scan.data``) and warnings: a header
@@ -179,23 +175,21 @@ def read_scan_mask(path: str | os.PathLike[str], scan: Scan) -> tuple[np.ndarray
     Raises:
         DataError: the shapes differ, the axes point elsewhere, or the file is unusable.
     """
-    path = Path(path)
-    shape = scan.to_raw(scan.data).shape
-    raw, affine = _read_mask(path, shape, str(scan.path))
-    warnings = []
-    ours, theirs = nib.aff2axcodes(scan.raw_affine), nib.aff2axcodes(affine)
-    if ours != theirs:
+    path, shape = Path(path), scan.to_raw(scan.data).shape
+    mask, axes = read_mask(path, shape, scan.path), "".join(nib.aff2axcodes(scan.raw_affine))
+    if axes != mask.axes:
         raise DataError(
-            f"{path}: the axes of the mask point to {''.join(theirs)}, those of {scan.path} to "
-            f"{''.join(ours)}. A mask must be on the grid of its image."
+            f"{path}: the axes of the mask point to {mask.axes}, those of {scan.path} to "
+            f"{axes}. A mask must be on the grid of its image."
         )
-    apart = corner_distance(affine, scan.raw_affine, shape)
+    warnings = []
+    apart = corner_distance(mask.affine, scan.raw_affine, shape)
     if apart > GRID_TOLERANCE * min(scan.spacing):
         warnings.append(
             f"{path.name}: its header lies {apart:.1f} mm from that of {scan.path.name}; "
             "the mask was taken voxel for voxel"
         )
-    turned = nib.orientations.apply_orientation(raw, scan.orientation)
+    turned = nib.orientations.apply_orientation(mask.data, nib.io_orientation(scan.raw_affine))
     return np.ascontiguousarray(turned), warnings
 
 

@@ -53,13 +53,7 @@ class Tree:
     ) -> str:
         """A derivative of one scan, for example ``scan("nii.gz", space="SRI24", desc="preproc")``.
 
-        Args:
-            ending: file name extension without the first dot.
-            dataset: name of the data set.
-            subject: BIDS label.
-            suffix: T1w, T1ce, T2w or FLAIR.
-            folder: BIDS data type folder.
-            entities: BIDS entities; the name has them in the order of BIDS.
+        The other arguments are BIDS entities; the name has them in the order of BIDS.
         """
         ordered = (f"{key}-{entities.pop(key)}" for key in ENTITIES if key in entities)
         parts = [f"sub-{subject}", *ordered]

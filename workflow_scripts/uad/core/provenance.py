@@ -47,12 +47,10 @@ class Job:
 
     Attributes:
         facts: what the script wants in the record (seeds, sizes, measures).
-        config: what the script read of the config while it ran; the rest of what a job depends on
-            are the params of its rule.
-        library: files of the library that another process loaded for the script, a notebook's
-            kernel for example, relative to the library; those of this process are known.
-        terminal: the user's terminal, while standard error goes to the log; None if the run was
-            started without one, or if the main process shows there how far the run is.
+        config: what it read of the config beside the params of its rule.
+        library: files of the library that another process loaded for it (a notebook's kernel).
+        terminal: the user's terminal, while standard error goes to the log; None without one, or
+            if the main process shows there how far the run is.
     """
 
     def __init__(self, snakemake: Any) -> None:
@@ -60,8 +58,10 @@ class Job:
         self.facts: dict[str, Any] = {}
         self.config: dict[str, Any] = {}
         self.library: set[str] = set()
-        self.code_before: dict[str, str | None] = {}
         self.terminal: TextIO | None = None
+        # now, not at the end: an edit while a training runs is not what it ran
+        self.code_before = _code_files(snakemake.rule)
+        self.started, self.clock = time.time(), time.monotonic()
 
 
 @contextlib.contextmanager
@@ -76,18 +76,15 @@ def job(snakemake: Any) -> Iterator[Job]:
     Args:
         snakemake: the object that Snakemake gives to a script.
     """
-    context = Job(snakemake)
-    # now, not at the end: an edit while a training runs is not what it ran
-    context.code_before = _code_files(snakemake.rule)
-    started, clock = time.time(), time.monotonic()
+    context, error_in = Job(snakemake), f"{ERROR_IN_RULE}{snakemake.rule}: "
     log = snakemake.log[0] if snakemake.log else None
-    told = QUIET_JOBS in os.environ
     with _output_to(log) as terminal:
         try:
-            with _screen(None if not log or told else terminal) as context.terminal:
+            shown = log and QUIET_JOBS not in os.environ
+            with _screen(terminal if shown else None) as context.terminal:
                 yield context
         except UadError as error:
-            _fail(f"{ERROR_IN_RULE}{snakemake.rule}: {error}\n", terminal)
+            _fail(f"{error_in}{error}\n", terminal)
         except KeyboardInterrupt:
             _fail("Ended by Ctrl-C; run the same command again to go on.\n", terminal)
         except SystemExit:  # with status 0 it would be success to Snakemake
@@ -96,9 +93,9 @@ def job(snakemake: Any) -> Iterator[Job]:
             sharing = (context.facts.get("gpu") or {}).get("sharing", 1)
             if advice := out_of_memory(error, sharing):
                 traceback.print_exc()  # to the log: where it ran out
-                _fail(f"{ERROR_IN_RULE}{snakemake.rule}: {advice}\n", terminal)
+                _fail(f"{error_in}{advice}\n", terminal)
             _fail(traceback.format_exc(), terminal)
-        write_json(f"{snakemake.output[0]}{SUFFIX}", _record(context, started, clock))
+        write_json(f"{snakemake.output[0]}{SUFFIX}", _record(context))
 
 
 @contextlib.contextmanager
@@ -107,10 +104,9 @@ def _output_to(log: str | None) -> Iterator[int]:
     saved = os.dup(1), os.dup(2)
     if log:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        for stream in (1, 2):
-            os.dup2(descriptor, stream)
-        os.close(descriptor)
+        with open(log, "wb") as file:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
     try:
         yield saved[1]
     finally:
@@ -142,17 +138,22 @@ def _fail(message: str, terminal: int) -> NoReturn:
     sys.exit(1)
 
 
-def _record(context: Job, started: float, clock: float) -> dict[str, Any]:
+def _record(context: Job) -> dict[str, Any]:
     job_, recording = context.snakemake, time.monotonic()
-    config = getattr(job_, "config", {})
-    params = {k: v for k, v in job_.params.items()}
+    config, params, facts = getattr(job_, "config", {}), dict(job_.params.items()), context.facts
+    seeds = {
+        "run": params.get("seed"),
+        "job": facts.get("seed"),
+    }  # the job's derives from the run's
+    lock = sha256(LOCK) if LOCK.exists() else None
+    gpu = _gpu()
     record = {
         "format": FORMAT,
         "rule": job_.rule,
         "wildcards": dict(job_.wildcards.items()),
         "params": params,
         "config": {"used": context.config, "sha256": text_digest(config)},
-        "seeds": _seeds(params, context.facts),
+        "seeds": {name: seed for name, seed in seeds.items() if seed is not None},
         "roots": {
             "results": str(config.get("results", "results")),
             "repository": os.environ.get("UAD_REPOSITORY") or str(SCRIPTS.parent),
@@ -161,22 +162,22 @@ def _record(context: Job, started: float, clock: float) -> dict[str, Any]:
         "outputs": [_file(path) for path in job_.output],
         "log": job_.log[0] if job_.log else None,
         "code": _code(context),
-        "environment": {**_environment(), "lock_sha256": sha256(LOCK) if LOCK.exists() else None},
+        "environment": {**_environment(), "lock_sha256": lock},
         "host": {
             "name": platform.node(),
             "platform": "-".join(os.uname()[i] for i in (0, 2, 4)),
-            "device": _device(),
+            "device": gpu.get_device_name() if gpu else "cpu",
             "driver": _driver(),
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
         },
         "threads": job_.threads,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "seconds": round(time.monotonic() - clock, 3),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(context.started)),
+        "seconds": round(time.monotonic() - context.clock, 3),
         # of the whole process so far, imports included, and of its children
         "cpu_seconds": round(sum(os.times()[:4]), 2),
         "peak_memory_mib": _peak_memory(),
-        "peak_gpu_memory_mib": _gpu_memory(),
-        "facts": context.facts,
+        "peak_gpu_memory_mib": round(gpu.max_memory_reserved() / 2**20) if gpu else None,
+        "facts": facts,
     }
     record["record_seconds"] = round(time.monotonic() - recording, 4)
     return {**record, "record_sha256": record_digest(record)}
@@ -191,12 +192,6 @@ def record_digest(record: dict[str, Any]) -> str:
     # as JSON gives it back: a tuple becomes a list, a number as key a string
     content = {key: value for key, value in record.items() if key != "record_sha256"}
     return text_digest(json.loads(json.dumps(content)))
-
-
-def _seeds(params: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    """The run's seed where the rule depends on it, and the job's own, which derives from it."""
-    found = {"run": params.get("seed"), "job": facts.get("seed")}
-    return {name: seed for name, seed in found.items() if seed is not None}
 
 
 def _peak_memory() -> int:
@@ -222,24 +217,24 @@ def _code_files(rule: str, also: Iterable[str] = ()) -> dict[str, str | None]:
     loaded = (getattr(module, "__file__", None) or "" for module in list(sys.modules.values()))
     names = {name.removeprefix(own) for name in loaded if name.startswith(own)}
     files = sorted({Path(name).as_posix() for name in names}.union(also))
-    hashes = {name: sha256(LIBRARY / name) for name in files}
-    return {"": sha256(script) if script.is_file() else None, **hashes}
+    return {
+        "": sha256(script) if script.is_file() else None,
+        **{name: sha256(LIBRARY / name) for name in files},
+    }
 
 
 def _code(context: Job) -> dict[str, Any]:
-    """State of the repository, and the files of it that the job ran."""
-    now = _code_files(context.snakemake.rule, context.library)
-    before = context.code_before
+    """State of the repository, and the files of it that the job ran, as they were at its begin."""
+    rule, before = context.snakemake.rule, context.code_before
+    now = _code_files(rule, context.library)
     files = {**now, **before}
-    script = files.pop("")
-    changed = [name for name in before if now.get(name) != before[name]]
+    changed = [name or f"{rule}.py" for name in before if now.get(name) != before[name]]
     return {
-        "script_sha256": script,
+        "script_sha256": files.pop(""),
         **code_state(),
         "library_sha256": text_digest(files),
         "library_files": files,
-        # hashed as they were when the job began
-        "edited_meanwhile": sorted(name or f"{context.snakemake.rule}.py" for name in changed),
+        "edited_meanwhile": sorted(changed),
     }
 
 
@@ -269,22 +264,17 @@ def _environment() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = _version(name)
+            found = metadata.distribution(name)
+            # parsing the whole description costs ten times more
+            line = re.search(r"^Version: (.+)$", found.read_text("METADATA") or "", re.MULTILINE)
+            versions[name] = line[1].strip() if line else found.version
     return versions
 
 
-def _version(package: str) -> str:
-    """Version of an installed package; parsing its whole description costs ten times more."""
-    found = metadata.distribution(package)
-    line = re.search(r"^Version: (.+)$", found.read_text("METADATA") or "", re.MULTILINE)
-    return line[1].strip() if line else found.version
-
-
-def _device() -> str:
+def _gpu() -> Any:
+    """``torch.cuda`` if the job used it."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return "cpu"
-    return torch.cuda.get_device_name()
+    return torch.cuda if torch and torch.cuda.is_initialized() else None
 
 
 def _driver() -> str | None:
@@ -294,11 +284,3 @@ def _driver() -> str | None:
         if found := re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", text):
             return found[1]
     return None
-
-
-def _gpu_memory() -> int | None:
-    """MiB that PyTorch held at most on the job's device; None on a CPU."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return None
-    return round(torch.cuda.max_memory_reserved() / 2**20)

@@ -36,9 +36,8 @@ def working_directory(root: str | os.PathLike[str], recorded: str) -> Path:
 
     Args:
         root: the results folder as it is now.
-        recorded: as the run called it. A relative name leads up from ``root``, so that a folder
-            which was moved together with its surroundings finds them; an absolute one tells
-            nothing, and the run is taken to have been started beside it.
+        recorded: as the run called it: a relative name leads up from ``root``, so that a folder
+            moved with its surroundings finds them; with an absolute one it was beside ``root``.
     """
     parts = PurePosixPath(os.path.normpath(recorded))
     place = Path(root).resolve()

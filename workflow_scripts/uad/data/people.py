@@ -33,7 +33,7 @@ def add_ages(
     """Add the column ``age`` (years) to a participants table, where any age is known.
 
     Args:
-        participants: table of :func:`uad.qc.participants.index_used`.
+        participants: table of :func:`uad.qc.decide.index_used`.
         layout: its layout.
         root: the raw tree.
 

@@ -180,10 +180,10 @@ def load_preprocessed(row: Mapping[str, Any], *, spacing: float = 1.0) -> Prepro
             f"preprocessing.spacing is {spacing:g}. Preprocessed data are taken as they are: "
             "set it to their voxel size."
         )
-    mask = read_mask(row["mask"], image.shape, path)
+    mask = read_mask(row["mask"], image.shape, path).data
     lesion = np.zeros_like(mask)
     if row.get("lesion"):
-        lesion = read_mask(row["lesion"], image.shape, path)
+        lesion = read_mask(row["lesion"], image.shape, path).data
     if not mask.any():
         raise DataError(f"{row['mask']}: the brain mask is empty; exclude the subject.")
     overlap = 2.0 * int((mask & (image != 0)).sum()) / (int(mask.sum()) + np.count_nonzero(image))

@@ -10,15 +10,14 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from uad.core.files import atomic_path
 from uad.core.paths import SUFFIX
 from uad.data.layouts import bids_label
-from uad.qc.judge import medians
-from uad.qc.measure import MEASURES, NAMES, SEPARATOR
+from uad.qc.measure import MEASURES, NAMES, SEPARATOR, medians
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,10 +32,10 @@ LEAST_PIXELS = 96
 SPAN = (0.1, 0.9)
 #: Of WebP, with loss: about 10 kB per scan, outlines stay sharp enough to judge.
 WEBP_QUALITY = 72
-#: Colours of the outlines (Okabe and Ito), as in :mod:`uad.preprocess.picture`.
-MASK_COLOUR, LESION_COLOUR = (0x56, 0xB4, 0xE9), (0xE6, 0x9F, 0x00)
+#: Colours of brain and lesion (Okabe and Ito), as in :mod:`uad.preprocess.picture`.
+COLOURS = (0x56, 0xB4, 0xE9), (0xE6, 0x9F, 0x00)
 #: What the page knows of a scan, in this order.
-_FIELDS = ("dataset", "subject", "name", "site", "modality", *NAMES, "warnings", "flags", "why")
+_FIELDS = ["dataset", "subject", "name", "site", "modality", *NAMES, "warnings", "flags", "why"]
 
 
 def sheets_of(subjects: Sequence[str]) -> list[list[str]]:
@@ -44,18 +43,14 @@ def sheets_of(subjects: Sequence[str]) -> list[list[str]]:
     return [list(subjects[start : start + SCANS]) for start in range(0, len(subjects), SCANS)]
 
 
-def zoom_of(shape: Sequence[int]) -> int:
+def _zoom(shape: Sequence[int]) -> int:
     """Pixels per voxel of a packed volume of this shape."""
     return max(1, math.ceil(LEAST_PIXELS / max(shape[:2])))
 
 
 def tile_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """Pixels (width, height) of a tile.
-
-    Args:
-        shape: voxels of a packed volume.
-    """
-    return ACROSS * shape[0] * zoom_of(shape), DOWN * shape[1] * zoom_of(shape)
+    """Pixels (width, height) of the tile of a packed volume of this shape."""
+    return ACROSS * shape[0] * _zoom(shape), DOWN * shape[1] * _zoom(shape)
 
 
 def shown_slices(lesion: np.ndarray) -> list[int]:
@@ -85,42 +80,27 @@ def packed_tile(volume: np.ndarray, mask: np.ndarray, lesion: np.ndarray) -> np.
     Returns:
         ``(height, width, 3)`` uint8.
     """
-    zoom, colours = zoom_of(volume.shape), (MASK_COLOUR, LESION_COLOUR)
+    block = np.ones((_zoom(volume.shape),) * 2, dtype=bool)
+    shown = np.clip(volume.astype(np.float32), 0, 1)
     panels = []
     for number in shown_slices(lesion):
-        plane, *outlined = (
-            np.kron(_upright(array[..., number]), np.ones((zoom, zoom), dtype=bool))
-            for array in (np.clip(volume.astype(np.float32), 0, 1), mask, lesion)
+        plane, *regions = (  # (x, y) on RAS+ axes: rows from the front, columns from the right
+            np.kron(array[::-1, ::-1, number].T, block) for array in (shown, mask, lesion)
         )
         pixels = np.repeat((plane * 255).round().astype(np.uint8)[..., None], 3, axis=-1)
-        for region, colour in zip(outlined, colours, strict=True):
-            pixels[_ring(region > 0)] = colour
+        for region, colour in zip(regions, COLOURS, strict=True):
+            padded = np.pad(region > 0, 1)
+            near = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+            pixels[near & ~(region > 0)] = colour
         panels.append(pixels)
     rows = [np.concatenate(panels[i : i + ACROSS], axis=1) for i in range(0, len(panels), ACROSS)]
     return np.concatenate(rows, axis=0)
 
 
-def _upright(plane: np.ndarray) -> np.ndarray:
-    """(x, y) on RAS+ axes as rows from front to back and columns from right to left."""
-    return plane[::-1, ::-1].T
-
-
-def _ring(region: np.ndarray) -> np.ndarray:
-    """Pixels outside a region that touch it."""
-    padded = np.pad(region, 1)
-    grown = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
-    return grown & ~region
-
-
 def write_sheet(
     path: str | Path, scans: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
 ) -> None:
-    """Write the tiles of some scans as one WebP file, the same bytes for the same scans.
-
-    Args:
-        path: the file.
-        scans: volume, brain and lesion of each, at most :data:`SCANS`.
-    """
+    """Write the tiles of some scans (volume, brain, lesion) as one WebP file, always alike."""
     from PIL import Image
 
     tiles = [packed_tile(*scan) for scan in scans]
@@ -140,43 +120,30 @@ def gallery_data(
     pictures: Mapping[str, Mapping[str, str]],
     shape: Sequence[int],
     decisions: Iterable[Mapping[str, str]],
-) -> dict[str, Any]:
-    """What the page shows, as plain data.
+) -> str:
+    """What the page shows, as JSON that may stand in a script element.
 
     Args:
-        tables: flagged tables (:func:`uad.qc.judge.add_flags`), by data set, in the order of the
-            sheets of pictures.
+        tables: flagged tables (:func:`uad.qc.measure.add_flags`), by data set, in the order of
+            the sheets of pictures.
         pictures: by data set, links from the page to the pictures of each stage (``skullstrip``,
             ``register``, ``packed``) with ``{subject}``, ``{suffix}``, ``{modality}``, ``{sheet}``.
         shape: voxels of a packed volume.
         decisions: those that the run honours, as plain data.
     """
     width, height = tile_shape(shape)
-    return {
+    rows = [table.assign(dataset=name)[_FIELDS].astype(object) for name, table in tables.items()]
+    data = {
         "measures": [{key: getattr(m, key) for key in ("name", "label", "unit")} for m in MEASURES],
         "tile": {"ratio": width / height, "columns": COLUMNS, "scans": SCANS},
         "suffixes": SUFFIX,
         "pictures": pictures,
         "medians": {name: medians(table) for name, table in tables.items()},
         "columns": _FIELDS,
-        "rows": [
-            [_plain(value) for value in row]
-            for name, table in tables.items()
-            for row in table.assign(dataset=name)[list(_FIELDS)].itertuples(index=False)
-        ],
+        # a number that was not measured is null
+        "rows": [row for part in rows for row in part.where(part.notna(), None).values.tolist()],
         "separator": SEPARATOR,
         "decisions": [{**row, "subject": bids_label(row["subject"])} for row in decisions],
     }
-
-
-def _plain(value: Any) -> Any:
-    """A cell of a table as JSON has it; a number that was not measured is null."""
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    return value.item() if hasattr(value, "item") else value
-
-
-def script_json(data: Any) -> str:
-    """Data as JSON that may stand in a script element: no name in it can end the element."""
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.replace("<", "\\u003c")
+    return text.replace("<", "\\u003c")  # no name in it can end the element

@@ -1,8 +1,8 @@
-"""Measures of every scan, from the sidecars of preprocessing and the packed volumes."""
+"""Measures of every preprocessed scan, and which are far from the middle of their data set."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,98 +10,86 @@ import numpy as np
 
 from uad.core.errors import DataError
 from uad.core.files import read_json
+from uad.data.layouts import bids_label
 
 if TYPE_CHECKING:
     import pandas as pd
 
 #: Between texts of one field (several warnings, several flags).
 SEPARATOR = "; "
+#: Scans below which a median and its spread say too little to call one of them an outlier; the
+#: smallest samples for which Iglewicz and Hoaglin tried their threshold.
+MIN_SCANS = 10
+#: Relative difference that is no more than the last digits of a measure, which has six.
+RESOLUTION = 1e-5
 
 
 class Measure(NamedTuple):
-    """One number per scan.
+    """One number per scan: a column, and which deviation is flagged (None: never).
 
-    Attributes:
-        name: column of the table.
-        label: what people call it.
-        unit: of the number; empty if it has none.
-        help: what it is, in one sentence.
-        side: which deviation is flagged (``low``, ``high``, ``both``); None: never flagged.
-        logarithmic: flagged by its logarithm.
+    What each is stands in the gallery (``report/templates/gallery.html``).
     """
 
     name: str
     label: str
-    unit: str
-    help: str
+    unit: str = ""
     side: str | None = "both"
-    logarithmic: bool = False
+    logarithmic: bool = False  # flagged by its logarithm
 
 
-_UNITS = "Inside the brain, corrected, in units of the scanner."
-MEASURES: tuple[Measure, ...] = (
+MEASURES = (
     # of the brain mask
-    Measure("mask_ml", "brain mask, raw scan", "ml",
-            "Volume of the brain mask on the raw scan.", "both", True),
-    Measure("islands", "voxels dropped as islands", "",
-            "Voxels of the predicted mask that were not connected to the brain.", None),
+    Measure("mask_ml", "brain mask, raw scan", "ml", "both", True),
+    Measure("islands", "voxels dropped as islands", "", None),
     # of registration
-    Measure("overlap_dice", "overlap with the atlas", "",
-            "Dice of the registered brain mask and the atlas' brain.", "low"),
-    Measure("correlation", "correlation with the atlas", "",
-            "Pearson correlation with the T1 atlas inside both brains; other contrasts have "
-            "less, T2 a negative one."),
-    Measure("mutual_information", "mutual information with the atlas", "nats",
-            "From the joint histogram inside both brains.", "low"),
-    Measure("determinant", "determinant of the transform", "",
-            "Volume in the scan of a unit volume of the atlas: above 1 the brain is larger.",
-            "both", True),
-    Measure("translation_mm", "translation", "mm",
-            "Length of the transform's translation.", "high", True),
-    Measure("brain_ml", "brain, registered", "ml",
-            "Volume of the registered brain mask: about the atlas' for a good registration.",
-            "both", True),
-    Measure("lesion_ml", "lesion, registered", "ml",
-            "Volume of the registered lesion mask; empty for healthy scans.", "both", True),
+    Measure("overlap_dice", "overlap with the atlas", "", "low"),
+    Measure("correlation", "correlation with the atlas"),
+    Measure("mutual_information", "mutual information with the atlas", "nats", "low"),
+    Measure("determinant", "determinant of the transform", "", "both", True),
+    Measure("translation_mm", "translation", "mm", "high", True),
+    Measure("brain_ml", "brain, registered", "ml", "both", True),
+    Measure("lesion_ml", "lesion, registered", "ml", "both", True),
     # of the bias correction
-    Measure("bias_range", "bias field, 99th / 1st percentile", "",
-            "Range of the bias field that N4 removed inside the brain; 1: none.", "high", True),
-    Measure("bias_min", "bias field, smallest", "", "Smallest value; the mean is 1.", None),
-    Measure("bias_max", "bias field, largest", "", "Largest value; the mean is 1.", None),
+    Measure("bias_range", "bias field, 99th / 1st percentile", "", "high", True),
+    Measure("bias_min", "bias field, smallest", "", None),
+    Measure("bias_max", "bias field, largest", "", None),
     # of the intensities
-    Measure("intensity_p01", "intensity, 1st percentile", "", _UNITS, None),
-    Measure("intensity_p50", "intensity, median", "", _UNITS, "both", True),
-    Measure("intensity_p99", "intensity, 99th percentile", "", _UNITS, None),
-    Measure("intensity_contrast", "contrast", "",
-            "(99th - 1st percentile) / median of the intensities inside the brain.", "both", True),
+    Measure("intensity_p01", "intensity, 1st percentile", "", None),
+    Measure("intensity_p50", "intensity, median", "", "both", True),
+    Measure("intensity_p99", "intensity, 99th percentile", "", None),
+    Measure("intensity_contrast", "contrast", "", "both", True),
     # of the packed volume
-    Measure("packed_mean", "packed volume, mean", "",
-            "Mean inside the brain of the volume that the networks see; 0 and 1 are its "
-            "percentiles."),
-    Measure("packed_std", "packed volume, deviation", "",
-            "Standard deviation inside the brain of that volume."),
-    Measure("packed_brain_ml", "packed brain", "ml",
-            "Volume of the brain inside the field of view.", "both", True),
-    Measure("packed_lesion_ml", "packed lesion", "ml",
-            "Volume of the lesion inside the field of view; what a test can find.", "both", True),
-    Measure("packed_lesion_ratio", "lesion / healthy brightness", "",
-            "Mean of the packed lesion over the mean of the rest of the brain.", None),
-)  # fmt: skip
+    Measure("packed_mean", "packed volume, mean"),
+    Measure("packed_std", "packed volume, deviation"),
+    Measure("packed_brain_ml", "packed brain", "ml", "both", True),
+    Measure("packed_lesion_ml", "packed lesion", "ml", "both", True),
+    Measure("packed_lesion_ratio", "lesion / healthy brightness", "", None),
+)
 NAMES = tuple(measure.name for measure in MEASURES)
 
 
-def mask_measures(sidecar: Mapping[str, Any]) -> dict[str, float]:
-    """Measures of skull stripping, from its sidecar."""
-    return {
-        "mask_ml": sidecar["brain_ml"],
-        "islands": sidecar["island_voxels_dropped"],
-    }
+def _sidecar_measures(paths: Sequence[str | Path]) -> tuple[dict[str, float], list[str]]:
+    """Measures and warnings in the sidecars of skull stripping and of registration."""
+    found, warnings = {}, []
+    for path, measure in zip(paths, (_mask_measures, _registration_measures), strict=True):
+        sidecar = read_json(path)
+        try:
+            found |= measure(sidecar)
+            warnings += sidecar["warnings"]
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}: is no sidecar of this version ({error!r}). Delete it and run again."
+            ) from error
+    return found, warnings
 
 
-def registration_measures(sidecar: Mapping[str, Any]) -> dict[str, float]:
-    """Measures of registration and bias correction, from their sidecar."""
-    found, percentiles = sidecar["registration"], sidecar["intensity_percentiles"]
-    low, middle, high = (percentiles[q] for q in ("1", "50", "99"))
+def _mask_measures(sidecar: Mapping[str, Any]) -> dict[str, float]:
+    return {"mask_ml": sidecar["brain_ml"], "islands": sidecar["island_voxels_dropped"]}
+
+
+def _registration_measures(sidecar: Mapping[str, Any]) -> dict[str, float]:
+    found, bias = sidecar["registration"], sidecar["bias_field"]
+    low, middle, high = (sidecar["intensity_percentiles"][q] for q in ("1", "50", "99"))
     measures = {
         **{k: found[k] for k in ("overlap_dice", "correlation", "mutual_information")},
         "determinant": found["determinant"],
@@ -113,42 +101,25 @@ def registration_measures(sidecar: Mapping[str, Any]) -> dict[str, float]:
         "intensity_p99": high,
         "intensity_contrast": (high - low) / middle if middle > 0 else np.nan,
     }
-    if bias := sidecar["bias_field"]:
-        measures |= {
-            "bias_range": bias["p99"] / bias["p01"],
-            "bias_min": bias["min"],
-            "bias_max": bias["max"],
-        }
+    if bias:
+        measures |= {"bias_min": bias["min"], "bias_max": bias["max"]}
+        measures["bias_range"] = bias["p99"] / bias["p01"]
     return measures
 
 
-def packed_measures(
+def _packed_measures(
     volume: np.ndarray, mask: np.ndarray, lesion: np.ndarray, voxel_ml: float
 ) -> dict[str, float]:
-    """Measures of a packed volume.
-
-    Args:
-        volume: float ``(X, Y, Z)``, about [0, 1].
-        mask: bool, the brain.
-        lesion: bool, the lesion; nowhere true for healthy scans.
-        voxel_ml: volume of a voxel in millilitres.
-    """
     inside = volume[mask].astype(np.float32)
-    inside_brain = lesion & mask
-    measures = {
-        "packed_mean": float(inside.mean()) if inside.size else np.nan,
-        "packed_std": float(inside.std()) if inside.size else np.nan,
-        "packed_brain_ml": float(mask.sum()) * voxel_ml,
-        "packed_lesion_ml": np.nan,
-        "packed_lesion_ratio": np.nan,
-    }
+    measures = {"packed_brain_ml": float(mask.sum()) * voxel_ml}
+    if inside.size:
+        measures |= {"packed_mean": float(inside.mean()), "packed_std": float(inside.std())}
     if lesion.any():
         measures["packed_lesion_ml"] = float(lesion.sum()) * voxel_ml
-        rest = volume[mask & ~lesion].astype(np.float32)
-        if inside_brain.any() and rest.size and rest.mean() > 0:
-            measures["packed_lesion_ratio"] = float(
-                volume[inside_brain].mean(dtype=np.float32)
-            ) / float(rest.mean())
+        found, rest = lesion & mask, volume[mask & ~lesion].astype(np.float32)
+        if found.any() and rest.size and rest.mean() > 0:
+            bright = float(volume[found].mean(dtype=np.float32))
+            measures["packed_lesion_ratio"] = bright / float(rest.mean())
     return measures
 
 
@@ -183,7 +154,7 @@ def measure_modality(
         zip(participants.to_dict("records"), packed, strict=True)
     ):
         found, warnings = _sidecar_measures(sidecars[number]) if sidecars else ({}, [])
-        found |= packed_measures(*arrays, voxel_ml)
+        found |= _packed_measures(*arrays, voxel_ml)
         # a healthy scan has no lesion to measure; an unhealthy one that lost it has one of 0 ml
         if row.get("lesion") and not arrays[2].any():
             found["packed_lesion_ml"] = 0.0
@@ -195,16 +166,135 @@ def measure_modality(
     return pd.DataFrame(rows)
 
 
-def _sidecar_measures(paths: Sequence[str | Path]) -> tuple[dict[str, float], list[str]]:
-    """Measures and warnings in the sidecars of skull stripping and registration."""
-    found, warnings = {}, []
-    for path, measure in zip(paths, (mask_measures, registration_measures), strict=True):
-        sidecar = read_json(path)
-        try:
-            found |= measure(sidecar)
-            warnings += sidecar["warnings"]
-        except (KeyError, TypeError) as error:
-            raise DataError(
-                f"{path}: is no sidecar of this version ({error!r}). Delete it and run again."
-            ) from error
-    return found, warnings
+def modified_z_scores(values: np.ndarray) -> np.ndarray:
+    """Modified z-scores, 0.6745 (x - median) / MAD (Iglewicz and Hoaglin 1993, p. 11).
+
+    MAD is the median absolute deviation; 0.6745 makes the score of normal data that of
+    (x - mean) / standard deviation. Where MAD is 0 (half of the values are equal) the mean
+    absolute deviation times 1.2533 stands in, as those authors propose.
+
+    Args:
+        values: ``(N,)``, any unit; NaN: not measured, as is the score then.
+
+    Returns:
+        ``(N,)``: 0 for all if they are equal up to :data:`RESOLUTION`; infinite where the value
+        is infinite and others are not.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.where(np.isnan(values), np.nan, 0.0)
+    middle = float(np.median(values[finite]))
+    away = values - middle
+    away[np.abs(away) <= RESOLUTION * max(abs(middle), np.finfo(float).tiny)] = 0.0
+    spread = float(np.median(np.abs(away[finite]))) / 0.6745
+    if spread == 0:
+        spread = float(np.mean(np.abs(away[finite]))) * np.sqrt(np.pi / 2)
+    return away / spread if spread else away
+
+
+def outliers(
+    values: np.ndarray, threshold: float = 3.5, *, side: str = "both", logarithmic: bool = False
+) -> np.ndarray:
+    """Which values are outliers among the others.
+
+    Args:
+        values: ``(N,)``; NaN: not measured, and never an outlier.
+        threshold: of the modified z-score; 3.5 is what Iglewicz and Hoaglin recommend.
+        side: ``low``, ``high`` or ``both``: which deviation is a fault.
+        logarithmic: judge the logarithm, for volumes and brightness, whose spread grows with
+            their size; 0 is then far below all others.
+
+    Returns:
+        ``(N,)`` bool; all false below :data:`MIN_SCANS` measured values.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if np.count_nonzero(~np.isnan(values)) < MIN_SCANS:
+        return np.zeros(values.shape, dtype=bool)
+    if logarithmic:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = np.log(np.maximum(values, 0))  # NaN stays NaN
+    scores = modified_z_scores(values)
+    low, high = scores < -threshold, scores > threshold
+    return {"low": low, "high": high, "both": low | high}[side]
+
+
+def add_flags(table: pd.DataFrame, threshold: float = 3.5) -> pd.DataFrame:
+    """Flag the outliers among the scans of one modality of a data set.
+
+    Args:
+        table: rows of :func:`measure_modality`, one data set, any number of modalities.
+        threshold: of the modified z-score.
+
+    Returns:
+        The table with two more columns: ``flags`` (names of measures) and ``why`` (for each
+        the value and the data set's median); empty where there are none.
+    """
+    found: dict[Any, list[tuple[str, str]]] = {index: [] for index in table.index}
+    for _, part in table.groupby("modality", sort=False):
+        for measure in (m for m in MEASURES if m.side is not None):
+            values = part[measure.name].to_numpy(dtype=np.float64)
+            hits = outliers(values, threshold, side=measure.side, logarithmic=measure.logarithmic)
+            for index, value in zip(part.index[hits], values[hits], strict=True):
+                unit = f" {measure.unit}" if measure.unit else ""
+                median = f"(median {np.nanmedian(values):.4g})"
+                why = f"{measure.label} {value:.4g}{unit} {median}"
+                found[index].append((measure.name, why))
+    columns = {
+        column: [SEPARATOR.join(flag[place] for flag in found[index]) for index in table.index]
+        for place, column in enumerate(("flags", "why"))
+    }
+    return table.assign(**columns)
+
+
+def medians(table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Median of each measure by modality, six digits; what was not measured is left out."""
+    found = table.groupby("modality", sort=False)[list(NAMES)].median()
+    return {
+        str(modality): {name: float(f"{value:.6g}") for name, value in row.dropna().items()}
+        for modality, row in found.astype(float).iterrows()
+    }
+
+
+def summarise(
+    tables: Mapping[str, pd.DataFrame], decisions: Iterable[Mapping[str, str]]
+) -> list[dict[str, Any]]:
+    """Counts for the report, a row per data set and modality.
+
+    Args:
+        tables: flagged tables by data set.
+        decisions: rows of a decision file, as plain data; ``*``: all scans of the subject.
+
+    Returns:
+        ``dataset``, ``modality``, ``scans``, ``judged`` (whether there were enough scans to flag
+        any), ``flagged`` and ``warned`` (scans), verdicts ``keep`` and ``unsure``, ``by_measure``
+        (flagged scans by measure) and ``medians``.
+    """
+    given = {
+        (row["dataset"], bids_label(row["subject"]), row["modality"]): row["verdict"]
+        for row in decisions
+    }
+    rows = []
+    for dataset, table in tables.items():
+        middles = medians(table)
+        for modality, part in table.groupby("modality", sort=False):
+            verdicts = [
+                given.get((dataset, subject, modality)) or given.get((dataset, subject, "*"))
+                for subject in part["subject"]
+            ]
+            names = [name for flags in part["flags"] for name in flags.split(SEPARATOR)]
+            rows.append(
+                {
+                    "dataset": dataset,
+                    "modality": str(modality),
+                    "scans": len(part),
+                    "judged": len(part) >= MIN_SCANS,
+                    "flagged": int((part["flags"] != "").sum()),
+                    "warned": int((part["warnings"] != "").sum()),
+                    "keep": verdicts.count("keep"),
+                    "unsure": verdicts.count("unsure"),
+                    "by_measure": {n: names.count(n) for n in NAMES if n in names},
+                    "medians": middles[str(modality)],
+                }
+            )
+    return rows

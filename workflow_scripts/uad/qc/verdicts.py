@@ -1,22 +1,294 @@
-"""One verdict per subject of a raw tree.
+"""What is wrong with which raw scan, in sentences, and one verdict per subject.
 
-Nothing is excluded here: a fault is a recommendation, the decision stands in the config
-(``exclude: {name: reason}``). Only a file that cannot be used at all stops the work.
+A check yields findings: a fault recommends an exclusion, a warning asks for a look. Nothing is
+excluded here, the decision stands in the config (``exclude: {name: reason}``). Only a file that
+cannot be used at all stops the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
 
 from uad.core.errors import DataError
 from uad.core.patterns import layout_of
-from uad.qc.raw_checks import FAULT, SEPARATOR, WARNING
+from uad.qc.raw import SUPPORT, Promise, match_masks, measure_scans, promise_of, support
 
+#: Between the findings of one row.
+SEPARATOR = " | "
 VERDICTS = ("used", "used with warning", "should be excluded", "excluded")
+
+#: Plausible volumes (ml) of a brain and of a head, and of something that is neither.
+BRAIN_ML, HEAD_ML, EMPTY_ML = (400.0, 2500.0), (1000.0, 7000.0), 100.0
+#: Share of non-zero voxels below which a volume is as good as empty.
+EMPTY_SHARE = 0.01
+#: Two headers may put a corner of the volume this many voxels apart.
+GRID_TOLERANCE = 0.5
+#: Share of negative voxels that is more than noise.
+NEGATIVE = 0.01
+#: Axes this far from a right angle (cosine) are sheared.
+SHEAR = 0.01
+#: A share of the scans that makes a majority, and how many scans it takes.
+MAJORITY, FEW = 0.6, 3
+#: Lesion contrast (standard deviations) below which nothing supports a mask. T2 alone is not
+#: enough to recommend an exclusion: a lesion beside a ventricle may have no contrast there.
+NO_SUPPORT = 0.2
+#: A displaced mask that gains this much FLAIR contrast lies in the wrong place.
+DISPLACED = 0.3
+#: Dice of the outlines of two images of one patient (co-registered, without skull).
+OUTLINE = 0.96
+#: Dice of a brain mask and what is not background in its image.
+MASK_FITS = 0.9
+
+FAULT, WARNING = "faults", "warnings"
+#: Row of the table, level, sentence.
+Finding = tuple[Any, str, str]
+
+
+def validate_tree(layout: str, participants: pd.DataFrame, threads: int = 1) -> pd.DataFrame:
+    """Measure and check all scans of a data set.
+
+    Args:
+        layout: name of a layout.
+        participants: table of :func:`uad.data.layouts.index_dataset`, or of
+            :func:`uad.data.preprocessed.index_preprocessed`.
+        threads: subjects at the same time.
+
+    Returns:
+        One row per subject and modality: answer of :func:`check_scans`.
+    """
+    return check_scans(layout, match_masks(measure_scans(layout, participants, threads)))
+
+
+def check_scans(layout: str, measures: pd.DataFrame) -> pd.DataFrame:
+    """Say what is wrong with which scan of a data set.
+
+    Args:
+        layout: name of a layout.
+        measures: answer of :func:`uad.qc.raw.measure_scans` for all subjects.
+
+    Returns:
+        ``measures`` with two more columns of text, ``faults`` and ``warnings``: sentences joined
+        by :data:`SEPARATOR`, empty where there is nothing to say.
+    """
+    promise, table = promise_of(layout, measures), measures.reset_index(drop=True)
+    read = table[(table["error"] == "") & (table["shape"] != "")]
+    findings = [*_names(table, promise)]
+    for scan in table[table["error"] != ""].itertuples():
+        findings.append((scan.Index, FAULT, f"{scan.modality} image: {scan.error}"))
+    for scan in read.itertuples():
+        for check in (_image, _brain_mask, _lesion_mask):
+            findings += ((scan.Index, level, text) for level, text in check(scan, promise))
+    findings += [*_majority(read, promise), *_duplicates(read)]
+    for _, subject in read.groupby("subject", sort=False):
+        findings += _support(subject)
+    texts: dict[tuple[Any, str], dict[str, None]] = {}
+    for index, level, text in findings:
+        texts.setdefault((index, level), {})[text] = None  # each once, in order
+    return table.assign(
+        **{
+            level: [SEPARATOR.join(texts.get((index, level), ())) for index in table.index]
+            for level in (FAULT, WARNING)
+        }
+    )
+
+
+# --- one scan: what its own measures say
+
+
+def _image(s: Any, promise: Promise) -> Iterator[tuple[str, str]]:
+    image, stripped = f"{s.modality} image", s.stripped == "yes"
+    body, (low, high) = ("brain", BRAIN_ML) if stripped else ("head", HEAD_ML)
+    if s.nonfinite > 0:
+        yield FAULT, f"{image}: {s.nonfinite:.0f} voxels are NaN or infinite"
+    if s.minimum == s.maximum:
+        yield FAULT, f"{image}: constant ({s.minimum:g})"
+        return
+    if s.foreground_ml < EMPTY_ML or s.nonzero < EMPTY_SHARE:
+        yield (
+            FAULT,
+            (
+                f"{image}: near-empty ({s.nonzero:.1%} of its voxels are not zero, "
+                f"{s.foreground_ml:.0f} ml of foreground)"
+            ),
+        )
+    elif not low <= s.foreground_ml <= high:
+        yield (
+            FAULT,
+            (
+                f"{image}: {s.foreground_ml:.0f} ml ({s.extent} mm) of {body} are not plausible "
+                f"({low:.0f} to {high:.0f}); is the voxel size of {s.spacing} mm right?"
+            ),
+        )
+    if s.negative > NEGATIVE:
+        yield WARNING, f"{image}: {s.negative:.1%} of its voxels are negative"
+    if s.shear > SHEAR:
+        yield WARNING, f"{image}: its axes are not orthogonal (cosine {s.shear:.3f})"
+    if s.header_mm > GRID_TOLERANCE * 10 * s.voxel_ml ** (1 / 3):
+        text = f"qform and sform disagree by {s.header_mm:.1f} mm; sform is used"
+        yield WARNING, f"{image}: {text}"
+    # preprocessed modalities were registered one by one
+    together = stripped and promise.coregistered and not promise.preprocessed
+    if together and s.outline < OUTLINE:
+        yield (
+            WARNING,
+            (
+                f"{image}: its brain has another outline than another image of this subject "
+                f"(Dice {s.outline:.2f}); is it the same person?"
+            ),
+        )
+
+
+def _grid(what: str, modality: str, axes: str, off: float) -> Iterator[tuple[str, str]]:
+    """Whether a mask lies on the grid of its image."""
+    if axes:
+        yield FAULT, f"{what} and {modality} image: {axes}"
+    elif off > GRID_TOLERANCE:
+        yield (
+            WARNING,
+            (
+                f"{what}: its header lies {off:.1f} voxels from that of the {modality} image; "
+                "it is taken voxel for voxel"
+            ),
+        )
+
+
+def _brain_mask(s: Any, promise: Promise) -> Iterator[tuple[str, str]]:
+    if s.mask_error:
+        yield FAULT, f"brain mask: {s.mask_error}"
+    yield from _grid("brain mask", s.modality, s.mask_axes, s.mask_off)
+    if s.mask_maximum > 1:
+        yield FAULT, f"brain mask: has values up to {s.mask_maximum:g}; is it a mask?"
+    if s.mask_dice < MASK_FITS:
+        yield FAULT, f"brain mask: fits the {s.modality} image badly (Dice {s.mask_dice:.2f})"
+
+
+def _lesion_mask(s: Any, promise: Promise) -> Iterator[tuple[str, str]]:
+    if s.lesion_error:
+        yield FAULT, f"lesion mask: {s.lesion_error}"
+    yield from _grid("lesion mask", s.modality, s.lesion_axes, s.lesion_off)
+    if s.lesion_ml == 0:
+        yield WARNING, "lesion mask: empty"
+    if s.lesion_ml > 0 and not promise.preprocessed:  # those of preprocessed images were warped
+        faint, fractional = int(s.lesion_faint), int(s.lesion_fractional)
+        if faint:
+            text = f"float noise, {faint} voxels between 0 and 0.5 would count as lesion"
+            yield FAULT, f"lesion mask: {text}"
+        elif fractional:
+            yield WARNING, f"lesion mask: {fractional} voxels are no whole numbers"
+    others = sorted({int(float(v)) for v in str(s.lesion_values).split()} - promise.labels)
+    if others and s.lesion_ml > 0:
+        # whatever is above 0 counts as lesion: a label more does no harm, many are no labels
+        found, known = (", ".join(map(str, v)) for v in (others, [0, *sorted(promise.labels)]))
+        text = f"lesion mask: has the value(s) {found}, expected are {known}"
+        yield FAULT if len(others) > 3 else WARNING, text
+    body = "brain" if s.stripped == "yes" else "head"
+    where = f"inside the {body} of the {s.modality} image"
+    if s.lesion_inside < 0.5:
+        yield FAULT, f"lesion mask: {s.lesion_inside:.0%} of it is {where}"
+    elif s.lesion_inside < 0.95:
+        yield WARNING, f"lesion mask: only {s.lesion_inside:.0%} is {where}"
+
+
+# --- a scan among the others
+
+
+def _names(table: pd.DataFrame, promise: Promise) -> Iterator[Finding]:
+    for scan in table.itertuples():
+        if not promise.layout.is_public(scan.name):
+            yield scan.Index, WARNING, f"'{scan.name}' is no public name of this data set"
+    number = table["name"].str.extract(r"^(IXI\d{3})-")[0]
+    for by, sentence in (
+        ("subject", "{names} have the same label {key}"),
+        (number, "subject {key} is there as {names}"),
+    ):
+        for key, part in table.groupby(by):
+            if len(names := part["name"].unique()) > 1:
+                text = sentence.format(names=" and ".join(names), key=key)
+                yield from ((index, FAULT, text) for index in part.index)
+
+
+def _majority(read: pd.DataFrame, promise: Promise) -> Iterator[Finding]:
+    """Scans that differ from most others of their modality and site.
+
+    Where these are fewer than :data:`FEW`, the modality is the measure, or the data set.
+    """
+    judged = ["orientation", "spacing", *(["shape"] if promise.one_grid else [])]
+    for (modality, _), part in read.groupby(["modality", "site"]):
+        same = read[read["modality"] == modality]
+        peers = next((group for group in (part, same, read) if len(group) >= FEW), read)
+        counts = {key: peers[key].value_counts() for key in judged if len(peers) >= FEW}
+        common = {k: c.index[0] for k, c in counts.items() if c.iloc[0] >= MAJORITY * len(peers)}
+        median = same["foreground_ml"].median()
+        for scan in part.itertuples():
+            for key, value in common.items():
+                if getattr(scan, key) != value:
+                    text = f"{modality} image: {_odd(key, getattr(scan, key), value)}"
+                    yield scan.Index, WARNING, text
+            if len(same) > FEW and EMPTY_ML < scan.foreground_ml < 0.6 * median:
+                text = (
+                    f"{modality} image: {scan.foreground_ml:.0f} ml of foreground, others have "
+                    f"{median:.0f}; is a part of it missing?"
+                )
+                yield scan.Index, WARNING, text
+
+
+def _odd(key: str, value: str, common: str) -> str:
+    if key == "spacing":
+        return f"has voxels of {value} mm, most others voxels of {common} mm"
+    if key == "shape":
+        return f"has a grid of {value}, most others a grid of {common}"
+    codes = (nib.orientations.axcodes2ornt(tuple(axes)) for axes in (value, common))
+    signs = {np.sign(np.linalg.det(nib.orientations.inv_ornt_aff(c, (1, 1, 1)))) for c in codes}
+    note = "; left and right may be exchanged (flipped affine)" if len(signs) > 1 else ""
+    return f"its axes point to {value}, those of most others to {common}{note}"
+
+
+def _duplicates(read: pd.DataFrame) -> Iterator[Finding]:
+    for _, part in read[read["minimum"] != read["maximum"]].groupby("digest"):
+        for scan in part.itertuples():
+            others = [f"{o.name} {o.modality}" for o in part.itertuples() if o.Index != scan.Index]
+            if others:
+                text = f"duplicate, the same voxels as {', '.join(others)}"
+                yield scan.Index, FAULT, f"{scan.modality} image: {text}; one carries a wrong name"
+    for _, part in read[read["lesion_ml"] > 0].groupby("lesion_digest"):
+        for scan in part.itertuples():
+            if others := sorted(set(part["name"]) - {scan.name}):
+                text = f"duplicate, the same voxels as {', '.join(others)}"
+                yield scan.Index, FAULT, f"lesion mask: {text}"
+
+
+def _support(subject: pd.DataFrame) -> Iterator[Finding]:
+    """Whether the images of a subject show the lesion where its mask is."""
+    decided = support(subject)
+    if decided is None or decided[1] >= SUPPORT[decided[0]]:
+        return
+    modality, contrast = decided
+    seen = f"{modality} contrast {contrast:.2f} sd"
+    fits = next((name for name in subject["lesion_fits"] if name), "")
+    flair = subject[subject["modality"] == "FLAIR"]
+    best = float(flair["lesion_best"].max()) if len(flair) else np.nan
+    everywhere = subject[subject["modality"].isin(SUPPORT)]["lesion_contrast"].max()
+    level = FAULT
+    if fits:
+        text = f"does not fit its images ({seen}) but those of {fits}; masks exchanged?"
+    elif best - contrast > DISPLACED:
+        text = f"would fit the FLAIR image better {flair['lesion_where'].iloc[0]} ({seen})"
+    elif modality == "FLAIR" and everywhere < NO_SUPPORT:
+        text = f"its images show no lesion there ({seen}); is it another patient's?"
+    else:
+        level, text = WARNING, f"its images hardly show the lesion ({seen})"
+    for index in subject.index:
+        yield index, level, f"lesion mask: {text}"
+
+
+# --- verdicts
 
 
 @dataclass(frozen=True)
@@ -52,19 +324,15 @@ def give_verdicts(
     exclude: Mapping[str, str] | None = None,
     strays: Sequence[str] = (),
 ) -> Verdicts:
-    """One verdict per subject.
-
-    ``used``, ``used with warning`` and ``should be excluded`` are all used until the config
-    excludes them; ``excluded`` are those that it excludes, with its reason.
+    """One verdict per subject; all but ``excluded`` are used until the config excludes them.
 
     Args:
-        checked: answer of :func:`uad.qc.raw_checks.validate_tree`.
+        checked: answer of :func:`validate_tree`.
         expected: number of subjects that the data set should have, excluded ones included.
         exclude: the config's exclusions: public name and reason.
         strays: files of the tree that belong to nobody (:func:`stray_files`).
     """
-    exclude = exclude or {}
-    rows = []
+    exclude, rows = exclude or {}, []
     for name, part in checked.groupby("name"):
         faults, warnings = (
             list(dict.fromkeys(t for text in part[level] if text for t in text.split(SEPARATOR)))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from uad.qc.gallery import gallery_data, script_json
-from uad.qc.judge import MIN_SCANS
-from uad.qc.measure import MEASURES
+from uad.qc.gallery import gallery_data
+from uad.qc.measure import MEASURES, MIN_SCANS
 from uad.report.html import render_page
 from uad.report.render import titled
 
@@ -31,7 +30,7 @@ def gallery_page(
     return render_page(
         "gallery.html",
         title="Quality control of the scans",
-        data=script_json(gallery_data(tables, pictures, shape, decisions)),
+        data=gallery_data(tables, pictures, shape, decisions),
         datasets=list(tables),
         scans=sum(map(len, tables.values())),
         subjects=sum(table["subject"].nunique() for table in tables.values()),
@@ -48,7 +47,7 @@ def summary_page(
     threshold: float,
     phantom: bool,
 ) -> str:
-    """The counts of :func:`uad.qc.judge.summarise`, and whom a reviewer left out."""
+    """The counts of :func:`uad.qc.measure.summarise`, and whom a reviewer left out."""
     return render_page(
         "quality_summary.html",
         title=titled("Quality control of the scans", phantom),

@@ -18,8 +18,7 @@ from uad.core.files import read_tsv
 from uad.core.paths import Tree
 from uad.data.sources import load_registry
 from uad.phantom import subject_names
-from uad.qc.decide import decisions_of_run, exclusions
-from uad.qc.participants import index_used
+from uad.qc.decide import exclusions, index_used, read_decisions
 from uad.run.jobs import Job
 
 
@@ -135,7 +134,7 @@ class Mirror:
     def _reviewed(self, name: str, spec: Dataset) -> list[dict[str, str]]:
         """Whom a reviewer excluded."""
         modalities = {key: dataset.modalities for key, dataset in self.cfg.datasets.items()}
-        decisions = decisions_of_run(self.directory / self.cfg.qc.decisions, modalities)
+        decisions = read_decisions(self.directory / self.cfg.qc.decisions, modalities)
         return exclusions(decisions, name, spec.modalities)
 
     def _table(self, spec: Dataset, root: Path, **changed: Any) -> pd.DataFrame:
