@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import types
 from pathlib import Path
@@ -102,29 +101,9 @@ def test_what_a_raw_tree_lacks_is_downloaded_and_no_more(home, get, tmp_path, ca
     raw = folder_of(tmp_path / "mslub", names("mslub", [*range(1, 7), *range(11, 27)]))
     imported, got = get("mslub", shown=True)
     assert [f.path.name for f in got] == [path.name for path in sorted(home.iterdir())]
-    # patients 6 and 26 were there: six files of each are compared and stay
-    assert (imported.subjects, imported.placed, imported.duplicates) == (30, 48, 12)
+    # patients 6 and 26 were there: six files of each stay
+    assert (imported.subjects, imported.placed) == (30, 48)
     assert f"{raw}: 22 of 30 subjects" in capsys.readouterr().err
-
-
-def test_a_part_under_the_name_of_an_archive_does_not_stand_for_it(home, get, tmp_path):
-    from uad.data.place import import_all
-
-    name = "3D-MR-MS_patient01-05.zip"
-    zip_of(home / name, names("mslub", range(1, 6)))
-    zip_of(tmp_path / "mine" / name, names("mslub", [1, 2]))
-    raw = folder_of(tmp_path / "mslub", names("mslub", range(6, 31)))
-    roots = {"mslub": ("mslub", raw)}
-    assert import_all(roots, tmp_path / "mine", progress=False)[0]["mslub"].subjects == 27
-    imported, got = get("mslub")
-    assert (imported.subjects, [f.path.name for f in got]) == (30, [name])
-
-
-def test_one_modality_by_hand_and_the_other_from_its_home(home, get, tmp_path):
-    ixi_at(home, range(1, 579), ["T2"])
-    folder_of(tmp_path / "ixi", names("ixi", range(1, 582), ["T1"]))
-    imported, got = get("ixi")
-    assert ([f.path.name for f in got], imported.subjects) == (["IXI-T2.tar"], 578)
 
 
 def test_a_part_of_a_data_set_whose_home_is_dead_can_be_gone_on_with(nobody, get, tmp_path):
@@ -150,14 +129,6 @@ def test_the_room_for_all_files_is_checked_before_the_first_byte(
     with pytest.raises(DataError, match=r"IXI-T1.tar and IXI-T2.tar .* needs 17.4 GB"):
         get("ixi")
     assert not (tmp_path / "archives").exists()
-
-
-def test_the_room_is_checked_before_synapse_is_asked(get, monkeypatch, synapse):
-    monkeypatch.setenv("SYNAPSE_AUTH_TOKEN", SECRET)
-    little_room(monkeypatch, 10**9)
-    with pytest.raises(DataError, match=r"the disk is full: .* needs 26.0 GB"):
-        get("brats21")
-    assert synapse.asked == []
 
 
 # --- tables about the subjects
@@ -252,23 +223,6 @@ def test_any_archive_of_brats_that_is_there_is_taken(get, tmp_path, synapse):
     imported, (file,) = get("brats21")
     assert (imported.subjects, file.path.name) == (3, "BraTS2021_Training_Data.tar")
     assert synapse.asked == []
-
-
-def test_a_complete_brats_tree_needs_no_account(get, tmp_path, synapse):
-    folder_of(tmp_path / "brats21", names("brats21", range(1251)), lambda _: b"")
-    imported, files = get("brats21")
-    assert (imported.subjects, files, synapse.asked) == (1251, [], [])
-
-
-def test_what_another_process_fetched_meanwhile_is_taken(tmp_path, monkeypatch, synapse):
-    @contextlib.contextmanager
-    def waited(path, *_):
-        zip_of(Path(path), names("brats21", range(2)))  # by the one that had the lock
-        yield
-
-    monkeypatch.setattr(download, "lock", waited)
-    file = fetch_synapse(load_registry().of_layout("brats21"), tmp_path / "archives", False)
-    assert (file.path.name, synapse.asked) == (BRATS_FILE, [])
 
 
 @pytest.mark.parametrize("problem", ["no client", "no token", "refused", "no file"])

@@ -176,7 +176,7 @@ def test_the_full_name_goes_before_the_short_one_and_gz_before_plain(tmp_path):
 def test_a_missing_image_is_named_and_can_be_excluded_by_config(tmp_path):
     brats(tmp_path, 3)
     (tmp_path / "BraTS2021_00001/BraTS2021_00001_t2.nii.gz").unlink()
-    with pytest.raises(DataError, match=r"1 missing image\(s\): BraTS2021_00001 \(T2\).*exclude"):
+    with pytest.raises(DataError, match=r"1 missing file\(s\): BraTS2021_00001 \(T2\).*exclude"):
         index_dataset("brats21", tmp_path, ["T2"])
     table = index_dataset("brats21", tmp_path, ["T2"], exclude={"BraTS2021_00001": "no T2"})
     assert len(table) == 2
@@ -188,7 +188,7 @@ def test_a_missing_image_is_named_and_can_be_excluded_by_config(tmp_path):
 def test_a_missing_lesion_mask_an_unknown_exclusion_and_an_empty_tree_are_refused(tmp_path):
     brats(tmp_path, 2)
     (tmp_path / "BraTS2021_00001/BraTS2021_00001_seg.nii.gz").unlink()
-    with pytest.raises(DataError, match=r"1 missing lesion mask\(s\): BraTS2021_00001"):
+    with pytest.raises(DataError, match=r"1 missing file\(s\): BraTS2021_00001 \(lesion mask\)"):
         index_dataset("brats21", tmp_path, ["T2"])
     with pytest.raises(DataError, match="'BraTS2021_9' is not there"):
         index_dataset("brats21", tmp_path, ["T2"], exclude={"BraTS2021_9": "typo"})

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import yaml
 
 from test_data_download import NOWHERE, at
-from tools.datasets import names, served, tar_of, zip_of
+from tools.datasets import names, served, tar_of
 from uad.core.errors import DataError
 from uad.core.files import sha256, write_json
 from uad.data import fetch
-from uad.data.sri24 import (
-    PAIRS,
-    atlas_source,
-    download_atlas,
-    import_atlas,
-    packed_atlas,
-    sri24_from_folder,
-)
+from uad.data.place import import_all
+from uad.data.sri24 import PAIRS, atlas_source, download_atlas, sri24_from_folder
 
 ARCHIVE = "sri24_spm8.zip"
 
@@ -117,14 +108,24 @@ def test_a_checksum_of_the_registry_is_held_against_the_atlas(home, archive, tmp
     assert not list((tmp_path / "b").glob("[!.]*"))
 
 
-def test_an_archive_with_another_content_is_explained_and_leaves_nothing(tmp_path):
-    path = nitrc(tmp_path / "mine" / ARCHIVE, images(tmp_path / "images", ("EPI", "PD"), (2, 2, 2)))
+@pytest.mark.parametrize(
+    ("pair", "shape", "messages"),
+    [
+        (("EPI", "PD"), (2, 2, 2), ["is not packed as", "T1.nii with T1_brain.nii"]),
+        (("T1", "T1_brain"), (4, 4, 4), ["T1.nii: has 4x4x4 voxels", "another template"]),
+    ],
+)
+def test_an_archive_with_another_content_is_explained_and_leaves_nothing(
+    tmp_path, monkeypatch, pair, shape, messages
+):
+    at(monkeypatch, tmp_path, NOWHERE)
+    path = nitrc(tmp_path / "mine" / ARCHIVE, images(tmp_path / "images", pair, shape))
     with pytest.raises(DataError) as error:
-        import_atlas([path], tmp_path / "sri24")
-    for part in (f"{path}: is not packed as", "T1.nii with T1_brain.nii", "has EPI.nii, PD"):
+        download_atlas(tmp_path / "mine", False)
+    assert str(error.value).startswith(f"{path}: ")
+    for part in messages:
         assert part in str(error.value)
-    assert "preprocessing.atlas: wheel" in str(error.value)
-    assert not list((tmp_path / "sri24").glob("[!.]*"))
+    assert not list((tmp_path / "mine/sri24").glob("[!.]*"))
 
 
 def test_the_record_of_a_downloaded_atlas_holds_its_files_to_it(tmp_path):
@@ -140,20 +141,8 @@ def test_the_record_of_a_downloaded_atlas_holds_its_files_to_it(tmp_path):
             atlas_source("download", record)
 
 
-def test_the_atlas_among_the_archives_of_a_user(archive, tmp_path):
-    mine = tmp_path / "mine"
-    zip_of(mine / "holiday.zip", ["beach.jpg"])
-    path = mine / "renamed.zip"
-    path.write_bytes(archive.read_bytes())
-    assert packed_atlas(mine) == [path]
-    for _ in range(2):
-        atlas = import_atlas([path], tmp_path / "atlas")
-        assert atlas.head.name == "T1.nii" and atlas.provenance["route"] == "folder"
-        assert atlas.provenance["archives"] == {path.name: sha256(path)}
-
-
 def test_what_is_no_sri24_atlas_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no such folder. Put sri24_spm8.zip"):
+    with pytest.raises(DataError, match="no such folder. Unpack sri24_spm8.zip"):
         sri24_from_folder(tmp_path / "none")
     with pytest.raises(DataError, match="holds no SRI24 atlas"):
         sri24_from_folder(tmp_path)
@@ -164,35 +153,7 @@ def test_what_is_no_sri24_atlas_is_refused(tmp_path):
         sri24_from_folder(tmp_path)
 
 
-# --- make import
-
-
-def import_by_command(root, folder, archives, atlas):
-    content = {"archives": "archives", "preprocessing": {"atlas": atlas}}
-    (folder / "mine.yaml").write_text(yaml.safe_dump(content))
-    command = [sys.executable, "-m", "uad", "import", str(root / "config.yaml"), "mine.yaml"]
-    return subprocess.run([*command, str(archives)], capture_output=True, text=True, cwd=folder)
-
-
-def test_a_bad_atlas_does_not_keep_the_data_sets_out(tmp_path, root):
-    mine = tmp_path / "mine"
-    nitrc(mine / ARCHIVE, images(tmp_path / "images", shape=(4, 4, 4)))
-    tar_of(mine / "BraTS2021_Training_Data.tar", names("brats21", range(2)))
-    done = import_by_command(root, tmp_path, mine, "download")
-    assert "brats21: 2 of 1251 subjects" in done.stdout
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.startswith(f"ERROR: {mine / ARCHIVE}: sri24_spm8/templates/T1")
-    assert "another template" in done.stderr
-
-
-def test_an_atlas_that_is_not_asked_for_is_said_to_be_unused(archive, tmp_path, root):
-    done = import_by_command(root, tmp_path, archive.parent, "wheel")
-    assert done.returncode == 0, done.stderr
-    assert "not used: sri24_spm8.zip: preprocessing.atlas is 'wheel'" in done.stdout
-    assert not (tmp_path / "archives").exists()
-
-
-def test_a_folder_with_the_atlas_alone_is_no_mistake(archive, tmp_path, root):
-    done = import_by_command(root, tmp_path, archive.parent, "download")
-    assert done.returncode == 0, done.stderr
-    assert "sri24: archives/sri24/sri24_spm8/sri24_spm8/templates/T1.nii" in done.stdout
+def test_an_archive_of_the_atlas_in_a_folder_to_import_is_explained(archive, tmp_path):
+    tar_of(archive.parent / "BraTS2021_Training_Data.tar", names("brats21", range(2)))
+    _, unused = import_all({"b": ("brats21", tmp_path / "b")}, archive.parent, False)
+    assert "preprocessing.atlas: download" in unused[archive]

@@ -49,7 +49,7 @@ def special(kind, target=""):
     return info
 
 
-def images(name):
+def images(name, _):
     return Path(name).as_posix() if name.endswith((".nii", ".nii.gz")) else None
 
 
@@ -80,40 +80,38 @@ def test_an_archive_in_an_archive(tmp_path):
 # --- archives that are refused
 
 
-def spoiled(path, change):
-    path.write_bytes(change(path.read_bytes()))
-    return path
+def cut(place):
+    return lambda content: content[:place]
 
 
-def flipped(content, place):
+def flip(place):
     """One byte of the content changed."""
-    content = bytearray(content)
-    content[place] ^= 0xFF
-    return bytes(content)
+    return lambda c: bytes(b ^ 0xFF * (i == place % len(c)) for i, b in enumerate(c))
 
 
-def zip_link(path):
-    info = zipfile.ZipInfo("a")
+def made(pack, name, files, change=lambda content: content):
+    """What makes an archive and spoils it."""
+
+    def make(folder):
+        path = pack(folder / name, files)
+        path.write_bytes(change(path.read_bytes()))
+        return path
+
+    return make
+
+
+def tar_of(files, change=lambda content: content, name="x.tar"):
+    return made(packed, name, files, change)
+
+
+def zip_of(files, change=lambda content: content):
+    return made(zipped, "x.zip", files, change)
+
+
+def zip_link():
+    info = zipfile.ZipInfo("a.nii")
     info.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(info, "/etc/passwd")
-    return path
-
-
-def cut_tar(change, name="x.tar"):
-    return lambda p: spoiled(packed(p / name, FILES), change)
-
-
-def no_archive(content):
-    return lambda p: spoiled(packed(p / "x.tar", {}), lambda _: content)
-
-
-def tar_of(files):
-    return lambda p: packed(p / "x.tar", files)
-
-
-def zip_of(files):
-    return lambda p: zipped(p / "x.zip", files)
+    return zip_of({info: "/etc/passwd"})
 
 
 OUT, ABSOLUTE = "points out of the folder", "has an absolute path"
@@ -136,21 +134,18 @@ BAD = {
     "zip absolute": (zip_of({"/out.nii": b"x"}), ABSOLUTE),
     "zip drive": (zip_of({"C:/out.nii": b"x"}), ABSOLUTE),
     "zip backslash": (zip_of({"..\\out.nii": b"x"}), OUT),
-    "zip link": (lambda p: zip_link(p / "x.zip"), "is a link"),
-    "cut tar": (cut_tar(lambda c: c[:40_000]), DAMAGED),
-    "cut between members": (cut_tar(lambda c: c[: 512 + 70_144]), DAMAGED),
-    "damaged header": (cut_tar(lambda c: flipped(c, 512 + 70_144 + 10)), DAMAGED),
-    "cut tar.gz": (cut_tar(lambda c: c[: len(c) // 2], "x.tar.gz"), DAMAGED),
-    "cut tail of tar.gz": (cut_tar(lambda c: c[:-6], "x.tar.gz"), DAMAGED),
-    "wrong sum in tar.gz": (cut_tar(lambda c: flipped(c, -5), "x.tar.gz"), DAMAGED),
-    "cut zip": (lambda p: spoiled(zipped(p / "x.zip", FILES), lambda c: c[:-30]), DAMAGED),
-    "damaged zip": (
-        lambda p: spoiled(zipped(p / "x.zip", FILES), lambda c: flipped(c, 60)),
-        DAMAGED,
-    ),
-    "page": (no_archive(b"<!DOCTYPE html><p>log in"), "is a web page, not an archive"),
-    "empty": (no_archive(b""), "is empty"),
-    "picture": (no_archive(b"\x89PNG" * 300), "is no tar or zip archive"),
+    "zip link": (zip_link(), "is a link"),
+    "cut tar": (tar_of(FILES, cut(40_000)), DAMAGED),
+    "cut between members": (tar_of(FILES, cut(512 + 70_144)), DAMAGED),
+    "damaged header": (tar_of(FILES, flip(512 + 70_144 + 10)), DAMAGED),
+    "cut tar.gz": (tar_of(FILES, cut(300), "x.tar.gz"), DAMAGED),
+    "cut tail of tar.gz": (tar_of(FILES, cut(-6), "x.tar.gz"), DAMAGED),
+    "wrong sum in tar.gz": (tar_of(FILES, flip(-5), "x.tar.gz"), DAMAGED),
+    "cut zip": (zip_of(FILES, cut(-30)), DAMAGED),
+    "damaged zip": (zip_of(FILES, flip(60)), DAMAGED),
+    "page": (tar_of({}, lambda _: b"<!DOCTYPE html><p>log in"), "is a web page, not an archive"),
+    "empty": (tar_of({}, lambda _: b""), "is empty"),
+    "picture": (tar_of({}, lambda _: b"\x89PNG" * 300), "is no tar or zip archive"),
     "two of one name": (tar_of({"a.nii": b"a", "./a.nii": b"b"}), "are both a.nii"),
     "two of one name in a zip": (
         zip_of({"a.nii": b"a", "./a.nii": b"b"}),
@@ -171,16 +166,6 @@ def test_a_bad_archive_is_one_message_and_leaves_nothing(tmp_path, case):
         extract(archive, folder, images)
     assert str(archive) in str(error.value)
     assert [p.name for p in tmp_path.rglob("*")] == ["inner", archive.name]
-
-
-def test_a_member_written_twice_counts_once(tmp_path):
-    archive = packed(tmp_path / "x.tar", {"a.nii": b"old"})
-    with tarfile.open(archive, "a") as tar:
-        info = tarfile.TarInfo("a.nii")
-        info.size = 3
-        tar.addfile(info, io.BytesIO(b"new"))
-    extract(archive, tmp_path / "raw", images)
-    assert tree(tmp_path / "raw") == {"a.nii": b"new"}
 
 
 @pytest.mark.parametrize("make", [packed, zipped])

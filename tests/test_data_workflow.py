@@ -17,7 +17,7 @@ from test_workflow import touch
 from tools.workflow import snakemake
 from uad.core.files import read_json
 from uad.core.nifti import read_scan
-from uad.data.sri24 import atlas_paths
+from uad.data.sri24 import atlas_source
 
 TABLE = "results/participants/ixi.tsv"
 ATLAS = "sri24_spm8.zip"
@@ -87,7 +87,7 @@ def test_a_raw_tree_made_by_hand_is_not_downloaded(root, home, tmp_path, argumen
 @pytest.fixture
 def shelved_atlas(home, tmp_path):
     """An archive in the layout of NITRC's on the shelf, made of the wheel's atlas."""
-    paths = atlas_paths()
+    paths = atlas_source()
     images = release(tmp_path / "images", read_scan(paths.head).data, read_scan(paths.brain).data)
     with zipfile.ZipFile(tmp_path / "shelf" / ATLAS, "w") as archive:
         for image in sorted((images / "templates").iterdir()):

@@ -11,7 +11,7 @@ from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_json, write_json
 from uad.core.nifti import read_scan, read_volume
 from uad.data import sri24
-from uad.data.sri24 import atlas_paths, atlas_source, sri24_from_folder
+from uad.data.sri24 import atlas_source, sri24_from_folder
 from uad.preprocess.atlas import prepare_atlas, require_sri24
 
 VOLUMES = ("head", "brain", "brain_mask")
@@ -37,7 +37,7 @@ def store(path, data, axes="RAS", origin=SPM):
 @pytest.fixture(scope="module")
 def wheel():
     """Head and brain of the wheel (240x240x155 voxels of 1 mm, RAS)."""
-    paths = atlas_paths()
+    paths = atlas_source()
     return read_scan(paths.head).data, read_scan(paths.brain).data
 
 

@@ -17,7 +17,7 @@ from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_json, sha256
 from uad.core.masks import dice
 from uad.core.nifti import read_scan, read_scan_mask, read_volume, write_volume
-from uad.data.sri24 import atlas_paths
+from uad.data.sri24 import atlas_source
 from uad.preprocess import hdbet, prediction_batches
 from uad.preprocess.ants_images import import_ants
 from uad.preprocess.atlas import prepare_atlas
@@ -114,7 +114,7 @@ def test_atlas_is_written_with_its_origin(atlas_dir: Path) -> None:
     facts = read_json(atlas_dir / "atlas.json")
     assert facts["licence"] == "CC BY-SA 3.0"
     assert facts["spacing"] == SPACING
-    assert facts["sources"]["t1_brats_space.nii"] == sha256(atlas_paths().head)
+    assert facts["sources"]["t1_brats_space.nii"] == sha256(atlas_source().head)
     assert 1350 < facts["brain_ml"] < 1550
     head, brain = (read_scan(atlas_dir / f"{name}.nii.gz") for name in ("head", "brain"))
     mask = read_scan_mask(atlas_dir / "brain_mask.nii.gz", brain)[0]

@@ -489,7 +489,7 @@ def test_a_lost_image_is_named_by_the_index(root, stand_ins, small_splits):
     (stand_ins / "data/brats21/BraTS2021_00003/BraTS2021_00003_t1ce.nii.gz").unlink()
     arguments = ("--keep-going", "--configfile", small_splits)
     output = snakemake(root, stand_ins, "index", *arguments, check=False)
-    assert "1 missing image(s): BraTS2021_00003 (T1CE)" in output
+    assert "1 missing file(s): BraTS2021_00003 (T1CE)" in output
     assert (stand_ins / "results/participants/ixi.tsv").exists()
 
 

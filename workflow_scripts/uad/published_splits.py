@@ -18,42 +18,31 @@ from uad.core.errors import ConfigError, DataError, unknown
 from uad.core.files import sha256
 from uad.splits import ROLES, check, subjects
 
-#: File name stem of each layout's published lists.
-LISTS = {"ixi": "IXI", "brats21": "Brats21", "mslub": "MSLUB"}
-
+#: The list of T2 scans that there are.
+AVAILABLE = "avail_t2.csv"
 #: What can be done with a subject that a list names twice, or two lists name.
 WAYS = {"duplicates": ("keep", "drop"), "leaks": ("keep", "drop_from_train")}
 
 _REGISTRY = Path(__file__).resolve().parents[2] / "resources" / "reference_splits.yaml"
 
 
-def read_registry(path: str | Path | None = None) -> dict[str, Any]:
-    """The published lists as facts: repository, commit, ``url`` with ``{file}``, ``files``.
-
-    Args:
-        path: the registry; default: ``resources/reference_splits.yaml``.
+def read_registry() -> dict[str, Any]:
+    """The published lists as facts: repository, commit, ``url`` with ``{file}``, ``files``; the
+    ``stems`` of their names by layout, the first of which is the training set's.
     """
     import yaml
 
-    return yaml.safe_load(Path(path or _REGISTRY).read_text(encoding="utf-8"))
+    return yaml.safe_load(_REGISTRY.read_text(encoding="utf-8"))
 
 
 def reference_files(layouts: Sequence[str], modality: str, fold: int | None = None) -> list[str]:
-    """The lists that a split needs, for whoever fetches them.
-
-    Args:
-        layouts: layout of the training set, then those of the test sets.
-        modality: our modality name; T2 needs the list of available T2 scans.
-        fold: one fold, or None for all.
+    """The lists that a split (default: the splits of all folds) needs, for whoever fetches them:
+    those of the layout of the training set, then of the test sets; for T2 the available T2 scans.
     """
     folds = range(read_registry()["folds"]) if fold is None else [fold]
-    needed = [f"IXI_{part}_fold{k}.csv" for k in folds for part in ("train", "val")]
-    needed.append("IXI_test.csv")
-    if modality == "T2":
-        needed.append("avail_t2.csv")
-    for layout in dict.fromkeys(layouts[1:]):
-        needed += [f"{LISTS[layout]}_val.csv", f"{LISTS[layout]}_test.csv"]
-    return needed
+    names = list(dict.fromkeys(layouts))
+    lists = [file for k in folds for file in _files(names, {n: n for n in names}, k).values()]
+    return list(dict.fromkeys([*lists, *([AVAILABLE] if modality == "T2" else [])]))
 
 
 def reference_split(
@@ -69,28 +58,23 @@ def reference_split(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The cross-dataset split that pDDPM published, which the paper's T2 setting follows.
 
-    For T2 the authors keep the IXI subjects whose T2 scan their list ``avail_t2.csv`` has:
+    For T2 the authors keep the subjects whose T2 scan their list ``avail_t2.csv`` has:
     385 or 386 training rows, 43 or 44 for validation, 158 for testing; 387, 44 and 160
     otherwise. Names that the data set does not have are left out, counted and listed.
 
     Args:
         folder: where the lists lie, under their published names.
-        tables: participants tables by data set: the healthy one (layout ``ixi``) first, then
-            the test sets.
+        tables: participants tables by data set: the healthy one first, then the test sets.
         fold: which of the five published folds, from 0.
         layouts: layout of each data set, by name.
         modality: our modality name (``T1``, ``T2``, ...).
-        duplicates: ``keep``: who is listed twice has weight 2 and is drawn twice in an epoch,
-            as published; ``drop``: weight 1.
-        leaks: ``keep``: a subject may be in two sets, as published, and the column ``also_in``
-            says so; ``drop_from_train``: it stays in the later of train, val_healthy and
-            test_healthy only.
+        duplicates: ``keep``: who is listed twice has weight 2, as published; ``drop``: weight 1.
+        leaks: ``keep``: a subject may be in two sets, as published (column ``also_in``);
+            ``drop_from_train``: it stays in the later of train, val_healthy and test_healthy.
         verify: check the SHA-256 of each list against the registry.
 
     Returns:
-        The split, and a report for the record: source, per list its rows, subjects, rows
-        without T2 and names that are missing in the data; per set its subjects and its weight;
-        duplicates, leaks, what was done with them; subjects of the data that no list names.
+        The split, and a report for the record.
 
     Raises:
         ConfigError: an unknown option, a fold or a layout without published lists.
@@ -101,11 +85,11 @@ def reference_split(
         if value not in WAYS[what]:
             raise ConfigError(unknown(f"way with {what}", value, WAYS[what]))
     registry = read_registry()
-    healthy = next(iter(tables))
-    if layouts[healthy] != "ixi":
+    healthy, trained = next(iter(tables)), next(iter(registry["stems"].values()))
+    if registry["stems"].get(layouts[healthy]) != trained:
         raise ConfigError(
-            f"the published splits train on IXI; {healthy} has the layout {layouts[healthy]}. "
-            "Use splits.kind: clean."
+            f"the published splits train on {trained}; {healthy} has the layout "
+            f"{layouts[healthy]}. Use splits.kind: clean."
         )
     if not 0 <= fold < registry["folds"]:
         raise ConfigError(f"fold {fold}: the published splits have {registry['folds']} folds.")
@@ -147,15 +131,15 @@ def reference_split(
 
 def _files(names: list[str], layouts: Mapping[str, str], fold: int) -> dict[tuple[str, str], str]:
     """The list of each role and data set; the first data set is the healthy one."""
+    stem, *tests = (read_registry()["stems"][layouts[name]] for name in names)
     files = {
-        ("train", names[0]): f"IXI_train_fold{fold}.csv",
-        ("val_healthy", names[0]): f"IXI_val_fold{fold}.csv",
-        ("test_healthy", names[0]): "IXI_test.csv",
+        ("train", names[0]): f"{stem}_train_fold{fold}.csv",
+        ("val_healthy", names[0]): f"{stem}_val_fold{fold}.csv",
+        ("test_healthy", names[0]): f"{stem}_test.csv",
     }
-    for test in names[1:]:
-        stem = LISTS[layouts[test]]
-        files["val_unhealthy", test] = f"{stem}_val.csv"
-        files["test", test] = f"{stem}_test.csv"
+    for name, stem in zip(names[1:], tests, strict=True):
+        files["val_unhealthy", name] = f"{stem}_val.csv"
+        files["test", name] = f"{stem}_test.csv"
     return files
 
 
@@ -178,7 +162,7 @@ class _Lists:
         self.found: dict[str, dict[str, Any]] = {}
         self.missing: dict[str, set[str]] = defaultdict(set)
         self.named: dict[str, set[str]] = defaultdict(set)
-        self._with_t2 = set(self._read("avail_t2.csv")) if t2_of else set()
+        self._with_t2 = set(self._read(AVAILABLE)) if t2_of else set()
 
     def _read(self, file: str) -> list[str]:
         rows, self.digests[file] = _published(self._folder / file, self._registry, self._verify)
@@ -215,11 +199,7 @@ class _Lists:
 
 
 def subject_of(image: str) -> str:
-    """The subject in a published image name.
-
-    >>> subject_of("IXI105-HH-1471_t1.nii.gz"), subject_of("BraTS2021_00538")
-    ('IXI105-HH-1471', 'BraTS2021_00538')
-    """
+    """The subject in a published image name: ``IXI105-HH-1471`` of ``..._t1.nii.gz``."""
     return re.sub(r"(_(t1|t2|t1ce|flair|FLAIR))?(\.nii(\.gz)?)?$", "", image.strip())
 
 

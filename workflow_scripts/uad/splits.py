@@ -44,14 +44,8 @@ def subjects(participants: pd.DataFrame) -> pd.DataFrame:
 
 
 def strata(participants: pd.DataFrame) -> pd.Series:
-    """What a split is balanced by: the site and, where ages are known, the age group.
-
-    Args:
-        participants: a participants table; ``site`` and ``age`` (years) may be missing.
-
-    Returns:
-        One text per row, for example ``Guys, 40-60``; an age that is no number is a group
-        of its own (``age unknown``), so that it is spread over the sets as well.
+    """What a split is balanced by, for each row of a participants table: the site and, where ages
+    are known, the age group (``Guys, 40-60``); unknown ages are a group of their own.
     """
     missing = pd.Series("", index=participants.index)
     site = participants.get("site", missing).fillna("").astype(str)
@@ -70,14 +64,8 @@ def _ages(participants: pd.DataFrame) -> pd.Series:
 
 
 def stratification(participants: pd.DataFrame) -> dict[str, Any]:
-    """What a split of this table is balanced by, for the record.
-
-    Args:
-        participants: a participants table, see :func:`strata`.
-
-    Returns:
-        ``by``: ``site`` where there are several, ``age`` where any is known; ``groups``: the
-        number of subjects of each stratum.
+    """What a split of this table is balanced ``by`` (several sites, known ages), for the record,
+    with the number of subjects of each stratum (``groups``).
     """
     subjects = participants.drop_duplicates(["subject", "name"])
     several = "site" in subjects and subjects["site"].nunique() > 1
@@ -86,18 +74,11 @@ def stratification(participants: pd.DataFrame) -> dict[str, Any]:
 
 
 def stratified_order(groups: Sequence[str], rng: np.random.Generator) -> np.ndarray:
-    """A random order in which every run of neighbours has about the same mix of groups.
+    """Indices (N,) in a random order in which all neighbours have about the same mix of groups.
 
     The members of a group, shuffled, are spaced evenly over the order from a random start,
     so that a set of any size can be cut out of it: each group takes its share up to one or
     two subjects. A single group gives a plain permutation.
-
-    Args:
-        groups: the group of each item.
-        rng: source of the shuffle.
-
-    Returns:
-        The indices of all items, ``(N,)``.
     """
     order = rng.permutation(len(groups))
     labels = np.asarray(groups, dtype=object)[order]
@@ -134,8 +115,7 @@ def cross_dataset(  # noqa: PLR0913
         folds: number of folds.
         healthy_validation: size of a fold's healthy validation set.
         healthy_test: size of the healthy test set (no table uses it).
-        unhealthy_validation: size of the unhealthy validation set by test set
-            (default: 10 %).
+        unhealthy_validation: size of that set by test set (default: 10 %).
         seed: of the shuffles.
         rotate_unhealthy: give each fold other unhealthy validation subjects; for test sets so
             small that everybody should be tested once.
@@ -196,16 +176,8 @@ def intra_dataset(
     unhealthy validation set. The script takes these three in the order of the names, and
     BraTS numbers its patients by site; ``clean`` shuffles them first, by site and age.
 
-    Args:
-        name: the data set.
-        participants: its participants table.
-        fold: which fold, from 0.
-        folds: number of folds.
-        seed: of the shuffles.
-        kind: ``clean``, or ``reference`` for the order of the authors' script.
-
     Raises:
-        ConfigError: an unknown kind.
+        ConfigError: the kind is neither ``clean`` nor ``reference`` (the order of the script).
         DataError: too few patients for a patient in every set.
     """
     from sklearn.model_selection import KFold
@@ -234,10 +206,8 @@ def intra_dataset(
 def check(split: pd.DataFrame, *, leaks: str = "refuse") -> pd.DataFrame:
     """Return ``split`` with all :data:`COLUMNS` if it is leak-free.
 
-    Args:
-        split: dataset, subject, name, role; weight where it is not 1.
-        leaks: ``refuse``, or ``keep`` for published lists: a subject may then be in two sets,
-            and ``also_in`` names the others.
+    With ``leaks="keep"``, for published lists, a subject may be in two sets, and ``also_in`` names
+    the others.
 
     Raises:
         DataError: a subject in two sets or listed twice, an unknown role, an empty set, a

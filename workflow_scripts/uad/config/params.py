@@ -21,30 +21,39 @@ def _plain(section: Any, *keys: str) -> dict[str, Any]:
     return {key: content[key] for key in keys} if keys else content
 
 
-def _seed(cfg: Config, names: Names) -> int:
-    return cfg.seed
+# --- a value of one section, by its key
+
+
+def _of_config(key: str) -> Param:
+    return lambda cfg, names: getattr(cfg, key)
 
 
 def _dataset(*keys: str) -> Param:
     return lambda cfg, names: _plain(cfg.datasets[names["dataset"]], *keys)
 
 
-def _backend(cfg: Config, names: Names) -> str:
-    return cfg.backend_of(names["dataset"])
+def _protocol(key: str) -> Param:
+    return lambda cfg, names: getattr(cfg.protocol, key)
 
 
-def _network(cfg: Config, names: Names) -> dict[str, Any]:
-    return _plain(cfg.preprocessing.skullstrip, "mode", "tta", "device")
+def _preprocessing(key: str) -> Param:
+    return lambda cfg, names: _plain(cfg.preprocessing)[key]
 
 
-def _skullstrip(cfg: Config, names: Names) -> dict[str, Any]:
-    """Options of the network; none where no network runs in the job of a scan."""
-    return (
-        {}
-        if predicts_in_batches(cfg, names["dataset"])
-        or not strips_by_network(cfg, names["dataset"])
-        else _network(cfg, names)
-    )
+def _experiment(key: str) -> Param:
+    return lambda cfg, names: _plain(cfg.experiments[names["experiment"]])[key]
+
+
+def _method(key: str) -> Param:
+    return lambda cfg, names: getattr(cfg.methods[names["method"]], key)
+
+
+def _quality_of(key: str) -> Param:
+    """Options that the quality map of a method takes, as its loss or as its score."""
+    return lambda cfg, names: cfg.quality_of(names["method"], _method(key)(cfg, names))
+
+
+# --- what takes more
 
 
 def strips_by_network(cfg: Config, dataset: str) -> bool:
@@ -62,12 +71,19 @@ def predicts_in_batches(cfg: Config, dataset: str) -> bool:
     return strips_by_network(cfg, dataset) and not on_cpu
 
 
-def _protocol(key: str) -> Param:
-    return lambda cfg, names: getattr(cfg.protocol, key)
+def _backend(cfg: Config, names: Names) -> str:
+    return cfg.backend_of(names["dataset"])
 
 
-def _preprocessing(key: str) -> Param:
-    return lambda cfg, names: _plain(cfg.preprocessing)[key]
+def _network(cfg: Config, names: Names) -> dict[str, Any]:
+    return _plain(cfg.preprocessing.skullstrip, "mode", "tta", "device")
+
+
+def _skullstrip(cfg: Config, names: Names) -> dict[str, Any]:
+    """Options of the network; none where no network runs in the job of a scan."""
+    dataset = names["dataset"]
+    alone = strips_by_network(cfg, dataset) and not predicts_in_batches(cfg, dataset)
+    return _network(cfg, names) if alone else {}
 
 
 def _packing(cfg: Config, names: Names) -> dict[str, Any]:
@@ -96,29 +112,8 @@ def _split_sizes(cfg: Config, names: Names) -> dict[str, Any]:
     return content
 
 
-def _experiment(key: str) -> Param:
-    return lambda cfg, names: _plain(cfg.experiments[names["experiment"]])[key]
-
-
-def _air_reference(cfg: Config, names: Names) -> str:
-    return cfg.air_reference_of(names["experiment"])
-
-
 def _model(cfg: Config, names: Names) -> dict[str, Any]:
     return _plain(cfg.models[cfg.methods[names["method"]].model], "family", "options")
-
-
-def _method(key: str) -> Param:
-    return lambda cfg, names: getattr(cfg.methods[names["method"]], key)
-
-
-def _quality_of(key: str) -> Param:
-    """Options that the quality map of a method takes, as its loss or as its score."""
-
-    def quality(cfg: Config, names: Names) -> dict[str, Any]:
-        return cfg.quality_of(names["method"], getattr(cfg.methods[names["method"]], key))
-
-    return quality
 
 
 def _loop(cfg: Config, names: Names) -> dict[str, Any]:
@@ -132,15 +127,9 @@ def _of_training(key: str) -> Param:
 
 
 def _training_data(cfg: Config, names: Names) -> dict[str, Any]:
-    experiment = cfg.experiments[names["experiment"]]
-    data = _plain(experiment, "setting", "train")
-    if experiment.setting == "intra":
-        data["intra_slices"] = cfg.protocol.intra_slices
-    return data
-
-
-def _seed_name(cfg: Config, names: Names) -> str:
-    return cfg.seed_name_of(names["method"])
+    data = _plain(cfg.experiments[names["experiment"]], "setting", "train")
+    intra = {"intra_slices": cfg.protocol.intra_slices} if data["setting"] == "intra" else {}
+    return data | intra
 
 
 def _noise_field(cfg: Config, names: Names) -> str:
@@ -154,41 +143,32 @@ def _inference_batch(cfg: Config, names: Names) -> int | None:
     return None if one_field else cfg.train_of(names["method"]).inference_batch
 
 
-def _noise_level(cfg: Config, names: Names) -> int:
-    return cfg.protocol.t_test_of(names["experiment"], names["test"])
-
-
 def _postprocessing(cfg: Config, names: Names) -> dict[str, Any]:
-    protocol = cfg.protocol
-    return {
-        "erosion": protocol.erosion,
-        "median": protocol.median,
-        "order": protocol.postprocessing_order,
-    }
-
-
-def _variants(cfg: Config, names: Names) -> list[dict[str, Any]]:
-    return cfg.variants_of(names["study"], names["method"])
+    order = {"order": cfg.protocol.postprocessing_order}
+    return _plain(cfg.protocol, "erosion", "median") | order
 
 
 #: Rule -> its params -> how they follow from the config.
 PARAMS: dict[str, dict[str, Param]] = {
-    "make_phantom": {"dataset": _dataset("layout", "modalities", "phantom"), "seed": _seed},
+    "make_phantom": {
+        "dataset": _dataset("layout", "modalities", "phantom"),
+        "seed": _of_config("seed"),
+    },
     "prepare_atlas": {"spacing": _preprocessing("spacing"), "atlas": _preprocessing("atlas")},
     "predict_brain_masks": {"backend": _backend, "network": _network},
-    "skullstrip_scan": {"backend": _backend, "skullstrip": _skullstrip, "seed": _seed},
+    "skullstrip_scan": {"backend": _backend, "skullstrip": _skullstrip, "seed": _of_config("seed")},
     "register_scan": {
         "spacing": _preprocessing("spacing"),
         "n4": _preprocessing("n4"),
         "lesion_interpolation": _protocol("lesion_interpolation"),
-        "seed": _seed,
+        "seed": _of_config("seed"),
     },
     "pack_slices": {"preprocessing": _packing, "curvature_flow": _protocol("curvature_flow")},
     "make_splits": {"experiment": _split_experiment, "splits": _split_sizes},
     "compute_air": {
         "modality": _experiment("modality"),
         "tests": _experiment("test"),
-        "reference": _air_reference,
+        "reference": lambda cfg, names: cfg.air_reference_of(names["experiment"]),
         "rule": _protocol("air_rule"),
     },
     "train_model": {
@@ -198,20 +178,20 @@ PARAMS: dict[str, dict[str, Param]] = {
         "loop": _loop,
         "data": _training_data,
         "quality": _quality_of("loss"),
-        "seed_name": _seed_name,
+        "seed_name": lambda cfg, names: cfg.seed_name_of(names["method"]),
         "noise_field": _noise_field,
         "keep": _protocol("checkpoint"),
         "draw": _protocol("validation_draw"),
-        "seed": _seed,
+        "seed": _of_config("seed"),
     },
     "reconstruct_volumes": {
         "model": _model,
         "air": _method("air"),
-        "t_test": _noise_level,
+        "t_test": lambda cfg, n: cfg.protocol.t_test_of(n["experiment"], n["test"]),
         "noise_field": _noise_field,
         "batch": _inference_batch,
-        "seed_name": _seed_name,
-        "seed": _seed,
+        "seed_name": lambda cfg, names: cfg.seed_name_of(names["method"]),
+        "seed": _of_config("seed"),
     },
     "score_volumes": {
         "score": _method("score"),
@@ -221,7 +201,10 @@ PARAMS: dict[str, dict[str, Param]] = {
     },
     "search_threshold": {"search": _protocol("threshold_search")},
     "evaluate_volumes": {"component_max_size": _protocol("component_max_size")},
-    "rescore_volumes": {"air": _method("air"), "variants": _variants},
+    "rescore_volumes": {
+        "air": _method("air"),
+        "variants": lambda cfg, names: cfg.variants_of(names["study"], names["method"]),
+    },
     "measure_cost": {
         "model": _model,
         "loss": _method("loss"),
@@ -234,12 +217,12 @@ PARAMS: dict[str, dict[str, Param]] = {
         "noise_field": _noise_field,
         "t_test": lambda cfg, names: cfg.protocol.t_test["default"],
         "shape": _preprocessing("shape"),
-        "seed": _seed,
+        "seed": _of_config("seed"),
     },
     "make_table": {
         "table": lambda cfg, names: _plain(cfg.tables[names["table"]]),
         "protocol": _protocol("preset"),
-        "phantom": lambda cfg, names: cfg.phantom,
-        "seed": _seed,
+        "phantom": _of_config("phantom"),
+        "seed": _of_config("seed"),
     },
 }

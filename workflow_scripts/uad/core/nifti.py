@@ -113,6 +113,20 @@ def _read_finite(path: str | os.PathLike[str]) -> Volume:
     return volume
 
 
+def read_grid(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape (without axes of one volume) and affine (4x4) of a file, by its header alone.
+
+    Raises:
+        UnreadableVolumeError: it cannot be read.
+    """
+    try:
+        image = nib.load(path)
+    except (EOFError, OSError, ValueError, zlib.error, ImageFileError) as error:
+        raise UnreadableVolumeError(path, f"cannot be read as a NIfTI volume ({error})") from error
+    shape = image.shape
+    return shape[:3] + tuple(n for n in shape[3:] if n != 1), image.affine
+
+
 def read_volume(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """Read a 3D volume as float32 with its affine (4x4, RAS+, millimetres).
 

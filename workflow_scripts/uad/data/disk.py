@@ -8,7 +8,8 @@ import fcntl
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from uad.core.errors import DataError
@@ -25,24 +26,20 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def require_room(needs: dict[Path, int], what: str) -> None:
-    """Check that the disks have room.
-
-    Args:
-        needs: bytes needed below each folder; folders on one disk are added up.
-        what: what they are needed for.
+def require_room(needs: Mapping[Path, int], what: str) -> None:
+    """Check that the disks have room for the bytes needed below each folder (added up by disk).
 
     Raises:
-        DataError: they have not.
+        DataError: they have not; ``what`` they are needed for is in the message.
     """
-    disks: dict[int, tuple[Path, int]] = {}
+    disks, places = Counter(), {}
     for folder, count in needs.items():
-        there = next(f for f in (folder.resolve(), *folder.resolve().parents) if f.exists())
-        first, before = disks.get(there.stat().st_dev, (there, 0))
-        disks[there.stat().st_dev] = (first, before + count)
-    for folder, count in disks.values():
-        if count > shutil.disk_usage(folder).free:
-            raise full(folder, count, what)
+        place = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+        disks[place.stat().st_dev] += count
+        places.setdefault(place.stat().st_dev, place)
+    for disk, place in places.items():
+        if disks[disk] > shutil.disk_usage(place).free:
+            raise full(place, disks[disk], what)
 
 
 def full(folder: Path, needed: int | None, what: str) -> DataError:
@@ -56,12 +53,11 @@ def full(folder: Path, needed: int | None, what: str) -> DataError:
 
 
 @contextlib.contextmanager
-def lock(path: str | os.PathLike[str], progress: Show = True) -> Iterator[None]:
+def lock(path: Path, progress: Show = True) -> Iterator[None]:
     """Hold the lock of a path, ``.<name>.lock`` beside it, which stays there as an empty file.
 
     The kernel frees it when the process ends, however it ends.
     """
-    path = Path(path)
     with open(path.with_name(f".{path.name}.lock"), "a") as handle:
         try:
             try:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from uad.core.errors import DataError
 from uad.data.disk import lock, require_room, size_of
 from uad.data.fetch import Fetched, fetch, finished
 from uad.data.layouts import demographics_file, table_of
-from uad.data.place import Imported, Source, copy, import_sources, state_of
+from uad.data.place import Imported, copy, import_sources, state_of
 from uad.data.progress_bar import Show, say
 from uad.data.sources import DataSet, File, load_registry
+
+WAYS = (
+    "First {}. Then either put the archive into a folder and run 'make import ARCHIVES=<folder>', "
+    "or let this program fetch it: pip install synapseclient, and put a personal access token "
+    "(synapse.org, account settings, scopes view and download) into ~/.synapseConfig or "
+    "SYNAPSE_AUTH_TOKEN."
+)
 
 
 def download(
@@ -24,20 +32,15 @@ def download(
     modalities: Iterable[str] | None = None,
     progress: Show = True,
 ) -> tuple[Imported, list[Fetched]]:
-    """Get the files of a data set from its home and unpack them into its raw tree.
+    """Get the files of a data set that hold some modalities (ours; default: all) from its home and
+    unpack them into its raw tree.
 
     A file whose images are in the raw tree already, however they came there, is not needed
     and not asked for. Tables about the subjects come along, if their home gives them.
 
-    Args:
-        layout: of which data set.
-        archives: the folder for the downloaded files.
-        raw_root: the raw tree.
-        modalities: ours; only the files that hold them (default: all).
-        progress: see :data:`uad.data.progress_bar.Show`.
-
     Returns:
-        What is in the raw tree, and the files that it is from, as far as they are still there.
+        What is in the raw tree, and the files in ``archives`` that it is from, as far as they are
+        still there.
 
     Raises:
         DataError: as :func:`uad.data.fetch.fetch` and :func:`uad.data.place.import_sources`; or
@@ -72,29 +75,25 @@ def download(
         if not file.verified:
             say(f"{file.path.name}: no published checksum; recorded {file.checksum}", progress)
     # before the images: once these are there nothing is asked for any more
-    if not demographics_file(layout, raw_root):
-        for table in entry.tables:
-            try:
-                fetch(table, archives, progress, attempts=1)
-            except DataError as error:
-                say(f"{error}\nIt is not needed: without it the ages are unknown.", progress)
-    sources = [Source(layout, file.path, "archive") for file in files]
-    did = import_sources(layout, sources, raw_root, progress)
+    for table in entry.tables if not demographics_file(layout, raw_root) else ():
+        try:
+            fetch(table, archives, progress, attempts=1)
+        except DataError as error:
+            say(f"{error}\nIt is not needed: without it the ages are unknown.", progress)
+    did = import_sources(layout, [file.path for file in files], raw_root, progress)
     tables = _place_tables(entry, layout, archives, raw_root, progress)
-    done = {"placed": did.placed, "kept": did.kept, "duplicates": did.duplicates}
-    return state_of(layout, raw_root, needs, **done), [*files, *tables]
+    state = state_of(layout, raw_root, needs, placed=did.placed, kept=did.kept)
+    return state, [*files, *tables]
 
 
 def _require_room(entry: DataSet, wanted: list[File], archives: Path, raw_root: Path) -> None:
     """Check that the disks have room for all that is to come, before the first byte."""
-    to_come, unpacked = 0, 0
+    needs: Counter[Path] = Counter()
     for file in wanted[:1] if entry.any_file else wanted:
         path, size = archives / file.name, file.bytes or 0
         part = size_of(path.with_name(f"{path.name}.part"))
-        to_come += 0 if path.is_file() else max(0, size - part)
-        unpacked += file.unpacked_bytes or size
-    needs = {archives.resolve(): to_come}
-    needs[raw_root.resolve()] = needs.get(raw_root.resolve(), 0) + unpacked
+        needs[archives.resolve()] += 0 if path.is_file() else max(0, size - part)
+        needs[raw_root.resolve()] += file.unpacked_bytes or size
     require_room(needs, f"{entry.names_of(wanted)} (and what is in them)")
 
 
@@ -106,15 +105,12 @@ def _place_tables(
 
     subjects = table_of({"name": name, "site": ""} for name in entry.layout.scan(raw_root))
     placed = []
-    for file in entry.tables:
-        if demographics_file(layout, raw_root):
-            break
+    for file in entry.tables if not demographics_file(layout, raw_root) else ():
         try:
-            if (there := finished(file, archives)) is None:
-                continue
-            copy(there.path, raw_root / file.name)
-            add_ages(subjects, layout, raw_root)
-            placed.append(there)
+            if there := finished(file, archives):
+                copy(there.path, raw_root / file.name)
+                add_ages(subjects, layout, raw_root)
+                placed.append(there)
         except (DataError, OSError) as error:
             (raw_root / file.name).unlink(missing_ok=True)
             say(f"{error}\n{file.name} is not used: the ages are unknown.", progress)
@@ -130,31 +126,27 @@ def fetch_synapse(entry: DataSet, folder: Path, progress: Show = True) -> Fetche
     Raises:
         DataError: the client or the token is missing, or Synapse does not give the file.
     """
-    file = next(file for file in entry.files if file.synapse)
-    ways = (
-        f"First {entry.terms}. Then either put the archive into a folder and run "
-        "'make import ARCHIVES=<folder>', or let this program fetch it: pip install synapseclient, "
-        "and put a personal access token (synapse.org, account settings, scopes view and "
-        "download) into ~/.synapseConfig or SYNAPSE_AUTH_TOKEN."
-    )
+    file, ways = next(file for file in entry.files if file.synapse), WAYS.format(entry.terms)
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder / file.name, progress):
         for known in entry.files if entry.any_file else [file]:
-            if (there := finished(known, folder, progress)) is not None:
+            if there := finished(known, folder, progress):
                 return there
-        client = _synapse_client(entry, ways)
         try:
-            session = client.Synapse(silent=True)
-            session.login(silent=True)
-            got = session.get(file.synapse, downloadLocation=str(folder))
+            got = _from_synapse(file, folder)
+        except ImportError:
+            raise DataError(
+                f"{entry.title}: cannot be downloaded without registration. {ways}"
+            ) from None
+        except LookupError:
+            raise DataError(f"{entry.title}: no Synapse token is configured. {ways}") from None
         except Exception as error:
             # its text may quote a request: only its kind is shown
             raise DataError(
                 f"{entry.title}: Synapse did not give {file.synapse} ({type(error).__name__}). "
                 f"Is the token valid, and are the terms accepted? {ways}"
             ) from None
-        path = Path(getattr(got, "path", None) or "")
-        if not path.is_file():
+        if not (path := Path(got or "")).is_file():
             raise DataError(
                 f"{entry.title}: Synapse gave no file for {file.synapse}; the terms are probably "
                 f"not accepted. {ways}"
@@ -163,14 +155,11 @@ def fetch_synapse(entry: DataSet, folder: Path, progress: Show = True) -> Fetche
         return finished(file, folder, progress)
 
 
-def _synapse_client(entry: DataSet, ways: str) -> ModuleType:
-    try:
-        client = importlib.import_module("synapseclient")
-    except ImportError:
-        raise DataError(
-            f"{entry.title}: cannot be downloaded without registration. {ways}"
-        ) from None
+def _from_synapse(file: File, folder: Path) -> Any:
+    client = importlib.import_module("synapseclient")
     config = Path("~/.synapseConfig").expanduser()
     if "SYNAPSE_AUTH_TOKEN" not in os.environ and not config.is_file():
-        raise DataError(f"{entry.title}: no Synapse token is configured. {ways}")
-    return client
+        raise LookupError
+    session = client.Synapse(silent=True)
+    session.login(silent=True)
+    return getattr(session.get(file.synapse, downloadLocation=str(folder)), "path", None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from uad.core.errors import DataError
 from uad.core.files import sha256, text_digest
-from uad.core.patterns import LESION, known_layouts, layout_of
+from uad.core.patterns import BRAIN, LESION, known_layouts, layout_of
 from uad.data.sources import load_registry
 
 if TYPE_CHECKING:
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 #: The table of subjects of BIDS, which any raw tree may have at its root.
 PARTICIPANTS = "participants.tsv"
+WAYS = """\
+With the archives in one folder: make import ARCHIVES=/that/folder (docs/data.md). Or
+put or link each tree there, or name another: datasets.<name>.path in the config.
+What is there and what is missing: make datasets. To try the workflow without any
+data: make demo (a synthetic phantom)."""
 
 
 def bids_label(name: str) -> str:
@@ -29,18 +34,10 @@ def bids_label(name: str) -> str:
 def excluded_names(
     exclude: Iterable[str], names: Iterable[str], root: str | Path
 ) -> dict[str, str]:
-    """Public names of the subjects that are left out.
-
-    Args:
-        exclude: public names or BIDS labels.
-        names: public names of all subjects of the tree.
-        root: the tree, for the message.
-
-    Returns:
-        Public name by the name as it was given.
+    """Public names of the subjects that are left out, by the names (or labels) as given.
 
     Raises:
-        DataError: there is no such subject.
+        DataError: one is not among the ``names`` of the tree.
     """
     known = {name: name for name in names}
     known |= {bids_label(name): name for name in known}
@@ -86,19 +83,42 @@ def index_dataset(
     if not found:
         how = load_registry().of_layout(layout).how_to_get()
         raise DataError(f"{root}: no subject in the {layout} layout. To have it: {how}.")
-    left_out = set(excluded_names(exclude or {}, found, root).values())
+    nobody = (
+        f"{root}: no subject has all of {', '.join(modalities)}. Import the rest (make datasets "
+        "says what), or list what you have in the config: datasets.<name>.modalities."
+    )
+    chosen = modalities, exclude or {}, limit
+    return index_subjects(found, layout, root, chosen, nobody)
+
+
+def index_subjects(
+    found: Mapping[str, Mapping[str, Any]],
+    layout: str,
+    root: Path,
+    chosen: tuple[list[str], Mapping[str, str], int | None],
+    nobody: str,
+    masks: bool = False,
+) -> pd.DataFrame:
+    """The participants table of subjects with their files, by what these are.
+
+    ``chosen`` are modalities, exclusions and limit of :func:`index_dataset`, ``nobody`` is the
+    message if no subject is left. With ``masks`` brain masks are needed and listed, too.
+    """
+    patterns, (modalities, exclude, limit) = layout_of(layout), chosen
+    left_out = set(excluded_names(exclude, found, root).values())
     found = {name: files for name, files in found.items() if name not in left_out}
     if patterns.incomplete == "skip":
         found = {n: files for n, files in found.items() if set(modalities) <= set(files)}
-    gaps = [f"{n} ({m})" for n, files in found.items() for m in modalities if m not in files]
-    refuse_gaps(gaps, "image(s)", root)
     names = list(found)[:limit]
-    if not patterns.healthy:
-        refuse_gaps([n for n in names if LESION not in found[n]], "lesion mask(s)", root)
     if not names:
+        raise DataError(nobody)
+    needed = [*modalities, *([] if patterns.healthy else [LESION]), *([BRAIN] if masks else [])]
+    gaps = [f"{n} ({what})" for n in names for what in needed if what not in found[n]]
+    if gaps:
         raise DataError(
-            f"{root}: no subject has all of {', '.join(modalities)}. Import the rest (make "
-            "datasets says what), or list what you have in the config: datasets.<name>.modalities."
+            f"{root}: {len(gaps)} missing file(s): {', '.join(gaps[:5])}"
+            f"{' ...' if len(gaps) > 5 else ''}. Complete the tree, or exclude the subject(s) in "
+            "the config with a reason."
         )
     return table_of(
         {
@@ -107,29 +127,11 @@ def index_dataset(
             "modality": modality,
             "image": str(found[name][modality]),
             "lesion": str(found[name].get(LESION, "")),
+            **({"mask": str(found[name][BRAIN])} if masks else {}),
         }
         for name in names
         for modality in modalities
     )
-
-
-def refuse_gaps(gaps: list[str], what: str, root: Path) -> None:
-    """Stop where files are missing.
-
-    Args:
-        gaps: whose, in words.
-        what: what is missing.
-        root: the tree.
-
-    Raises:
-        DataError: there are gaps; the message names the first ones.
-    """
-    if gaps:
-        raise DataError(
-            f"{root}: {len(gaps)} missing {what}: {', '.join(gaps[:5])}"
-            f"{' ...' if len(gaps) > 5 else ''}. Complete the tree, or exclude the subject(s) in "
-            "the config with a reason."
-        )
 
 
 def table_of(rows: Iterable[Mapping[str, str]]) -> pd.DataFrame:
@@ -147,15 +149,10 @@ def demographics_file(layout: str, root: str | Path) -> Path | None:
 
 
 def listing_digest(root: str | Path, *, content: bool = False) -> str:
-    """What tells that a raw tree has changed, without opening a file.
+    """What tells that a raw tree has changed, without opening a scan.
 
-    Args:
-        root: the raw tree.
-        content: also sizes and times of the files, not only their names.
-
-    Returns:
-        A digest of the NIfTI files' names below ``root`` (links are followed), and of the bytes
-        of the tables of subjects at its root.
+    A digest of the NIfTI files' names below ``root`` (links are followed), with ``content`` also
+    of their sizes and times, and of the bytes of the tables of subjects at its root.
     """
     ages = [layout.ages for layout in known_layouts().values() if layout.ages]
     tables = {PARTICIPANTS, *(name for table in ages for name in table.files)}
@@ -173,13 +170,8 @@ def listing_digest(root: str | Path, *, content: bool = False) -> str:
 
 
 def missing_data(datasets: Mapping[str, Any]) -> str:
-    """What is missing of the raw trees, where it is expected and how to get it.
-
-    Args:
-        datasets: the data sets of the config (attributes ``source``, ``path``, ``layout``).
-
-    Returns:
-        A message for one screen; empty if every folder is there.
+    """What is missing of the raw trees of a config's data sets, where it is expected and how to
+    get it, as a message for one screen; empty if every folder is there.
     """
     lines = []
     for name, dataset in datasets.items():
@@ -188,15 +180,4 @@ def missing_data(datasets: Mapping[str, Any]) -> str:
                 f"  {name}: no folder '{dataset.path}' (looked at {Path(dataset.path).resolve()})",
                 f"      {load_registry().of_layout(dataset.layout).how_to_get()}",
             ]
-    if not lines:
-        return ""
-    return "\n".join(
-        [
-            "Raw data are missing:",
-            *lines,
-            "With the archives in one folder: make import ARCHIVES=/that/folder (docs/data.md). Or",
-            "put or link each tree there, or name another: datasets.<name>.path in the config.",
-            "What is there and what is missing: make datasets. To try the workflow without any",
-            "data: make demo (a synthetic phantom).",
-        ]
-    )
+    return "\n".join(["Raw data are missing:", *lines, WAYS]) if lines else ""

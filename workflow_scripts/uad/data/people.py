@@ -50,7 +50,7 @@ def add_ages(
     if path is None:
         return participants, {"file": None}
     published = None if path.name == PARTICIPANTS else layout_of(layout).ages
-    listed = _read(path, published)
+    listed = _ages(path, published)
     names = participants["name"].drop_duplicates()
     # a published table knows the first part of IXI002-Guys-0828
     first = published and len(published.prefix) + published.digits
@@ -77,20 +77,29 @@ def add_ages(
     return table, facts
 
 
-def _read(path: Path, published: Ages | None) -> dict[str, list[float]] | None:
+def _ages(path: Path, published: Ages | None) -> dict[str, list[float]] | None:
     """The known ages of each listed subject (none: an empty list); None without ages at all."""
     person, age = (published.subject, published.age) if published else ("participant_id", "age")
-    head, rows = _sheet(path, person, None if published is None else age)
+    needed = [person, age] if published else [person]  # BIDS asks for nothing but the name
+    for sheet in _sheets(path):  # a workbook has others, with the meaning of codes
+        head, *rows = [[cell.strip() for cell in row] for row in sheet] or [[]]
+        head = [cell.lower() for cell in head]
+        if {column.lower() for column in needed} <= set(head):
+            break
+    else:
+        raise DataError(
+            f"{path}: no column {' and '.join(needed)} in its first row, which should name the "
+            "columns. Correct or remove the file."
+        )
     if age.lower() not in head:
-        return None  # BIDS asks for nothing but the name
+        return None
     ages: dict[str, list[float]] = {}
     for number, row in enumerate(rows, start=2):
-        cells = {name: cell.strip() for name, cell in zip(head, row, strict=False)}
+        cells = dict(zip(head, row, strict=False))
         who, text = cells.get(person.lower(), ""), cells.get(age.lower(), "")
         if who.lower() in _EMPTY and text.lower() in _EMPTY:
             continue
-        key = _key(who, published)
-        if key is None:
+        if (key := _key(who, published)) is None:
             form = f"a number, such as 2 for {_key('2', published)}" if published else "sub-NAME"
             raise DataError(
                 f"{path}: row {number}: '{who}' names no subject; expected is {form}. Correct or "
@@ -102,60 +111,39 @@ def _read(path: Path, published: Ages | None) -> dict[str, list[float]] | None:
     return ages
 
 
-def _sheet(path: Path, person: str, age: str | None) -> tuple[list[str], list[list[str]]]:
-    """Column names (lower case) and rows of the sheet that has the columns."""
-    wanted = [column for column in (person, age) if column]
-    # a workbook has sheets with the meaning of codes beside the table
-    for sheet in _workbook(path) if path.suffix == ".xls" else [_text(path)]:
-        head = [cell.strip().lower() for cell in sheet[0]] if sheet else []
-        if {column.lower() for column in wanted} <= set(head):
-            return head, sheet[1:]
-    raise DataError(
-        f"{path}: no column {' and '.join(wanted)} in its first row, which should name the "
-        "columns. Correct or remove the file."
-    )
+def _sheets(path: Path) -> list[list[list[str]]]:
+    """The cells of each sheet of a workbook, or of a text table, as text."""
+    try:
+        if path.suffix == ".xls":
+            return _workbook(path)
+        text = path.read_text(encoding="utf-8-sig")
+        head = text.partition("\n")[0]
+        # a spreadsheet may have written semicolons for commas
+        mark = "\t" if path.suffix == ".tsv" else max(",;", key=head.count)
+        return [list(csv.reader(io.StringIO(text, newline=""), delimiter=mark))]
+    except Exception as error:  # damaged workbooks make their library fail in many ways
+        why = " ".join(str(error).split())[:120] or type(error).__name__
+        what, cure = "a UTF-8 text table", "Save it as that, or remove it"
+        if path.suffix == ".xls":
+            what = "an Excel 97 workbook"
+            cure = f"Fetch it again, or save it as {path.with_suffix('.csv').name}"
+        raise DataError(f"{path}: cannot be read as {what} ({why}). {cure}.") from error
 
 
 def _workbook(path: Path) -> list[list[list[str]]]:
-    """The cells of each sheet as text."""
     # pandas gives up its reader of this format
     import xlrd
 
-    try:
-        # what the library has to say about odd files is no news here
-        book = xlrd.open_workbook(path, logfile=io.StringIO())
-        sheets = [[sheet.row(i) for i in range(sheet.nrows)] for sheet in book.sheets()]
-    except Exception as error:  # damaged files make it fail in many ways
-        raise DataError(
-            f"{path}: cannot be read as an Excel 97 workbook ({_short(error)}). Fetch it again, or "
-            f"save it as {path.with_suffix('.csv').name}."
-        ) from error
     errors = xlrd.error_text_from_code
+    # what the library has to say about odd files is no news here
+    book = xlrd.open_workbook(path, logfile=io.StringIO())
     return [
         [
             [errors[c.value] if c.ctype == xlrd.XL_CELL_ERROR else str(c.value) for c in row]
-            for row in rows
+            for row in map(sheet.row, range(sheet.nrows))
         ]
-        for rows in sheets
+        for sheet in book.sheets()
     ]
-
-
-def _text(path: Path) -> list[list[str]]:
-    """The cells of a text file; a spreadsheet may have written semicolons for commas."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        head = text.partition("\n")[0]
-        mark = "\t" if path.suffix == ".tsv" else max(",;", key=head.count)
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=mark))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path}: cannot be read as a UTF-8 text table ({_short(error)}). Save it as that, or "
-            "remove it."
-        ) from error
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _key(text: str, published: Ages | None) -> str | None:
@@ -180,5 +168,4 @@ def _age(text: str, where: str) -> float:
             f"{where}: '{text}' is no age in years, from {low:g} to {high:g}. Correct it, leave "
             "it empty, or remove the file."
         )
-    # to the hundredth, as the published splits have them
-    return round(age, 2)
+    return round(age, 2)  # to the hundredth, as the published splits have them

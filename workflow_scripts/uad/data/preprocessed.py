@@ -1,19 +1,16 @@
 """Scans that somebody preprocessed already: the tree that the authors of pDDPM share.
 
 Their pipeline ends where our ``register_scan`` ends: resampled to 1 mm, skull-stripped,
-registered to SRI24, cropped to the brain's box, bias-corrected by N4. Holders of that set
-start here, with the paper's own inputs.
-
-The layout is that of the pDDPM README and of the paths in its published lists [pD]::
+registered to SRI24, cropped to the brain's box, bias-corrected by N4. The layout is that of the
+pDDPM README and of the paths in its published lists [pD]::
 
     Train/ixi/{t1,t2}/IXI002-Guys-0828_t2.nii.gz       mask/IXI002-Guys-0828_mask.nii.gz
     Test/Brats21/{t1,t1ce,t2,flair}/BraTS2021_00000_t2.nii.gz   mask/..._mask   seg/..._seg
     Test/MSLUB/{t1,t2,flair}/patient01_t2.nii.gz                mask/..._mask   seg/..._seg
 
 or, as the scripts write it, ``v4correctedN4_non_iso_cut/{IXI,Brats21,MSLUB}/...``. That the
-shared archive itself looks like this is **not verified**: it was not at hand. What follows
-from the scripts and is taken into account: masks and lesions were warped linearly, so they
-hold fractions, and any value above 0 counts (as in the authors' loader and evaluation); the
+shared archive itself looks like this is **not verified**: it was not at hand. From the scripts:
+masks and lesions were warped linearly, so they hold fractions, and any value above 0 counts; the
 crop left the header of the whole volume, so that positions in millimetres mean nothing, and
 images, masks and lesions belong together voxel for voxel.
 """
@@ -21,6 +18,7 @@ images, masks and lesions belong together voxel for voxel.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +29,16 @@ import pandas as pd
 
 from uad.core.errors import DataError
 from uad.core.nifti import read_mask, read_volume
-from uad.core.patterns import layout_of
-from uad.data.layouts import excluded_names, refuse_gaps, table_of
+from uad.core.patterns import BRAIN, LESION, layout_of
+from uad.data.layouts import index_subjects
 from uad.data.sources import load_registry
 
 #: Below which folders that of a data set may lie.
 ABOVE = ("", "Data", "v4correctedN4_non_iso_cut", "processed_data/v4correctedN4_non_iso_cut")
+EXPECTED = (
+    "expected <root>/{}/{{t2,...}}/NAME_t2.nii.gz with mask/NAME_mask.nii.gz (and "
+    "seg/NAME_seg.nii.gz), the tree of the pDDPM README"
+)
 
 
 def dataset_folder(root: str | Path, layout: str) -> Path:
@@ -46,25 +48,15 @@ def dataset_folder(root: str | Path, layout: str) -> Path:
         DataError: there is none.
     """
     root, folders = Path(root), load_registry().of_layout(layout).preprocessed
-    places = [root, *(root / above / folder for above in ABOVE for folder in folders)]
-    for place in places:
+    for place in [root, *(root / above / folder for above in ABOVE for folder in folders)]:
         if any(_folders(place, modality) for modality in layout_of(layout).modalities):
             return place
-    raise DataError(f"{root}: no preprocessed {layout} data; {_expected(folders)}.")
-
-
-def _expected(folders: list[str]) -> str:
-    return (
-        f"expected <root>/{folders[0]}/{{t2,...}}/NAME_t2.nii.gz with mask/NAME_mask.nii.gz"
-        " (and seg/NAME_seg.nii.gz), the tree of the pDDPM README"
-    )
+    raise DataError(f"{root}: no preprocessed {layout} data; {EXPECTED.format(folders[0])}.")
 
 
 def _folders(place: Path, name: str) -> list[Path]:
     """Folders of this name, upper or lower case."""
-    if not place.is_dir():
-        return []
-    return sorted(f for f in place.iterdir() if f.is_dir() and f.name.lower() == name.lower())
+    return sorted(f for f in place.glob("*") if f.is_dir() and f.name.lower() == name.lower())
 
 
 def _files(place: Path, kind: str) -> dict[str, str]:
@@ -87,48 +79,22 @@ def index_preprocessed(
 ) -> pd.DataFrame:
     """List the subjects of a preprocessed tree, without opening an image.
 
-    Args:
-        root: the tree, or the folder of one data set in it.
-        layout: a layout of the registry.
-        modalities: our modality names; a subject needs a file for each.
-        exclude: subjects to leave out, by public name or BIDS label, with the reason.
-        limit: keep the first that many subjects by name.
-
-    Returns:
-        A participants table as of :func:`uad.data.layouts.index_dataset`, with one more
-        column, ``mask`` (the brain mask).
-
-    Raises:
-        DataError: no subject, an incomplete subject, an unknown excluded name.
+    Arguments, result and errors are those of :func:`uad.data.layouts.index_dataset`, for the
+    tree or the folder of one data set in it; with one more column, ``mask`` (the brain mask).
     """
     place, patterns = dataset_folder(root, layout), layout_of(layout)
-    images = {modality: _files(place, modality) for modality in modalities}
-    masks, lesions = _files(place, "mask"), _files(place, "seg")
-    names = sorted({n for files in images.values() for n in files})
-    left_out = set(excluded_names(exclude or {}, names, place).values())
-    names = [n for n in names if n not in left_out and re.fullmatch(patterns.subject, n)]
-    if patterns.incomplete == "skip":
-        names = [n for n in names if all(n in images[m] for m in modalities)]
-    needed = {**images, "brain mask": masks} | ({} if patterns.healthy else {"lesion": lesions})
-    gaps = [f"{name} ({what})" for name in names for what in needed if name not in needed[what]]
-    refuse_gaps(gaps, "file(s)", place)
-    if not names:
-        raise DataError(
-            f"{place}: no subject of {layout} has all of {', '.join(modalities)}; "
-            f"{_expected(load_registry().of_layout(layout).preprocessed)}."
-        )
-    return table_of(
-        {
-            "name": name,
-            "site": patterns.site_of(name) or layout,
-            "modality": modality,
-            "image": images[modality][name],
-            "lesion": "" if patterns.healthy else lesions[name],
-            "mask": masks[name],
-        }
-        for name in names[:limit]
-        for modality in modalities
+    kinds = {m: m for m in modalities} | {BRAIN: "mask"}
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for role, kind in (kinds if patterns.healthy else kinds | {LESION: "seg"}).items():
+        for name, path in _files(place, kind).items():
+            if re.fullmatch(patterns.subject, name):
+                found[name][role] = path
+    found = {name: files for name, files in sorted(found.items()) if {*files} & {*modalities}}
+    nobody = (
+        f"{place}: no subject of {layout} has all of {', '.join(modalities)}; "
+        f"{EXPECTED.format(load_registry().of_layout(layout).preprocessed[0])}."
     )
+    return index_subjects(found, layout, place, (modalities, exclude or {}, limit), nobody, True)
 
 
 @dataclass(frozen=True)
@@ -159,11 +125,8 @@ class Preprocessed:
 
 
 def load_preprocessed(row: Mapping[str, Any], *, spacing: float = 1.0) -> Preprocessed:
-    """Read one scan of :func:`index_preprocessed`, ready for ``pack_volume``.
-
-    Args:
-        row: ``image``, ``mask`` and ``lesion`` (empty for healthy subjects).
-        spacing: the voxel size (mm) that the scan must have (``preprocessing.spacing``).
+    """Read one scan (``image``, ``mask`` and ``lesion``, empty for healthy subjects) of
+    :func:`index_preprocessed`, with voxels of ``spacing`` mm, ready for ``pack_volume``.
 
     Raises:
         DataError: a file is unreadable or not finite, the grids differ, the voxels have

@@ -16,9 +16,8 @@ FIRST_LINE, BETWEEN_LINES = 5.0, 60.0
 
 def mb(count: float) -> str:
     """A number of bytes for a person."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
+    if count >= 1e6:
+        return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
     return f"{count / 1e3:.0f} kB"
 
 
@@ -32,42 +31,29 @@ def say(message: str, progress: Show = True) -> None:
             print(message, file=progress, flush=True)
 
 
-class Progress:
-    """The progress of one task.
-
-    Args:
-        name: what is shown.
-        total: bytes in all, if known.
-        shown: see :data:`Show`.
-        done: bytes that an earlier attempt brought.
-    """
+class Progress(contextlib.AbstractContextManager):
+    """The progress of one task of ``total`` bytes (if known), of which some are done already."""
 
     def __init__(self, name: str, total: int | None, shown: Show, done: int = 0) -> None:
-        self.name, self.total, self.done, self.bar = name, total, done, None
+        from tqdm import tqdm
+
+        self.name, self.of, self.done = name, f" of {mb(total)}" if total else "", done
         stream = sys.stderr if isinstance(shown, bool) else shown
-        if shown and stream.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(
-                desc=name, total=total, initial=done, unit="B", unit_scale=True, leave=False,
-                file=stream, dynamic_ncols=True, mininterval=0.5,
-            )  # fmt: skip
-        lines = shown and (self.bar is None or stream is not sys.stderr)
+        bar = bool(shown) and stream.isatty()
+        self.bar = tqdm(
+            desc=name, total=total, initial=done, unit="B", unit_scale=True, leave=False,
+            file=stream, dynamic_ncols=True, mininterval=0.5, disable=not bar,
+        )  # fmt: skip
+        lines = shown and not (bar and stream is sys.stderr)
         self.next_line = time.monotonic() + FIRST_LINE if lines else float("inf")
-
-    def __enter__(self) -> Progress:
-        return self
 
     def add(self, count: int) -> None:
         """Count some more bytes."""
         self.done += count
-        if self.bar is not None:
-            self.bar.update(count)
+        self.bar.update(count)
         if time.monotonic() >= self.next_line:
-            of = f" of {mb(self.total)}" if self.total else ""
-            print(f"{self.name}: {mb(self.done)}{of}", file=sys.stderr, flush=True)
+            print(f"{self.name}: {mb(self.done)}{self.of}", file=sys.stderr, flush=True)
             self.next_line = time.monotonic() + BETWEEN_LINES
 
     def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()

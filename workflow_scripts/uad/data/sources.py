@@ -65,12 +65,12 @@ class DataSet(Strict):
 
     def files_for(self, needs: Iterable[str]) -> list[File]:
         """The files that hold what a subject needs (:meth:`Layout.needs`)."""
-        return [file for file in self.files if file.modality is None or file.modality in needs]
+        return [file for file in self.files if file.modality in (None, *needs)]
 
     def expected_for(self, needs: Iterable[str]) -> int:
         """Subjects that have all of this."""
         files = self.files_for(needs)
-        alone = len(files) == 1 and files[0].modality is not None
+        alone = len(files) == 1 and files[0].modality
         return files[0].subjects or self.subjects if alone else self.subjects
 
     def lacking(self, subjects: Mapping[str, Iterable[str]], needs: Iterable[str]) -> list[File]:
@@ -80,18 +80,21 @@ class DataSet(Strict):
             subjects: what each of its subjects has (:meth:`Layout.scan`).
             needs: what a subject needs.
         """
+
+        def count(needs: set[str], names: str | None = None) -> int:
+            having = [name for name, has in subjects.items() if needs <= set(has)]
+            return sum(re.fullmatch(names or ".*", name) is not None for name in having)
+
         needs = set(needs)
-        if sum(needs <= set(has) for has in subjects.values()) >= self.expected_for(needs):
+        if count(needs) >= self.expected_for(needs):
             return []
-
-        def is_there(file: File) -> bool:
-            own = {file.modality} if file.modality else needs
-            names = [name for name, has in subjects.items() if own <= set(has)]
-            names = [name for name in names if re.fullmatch(file.names or ".*", name)]
-            return file.subjects is not None and len(names) >= file.subjects
-
         files = self.files_for(needs)
-        lacking = [file for file in files if not is_there(file)]
+        lacking = [
+            file
+            for file in files
+            if not file.subjects
+            or count({file.modality} if file.modality else needs, file.names) < file.subjects
+        ]
         return [] if self.any_file and len(lacking) < len(files) else lacking
 
     def names_of(self, files: list[File] | None = None) -> str:
@@ -112,9 +115,9 @@ class DataSet(Strict):
     def how_to_get(self, files: list[File] | None = None) -> str:
         """Where to get some of its files (default: all), as a sentence without its end."""
         what = self.in_words(files or self.files)
-        if self.access == "open":
-            return f"get {what} from {self.home}"
-        return f"{self.terms}; get {what}"
+        if self.access == "registration":
+            return f"{self.terms}; get {what}"
+        return f"get {what} from {self.home}"
 
 
 class Registry(Strict):
@@ -123,22 +126,14 @@ class Registry(Strict):
     datasets: dict[str, DataSet]
 
     def of_layout(self, layout: str) -> DataSet:
-        """The data set that has a layout, which is called as the data set is.
-
-        Raises:
-            ConfigError: there is none.
-        """
+        """The data set that has a layout, which is called as the data set is."""
         if layout not in self.datasets:
             raise ConfigError(unknown("data set", layout, self.datasets))
         return self.datasets[layout]
 
 
 def load_registry(path: str | os.PathLike[str] | None = None) -> Registry:
-    """Read and validate a registry (default: :func:`uad.core.patterns.registry_path`).
-
-    Raises:
-        ConfigError: it is missing, not YAML, or not as the model says.
-    """
+    """Read and validate a registry (default: :func:`uad.core.patterns.registry_path`)."""
     return _load(str(path or registry_path()))
 
 

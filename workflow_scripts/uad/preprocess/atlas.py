@@ -81,7 +81,7 @@ def prepare_atlas(
     write_json(
         out_dir / "atlas.json",
         {
-            "name": atlas.name,
+            "name": "SRI24",
             "source": atlas.source,
             "licence": LICENCE,
             "notice": NOTICE if source == "wheel" else "",
@@ -126,9 +126,9 @@ def require_sri24(head: Scan, brain: Scan) -> dict[str, float]:
             f"{head.path}: is no head around the brain of {brain.path.name}. {WHEEL_HELPS}"
         )
     try:
-        from uad.data.sri24 import atlas_paths
+        from uad.data.sri24 import atlas_source
 
-        known = read_scan(atlas_paths().brain).data
+        known = read_scan(atlas_source().brain).data
     except ConfigError as error:
         raise ConfigError(
             f"{brain.path}: cannot be compared with the SRI24 of the wheel, and a mirrored atlas "
