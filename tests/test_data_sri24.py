@@ -59,7 +59,7 @@ def test_the_atlas_from_a_folder(tmp_path, pair):
     images(tmp_path / "sri24_spm8" / "templates", pair)
     images(tmp_path / "a", ("T1",))  # stray
     atlas = sri24_from_folder(tmp_path)
-    assert (atlas.head.stem, atlas.brain.stem, atlas.name) == (*pair, "SRI24")
+    assert (atlas.head.stem, atlas.brain.stem) == pair
     assert atlas.head.parent == tmp_path / "sri24_spm8" / "templates"
     assert set(atlas.provenance["files"]) == {f"{name}.nii" for name in pair}
     assert atlas.provenance["verified"] is False
