@@ -1,17 +1,21 @@
 """Input functions of report.smk."""
 
 
+def on_columns(stage, methods, columns):
+    """Files of some methods on the test sets of some columns, in all folds."""
+    return [
+        tree.per_test(stage, "tsv", column.experiment, method, fold, column.test)
+        for method in methods
+        for column in columns
+        for fold in cfg.folds_of(column.experiment)
+    ]
+
+
 def cells(tables):
     """Metrics files behind some tables."""
-    return list(
-        dict.fromkeys(
-            tree.per_test("metrics", "tsv", column.experiment, row, fold, column.test)
-            for table in tables
-            for row in cfg.tables[table].rows
-            for column in cfg.tables[table].columns
-            for fold in cfg.folds_of(column.experiment)
-        )
-    )
+    specs = [cfg.tables[table] for table in tables]
+    paths = (path for spec in specs for path in on_columns("metrics", spec.rows, spec.columns))
+    return list(dict.fromkeys(paths))
 
 
 def figures_of_kind(*kinds):

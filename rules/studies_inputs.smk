@@ -4,26 +4,14 @@
 def study_cells(wildcards):
     """Rescored volumes behind one study."""
     spec = cfg.studies[wildcards.study]
-    return [
-        tree.per_test(
-            f"studies/{wildcards.study}", "tsv", column.experiment, method, fold, column.test
-        )
-        for method in spec.methods
-        for column in spec.columns
-        for fold in cfg.folds_of(column.experiment)
-    ]
+    return on_columns(f"studies/{wildcards.study}", spec.methods, spec.columns)
 
 
 def study_trained(wildcards):
     """Metrics of the methods that a sweep compares with: trained, not only scored, otherwise."""
     spec = cfg.studies[wildcards.study]
-    return [
-        tree.per_test("metrics", "tsv", column.experiment, method, fold, column.test)
-        for base, others in spec.trained.items()
-        for method in [base, *others]
-        for column in spec.columns
-        for fold in cfg.folds_of(column.experiment)
-    ]
+    methods = [name for base, others in spec.trained.items() for name in (base, *others)]
+    return on_columns("metrics", methods, spec.columns)
 
 
 def study_spec(wildcards):

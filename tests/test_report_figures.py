@@ -1,4 +1,4 @@
-"""Figures: the right slices and curves, equal bytes, and no figure of damaged data."""
+"""Figures: the right slices and curves, and equal bytes."""
 
 import re
 
@@ -10,47 +10,25 @@ from test_report_tables import air_record
 from uad import evaluate
 from uad.core.errors import DataError
 from uad.preprocess.slices import write_store
-from uad.report import curves as curve_figures
-from uad.report import map_figures
 from uad.report.air_table import air_table
-from uad.report.curves import figure_curves
+from uad.report.curves import figure_curves, mean_dice, mean_precision
 from uad.report.figures import figure_air, figure_loss
-from uad.report.map_figures import MapColumn, choose_slices, figure_maps, map_samples
+from uad.report.map_figures import MapColumn, choose_slices, figure_maps, map_samples, map_scales
 from uad.report.style import CYCLE
 
 # --- which slices
 
 
-def test_a_small_a_median_and_a_large_lesion_are_shown_where_their_area_is_largest():
+def test_a_small_a_median_and_a_large_lesion_are_shown():
     sizes = {f"case-{i:02d}": 10 * i for i in range(13)}
-    loaded = []
-
-    def load(subject):
-        loaded.append(subject)
-        mask = np.zeros((6, 6, 9), dtype=np.uint8)
-        mask[1:3, 1:3, 2] = 1
-        mask[1:4, 1:4, 5:7] = 1
-        return mask
-
-    choices = choose_slices(sizes, load)
     # case-00 has no lesion; of 12 volumes those at floor(12 q) = 2, 6, 10 are taken
-    assert [subject for subject, _ in choices] == ["case-03", "case-07", "case-11"] == loaded
-    assert {place for _, place in choices} == {5}
-    assert choose_slices(dict(reversed(sizes.items())), load) == choices
-
-
-@pytest.mark.parametrize("volumes", [1, 2, 3, 6, 7])
-def test_few_volumes_are_shown_once_each(volumes):
-    sizes = dict.fromkeys(map(str, range(volumes)), 5)
-    choices = choose_slices(sizes, lambda _: np.ones((2, 2, 2)))
-    assert len({subject for subject, _ in choices}) == len(choices) == min(3, volumes)
-
-
-def test_without_a_lesion_there_is_no_slice_to_show():
+    assert choose_slices(sizes) == ["case-03", "case-07", "case-11"]
+    assert choose_slices(dict(reversed(sizes.items()))) == choose_slices(sizes)
+    for volumes in (1, 2, 3, 6, 7):
+        choices = choose_slices(dict.fromkeys(map(str, range(volumes)), 5))
+        assert len(set(choices)) == len(choices) == min(3, volumes)
     with pytest.raises(DataError, match="lesion"):
-        choose_slices({"a": 0}, lambda _: np.zeros((2, 2, 2)))
-    with pytest.raises(DataError, match="a: 3 lesion voxels"):
-        choose_slices({"a": 3}, lambda _: np.zeros((2, 2, 2)))
+        choose_slices({"a": 0})
 
 
 def test_samples_are_turned_for_display_and_made_of_the_chosen_volumes_only(tmp_path):
@@ -104,14 +82,11 @@ def test_equal_maps_give_equal_bytes_without_a_date_at_200_dpi(tmp_path):
     assert drawn("svg", phantom=False) != svg
 
 
-def test_maps_that_name_a_scale_share_it():
+def test_maps_that_name_a_scale_share_it_and_may_be_zero_everywhere(tmp_path):
     arrays = [{"a": np.full((9, 9), 1.0), "b": np.full((9, 9), 3.0), "c": np.full((9, 9), 9.0)}]
-    scales = map_figures.map_scales(arrays, {"a": ("l1", ""), "b": ("l1", ""), "c": ("", "l1")})
+    scales = map_scales(arrays, {"a": ("l1", ""), "b": ("l1", ""), "c": ("", "l1")})
     assert (scales["a"], scales["b"]) == ((3.0, False), (3.0, False))
     assert scales["c"][0] == 9
-
-
-def test_maps_of_methods_may_be_zero_everywhere(tmp_path):
     columns = [
         MapColumn("input", "input", "image"),
         MapColumn("l1", "a method with a name of several words", "map", "l1"),
@@ -121,21 +96,6 @@ def test_maps_of_methods_may_be_zero_everywhere(tmp_path):
     zero = sample(l1=np.zeros((24, 20)), fusion=np.zeros((24, 20)))
     figure_maps(tmp_path / "m.png", [zero], phantom=False, title="Fig. 3", columns=columns)
     assert (tmp_path / "m.png").stat().st_size > 1000
-
-
-@pytest.mark.parametrize(
-    ("samples", "match"),
-    [
-        ([], "no samples"),
-        ([sample(l1=np.zeros((3, 3)))], "'l1' has shape"),
-        ([sample(ssim=np.full((24, 20), np.nan))], "NaN"),
-        ([{k: v for k, v in sample().items() if k != "fusion"}], "'fusion'"),
-    ],
-)
-def test_damaged_samples_are_refused(tmp_path, samples, match):
-    with pytest.raises(DataError, match=match):
-        figure_maps(tmp_path / "maps.png", samples, phantom=False, title="M")
-    assert not list(tmp_path.iterdir())
 
 
 # --- losses and AIR
@@ -160,10 +120,9 @@ def test_an_empty_history_and_an_unknown_format_are_refused(tmp_path):
     empty = history(5).assign(train_loss=np.nan, val_loss=np.nan)
     with pytest.raises(DataError, match="no loss"):
         figure_loss(tmp_path / "a.png", empty, "a title")
-    with pytest.raises(DataError, match="val_loss"):
-        figure_loss(tmp_path / "a.png", empty.drop(columns="val_loss"), "a title")
     with pytest.raises(DataError, match=r"a\.bmp"):
         figure_loss(tmp_path / "a.bmp", history(5), "a title")
+    assert not list(tmp_path.iterdir())
 
 
 def test_equal_air_gives_equal_bytes(tmp_path):
@@ -184,16 +143,16 @@ def curve(scale=1.0, folds=3):
     for fold in range(folds):
         rng = np.random.default_rng(fold)
         scores = np.concatenate([rng.gamma(2, 1, 900), rng.gamma(6, 1, 100)]).astype(np.float32)
-        pairs = [(scale * scores, np.arange(1000) >= 900)]
-        frame = evaluate.threshold_curve(pairs.copy, points=40)
+        labels = np.arange(1000) >= 900
+        frame = evaluate.threshold_curve([scale * scores], [labels], points=40)
         frames.append(frame.assign(fold=fold))
     return pd.concat(frames)
 
 
-def draw(path, curves, chosen=None, phantom=False):
-    folds = {name: [3.0] * frame["fold"].nunique() for name, frame in curves.items()}
+def draw(path, curves, phantom=False):
+    chosen = {name: [3.0] * frame["fold"].nunique() for name, frame in curves.items()}
     options = {"phantom": phantom, "title": "T", "prevalence": 0.1}
-    figure_curves(path, curves, chosen=folds if chosen is None else chosen, **options)
+    figure_curves(path, curves, chosen=chosen, **options)
     return path.read_bytes()
 
 
@@ -210,6 +169,8 @@ def test_one_fold_other_scales_and_zero_dice_can_be_drawn(tmp_path):
     cases = [narrow, narrow | {"b": curve(10, folds=1)}, {"a": curve(folds=1).assign(mean_dice=0)}]
     pictures = {draw(tmp_path / f"{i}.png", case) for i, case in enumerate(cases)}
     assert len(pictures) == 3
+    with pytest.raises(DataError, match="no finite values"):
+        draw(tmp_path / "d.png", {"a": curve().assign(precision=np.nan)})
 
 
 def test_the_mean_curve_takes_the_highest_threshold_that_reaches_a_recall():
@@ -222,31 +183,15 @@ def test_the_mean_curve_takes_the_highest_threshold_that_reaches_a_recall():
         fold([1.0, 0.5, 0.0], [0.1, 0.6, np.nan], 1.0),
         fold([0.8, 0.4, 0.0], [0.3, 0.8, np.nan], 2.0),
     ]
-    recall, precision = curve_figures.mean_precision(parts)
+    recall, precision = mean_precision(parts)
     at = dict(zip(recall.round(2), precision, strict=True))
     assert at[0.4] == pytest.approx((0.6 + 0.8) / 2)
     assert at[0.41] == pytest.approx((0.6 + 0.3) / 2)
     assert at[0.51] == pytest.approx((0.1 + 0.3) / 2)
     assert recall.max() == pytest.approx(0.8)  # no mean where a fold has no value
-    thresholds, dice = curve_figures.mean_dice(parts)
+    thresholds, dice = mean_dice(parts)
     assert thresholds.tolist() == [0, 1, 2, 4]
     assert dice.tolist() == pytest.approx([0.8, 0.5, 0.2, 0])
-
-
-@pytest.mark.parametrize(
-    ("curves", "chosen", "match"),
-    [
-        ({}, None, "no curves"),
-        ({"a": curve().drop(columns="recall")}, None, "recall"),
-        ({"a": curve().iloc[:0]}, None, "no rows"),
-        ({"a": curve().assign(precision=np.nan)}, None, "no finite values"),
-        ({"a": curve()}, {"a": [1.0]}, "3 folds, but 1 chosen"),
-    ],
-)
-def test_damaged_curves_are_refused(tmp_path, curves, chosen, match):
-    with pytest.raises(DataError, match=match):
-        draw(tmp_path / "a.png", curves, chosen)
-    assert not list(tmp_path.iterdir())
 
 
 def test_fourteen_methods_look_different():

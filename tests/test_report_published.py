@@ -5,10 +5,9 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from uad.report.metric_files import published_for, read_published
+from uad.report.metric_files import CELL, published_for, read_published
 
 PATH = Path(__file__).parents[1] / "resources" / "published" / "tables.csv"
 
@@ -62,61 +61,47 @@ TABLES = {
 ROMAN = {"table1": "I", "table2": "II", "table3": "III", "table4": "IV"}
 
 
-def number(text: str) -> tuple[float, float]:
-    mean, _, std = text.partition("±")
-    return float(mean), float(std or "nan")
-
-
-def expand(table: str, rows: list[list[str]]) -> dict[tuple[str, ...], tuple[float, float]]:
-    """One entry per value, keyed as the file is."""
-    columns = TABLES[table][0]
+def expand(table, rows):
+    """One entry per value, keyed as the file is: mean and std (NaN without one)."""
     values = {}
     for method, *cells in rows:
-        assert len(cells) == 2 * len(columns)
-        for i, cell in enumerate(cells):
-            metric = ("dice", "auprc")[i % 2]
-            values[table, method, *columns[i // 2], metric] = number(cell)
+        places = [(*place, m) for place in TABLES[table][0] for m in ("dice", "auprc")]
+        for place, cell in zip(places, cells, strict=True):
+            mean, _, std = cell.partition("±")
+            values[table, method, *place] = float(mean), float(std or "nan")
     return values
 
 
-def typed() -> dict[tuple[str, ...], tuple[float, float]]:
-    values = {}
-    for table, (_, text) in TABLES.items():
-        values |= expand(table, [line.split() for line in text.strip().splitlines()])
-    return values
+TYPED = {
+    key: value
+    for table, (_, text) in TABLES.items()
+    for key, value in expand(table, [line.split() for line in text.strip().splitlines()]).items()
+}
 
 
-def as_values(frame: pd.DataFrame) -> dict[tuple[str, ...], tuple[float, float]]:
-    return {
-        (r.table, r.row, r.experiment, r.test_dataset, r.metric): (r.mean, r.std)
-        for r in frame.itertuples(index=False)
-    }
-
-
-def assert_same(found: dict, expected: dict) -> None:
-    assert set(found) == set(expected)
+def assert_same(published, expected):
+    frame = published.set_index(["table", *CELL])[["mean", "std"]]
+    assert set(frame.index) == set(expected)
     for key, value in expected.items():
-        np.testing.assert_array_equal(found[key], value, err_msg=str(key))
+        np.testing.assert_array_equal(frame.loc[key], value, err_msg=str(key))
 
 
 @pytest.fixture(scope="module")
-def published() -> pd.DataFrame:
+def published():
     return read_published(PATH)
 
 
-def test_header_and_line_ends() -> None:
+def test_every_value_with_the_table_as_its_source(published):
     content = PATH.read_bytes()
     assert content.startswith(b"table,row,experiment,test_dataset,metric,mean,std,source\n")
-    assert b"\r" not in content
-    assert content.endswith(b"\n")
-
-
-def test_every_value(published: pd.DataFrame) -> None:
+    assert b"\r" not in content and content.endswith(b"\n")
     assert len(published) == 80
-    assert_same(as_values(published), typed())
+    assert_same(published, TYPED)
+    for row in published.itertuples():
+        assert row.source == f"arXiv 2408.08228v1, Table {ROMAN[row.table]}"
 
 
-def test_where_the_paper_gives_no_std(published: pd.DataFrame) -> None:
+def test_where_the_paper_gives_no_std(published):
     """Nothing of Table IV, and not the method without training, can be judged by a std."""
     without = published[published["std"].isna()]
     assert set(without["table"]) == {"table1", "table4"}
@@ -124,22 +109,15 @@ def test_where_the_paper_gives_no_std(published: pd.DataFrame) -> None:
     assert len(without) == 4 + (published["table"] == "table4").sum()
 
 
-def test_where_the_paper_does_not_claim_to_be_better(published: pd.DataFrame) -> None:
+def test_where_the_paper_does_not_claim_to_be_better(published):
     """Only on T1-CE, and only in AUPRC, are the published values not the best."""
-    worse = []
-    for place, part in published.groupby(["table", "experiment", "test_dataset", "metric"]):
-        values = part.set_index("row")["mean"]
-        if not values.idxmax().endswith("-iqa"):
-            worse.append((place, values.idxmax()))
-    assert worse == [(("table2", "intra_T1CE", "brats21", "auprc"), "pddpm")]
+    best = published.loc[published.groupby(["table", *CELL[1:]])["mean"].idxmax()]
+    worse = best[~best["row"].str.endswith("-iqa")]
+    found = worse[["table", *CELL]].to_numpy().tolist()
+    assert found == [["table2", "pddpm", "intra_T1CE", "brats21", "auprc"]]
 
 
-def test_sources_name_the_table(published: pd.DataFrame) -> None:
-    for row in published.itertuples():
-        assert row.source == f"arXiv 2408.08228v1, Table {ROMAN[row.table]}"
-
-
-def test_against_the_text_of_the_paper(published: pd.DataFrame) -> None:
+def test_against_the_text_of_the_paper(published):
     path = os.environ.get("UAD_PAPER_TEXT")
     if not path:
         pytest.skip("UAD_PAPER_TEXT does not name a text of the paper")
@@ -159,7 +137,7 @@ def test_against_the_text_of_the_paper(published: pd.DataFrame) -> None:
             continue
         name = re.sub(r" (\[\d+\]|\(ours\))$", "", cells[0]).lower()
         values |= expand(table, [[special.get(name, name), *cells[1:]]])
-    assert_same(as_values(published), values)
+    assert_same(published, values)
 
 
 @pytest.mark.parametrize(

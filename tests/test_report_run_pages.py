@@ -122,17 +122,10 @@ def test_the_page_of_times_says_phantom_and_has_a_row_per_rule(records, jobs, tm
     assert "hantom data" not in real and "GPU memory [MiB]" not in real
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.42, "0.42 s"), (12.34, "12.3 s"), (245, "4 min 05 s"), (11220, "3 h 07 min")],
-)
-def test_durations_are_written_for_people(seconds, text):
-    assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(("number", "text"), [(0.0012, "0.0012"), (0.5, "0.500"), (123.4, "123.4")])
-def test_hours_have_about_three_digits(number, text):
-    assert hours(number) == text
+def test_durations_and_hours_are_written_for_people():
+    texts = ["0.42 s", "12.3 s", "4 min 05 s", "3 h 07 min"]
+    assert [duration(seconds) for seconds in (0.42, 12.34, 245, 11220)] == texts
+    assert [hours(number) for number in (0.0012, 0.5, 123.4)] == ["0.0012", "0.500", "123.4"]
 
 
 # --- the picture of the workflow
@@ -209,8 +202,6 @@ def test_the_page_of_data_counts_volumes_by_role_and_says_where_folds_differ(tmp
     assert "b (synthetic phantom): 3 subjects; scans: 3 T2." in text
     assert "<td>2</td><td>–</td><td>–</td><td>1</td><td>1 to 2</td>" in text
     assert "cannot rank methods" in text
-    with pytest.raises(DataError, match="No splits"):
-        write_data_page(out, [], participants, sources, phantom=True)
 
 
 def test_the_page_of_the_config_has_every_key_escaped_and_without_anchors(tmp_path):
@@ -229,9 +220,6 @@ def test_the_picture_is_the_background_of_the_first_page(root, tmp_path):
     text = report_style(root / "report/report.css", picture)
     assert "#rulegraph" in text and "aspect-ratio: 900.5 / 300" in text
     assert 'url("data:image/svg+xml;base64,' in text
-    picture.write_text("<svg></svg>")
-    with pytest.raises(DataError, match=r"p\.svg: .*viewBox"):
-        report_style(root / "report/report.css", picture)
 
 
 # --- captions

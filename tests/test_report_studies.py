@@ -1,7 +1,6 @@
 """Studies: right numbers, honest words, equal bytes."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -109,12 +108,11 @@ def test_folds_weigh_equally_and_differences_are_paired_by_fold():
 def test_the_interval_is_over_volumes_however_many_folds_test_them():
     rows = make_volumes(folds=1, **SMALL)
     copies = pd.concat([rows.assign(fold=fold) for fold in range(5)])
-    once = one(summarise_study(rows, SPEC, seed=3), "0.5")
-    often = one(summarise_study(copies, SPEC, seed=3), "0.5")
     test = rows[rows["role"] == "test"].pivot(index="subject", columns="variant", values="dice")
     pairs = 100 * (test["0.5"] - test["as configured"])
     expected = evaluate.bootstrap_interval(pairs.to_numpy(), seed=3)
-    for record in (once, often):
+    for volumes in (rows, copies):
+        record = one(summarise_study(volumes, SPEC, seed=3), "0.5")
         limits = (record["ci_low"], record["ci_high"])
         assert limits == pytest.approx((expected.low, expected.high))
 
@@ -129,8 +127,9 @@ def test_a_volume_without_a_value_has_no_pair_and_one_volume_no_interval():
     assert record["difference"] == pytest.approx(2)
 
 
-def test_each_fold_takes_the_variant_that_its_validation_set_prefers():
-    summary = summarise_study(make_volumes(validation=VALIDATION), SELECTS)
+def test_each_fold_takes_the_variant_that_its_validation_set_prefers_whatever_the_test_set_says():
+    rows = make_volumes(validation=VALIDATION)
+    summary = summarise_study(rows, SELECTS)
     record = one(summary, CHOSEN)
     assert record["chosen"] == "0 (2x), 1 (1x)"
     assert [one(summary, v)["n_chosen"] for v in SPEC.variants] == [0, 2, 0, 1]
@@ -139,15 +138,10 @@ def test_each_fold_takes_the_variant_that_its_validation_set_prefers():
     assert record["validation_mean"] == pytest.approx(70)
     assert one(summary, "0")["validation_mean"] == pytest.approx((70 + 40 + 70) / 3)
     assert one(summary, CHOSEN, "auprc")["chosen"] == record["chosen"]  # Dice decides for both
-
-
-def test_the_test_set_does_not_choose():
-    rows = make_volumes(validation=VALIDATION)
-    before = one(summarise_study(rows, SELECTS), CHOSEN)
     rows.loc[(rows["role"] == "test") & (rows["variant"] == "0.5"), ["dice", "auprc"]] = 1.0
     after = one(summarise_study(rows, SELECTS), CHOSEN)
     for column in ("chosen", "mean", "validation_mean"):
-        assert after[column] == before[column]
+        assert after[column] == record[column]
 
 
 def test_the_first_of_equal_variants_is_chosen_whatever_rounding_says():
@@ -155,14 +149,6 @@ def test_the_first_of_equal_variants_is_chosen_whatever_rounding_says():
     rows = make_volumes(folds=2, validation={0: same, 1: same})
     rows.loc[rows["role"] == "val_unhealthy", "dice"] = 0.5 + 1e-15 * (rows["variant"] == "1")
     assert one(summarise_study(rows, SELECTS), CHOSEN)["chosen"] == "as configured (2x)"
-
-
-def test_validation_may_be_absent_unless_it_chooses():
-    rows = make_volumes()
-    rows = rows[rows["role"] == "test"]
-    assert summarise_study(rows, SPEC)["validation_mean"].isna().all()
-    with pytest.raises(DataError, match="no validation volumes"):
-        summarise_study(rows, SELECTS)
 
 
 def test_the_order_is_that_of_the_spec_whatever_that_of_the_rows():
@@ -179,21 +165,19 @@ def test_the_order_is_that_of_the_spec_whatever_that_of_the_rows():
     ("change", "match"),
     [
         (lambda r: r.drop(columns="role"), "role"),
-        (lambda r: r.assign(role=r["role"].replace("test", "train")), "unknown role train"),
         (lambda r: pd.concat([r, r.iloc[:1]]), "listed twice"),
         (lambda r: r.assign(dice=r["dice"] * 100), "from 0 to 1"),
-        (lambda r: r[r["variant"] != "1"], "0 volumes for variant '1'"),
-        (
-            lambda r: r[(r["variant"] != "1") | (r["subject"] != "s03") | (r["fold"] != 1)],
-            "35 volumes for variant '1', but 36",
-        ),
         (lambda r: r[r["role"] != "test"], "no test volumes"),
         (lambda r: r.assign(dice=r["dice"].where(r["fold"] != 2)), "fold-2: dice is not defined"),
+        (lambda r: r[(r["role"] == "test") | (r["fold"] != 1)], "fold-1 has no validation volumes"),
     ],
 )
 def test_damaged_rows_are_refused(change, match):
+    rows, spec = change(make_volumes()), SELECTS if "validation" in match else SPEC
     with pytest.raises(DataError, match=match):
-        summarise_study(change(make_volumes()), SPEC)
+        summarise_study(rows, spec)
+    if "validation" in match:  # they may be absent where nothing is chosen
+        assert len(summarise_study(rows, SPEC))
 
 
 # --- formats
@@ -202,7 +186,7 @@ def test_damaged_rows_are_refused(change, match):
 def texts_of(folder, summary, spec=SPEC, phantom=False):
     paths = [folder / f"study.{suffix}" for suffix in ("csv", "md", "html", "tex")]
     write_study(summary, spec, paths, phantom=phantom, seed=3141)
-    return SimpleNamespace(**{p.suffix[1:]: p.read_text() for p in paths})
+    return {path.suffix[1:]: path.read_text() for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -212,16 +196,17 @@ def chosen():
 
 def test_variants_stand_below_each_other_in_a_block_per_method_and_test_set(chosen, tmp_path):
     texts = texts_of(tmp_path, chosen, SELECTS)
-    table = [line for line in texts.md.splitlines() if line.startswith("|")]
+    table = [line for line in texts["md"].splitlines() if line.startswith("|")]
     assert len(table) == 2 + 4 * (1 + 4 + 1)
     assert {line.replace("\\|", "").count("|") for line in table} == {8}
     assert "DICE \\[%\\] difference \\[95 % interval\\]" in table[0]
     assert table[2].startswith("| **B\\_method, X (FLAIR)** |  |")
     assert table[3].startswith("| as configured | 50.00±1.00 | – | ")
     assert table[4].startswith("| 0 | 40.00±1.00 | **−10.00 \\[−11.")
-    assert "| **chosen on validation: 0 (2x), 1 (1x)** | 41.67±" in texts.md
-    assert texts.html.count('<tr class="heading"><th colspan="7"') == 4
-    assert "X (FLAIR): 12 test volumes, 3 folds; y (cross): 12 test volumes, 3 folds." in texts.md
+    assert "| **chosen on validation: 0 (2x), 1 (1x)** | 41.67±" in texts["md"]
+    assert texts["html"].count('<tr class="heading"><th colspan="7"') == 4
+    sizes = "X (FLAIR): 12 test volumes, 3 folds; y (cross): 12 test volumes, 3 folds."
+    assert sizes in texts["md"]
 
 
 def test_a_study_says_what_its_numbers_are(chosen, tmp_path):
@@ -231,11 +216,11 @@ def test_a_study_says_what_its_numbers_are(chosen, tmp_path):
         "not corrected for the number of variants",
         "would be to choose on the test set",
     ):
-        assert said in texts.md and said in texts.html
-    assert "phantom" not in texts.md + texts.html
+        assert said in texts["md"] and said in texts["html"]
+    assert "phantom" not in texts["md"] + texts["html"]
     phantom = texts_of(tmp_path, chosen, SELECTS, phantom=True)
-    assert "Weight of SSIM (phantom data)" in phantom.md
-    assert "say nothing about the variants" in phantom.html
+    assert "Weight of SSIM (phantom data)" in phantom["md"]
+    assert "say nothing about the variants" in phantom["html"]
 
 
 def test_a_variant_that_changes_nothing_for_a_method_is_not_measured(tmp_path):
@@ -253,18 +238,19 @@ def test_a_variant_that_changes_nothing_for_a_method_is_not_measured(tmp_path):
     assert record["mean"] == one(summary, "as configured")["mean"]
     assert record["difference"] == 0 and np.isnan(record["ci_low"])
     texts = texts_of(tmp_path, summary, SELECTS)
-    assert texts.md.count("| does not apply |") == 2 * 2 * 2
-    assert "'does not apply': the variant changes nothing for this method" in texts.md
+    assert texts["md"].count("| does not apply |") == 2 * 2 * 2
+    assert "'does not apply': the variant changes nothing for this method" in texts["md"]
     # the CSV remembers it
     assert texts_of(tmp_path / "back", pd.read_csv(tmp_path / "study.csv"), SELECTS) == texts
 
 
 def test_clear_differences_are_bold_but_not_on_few_volumes(tmp_path):
-    many = texts_of(tmp_path, summarise_study(make_volumes(volumes=12), SPEC))
-    assert "**−10.00 \\[" in many.md
-    few = texts_of(tmp_path, summarise_study(make_volumes(volumes=5), SPEC))
-    assert "−10.00 \\[" in few.md and "**−10.00" not in few.md
-    assert "fewer than 10 volumes are too narrow" in few.md
+    many, few = (
+        texts_of(tmp_path, summarise_study(make_volumes(volumes=n), SPEC))["md"] for n in (12, 5)
+    )
+    assert "**−10.00 \\[" in many
+    assert "−10.00 \\[" in few and "**−10.00" not in few
+    assert "fewer than 10 volumes are too narrow" in few
 
 
 # --- sweeps
@@ -290,15 +276,12 @@ def test_methods_trained_with_a_value_are_points_of_the_method_they_belong_to():
     assert set(points["method"]) == {"a"}
     assert points["mean"].tolist() == pytest.approx([20, 30, 41, 61])
     assert points["std"].iloc[-1] == pytest.approx(1) and set(points["n_folds"]) == {3}
-    with pytest.raises(DataError, match="no metrics of missing"):
-        trained_points(metrics, {"a": ["missing"]}, {"missing": 1.0})
 
 
 def test_a_sweep_is_drawn_with_its_baseline_and_its_trained_methods(chosen, tmp_path):
     values = {"a": 0.84, "b": 0.5, "a-low": 0.25}
     metrics = make_metrics({"a-low": 0.4})
-    trained = trained_points(metrics, {"a": ["a-low"]}, values)
-    none = trained_points(metrics, {}, values)
+    trained, none = (trained_points(metrics, t, values) for t in ({"a": ["a-low"]}, {}))
     path = tmp_path / "sweep.png"
 
     def sweep(summary, values=values, trained=none, phantom=False):
@@ -312,5 +295,3 @@ def test_a_sweep_is_drawn_with_its_baseline_and_its_trained_methods(chosen, tmp_
     others = [sweep(chosen, values | {"b": 0.6}), sweep(chosen, trained=trained)]
     others.append(sweep(chosen, phantom=True))
     assert len({first, *others}) == 4
-    with pytest.raises(DataError, match="number as its name"):
-        sweep(chosen.assign(variant="as configured"))

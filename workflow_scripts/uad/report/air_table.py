@@ -55,7 +55,7 @@ def air_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     ``violated_priors`` counts the folds that violate any.
 
     Raises:
-        DataError: there is no record, a record lacks a field, or a fold is there twice.
+        DataError: there is no record, a mean is missing, or a fold is there twice.
     """
     frame = pd.DataFrame([_checked(record) for record in records], columns=AIR_COLUMNS)
     if frame.empty:
@@ -72,19 +72,14 @@ def air_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def _checked(record: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the table, from the record of a fold."""
-    name = f"AIR of {record.get('experiment', '?')}/fold-{record.get('fold', '?')}"
-    needed = [c for c in AIR_COLUMNS if c != "choices_differ"]
-    if missing := [c for c in needed if c not in record]:
-        raise DataError(f"{name}: the fields {', '.join(missing)} are missing.")
-    row = {c: record[c] for c in needed}
-    for column in _NUMBERS:
-        if not isinstance(row[column], int | float) or row[column] != row[column]:
-            raise DataError(
-                f"{name}: {column} is {row[column]}, expected a number. Has the validation set "
-                "lesions?"
-            )
+    row = {c: record.get(c) for c in AIR_COLUMNS}
+    if lost := [c for c in _NUMBERS if row[c] is None or row[c] != row[c]]:
+        raise DataError(
+            f"AIR of {row['experiment']}/fold-{row['fold']}: {lost[0]} is {row[lost[0]]}, expected "
+            "a number. Has the validation set lesions?"
+        )
     row["choices_differ"] = bool(row["paper_rule_invert"]) != bool(row["maximising_invert"])
-    row["violated_priors"] = _SEPARATOR.join(row["violated_priors"]) or "none"
+    row["violated_priors"] = _SEPARATOR.join(row["violated_priors"] or ()) or "none"
     return row
 
 

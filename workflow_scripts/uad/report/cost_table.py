@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from uad.core.errors import DataError
-from uad.report.metric_files import check_unique
 from uad.report.render import Cell, Document, PathLike, Row, write_document
 
 _COUNTS = "parameters peak_memory_mb batch_size slices_per_step slices_per_volume threads".split()
@@ -20,11 +17,6 @@ _NUMBERS = (
 COST_COLUMNS = (
     f"method label parameters {' '.join(_NUMBERS)} peak_memory_mb batch_size slices_per_step "
     "slices_per_volume image_size device threads precision machine"
-).split()
-#: Fields that a record may lack; the overhead is computed here.
-_OPTIONAL = (
-    "overhead_percent gflops_per_slice_training_late seconds_per_step_late slices_per_step "
-    "slices_per_volume machine"
 ).split()
 #: How a run is described: in the caption where it is the same for all methods.
 _CONDITIONS = (
@@ -52,38 +44,16 @@ def cost_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         A frame with :data:`COST_COLUMNS`. ``overhead_percent`` is how much longer a
         training step takes with the method's loss than with l1 (missing where that is
         its loss, or the time with l1 is not given: the difference would be noise of the clock).
-
-    Raises:
-        DataError: no records, a field is missing, a method is given twice, or a number is
-            negative or no number.
     """
-    if not records:
-        raise DataError("No records of cost were given.")
-    frame = pd.DataFrame([_checked(record) for record in records], columns=COST_COLUMNS)
-    check_unique(frame, ["method"], "records of cost")
-    frame[_COUNTS] = frame[_COUNTS].astype(float).round().astype("Int64")
-    return frame.astype(dict.fromkeys(_NUMBERS, float))
-
-
-def _checked(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the table, from the record of a method."""
-    name = record.get("method", "a method without a name")
-    missing = [c for c in COST_COLUMNS if c not in record and c not in _OPTIONAL]
-    if missing:
-        raise DataError(f"cost of {name}: the fields {', '.join(missing)} are missing.")
-    row = {column: record.get(column) for column in COST_COLUMNS}
-    for column in (*_COUNTS, *_NUMBERS):
-        value = row[column]
-        number = isinstance(value, int | float) and math.isfinite(value) and value >= 0
-        if value is not None and not number:
-            raise DataError(f"cost of {name}: {column} is {value!r}, expected a number.")
-    own, plain = row["seconds_per_step"], row["seconds_per_step_l1"]
-    compares = own is not None and plain and record.get("loss") != "l1"
-    row["overhead_percent"] = 100 * (own / plain - 1) if compares else None
-    row["label"] = row["label"] or name
-    if isinstance(row["image_size"], list | tuple):
-        row["image_size"] = "x".join(map(str, row["image_size"]))
-    return row
+    frame = pd.DataFrame(list(records)).reindex(columns=[*COST_COLUMNS, "loss"])
+    frame = frame.astype(dict.fromkeys([*_COUNTS, *_NUMBERS], float))
+    longer = frame["seconds_per_step"] / frame["seconds_per_step_l1"] - 1
+    return frame.assign(
+        **{column: frame[column].round().astype("Int64") for column in _COUNTS},
+        overhead_percent=100 * longer.where(frame["loss"] != "l1"),
+        label=frame["label"].fillna(frame["method"]),
+        image_size=["x".join(map(str, size)) for size in frame["image_size"]],
+    )[COST_COLUMNS]
 
 
 def write_cost_table(

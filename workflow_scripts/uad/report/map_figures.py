@@ -42,41 +42,21 @@ MAP_COLUMNS = (
 )
 
 
-def choose_slices(
-    sizes: Mapping[str, int],
-    load_lesion: Callable[[str], np.ndarray],
-    quantiles: Sequence[float] = (1 / 6, 1 / 2, 5 / 6),
-) -> list[tuple[str, int]]:
-    """Choose test slices to show by a rule, not by their looks.
+def choose_slices(sizes: Mapping[str, int]) -> list[str]:
+    """Choose test volumes to show by a rule, not by their looks: a small, a median, a large lesion.
 
-    Volumes with a lesion are sorted by lesion size (ties by name); a quantile ``q`` of
-    ``n`` volumes takes the one at ``floor(q n)``, so the default shows a small, a median
-    and a large lesion. Of each volume the slice with the largest lesion area is taken
-    (the first of equals).
-
-    Args:
-        sizes: lesion voxels of each test volume, by subject.
-        load_lesion: gives a subject's mask ``(X, Y, Z)``; called for the chosen only.
-        quantiles: of lesion size, one per slice to choose (fewer where few have a lesion).
-
-    Returns:
-        (subject, index along the slice axis).
+    Volumes with a lesion are sorted by its size in voxels (ties by name); a quantile ``q`` of
+    ``n`` volumes takes the one at ``floor(q n)``, each once.
 
     Raises:
-        DataError: no volume has a lesion, or a chosen mask is empty.
+        DataError: no volume has a lesion.
     """
     ranked = sorted((size, name) for name, size in sizes.items() if size > 0)
     if not ranked:
         raise DataError("No test volume has a lesion, so there is no slice to show.")
     # The small term keeps 1/6 of 6 volumes from becoming 0.9999.
-    places = [min(int(q * len(ranked) + 1e-9), len(ranked) - 1) for q in quantiles]
-    choices = []
-    for size, name in (ranked[place] for place in dict.fromkeys(places)):
-        area = (np.asarray(load_lesion(name)) > 0).sum(axis=(0, 1))
-        if not area.any():
-            raise DataError(f"{name}: {size} lesion voxels were counted, but its mask is empty.")
-        choices.append((name, int(area.argmax())))
-    return choices
+    places = [int(q * len(ranked) + 1e-9) for q in (1 / 6, 1 / 2, 5 / 6)]
+    return [ranked[place][1] for place in dict.fromkeys(places)]
 
 
 def map_samples(
@@ -84,7 +64,7 @@ def map_samples(
     subjects: Iterable[str],
     layers: Callable[[str, np.ndarray, np.ndarray], Mapping[str, np.ndarray]],
 ) -> list[dict[str, Any]]:
-    """The samples of :func:`figure_maps` on the slices that :func:`choose_slices` takes.
+    """The samples of :func:`figure_maps`: of each chosen volume the slice with the most lesion.
 
     ``layers`` is called with a chosen subject, its volume and brain mask (both ``(X, Y, Z)``), and
     gives the volumes to show by name. One volume is in memory at a time.
@@ -95,8 +75,9 @@ def map_samples(
     """
     sizes = {s: int(read_store(store, [s]).lesions.sum()) for s in subjects}
     samples = []
-    for subject, z in choose_slices(sizes, lambda s: read_store(store, [s]).lesions[0]):
+    for subject in choose_slices(sizes):
         part = read_store(store, [subject])
+        z = int(part.lesions[0].sum(axis=(0, 1)).argmax())  # the first of equals
         shown = {**layers(subject, part.volumes[0], part.masks[0]), "truth": part.lesions[0]}
         # the atlas is stored left to right, back to front: turn it for display
         arrays = {name: np.rot90(layer[:, :, z]) for name, layer in shown.items()}
@@ -120,7 +101,10 @@ def figure_maps(
     """
     from matplotlib.figure import Figure
 
-    arrays = _arrays(samples, columns)
+    keys = ["truth", *(column.key for column in columns)]
+    arrays = [
+        {key: np.asarray(sample[key], dtype=np.float64) for key in keys} for sample in samples
+    ]
     shape = arrays[0]["truth"].shape
     groups = {c.key: (c.scale, "" if c.scale else c.key) for c in columns if c.kind == "map"}
     scales = map_scales(arrays, groups)
@@ -163,29 +147,6 @@ def figure_maps(
         text = f"outline: lesion\nscale: {shared}"
         write(0.06, below, text, va="top", ha="left", size=5.5, color=GREY)
         save(figure, path)
-
-
-def _arrays(
-    samples: Sequence[Mapping[str, Any]], columns: Sequence[MapColumn]
-) -> list[dict[str, np.ndarray]]:
-    """The arrays of all samples, of one shape and finite."""
-    arrays: list[dict[str, np.ndarray]] = []
-    for sample in samples:
-        where = f"figure of {sample['subject']} slice {sample['slice']}"
-        row = {}
-        for key in dict.fromkeys(["truth", *(column.key for column in columns)]):
-            if key not in sample:
-                raise DataError(f"{where}: there is no {key!r} in the sample.")
-            row[key] = array = np.asarray(sample[key], dtype=np.float64)
-            shape = (arrays or [row])[0]["truth"].shape
-            if array.ndim != 2 or array.shape != shape:
-                raise DataError(f"{where}: {key!r} has shape {array.shape}, expected {shape}.")
-            if not np.isfinite(array).all():
-                raise DataError(f"{where}: {key!r} has NaN or infinite values.")
-        arrays.append(row)
-    if not arrays:
-        raise DataError("figure of anomaly maps: no samples were given.")
-    return arrays
 
 
 def _draw(

@@ -212,7 +212,7 @@ def markdown(document: Document) -> str:
 
 def mean_std(mean: float, std: float) -> str:
     """``mean±std`` with the paper's two decimals; the mean alone where there is no std."""
-    return f"{mean:.2f}" if math.isnan(std) else f"{mean:.2f}±{std:.2f}"
+    return "±".join(f"{number:.2f}" for number in (mean, std) if not math.isnan(number))
 
 
 def signed(number: float) -> str:

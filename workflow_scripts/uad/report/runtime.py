@@ -38,29 +38,25 @@ def job_table(jobs: Sequence[Record]) -> pd.DataFrame:
     ``started`` and ``ended`` are seconds since 1970, ``bytes`` those of the outputs,
     ``record_seconds`` those of writing the record; ``peak_gpu_memory_mib`` is NaN without one.
     """
-    times = "seconds threads peak_memory_mib peak_gpu_memory_mib record_seconds started".split()
-    rows = []
-    for job in jobs:
-        host, code = job.content["host"], job.content["code"]
-        rows.append(
-            {
-                "key": job.key,
-                "rule": job.rule,
-                **{name: job.content[name] for name in times},
-                "bytes": sum(output.bytes or 0 for output in job.outputs),
-                "device": host["device"],
-                "driver": host["driver"],
-                "host": host["name"],
-                "commit": code["commit"],
-                "diff": code["diff_sha256"],
-                "lock": job.content["environment"]["lock_sha256"],
-            }
-        )
-    frame = pd.DataFrame(rows).astype({"peak_gpu_memory_mib": float})
+    copied = "rule seconds threads peak_memory_mib peak_gpu_memory_mib record_seconds started"
+    renamed = {
+        "host.name": "host",
+        "host.device": "device",
+        "host.driver": "driver",
+        "code.commit": "commit",
+        "code.diff_sha256": "diff",
+        "environment.lock_sha256": "lock",
+    }
+    frame = pd.json_normalize([job.content for job in jobs])[[*copied.split(), *renamed]]
+    frame = frame.rename(columns=renamed)
     started = pd.to_datetime(frame["started"]).dt.tz_localize(None) - pd.Timestamp(0)
     frame["started"] = started.dt.total_seconds()
-    frame["ended"] = frame["started"] + frame["seconds"]
-    return frame.assign(core_seconds=frame["seconds"] * frame["threads"])
+    return frame.astype({"peak_gpu_memory_mib": float}).assign(
+        key=[job.key for job in jobs],
+        bytes=[sum(output.bytes or 0 for output in job.outputs) for job in jobs],
+        ended=frame["started"] + frame["seconds"],
+        core_seconds=frame["seconds"] * frame["threads"],
+    )
 
 
 def cost_by_rule(jobs: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from uad.core.columns import SIGNIFICANCE
-from uad.core.errors import DataError
-from uad.report.metric_files import CELL, METRICS, check_columns, check_unique, short
+from uad.report.metric_files import CELL, check_unique, short
 from uad.report.render import signed
 from uad.report.table_spec import TableSpec
 
@@ -27,35 +27,18 @@ MARKS = {
 
 
 def tests_of_table(significance: pd.DataFrame | None, spec: TableSpec) -> pd.DataFrame:
-    """The tests between two methods of one table, checked, in the order of the table.
+    """The tests between two methods of one table, in the order of the table.
 
     They come from :func:`uad.evaluate.test_claims`, if any were made; those of other methods and
     columns are left out.
-
-    Raises:
-        DataError: a column is missing, a unit is not known, or a test is listed twice.
     """
     if significance is None or significance.empty:
         return pd.DataFrame(columns=SIGNIFICANCE)
-    where = f"significance of {spec.name}"
-    check_columns(significance, SIGNIFICANCE, where)
-    for column, known in (("unit", {"volumes", "folds"}), ("metric", set(METRICS))):
-        unknown = sorted(set(significance[column].astype(str)) - known)
-        if unknown:
-            raise DataError(f"{where}: unknown {column} {', '.join(unknown)}.")
-    check_unique(significance, [*CELL, "against", "unit"], where)
-    places = pd.MultiIndex.from_tuples(spec.places)
-    order = pd.DataFrame(
-        {
-            "row": pd.Index(spec.methods).get_indexer(significance["row"]),
-            "column": places.get_indexer(pd.MultiIndex.from_frame(significance[CELL[1:3]])),
-            "metric": pd.Index(METRICS).get_indexer(significance["metric"]),
-            "against": pd.Index(spec.methods).get_indexer(significance["against"]),
-        },
-        index=significance.index,
-    )
-    order = order[(order >= 0).all(axis=1)].sort_values(list(order), kind="stable")
-    return significance.loc[order.index, SIGNIFICANCE].reset_index(drop=True)
+    check_unique(significance, [*CELL, "against", "unit"], f"significance of {spec.name}")
+    sides = (significance[CELL], significance[["against", *CELL[1:]]])
+    row, against = (spec.cells.get_indexer(pd.MultiIndex.from_frame(side)) for side in sides)
+    order = [place for place in np.lexsort((against, row)) if min(row[place], against[place]) >= 0]
+    return significance.iloc[order][SIGNIFICANCE].reset_index(drop=True)
 
 
 def add_marks(summary: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
@@ -97,9 +80,9 @@ def test_facts(
         for method, against in zip(cells["row"], cells["tested_against"], strict=True)
     ]
     sizes = []
-    for place, part in cells.groupby(CELL[1:3], sort=False):
-        low, high = part["n_pairs"].min(), part["n_pairs"].max()
-        sizes.append(f"{spec.places[place]} n = {low if low == high else f'{low} to {high}'}")
+    for place, pairs_there in cells.groupby(CELL[1:3], sort=False)["n_pairs"]:
+        numbers = dict.fromkeys(map(str, (pairs_there.min(), pairs_there.max())))
+        sizes.append(f"{spec.places[place]} n = {' to '.join(numbers)}")
     tests = tests_of_table(significance, spec)
     return {
         "tested": True,

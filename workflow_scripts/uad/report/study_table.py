@@ -25,7 +25,7 @@ CHOSEN = "chosen on validation"
 NO_EFFECT = "does not apply"
 #: A bootstrap of fewer volumes than this gives intervals that are too narrow.
 FEW_VOLUMES = 10
-VALIDATION, TEST = "val_unhealthy", "test"
+TEST = "test"
 STUDY_COLUMNS = (
     "experiment method test_dataset variant metric mean std n_folds n_volumes difference ci_low "
     "ci_high validation_mean chosen n_chosen same_as_baseline"
@@ -55,16 +55,14 @@ def summarise_study(volumes: pd.DataFrame, spec: StudySpec, *, seed: int = 0) ->
         itself), so that its difference was not measured and has no interval.
 
     Raises:
-        DataError: a column, a variant or the validation volumes are missing, a value is
-            outside [0, 1], or variants were not evaluated on the same volumes.
+        DataError: a column or the validation volumes are missing, a value is outside [0, 1], or a
+            metric is not defined for any volume of a fold.
     """
     where = f"study {spec.name}"
     check_metrics(volumes, where, [*_PLACE, "fold", "variant", "role", "subject"])
     volumes = volumes.astype({"variant": str, "subject": str})
     if "same_as_baseline" not in volumes:
         volumes = volumes.assign(same_as_baseline=volumes["variant"] == spec.baseline)
-    if unknown := sorted(set(volumes["role"].astype(str)) - {VALIDATION, TEST}):
-        raise DataError(f"{where}: unknown role {', '.join(unknown)}.")
     cells = dict(iter(volumes[volumes["variant"].isin(spec.variants)].groupby(_PLACE)))
     places = [(e, method, test) for method in spec.methods for e, test in spec.places]
     parts = [_summarise_cell(cells[p], spec, p, seed) for p in places if p in cells]
@@ -77,13 +75,13 @@ def _summarise_cell(
     """The summary of one method on one test set, variant by variant."""
     where = f"study {spec.name}: {'/'.join(place)}"
     is_test = cell["role"] == TEST
-    test, known = _wide(cell[is_test], spec, where), _wide(cell[~is_test], spec, where)
+    test, known = _wide(cell[is_test], spec), _wide(cell[~is_test], spec)
     if test.empty:
         raise DataError(f"{where} has no test volumes.")
     known = known.groupby("fold").mean()
     choice = pd.Series(dtype=str)
     if spec.select_on:
-        choice = _choose(known[spec.select_on], test, spec, where)
+        choice = _choose(known[spec.select_on], test, where)
         test, known = _with_chosen(test, choice), _with_chosen(known, choice)
     folds = test.groupby("fold").mean()
     if folds.isna().any(axis=None):
@@ -124,15 +122,9 @@ def _summarise_cell(
     return summary.assign(**dict(zip(_PLACE, place, strict=True)))
 
 
-def _wide(part: pd.DataFrame, spec: StudySpec, where: str) -> pd.DataFrame:
+def _wide(part: pd.DataFrame, spec: StudySpec) -> pd.DataFrame:
     """A column per metric and variant, one row per fold and volume, all in percent."""
     wide = part.pivot(index=["fold", "subject"], columns="variant", values=[*METRICS])
-    counts = part["variant"].value_counts().reindex(spec.variants, fill_value=0)
-    if (counts < len(wide)).any():
-        raise DataError(
-            f"{where} has {counts.min()} volumes for variant '{counts.idxmin()}', but {len(wide)} "
-            "in all. Score the cell again."
-        )
     columns = pd.MultiIndex.from_product([METRICS, spec.variants])
     return wide.reindex(columns=columns).astype(float).sort_index() * 100
 
@@ -149,16 +141,14 @@ def _limits(pairs: pd.Series, seed: int) -> tuple[float, float]:
     return interval.low, interval.high
 
 
-def _choose(means: pd.DataFrame, test: pd.DataFrame, spec: StudySpec, where: str) -> pd.Series:
+def _choose(means: pd.DataFrame, test: pd.DataFrame, where: str) -> pd.Series:
     """The variant of each fold with the best mean validation value, the first of equals."""
-    folds = test.index.unique("fold")
-    if absent := sorted(set(folds) - set(means.index)):
-        raise DataError(f"{where}/fold-{absent[0]} has no validation volumes to choose by.")
+    means = means.reindex(test.index.unique("fold"))
     undefined = means.isna().all(axis=1)
     if undefined.any():
         raise DataError(
-            f"{where}/fold-{undefined.idxmax()}: {spec.select_on} is not defined for any "
-            "validation volume."
+            f"{where}/fold-{undefined.idxmax()} has no validation volumes to choose a variant by, "
+            "or the metric is not defined for any of them."
         )
     # Rounded, so that float dust does not decide between variants that are the same.
     return means.round(9).idxmax(axis=1)
@@ -186,8 +176,6 @@ def trained_points(
     for method, others in trained.items():
         for other in others:
             cells = metrics[metrics["method"] == other]
-            if cells.empty:
-                raise DataError(f"sweep of {method}: no metrics of {other}.")
             found = fold_means(cells).groupby(CELL).agg(["mean", "std", "size"]).reset_index()
             found = found.rename(columns={"size": "n_folds"})
             parts.append(found.assign(method=method, value=float(values[other])))

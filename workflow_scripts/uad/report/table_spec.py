@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from uad.core.errors import ConfigError
+from uad.report.metric_files import CELL, METRICS
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,13 @@ class TableSpec:
         own = {key: spec[key] for key in cls.__annotations__ if key in spec}
         own |= {"methods": rows, "places": dict(zip(columns, names, strict=True))}
         return cls(**own | {"labels": spec.get("labels") or {}})
+
+    @property
+    def cells(self) -> pd.MultiIndex:
+        """All its cells, line by line."""
+        places = [(m, *place) for m in self.methods for place in self.places]
+        cells = [(*place, metric) for place in places for metric in METRICS]
+        return pd.MultiIndex.from_tuples(cells, names=CELL)
 
     def label(self, method: str) -> str:
         """The display name of a method (its key where none is given)."""

@@ -93,12 +93,8 @@ def summarise(
             f"{spec.name}: {metric} of {experiment}/{method}/fold-{fold}/{test} is not defined for "
             "any volume. Do its test volumes have lesions?"
         )
-    wanted = pd.MultiIndex.from_tuples(
-        [(m, *place, metric) for m in spec.methods for place in spec.places for metric in METRICS],
-        names=CELL,
-    )
-    summary = folds.groupby(CELL).agg(["mean", "std", "size"]).reindex(wanted)
-    known = published_for(published, spec.name).reindex(wanted)
+    summary = folds.groupby(CELL).agg(["mean", "std", "size"]).reindex(spec.cells)
+    known = published_for(published, spec.name).reindex(spec.cells)
     values = cells.rename(columns={"method": "row"}).melt(
         [*CELL[:3], "subject"], [*METRICS], "metric"
     )
@@ -196,13 +192,16 @@ def _document(
     significance: pd.DataFrame | None = None,
 ) -> Document:
     """Lay out a table as the paper does: a row per method, two columns per test set."""
-    shown = [(place, metric) for place in spec.places for metric in METRICS]
-    cells = _cells(summary, spec)
+    summary = summary.set_index(CELL).reindex(spec.cells).reset_index()
+    if (lost := summary["mean"].isna()).any():
+        cell = "/".join(summary.loc[lost, CELL].iloc[0])
+        raise DataError(f"{spec.name}: the summary has no value for {cell}.")
+    cells, width = _cells(summary, spec), len(spec.places) * len(METRICS)
     rows = [
-        Row(spec.label(m), [cells[(m, *place, metric)] for place, metric in shown])
-        for m in spec.methods
+        Row(spec.label(method), cells[number * width : (number + 1) * width])
+        for number, method in enumerate(spec.methods)
     ]
-    heads = [(spec.places[place], METRICS[metric]) for place, metric in shown]
+    heads = [(name, metric) for name in spec.places.values() for metric in METRICS.values()]
     most = summary.groupby(CELL[:3])["n_volumes"].transform("max")
     return Document.of(
         words,
@@ -222,28 +221,22 @@ def _document(
     )
 
 
-def _cells(summary: pd.DataFrame, spec: TableSpec) -> dict[tuple[str, ...], Cell]:
-    """Every value as text, with marks and published values, by :data:`CELL`."""
+def _cells(summary: pd.DataFrame, spec: TableSpec) -> list[Cell]:
+    """Every value as text, with marks and published values."""
     # by the two decimals that a reader sees; equal numbers get equal marks
     shown = summary["mean"].map(lambda value: float(f"{value:.2f}"))
     ranks = shown.groupby([summary[key] for key in CELL[1:]]).rank("dense", ascending=False)
     ranks = ranks.where((ranks <= 2) & (len(spec.methods) > 1), 0)  # a single row beats nobody
-    cells = {}
-    for record, rank in zip(summary.itertuples(), ranks, strict=True):
-        known, apart = record.published_mean, record.difference
-        cells[tuple(getattr(record, key) for key in CELL)] = Cell(
+    return [
+        Cell(
             mean_std(record.mean, record.std),
             int(rank),
-            NOT_PUBLISHED if np.isnan(known) else mean_std(known, record.published_std),
-            "" if np.isnan(apart) else f"{signed(apart)}, {record.verdict}",
+            mean_std(record.published_mean, record.published_std) or NOT_PUBLISHED,
+            "" if np.isnan(record.difference) else f"{signed(record.difference)}, {record.verdict}",
             MARK if record.significant == "yes" else "",
         )
-    for method in spec.methods:
-        for place in spec.places:
-            for metric in METRICS:
-                if (cell := (method, *place, metric)) not in cells:
-                    raise DataError(f"{spec.name}: the summary has no value for {'/'.join(cell)}.")
-    return cells
+        for record, rank in zip(summary.itertuples(), ranks, strict=True)
+    ]
 
 
 def sizes(frame: pd.DataFrame, spec: TableSpec) -> str:
