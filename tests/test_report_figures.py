@@ -143,8 +143,8 @@ def curve(scale=1.0, folds=3):
     for fold in range(folds):
         rng = np.random.default_rng(fold)
         scores = np.concatenate([rng.gamma(2, 1, 900), rng.gamma(6, 1, 100)]).astype(np.float32)
-        labels = np.arange(1000) >= 900
-        frame = evaluate.threshold_curve([scale * scores], [labels], points=40)
+        pairs = [(scale * scores, np.arange(1000) >= 900)]
+        frame = evaluate.threshold_curve(lambda pairs=pairs: pairs, points=40)
         frames.append(frame.assign(fold=fold))
     return pd.concat(frames)
 
