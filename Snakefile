@@ -26,6 +26,14 @@ include: "rules/studies.smk"
 include: "rules/audit.smk"
 
 
+# a job whose outputs were removed leaves no record of them either
+onerror:
+    for jobs in workflow.scheduler.failed:
+        for path in [job.output[0] for job in jobs if job.output]:
+            if not os.path.exists(path):
+                Path(f"{path}.prov.json").unlink(missing_ok=True)
+
+
 localrules:
     paper,
     index,

@@ -41,7 +41,10 @@ def raw_listing(content):
     def digest(wildcards):
         if cfg.datasets[wildcards.dataset].source == "phantom":
             return None  # its manifest is an input
-        return listing_digest(raw_root(wildcards), content=content)
+        try:
+            return listing_digest(raw_root(wildcards), content=content)
+        except DataError as error:
+            sys.exit(f"\n{error}\n")  # as above: the message is for a person
 
     return digest
 

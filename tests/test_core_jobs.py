@@ -110,11 +110,12 @@ def test_a_script_that_fails_says_so_once_and_is_never_a_success(tmp_path, capfd
         SystemExit(0): "Ended by a signal; run the same command again to go on.\n",
     }
     for error, said in ends.items():
+        (tmp_path / "out.txt.prov.json").write_text("of an earlier run")
         with pytest.raises(SystemExit) as end, job(snakemake_like(tmp_path)):
             raise error
         assert end.value.code == 1
         assert (tmp_path / "some.log").read_text() == said
-    assert not (tmp_path / "out.txt.prov.json").exists()
+        assert not (tmp_path / "out.txt.prov.json").exists()
 
 
 def test_a_record_that_is_being_written_is_not_read(tmp_path):

@@ -1,6 +1,9 @@
 """Quality control: measures, outlier flags, pictures, and a reviewer's decisions."""
 
 import json
+import os
+import subprocess
+import time
 
 import numpy as np
 import pandas as pd
@@ -358,6 +361,32 @@ def test_excluded_scans_are_absent_from_index_splits_and_record(root, tmp_path):
         ("BraTS202100005", "cut", "me"),
         ("BraTS2021_00003", "motion", "me"),
     ]
+
+
+# --- clocks
+
+
+def test_scans_dated_in_the_future_are_named_with_what_to_do_before_any_job(root, tmp_path):
+    make_stand_ins(tmp_path, ixi=12, brats21=10, mslub=4)
+    path = tmp_path / "data/ixi/IXI-T2/IXI003-Guys-0003-T2.nii.gz"
+    ahead = time.time() + 3 * 86400
+    os.utime(path, (ahead, ahead))
+    output = snakemake(root, tmp_path, "validate", check=False)
+    assert "data/ixi: 1 file(s) are dated in the future, for example data/ixi/IXI-T2/IXI0" in output
+    assert "jobs" not in output and not (tmp_path / "results/participants").exists()
+    command = next(line for line in output.splitlines() if line.startswith("  find "))
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert "dated in the future" not in snakemake(root, tmp_path, "-n", "validate", check=False)
+
+
+def test_a_job_whose_output_is_thrown_away_leaves_no_record(root, tmp_path):
+    make_stand_ins(tmp_path, ixi=0, brats21=12, mslub=0)
+    snakemake(root, tmp_path, "results/participants/brats21.tsv")
+    ahead = time.time() + 3 * 86400
+    os.utime(tmp_path / "results/participants/brats21.tsv", (ahead, ahead))
+    split = "results/splits/intra_FLAIR/fold-0.tsv"
+    assert "older modification time" in snakemake(root, tmp_path, split, check=False)
+    assert not list((tmp_path / "results/splits").rglob("fold-0.tsv*"))
 
 
 # --- the configuration

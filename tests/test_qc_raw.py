@@ -1,5 +1,6 @@
 """Raw scans: clean trees pass without a word, and every planted fault is named where it is."""
 
+import gzip
 import os
 import shutil
 from pathlib import Path
@@ -69,6 +70,15 @@ def edit(path, change=None, affine=None, qform=None):
         new.set_sform(matrix, 1)
         new.set_qform(qform(matrix), 1)
     nib.save(new, path)
+
+
+def edit_header(path, **fields):
+    """Set fields of a header byte by byte: nibabel would mend them on the way."""
+    content = gzip.decompress(path.read_bytes())
+    header = nib.Nifti1Header(content[:348], check=False)
+    for name, value in fields.items():
+        header[name] = value
+    path.write_bytes(gzip.compress(header.binaryblock + content[348:]))
 
 
 def swap(first, second):
@@ -227,6 +237,74 @@ def test_a_lost_file_is_missed(clean):
     table.loc[1, "image"] += ".lost"
     faults = validate_tree("ixi", table)["faults"]
     assert "T1 image: no such file" in faults[1] and (faults.drop(1) == "").all()
+
+
+@pytest.mark.parametrize(
+    "fields, verdict, said",
+    [
+        (
+            {"quatern_b": 0.70711, "quatern_c": 0.70711, "quatern_d": 0.01},
+            WARN, "T2 image: its qform is not valid; sform is used",
+        ),
+        ({"datatype": 26996}, BAD, "T2 image: its header is not valid (data code 26996 not rec"),
+        ({"scl_slope": 1, "scl_inter": np.nan}, BAD, "its header is not valid (Valid slope but"),
+        ({"qform_code": 0, "sform_code": 0}, BAD, "T2 image: has no orientation (qform_code and"),
+    ],
+)  # fmt: skip
+def test_a_fault_in_one_header_costs_its_subject_only(tree, fields, verdict, said):
+    root = tree("brats21")
+    name, path = scan(root, "brats21", 1, "T2")
+    edit_header(path, **fields)
+    found, why = only(check("brats21", root), name)
+    assert found == verdict and said in why
+
+
+def test_a_file_is_read_by_what_it_is_whatever_its_name_says(tree):
+    root = tree("ixi")
+    plain, packed = (scan(root, "ixi", number, "T2")[1] for number in (0, 1))
+    plain.write_bytes(gzip.decompress(plain.read_bytes()))
+    packed.rename(packed.with_suffix(""))
+    assert set(check("ixi", root).values()) == {("used", "")}
+
+
+def without_codes(path):
+    edit_header(path, qform_code=0, sform_code=0)
+
+
+def turned_to_ras(path):
+    nib.save(nib.as_closest_canonical(nib.load(path)), path)
+
+
+@pytest.mark.parametrize(
+    "layout, change, verdict, said",
+    [
+        ("ixi", without_codes, BAD, "image: has no orientation (qform_code and sform_code are 0)"),
+        ("ixi", lambda path: edit(path, affine=lambda a: np.eye(4)), BAD, "affine of a bare array"),
+        (
+            "brats21", lambda path: edit(path, affine=lambda a: np.diag([4, 4, 4, 1])),
+            BAD, "image: has the affine of a bare array, without rotation and origin",
+        ),
+        (
+            "brats21", turned_to_ras,
+            WARN, "image: its axes point to RAS, those of this data set to LPS",
+        ),
+        (
+            "brats21", lambda path: edit(path, lambda data: data[:, 5:]),
+            WARN, "image: its grid covers 240x220x156 mm, that of this data set 240x240x155 mm",
+        ),
+    ],
+)  # fmt: skip
+def test_a_fault_that_all_files_share_is_said_of_each_and_of_the_data_set(
+    tree, layout, change, verdict, said
+):
+    root = tree(layout)
+    for path in root.rglob("*.nii.gz"):
+        change(path)
+    checked = validate_tree(layout, index_dataset(layout, root, MODALITIES[layout]))
+    result = give_verdicts(checked)
+    assert (result.subjects["verdict"] == verdict).all()
+    assert result.subjects["why"].str.contains(said, regex=False).all()
+    assert any(note.startswith("All ") and said in note for note in result.notes)
 
 
 # --- several files

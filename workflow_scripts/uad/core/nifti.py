@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import os
 import zlib
@@ -13,6 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from uad.core.errors import DataError
 from uad.core.files import atomic_path
@@ -70,6 +72,17 @@ class Scan(Volume):
         return np.ascontiguousarray(nib.orientations.apply_orientation(data, back))
 
 
+def load_image(path: str | os.PathLike[str]) -> Any:
+    """A nibabel image by what its file holds, whatever its name says of compression."""
+    content = b""
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    if packed != str(path).endswith(".gz"):
+        content = Path(path).read_bytes()
+        content = gzip.decompress(content) if packed else content
+    return nib.Nifti1Image.from_bytes(content) if content[344:347] == b"n+1" else nib.load(path)
+
+
 def open_volume(path: str | os.PathLike[str], dtype: type | None = None) -> Volume:
     """Read a file of any numeric type.
 
@@ -84,9 +97,11 @@ def open_volume(path: str | os.PathLike[str], dtype: type | None = None) -> Volu
     if not path.exists():
         raise UnreadableVolumeError(path, "no such file")
     try:
-        image = nib.load(path)
+        image = load_image(path)
         data = np.asarray(image.dataobj, dtype=dtype)
         affine = np.asarray(image.affine, dtype=np.float64)
+    except HeaderDataError as error:
+        raise UnreadableVolumeError(path, f"its header is not valid ({error})") from error
     except (EOFError, OSError, ValueError, TypeError, zlib.error, ImageFileError) as error:
         raise UnreadableVolumeError(
             path,

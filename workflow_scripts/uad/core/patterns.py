@@ -83,6 +83,12 @@ class Layout(Strict):
     grid: Literal["scan", "subject", "data set"] = Field(
         "subject", description="Whose images share one grid."
     )
+    axes: str | None = Field(
+        None, pattern="^[RLAPSI]{3}$", description="Where the axes of all images point to."
+    )
+    covers: list[float] | None = Field(
+        None, min_length=3, max_length=3, description="What all grids cover, mm along these axes."
+    )
     same_grid: bool = Field(
         False, description="At import, images must lie on the grid of the lesion mask."
     )

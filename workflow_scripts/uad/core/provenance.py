@@ -77,6 +77,8 @@ def job(snakemake: Any) -> Iterator[Job]:
         snakemake: the object that Snakemake gives to a script.
     """
     context, error_in = Job(snakemake), f"{ERROR_IN_RULE}{snakemake.rule}: "
+    record = Path(f"{snakemake.output[0]}{SUFFIX}")
+    record.unlink(missing_ok=True)  # of an earlier run: it must not outlive what it is about
     log = snakemake.log[0] if snakemake.log else None
     with _output_to(log) as terminal:
         try:
@@ -95,7 +97,7 @@ def job(snakemake: Any) -> Iterator[Job]:
                 traceback.print_exc()  # to the log: where it ran out
                 _fail(f"{error_in}{advice}\n", terminal)
             _fail(traceback.format_exc(), terminal)
-        write_json(f"{snakemake.output[0]}{SUFFIX}", _record(context))
+        write_json(record, _record(context))
 
 
 @contextlib.contextmanager

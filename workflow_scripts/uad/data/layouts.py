@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,8 @@ With the archives in one folder: make import ARCHIVES=/that/folder (docs/data.md
 put or link each tree there, or name another: datasets.<name>.path in the config.
 What is there and what is missing: make datasets. To try the workflow without any
 data: make demo (a synthetic phantom)."""
+#: Nanoseconds that the clocks of two machines may differ.
+CLOCKS = 60 * 10**9
 
 
 def bids_label(name: str) -> str:
@@ -153,9 +157,14 @@ def listing_digest(root: str | Path, *, content: bool = False) -> str:
 
     A digest of the NIfTI files' names below ``root`` (links are followed), with ``content`` also
     of their sizes and times, and of the bytes of the tables of subjects at its root.
+
+    Raises:
+        DataError: with ``content``, files are dated in the future: Snakemake would throw away
+            whatever is made from them, as older than its input.
     """
     ages = [layout.ages for layout in known_layouts().values() if layout.ages]
     tables = {PARTICIPANTS, *(name for table in ages for name in table.files)}
+    ahead, now = [], time.time_ns() + CLOCKS
     rows = [[p.name, sha256(p)] for p in (Path(root) / n for n in tables) if p.is_file()]
     for folder, _, files in os.walk(root, followlinks=True):
         for name in files:
@@ -165,7 +174,15 @@ def listing_digest(root: str | Path, *, content: bool = False) -> str:
                 if content:
                     state = path.stat()
                     row += [state.st_size, state.st_mtime_ns]
+                    ahead += [str(path)] if state.st_mtime_ns > now else []
                 rows.append(row)
+    if ahead:
+        raise DataError(
+            f"{root}: {len(ahead)} file(s) are dated in the future, for example {min(ahead)}. What "
+            "is made from them would count as out of date at once and be thrown away. Is the clock "
+            "of this machine right? Then date them back:\n"
+            f"  find -L {shlex.quote(str(root))} -name '*.nii*' -newermt now -exec touch {{}} +"
+        )
     return text_digest(sorted(rows))
 
 

@@ -39,6 +39,10 @@ STEPS, POINTS = (4, 8, 16, 24), 2000
 #: Unsupported lesion masks, at most, that are tried on each other's images.
 MATCHED = 12
 
+#: In place of axes: no orientation code; an affine that any array gets, without a rotation and
+#: an origin.
+NO_CODES, NO_AXES = "none", "identity"
+
 TEXTS = (
     "error", "shape", "spacing", "orientation", "extent", "digest", "stripped",
     "mask_error", "mask_axes",
@@ -55,25 +59,23 @@ NUMBERS = (
 
 
 class Promise(NamedTuple):
-    """What a layout promises about its files; ``stripped`` is None if it is to be found out."""
+    """What a layout promises about its files."""
 
     layout: Layout
     labels: frozenset[int]
-    stripped: bool | None
-    coregistered: bool  # all images of a subject share one grid
+    stripped: bool | None  # None: to be found out
     one_grid: bool  # all subjects share one grid
-    preprocessed: bool = False  # registered and corrected by somebody else; masks were warped
+    preprocessed: bool  # registered, cropped and corrected by somebody else; masks were warped
 
 
 def promise_of(layout: str, rows: pd.DataFrame) -> Promise:
     """What the scans of a participants table promise; only preprocessed ones have brain masks."""
-    patterns = layout_of(layout)
-    stripped = {"whole": False, "stripped": True, "auto": None}[patterns.head]
-    labels, coregistered = frozenset(patterns.labels or ()), patterns.grid != "scan"
-    if "mask" in rows:  # cropped one by one, and fractions at the edges of a mask are expected
+    patterns, labels = layout_of(layout), frozenset(layout_of(layout).labels or ())
+    if "mask" in rows:  # fractions at the edges of a mask are expected
         labels = frozenset(range(1, max(labels, default=0) + 1))
-        return Promise(patterns, labels, True, coregistered, False, preprocessed=True)
-    return Promise(patterns, labels, stripped, coregistered, patterns.grid == "data set")
+        return Promise(patterns, labels, True, one_grid=False, preprocessed=True)
+    stripped = {"whole": False, "stripped": True, "auto": None}[patterns.head]
+    return Promise(patterns, labels, stripped, patterns.grid == "data set", preprocessed=False)
 
 
 def measure_scans(layout: str, rows: pd.DataFrame, threads: int = 1) -> pd.DataFrame:
@@ -129,7 +131,7 @@ def _measure_subject(promise: Promise, rows: pd.DataFrame) -> dict[Any, dict]:
                 measures[index] |= open_lesion(lesion).measures_on(image, scan["modality"])
         except Exception as error:
             measures[index]["lesion_error"] = _reason(error, lesion)
-    if promise.coregistered and len(outlines) > 1:
+    if promise.layout.grid != "scan" and len(outlines) > 1:
         for index, outline in outlines.items():
             others = [o for i, o in outlines.items() if i != index and o.shape == outline.shape]
             # the best match: of three images, only the odd one fits none
@@ -186,7 +188,7 @@ class Image:
             "error": "",
             "shape": _by(data.shape),
             "spacing": _by(np.round(volume.spacing, 3)),
-            "orientation": volume.axes,
+            "orientation": _orientation(volume),
             "stripped": "yes" if self.stripped else "no",
             "extent": _by(np.round(self._extent())),
             "digest": _digest(volume.data),
@@ -247,11 +249,8 @@ def _brain_mask_measures(mask: Volume, image: Image) -> dict[str, Any]:
 class Lesion:
     """A lesion mask, reduced to what is compared with the images.
 
-    Attributes:
-        volume: the file.
-        inside: voxels of the mask, at most :data:`POINTS`, evenly chosen, (N, 3).
-        shell: voxels around the mask, the same.
-        measures: what needs no image.
+    ``inside`` and ``shell`` are voxels of it and around it, at most :data:`POINTS`, (N, 3);
+    ``measures`` need no image.
     """
 
     def __init__(self, path: str) -> None:
@@ -344,16 +343,32 @@ def _digest(data: np.ndarray) -> str:
     return f"h{digest.hexdigest()[:20]}"  # a letter first: nobody may take it for a number
 
 
-def _header_mm(volume: Volume) -> float:
-    """Distance (mm) of qform and sform at a corner; NaN where the header has only one."""
-    header = volume.header
+def _codes(volume: Volume) -> tuple[int, int]:
+    """The codes of qform and sform; a format that has none counts as one with a sform."""
     try:
-        both = header["qform_code"] > 0 and header["sform_code"] > 0
-    except (ValueError, KeyError, IndexError):  # a format without them
+        return int(volume.header["qform_code"]), int(volume.header["sform_code"])
+    except (ValueError, KeyError, IndexError):
+        return 0, 1
+
+
+def _header_mm(volume: Volume) -> float:
+    """Distance (mm) of qform and sform at a corner; NaN with one of them, inf if one is invalid."""
+    if not all(_codes(volume)):
         return np.nan
-    if not both:
-        return np.nan
-    return corner_distance(header.get_qform(), header.get_sform(), volume.data.shape)
+    try:
+        header = volume.header
+        return corner_distance(header.get_qform(), header.get_sform(), volume.data.shape)
+    except ValueError:  # a quaternion that is longer than 1
+        return np.inf
+
+
+def _orientation(volume: Volume) -> str:
+    """Where the axes point to; :data:`NO_CODES` or :data:`NO_AXES` where the file does not say."""
+    if not any(_codes(volume)):
+        return NO_CODES
+    plain = (np.diagonal(volume.affine) > 0).all() and not volume.affine[:3, 3].any()
+    plain = plain and np.array_equal(volume.affine, np.diag(np.diagonal(volume.affine)))
+    return NO_AXES if plain else volume.axes
 
 
 def _otsu(values: np.ndarray) -> float:

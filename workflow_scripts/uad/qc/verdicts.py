@@ -7,6 +7,7 @@ cannot be used at all stops the work.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,33 +19,33 @@ import pandas as pd
 
 from uad.core.errors import DataError
 from uad.core.patterns import layout_of
-from uad.qc.raw import SUPPORT, Promise, match_masks, measure_scans, promise_of, support
+from uad.qc.raw import (
+    NO_AXES,
+    NO_CODES,
+    SUPPORT,
+    Promise,
+    match_masks,
+    measure_scans,
+    promise_of,
+    support,
+)
 
 #: Between the findings of one row.
 SEPARATOR = " | "
 VERDICTS = ("used", "used with warning", "should be excluded", "excluded")
 
-#: Plausible volumes (ml) of a brain and of a head, and of something that is neither.
-BRAIN_ML, HEAD_ML, EMPTY_ML = (400.0, 2500.0), (1000.0, 7000.0), 100.0
-#: Share of non-zero voxels below which a volume is as good as empty.
-EMPTY_SHARE = 0.01
-#: Two headers may put a corner of the volume this many voxels apart.
-GRID_TOLERANCE = 0.5
-#: Share of negative voxels that is more than noise.
-NEGATIVE = 0.01
-#: Axes this far from a right angle (cosine) are sheared.
-SHEAR = 0.01
-#: A share of the scans that makes a majority, and how many scans it takes.
-MAJORITY, FEW = 0.6, 3
+BRAIN_ML, HEAD_ML = (400.0, 2500.0), (1000.0, 7000.0)  # plausible volumes
+EMPTY_ML, EMPTY_SHARE = 100.0, 0.01  # foreground and share of non-zero voxels of no brain at all
+GRID_TOLERANCE = 0.5  # voxels that two headers may put a corner of the volume apart
+NEGATIVE = 0.01  # share of negative voxels that is more than noise
+SHEAR = 0.01  # cosine of two axes that are sheared
+MAJORITY, FEW = 0.6, 3  # share of the scans that makes a majority, and how many it takes
 #: Lesion contrast (standard deviations) below which nothing supports a mask. T2 alone is not
 #: enough to recommend an exclusion: a lesion beside a ventricle may have no contrast there.
 NO_SUPPORT = 0.2
-#: A displaced mask that gains this much FLAIR contrast lies in the wrong place.
-DISPLACED = 0.3
-#: Dice of the outlines of two images of one patient (co-registered, without skull).
-OUTLINE = 0.96
-#: Dice of a brain mask and what is not background in its image.
-MASK_FITS = 0.9
+DISPLACED = 0.3  # FLAIR contrast that a mask gains which lies in the wrong place
+OUTLINE = 0.96  # Dice of the outlines of two images of one patient (co-registered, no skull)
+MASK_FITS = 0.9  # Dice of a brain mask and what is not background in its image
 
 FAULT, WARNING = "faults", "warnings"
 #: Row of the table, level, sentence.
@@ -83,7 +84,7 @@ def check_scans(layout: str, measures: pd.DataFrame) -> pd.DataFrame:
     for scan in table[table["error"] != ""].itertuples():
         findings.append((scan.Index, FAULT, f"{scan.modality} image: {scan.error}"))
     for scan in read.itertuples():
-        for check in (_image, _brain_mask, _lesion_mask):
+        for check in (_image, _geometry, _brain_mask, _lesion_mask):
             findings += ((scan.Index, level, text) for level, text in check(scan, promise))
     findings += [*_majority(read, promise), *_duplicates(read)]
     for _, subject in read.groupby("subject", sort=False):
@@ -128,14 +129,8 @@ def _image(s: Any, promise: Promise) -> Iterator[tuple[str, str]]:
         )
     if s.negative > NEGATIVE:
         yield WARNING, f"{image}: {s.negative:.1%} of its voxels are negative"
-    if s.shear > SHEAR:
-        yield WARNING, f"{image}: its axes are not orthogonal (cosine {s.shear:.3f})"
-    if s.header_mm > GRID_TOLERANCE * 10 * s.voxel_ml ** (1 / 3):
-        text = f"qform and sform disagree by {s.header_mm:.1f} mm; sform is used"
-        yield WARNING, f"{image}: {text}"
     # preprocessed modalities were registered one by one
-    together = stripped and promise.coregistered and not promise.preprocessed
-    if together and s.outline < OUTLINE:
+    if stripped and not promise.preprocessed and s.outline < OUTLINE:
         yield (
             WARNING,
             (
@@ -143,6 +138,42 @@ def _image(s: Any, promise: Promise) -> Iterator[tuple[str, str]]:
                 f"(Dice {s.outline:.2f}); is it the same person?"
             ),
         )
+
+
+def _geometry(s: Any, promise: Promise) -> Iterator[tuple[str, str]]:
+    image, spacing = f"{s.modality} image", np.array(s.spacing.split("x"), dtype=float)
+    axes, covers = promise.layout.axes, promise.layout.covers
+    if promise.preprocessed:  # turned and cropped by somebody else
+        axes = covers = None
+    if s.orientation == NO_CODES:
+        text = "has no orientation (qform_code and sform_code are 0): nothing tells where its axes"
+        yield FAULT, f"{image}: {text} point to, nor left from right"
+    elif s.orientation == NO_AXES:
+        text = "has the affine of a bare array, without rotation and origin; was its orientation"
+        level = FAULT if axes or (spacing == 1).all() else WARNING
+        yield level, f"{image}: {text} lost when it was saved again?"
+    elif axes and s.orientation != axes:
+        text = f"its axes point to {s.orientation}, those of this data set to {axes}"
+        yield WARNING, f"{image}: {text}{_mirrored(s.orientation, axes)}"
+    if covers:
+        size = np.array(s.shape.split("x"), dtype=float) * spacing
+        if (np.abs(size - covers) >= spacing).any():
+            own, theirs = ("x".join(f"{mm:g}" for mm in each) for each in (size, covers))
+            yield WARNING, f"{image}: its grid covers {own} mm, that of this data set {theirs} mm"
+    if s.shear > SHEAR:
+        yield WARNING, f"{image}: its axes are not orthogonal (cosine {s.shear:.3f})"
+    if np.isinf(s.header_mm):
+        yield WARNING, f"{image}: its qform is not valid; sform is used"
+    elif s.header_mm > GRID_TOLERANCE * 10 * s.voxel_ml ** (1 / 3):
+        text = f"qform and sform disagree by {s.header_mm:.1f} mm; sform is used"
+        yield WARNING, f"{image}: {text}"
+
+
+def _mirrored(axes: str, others: str) -> str:
+    """A hint where one of two orientations is the mirror image of the other."""
+    codes = (nib.orientations.axcodes2ornt(tuple(each)) for each in (axes, others))
+    signs = {np.sign(np.linalg.det(nib.orientations.inv_ornt_aff(c, (1, 1, 1)))) for c in codes}
+    return "; left and right may be exchanged (flipped affine)" if len(signs) > 1 else ""
 
 
 def _grid(what: str, modality: str, axes: str, off: float) -> Iterator[tuple[str, str]]:
@@ -219,18 +250,22 @@ def _majority(read: pd.DataFrame, promise: Promise) -> Iterator[Finding]:
 
     Where these are fewer than :data:`FEW`, the modality is the measure, or the data set.
     """
-    judged = ["orientation", "spacing", *(["shape"] if promise.one_grid else [])]
     for (modality, _), part in read.groupby(["modality", "site"]):
         same = read[read["modality"] == modality]
-        peers = next((group for group in (part, same, read) if len(group) >= FEW), read)
-        counts = {key: peers[key].value_counts() for key in judged if len(peers) >= FEW}
+        peers = next((group for group in (part, same, read) if len(group) >= FEW), None)
+        if peers is None:
+            continue
+        counts = {key: peers[key].value_counts() for key in ("orientation", "spacing", "shape")}
         common = {k: c.index[0] for k, c in counts.items() if c.iloc[0] >= MAJORITY * len(peers)}
+        if promise.layout.axes and not promise.preprocessed:
+            common.pop("orientation", None)  # compared with that already
+        if not promise.one_grid:
+            common.pop("shape", None)
         median = same["foreground_ml"].median()
         for scan in part.itertuples():
-            for key, value in common.items():
-                if getattr(scan, key) != value:
-                    text = f"{modality} image: {_odd(key, getattr(scan, key), value)}"
-                    yield scan.Index, WARNING, text
+            for key, usual in common.items():
+                if (own := getattr(scan, key)) != usual and not {own, usual} & {NO_CODES, NO_AXES}:
+                    yield scan.Index, WARNING, f"{modality} image: {_odd(key, own, usual)}"
             if len(same) > FEW and EMPTY_ML < scan.foreground_ml < 0.6 * median:
                 text = (
                     f"{modality} image: {scan.foreground_ml:.0f} ml of foreground, others have "
@@ -239,29 +274,27 @@ def _majority(read: pd.DataFrame, promise: Promise) -> Iterator[Finding]:
                 yield scan.Index, WARNING, text
 
 
-def _odd(key: str, value: str, common: str) -> str:
+def _odd(key: str, value: str, usual: str) -> str:
     if key == "spacing":
-        return f"has voxels of {value} mm, most others voxels of {common} mm"
+        return f"has voxels of {value} mm, most others voxels of {usual} mm"
     if key == "shape":
-        return f"has a grid of {value}, most others a grid of {common}"
-    codes = (nib.orientations.axcodes2ornt(tuple(axes)) for axes in (value, common))
-    signs = {np.sign(np.linalg.det(nib.orientations.inv_ornt_aff(c, (1, 1, 1)))) for c in codes}
-    note = "; left and right may be exchanged (flipped affine)" if len(signs) > 1 else ""
-    return f"its axes point to {value}, those of most others to {common}{note}"
+        return f"has a grid of {value}, most others a grid of {usual}"
+    text = f"its axes point to {value}, those of most others to {usual}"
+    return text + _mirrored(value, usual)
 
 
 def _duplicates(read: pd.DataFrame) -> Iterator[Finding]:
+    same = "duplicate, the same voxels as"
     for _, part in read[read["minimum"] != read["maximum"]].groupby("digest"):
-        for scan in part.itertuples():
-            others = [f"{o.name} {o.modality}" for o in part.itertuples() if o.Index != scan.Index]
-            if others:
-                text = f"duplicate, the same voxels as {', '.join(others)}"
-                yield scan.Index, FAULT, f"{scan.modality} image: {text}; one carries a wrong name"
+        names = dict(zip(part.index, part["name"] + " " + part["modality"], strict=True))
+        for index, modality in part["modality"].items():
+            if others := ", ".join(name for i, name in names.items() if i != index):
+                text = f"{modality} image: {same} {others}; one carries a wrong name"
+                yield index, FAULT, text
     for _, part in read[read["lesion_ml"] > 0].groupby("lesion_digest"):
-        for scan in part.itertuples():
-            if others := sorted(set(part["name"]) - {scan.name}):
-                text = f"duplicate, the same voxels as {', '.join(others)}"
-                yield scan.Index, FAULT, f"lesion mask: {text}"
+        for index, name in part["name"].items():
+            if others := ", ".join(sorted(set(part["name"]) - {name})):
+                yield index, FAULT, f"lesion mask: {same} {others}"
 
 
 def _support(subject: pd.DataFrame) -> Iterator[Finding]:
@@ -344,11 +377,13 @@ def give_verdicts(
             verdict, why = "excluded", [exclude[name], *why]
         first = part.iloc[0]
         rows.append((name, first["subject"], first.get("site", ""), verdict, SEPARATOR.join(why)))
+    said = Counter(text for *_, why in rows for text in why.split(SEPARATOR) if text)
+    shared = [text for text, count in said.items() if count == len(rows) >= FEW]
     known = {row[0] for row in rows}
     rows += [(n, "", "", "excluded", why) for n, why in exclude.items() if n not in known]
     columns = ["name", "subject", "site", "verdict", "why"]
     subjects = pd.DataFrame(sorted(rows), columns=columns)
-    notes = []
+    notes = [f"All {len(known)} subjects: {text}".rstrip("?") + "." for text in shared]
     if expected is not None and len(subjects) != expected:
         more = "more" if len(subjects) > expected else "fewer"
         notes.append(f"{len(subjects)} subjects, {more} than the expected {expected}.")
@@ -380,10 +415,11 @@ def refuse_unusable(dataset: str, checked: pd.DataFrame) -> None:
     )
     if bad:
         lines = [f"  {name}: {why}" for name, why in bad]
+        names = dict.fromkeys(f"{name}: the reason" for name, _ in bad)
         raise DataError(
             f"{dataset}: {len(bad)} file(s) cannot be used:\n"
             + "\n".join(lines[:20])
             + ("\n  ..." if len(lines) > 20 else "")
             + "\nFetch them again, or exclude the subjects in the config: "
-            f"datasets.{dataset}.exclude: {{{bad[0][0]}: the reason}}"
+            f"datasets.{dataset}.exclude: {{{', '.join(names)}}}"
         )
