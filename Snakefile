@@ -28,10 +28,10 @@ include: "rules/audit.smk"
 
 # a job whose outputs were removed leaves no record of them either
 onerror:
-    for jobs in workflow.scheduler.failed:
-        for path in [job.output[0] for job in jobs if job.output]:
-            if not os.path.exists(path):
-                Path(f"{path}.prov.json").unlink(missing_ok=True)
+    for failed in workflow.scheduler.failed:
+        for job in getattr(failed, "jobs", [failed]):  # of a group
+            if job.output and not os.path.exists(job.output[0]):
+                Path(f"{job.output[0]}.prov.json").unlink(missing_ok=True)
 
 
 localrules:
