@@ -11,7 +11,6 @@ from uad import methods as method_registry
 from uad.config.inputs import BACKENDS
 from uad.config.training import PAPER_PROTOCOL, Train
 from uad.core.errors import near
-from uad.published_splits import read_registry
 
 if TYPE_CHECKING:
     from uad.config.model import Config
@@ -198,6 +197,8 @@ def _experiment_in_use(config: Config, name: str) -> Iterator[str]:
             last = experiment.folds - 1
             yield f"run.folds: there is no fold {fold}; '{name}' has 0 to {last}"
     if config.splits.kind == "reference" and experiment.setting == "cross":
+        from uad.published_splits import read_registry  # loads pandas
+
         published = read_registry()
         layouts = {d: config.datasets[d].layout for d in used & set(config.datasets)}
         stems = list(published["stems"])

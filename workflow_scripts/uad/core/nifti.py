@@ -21,6 +21,8 @@ from uad.core.files import atomic_path
 
 #: How far (in voxels) a mask's corners may lie from its image's before it is worth a warning.
 GRID_TOLERANCE = 0.5
+#: What nibabel raises at a file that is no image, or half of one.
+UNREADABLE = (EOFError, OSError, ValueError, TypeError, zlib.error, ImageFileError)
 
 
 class UnreadableVolumeError(DataError):
@@ -102,7 +104,7 @@ def open_volume(path: str | os.PathLike[str], dtype: type | None = None) -> Volu
         affine = np.asarray(image.affine, dtype=np.float64)
     except HeaderDataError as error:
         raise UnreadableVolumeError(path, f"its header is not valid ({error})") from error
-    except (EOFError, OSError, ValueError, TypeError, zlib.error, ImageFileError) as error:
+    except UNREADABLE as error:
         raise UnreadableVolumeError(
             path,
             "cannot be read as a NIfTI volume, it is probably truncated or damaged "
@@ -135,8 +137,8 @@ def read_grid(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], np.ndarray
         UnreadableVolumeError: it cannot be read.
     """
     try:
-        image = nib.load(path)
-    except (EOFError, OSError, ValueError, zlib.error, ImageFileError) as error:
+        image = load_image(path)
+    except (*UNREADABLE, HeaderDataError) as error:
         raise UnreadableVolumeError(path, f"cannot be read as a NIfTI volume ({error})") from error
     shape = image.shape
     return shape[:3] + tuple(n for n in shape[3:] if n != 1), image.affine

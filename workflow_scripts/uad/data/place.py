@@ -21,7 +21,6 @@ import numpy as np
 
 from uad.core.errors import DataError
 from uad.core.files import atomic_path
-from uad.core.nifti import GRID_TOLERANCE, corner_distance, read_grid
 from uad.core.patterns import LESION, Layout, Member, visible_files
 from uad.data.disk import lock, size_of, staging
 from uad.data.progress_bar import Show, say
@@ -337,6 +336,8 @@ def _same(one: Path, other: Path) -> bool:
 
 def _apart(path: Path, mask: Path) -> str | None:
     """How two images differ in their grid; None if they do not."""
+    from uad.core.nifti import GRID_TOLERANCE, corner_distance, read_grid
+
     (shape, affine), (wanted, reference) = read_grid(path), read_grid(mask)
     if shape != wanted:
         return f"{'x'.join(map(str, shape))} voxels instead of {'x'.join(map(str, wanted))}"

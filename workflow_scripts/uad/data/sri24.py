@@ -14,7 +14,6 @@ import numpy as np
 
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_json, sha256, write_json
-from uad.core.nifti import read_grid
 from uad.core.patterns import visible_files
 from uad.data.disk import lock, staging
 from uad.data.fetch import Fetched, fetch
@@ -209,6 +208,8 @@ def _images(folder: Path) -> str:
 
 
 def _check_grid(*paths: Path) -> None:
+    from uad.core.nifti import read_grid
+
     for path in paths:
         shape, affine = read_grid(path)
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
