@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tools.result_trees import Forge, ResultTree
+from tools.result_trees import LOCK, Forge, ResultTree
 from uad import config as uad_config
 from uad.air import air_statistics
 from uad.audit.check import expected
@@ -22,7 +22,7 @@ from uad.core.errors import DataError
 from uad.core.files import read_json, sha256, write_json, write_tsv
 from uad.core.walk import working_directory
 from uad.evaluate import evaluate_volume, search_threshold
-from uad.preprocess.slices import read_store, subjects_in, write_store
+from uad.preprocess.slices import read_store, subjects_in, write_store, write_volumes
 from uad.splits import intra_dataset, subjects_of
 
 EXPERIMENT, TEST, METHOD = "intra_FLAIR", "brats21", "thresh"
@@ -57,6 +57,7 @@ class Run(ResultTree):
         content["tables"]["table3"] |= {"rows": [METHOD], "claims": []}
         self.job("save_config", {CONFIG: yaml.safe_dump(content)}, params={"config": "whole"})
         self.cfg = uad_config.load_files([self.path(CONFIG)])
+        self.write("repository:uv.lock", LOCK)
         self.write("repository:resources/published/tables.csv",
                    "table,row,experiment,test_dataset,metric,mean,std,source\n")  # fmt: skip
         self.data()
@@ -292,6 +293,55 @@ def test_changed_and_deleted_files_are_named_and_nothing_else(run, forge, how):
     assert named(run) == set(ONE_OF_EACH)
 
 
+@pytest.mark.parametrize("place", [0.01, 0.1, 0.3, 0.45, 0.6, 0.95])
+def test_a_flipped_byte_in_a_record_is_named(run, forge, place):
+    """With the files that it no longer explains, where it cannot be read any more."""
+    keys = (TABLE, SPLITS[0], STORE, scan("S3"))
+    explained = {f["path"].removeprefix("results/") for k in keys for f in run.record(k)["outputs"]}
+    records = {f"{key}.prov.json" for key in keys}
+    for record in records:
+        forge.flip(record, int(place * run.path(record).stat().st_size))
+    assert records <= named(run) <= records | explained
+
+
+def test_foreign_files_are_named(run):
+    foreign = {
+        "notes.txt",
+        "tables/table9.csv",
+        "tables/table3.bak.csv",
+        f"metrics/{EXPERIMENT}/{METHOD}/fold-0/mslub.tsv",
+        f"raw/{TEST}/S3/S3_t1.nii.gz",
+        "logs/no_such_rule/job.log",
+        scan("S3").replace("FLAIR.nii.gz", "T1w.json"),
+    }
+    for key in foreign:
+        run.write(key, "foreign")
+    assert named(run) == foreign
+
+
+@pytest.mark.parametrize("forged", [False, True])
+def test_a_swapped_pair_of_scans_is_named(run, forge, forged):
+    """Also with the records of the jobs that wrote them made to fit."""
+    pair = [scan("S3"), scan("S4")]
+    one, other = (run.path(key).read_bytes() for key in pair)
+    for key, content in zip(pair, (other, one), strict=True):
+        run.write(key, content)
+        if forged:
+            forge.rehash(key, inputs=False)
+    assert named(run) == set(pair)
+
+
+def test_files_left_out_on_purpose_do_not_fail_unless_they_are_there_and_changed(run, forge):
+    """As in a crate without images: what needs them is listed as not checked."""
+    forge.flip(STORE)
+    assert named(run, omitted={STORE}) == {STORE}
+    run.path(STORE).unlink()
+    verdict = audited(run, omitted={STORE})
+    assert verdict.passed and verdict.count("omitted") == 1 and verdict.coverage == 100
+    assert any(AIR[0] in text for text in verdict.skipped)
+    assert verdict.checks["table cells recomputed"] > 0
+
+
 @pytest.mark.parametrize("key", [MANIFEST, scan("S3"), STORE, MAPS[1], TABLE, CONFIG])
 def test_files_whose_record_is_deleted_are_named(run, key):
     """Also those that are deleted after use, by what was made from them."""
@@ -378,7 +428,21 @@ def test_other_versions_than_those_of_the_neighbours_are_named(run, forge):
     forge.record(scan("S3"), lambda c: c["environment"].update(numpy="1.0"))
     # of two with as many the older is named
     forge.record(SPLITS[1], lambda c: c["code"].update(script_sha256="0" * 64))
-    assert named(run) == {METRICS[0], scan("S3"), SPLITS[0]}
+    assert named(run) == {METRICS[0], scan("S3"), SPLITS[0], "repository:uv.lock"}
+
+
+def test_other_versions_than_those_of_the_lock_are_named_with_the_jobs(run, forge):
+    """Also where all jobs agree: a path or an active conda slipped them in."""
+    for record in run.root.rglob("*.prov.json"):
+        key = record.relative_to(run.root).as_posix()
+        forge.record(key, lambda c: c["environment"].update(numpy="1.26.4", python="3.9.1"))
+    (finding,) = audited(run).findings
+    assert finding.artifact == "repository:uv.lock"
+    number = len(list(run.root.rglob("*.prov.json")))
+    assert f"It has numpy 2.3.5; {number} jobs ran with 1.26.4: compute_air (air/" in finding.why
+    assert "It has python >=3.11, <3.14" in finding.why
+    run.write("repository:uv.lock", LOCK + "\n")  # not the one that was recorded
+    assert any("versions of packages" in text for text in audited(run).skipped)
 
 
 def test_other_settings_than_those_of_the_config_are_named(run, forge):
@@ -477,7 +541,7 @@ def store_with(run, names=None, volumes=None):
     Forge(run.root).rehash(STORE)
 
 
-@pytest.mark.parametrize("place", range(len(SUBJECTS) - 1))
+@pytest.mark.parametrize("place", [0, 4])
 def test_volumes_exchanged_in_a_store_contradict_what_was_made_from_it(run, place):
     """All hashes and names fit; AIR and metrics were measured on the volumes as they were."""
     order = list(range(len(SUBJECTS)))
@@ -517,6 +581,16 @@ def test_a_cell_that_its_metrics_do_not_give_is_named(run, forge, forged):
     (finding,) = audited(run).findings
     assert finding.artifact == TABLE
     assert f"Cell {METHOD}/{EXPERIMENT}/{TEST}/dice: mean is 12.3456" in finding.why
+
+
+def test_kept_maps_are_compared_with_the_thresholds(run, forge):
+    """The Dice of a threshold, from maps that a run with keep_reconstructions has."""
+    subject = read_json(run.path(THRESHOLDS[0]))["subjects"][0]
+    lesion = read_store(run.path(STORE), [subject]).lesions[0]
+    write_volumes(run.path(MAPS[0]), {f"val_unhealthy/{subject}": 1 - lesion.astype(np.float32)})
+    forge.rehash(MAPS[0])
+    found = {finding.artifact: finding.why for finding in audited(run).findings}
+    assert "gives a Dice of 0.000000" in found[THRESHOLDS[0]]
 
 
 def test_possible_metrics_that_the_table_does_not_follow_from_leave_the_table_named(run, forge):

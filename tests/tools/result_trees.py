@@ -7,6 +7,7 @@ one as a person would who knows the records: it makes all hashes fit again.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +18,9 @@ from uad.core.provenance import FORMAT, SUFFIX, record_digest
 #: The code that jobs of a synthetic tree say they were made with.
 CODE = {"script_sha256": "5" * 64, "commit": "c" * 40, "diff_sha256": None}
 LIBRARY = {"core/errors.py": "1" * 64, "core/files.py": "2" * 64}
-ENVIRONMENT = {"python": "3.11.7", "numpy": "2.3.5", "lock_sha256": "e" * 64}
+LOCK = 'requires-python = ">=3.11, <3.14"\n[[package]]\nname = "numpy"\nversion = "2.3.5"\n'
+ENVIRONMENT = {"python": "3.11.7", "numpy": "2.3.5"}
+ENVIRONMENT["lock_sha256"] = hashlib.sha256(LOCK.encode()).hexdigest()
 
 
 class ResultTree:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -18,12 +17,11 @@ from uad.core.records import Record, Records
 
 @dataclass(frozen=True)
 class Value:
-    """A cell of a table, in percent as the table has it.
+    """A cell of a table, in percent as the table has it; NaN where there is no number.
 
     Attributes:
-        std: sample standard deviation over folds; NaN for one fold.
+        std: sample standard deviation over folds.
         n_volumes: number of different test volumes with a value.
-        published_mean: of the paper; NaN where it gives none.
     """
 
     mean: float
@@ -49,13 +47,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Cell:
-    """Which cell of which table.
-
-    Attributes:
-        row: key of the method.
-        label: how the table calls it.
-        column: label of the column.
-    """
+    """Which cell of which table: ``row`` and its label, ``column`` is a label."""
 
     table: str
     row: str
@@ -76,11 +68,12 @@ def find_cell(
             is), or the cell was not computed here.
     """
     made = _table_record(records, table)
+    params = made.params
     row = _row(records, made, row)
-    found = _column(table, made.params["table"]["columns"], column)
+    found = _column(table, params["table"]["columns"], column)
     if metric not in METRICS:
         raise DataError(f"{table}: {unknown('metric', metric, METRICS)}")
-    label = made.params.get("labels", {}).get(row, row)
+    label = params["labels"].get(row, row)
     cell = Cell(table, row, label, found["experiment"], found["test"], _label(found), metric)
     return made, cell, _value(records, made, cell)
 
@@ -97,21 +90,21 @@ def plus_minus(mean: float, std: float) -> str:
 
 def _table_record(records: Records, table: str) -> Record:
     made = {r.wildcards["table"]: r for r in records.all.values() if r.rule == "make_table"}
-    if table in made:
-        return made[table]
     key = f"tables/{table}.csv"
-    if records.path(key).is_file():
+    if table not in made and records.path(key).is_file():
         why = records.broken.get(f"{key}{SUFFIX}", "is missing")
         raise DataError(
             f"{records.path(key)}: its record ({key}{SUFFIX}) {why}; nothing says what the table "
             "was made from. Make it again."
         )
-    if any(entry["table"] == table for entry in _published(records)):
+    if table not in made and any(entry["table"] == table for entry in _published(records)):
         raise DataError(
             f"{table}: – (this run did not make it; its values are published only). Tables of "
             f"this run: {', '.join(sorted(made)) or 'none'}."
         )
-    raise DataError(f"{records.root}: {unknown('table', table, made)}")
+    if table not in made:
+        raise DataError(f"{records.root}: {unknown('table', table, made)}")
+    return made[table]
 
 
 def _row(records: Records, made: Record, row: str) -> str:
@@ -140,26 +133,22 @@ def _label(column: dict[str, str]) -> str:
     return column.get("label") or f"{column['test']} ({column['experiment']})"
 
 
-def _column(table: str, columns: Sequence[dict[str, str]], name: str | None) -> dict[str, str]:
+def _column(table: str, columns: list[dict[str, str]], name: str | None) -> dict[str, str]:
     exact = {f"{column['experiment']}/{column['test']}": column for column in columns}
-    listed = ", ".join(f"{key} ({_label(column)})" for key, column in exact.items())
-    if name is None:
-        if len(columns) > 1:
-            raise DataError(f"{table}: which column? It has {listed}.")
-        return columns[0]
     if name in exact:
         return exact[name]
-    found = [column for column in columns if _label(column).lower() == name.lower()]
+    found = [c for c in columns if name is None or _label(c).lower() == name.lower()]
     found = found or [c for c in columns if name in (c["experiment"], c["test"])]
     if not found:
         raise DataError(f"{table}: {unknown('column', name, exact)}")
     if len(found) > 1:
-        raise DataError(f"{table}: {len(found)} columns are called {name!r}. It has {listed}.")
+        which = f"{len(found)} columns are called {name!r}." if name else "which column?"
+        listed = ", ".join(f"{key} ({_label(column)})" for key, column in exact.items())
+        raise DataError(f"{table}: {which} It has {listed}.")
     return found[0]
 
 
 def _value(records: Records, made: Record, cell: Cell) -> Value:
-    """The cell as the table's CSV has it."""
     path = records.path(csv_of(made))
     wanted = {"row": cell.row, "experiment": cell.experiment, "test_dataset": cell.test}
     wanted |= {"metric": cell.metric}
@@ -167,12 +156,12 @@ def _value(records: Records, made: Record, cell: Cell) -> Value:
     name = "/".join(wanted.values())
     if line is None:
         raise DataError(f"{path}: has no line for {name}. Make it again.")
-    numbers = ("mean", "std", "n_folds", "n_volumes", "published_mean", "published_std")
-    parsed = pd.to_numeric(pd.Series([line.get(key) for key in numbers]), errors="coerce")
-    mean, std, folds, volumes, *published = parsed
+    names = ("mean", "std", "n_folds", "n_volumes", "published_mean", "published_std")
+    numbers = pd.to_numeric(pd.Series([line.get(key) for key in names]), errors="coerce")
+    mean, std, folds, volumes, *published = numbers
     counts = (0 if isnan(count) else int(count) for count in (folds, volumes))
-    source = line.get("published_source", "none")
-    value = Value(mean, std, *counts, *published, source, phantom=bool(made.params["phantom"]))
+    source, phantom = line.get("published_source", "none"), bool(made.params["phantom"])
+    value = Value(mean, std, *counts, *published, source, phantom)
     if isnan(mean):
         raise DataError(
             f"{path}: the cell {name} is – (it was not run). Published: {value.published}."
@@ -188,9 +177,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """
     try:
         return pd.read_csv(path, keep_default_na=False, na_values=["nan", ""]).to_dict("records")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file, though a record has it. Make it again.") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Make it again.") from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,20 @@ from uad.core.provenance import SCRIPTS, SUFFIX
 from uad.core.records import Record, is_temporary
 from uad.qc.decide import exclusions, read_decisions
 from uad.qc.gallery import sheets_of
+from uad.report.render import counted
 
 #: Where results lie: what they were made from is never left over. The report lies at the top.
 RESULTS = ("tables/", "figures/", "notebooks/", "studies/", "significance/", "cost/", "qc/gallery")
+#: Sections of the config by the wildcard that names an entry of theirs.
+SECTIONS = {
+    "dataset": "datasets",
+    "test": "datasets",
+    "experiment": "experiments",
+    "method": "methods",
+    "table": "tables",
+    "figure": "figures",
+    "study": "studies",
+}
 #: Wildcards in which jobs of one kind may differ without differing in their params.
 SCANS = ("subject", "fold", "batch")
 #: What an index depends on of its data set's config.
@@ -28,7 +39,6 @@ INDEXED = ("layout", "source", "modalities", "exclude", "limit")
 UNKNOWN = "not in the config"
 #: Params that name scans or describe a raw tree, and hence differ from job to job.
 OWN = ("subjects", "listing")
-_RUN_AGAIN = "Run the workflow again: Snakemake makes what is older than its inputs."
 
 
 def leftovers(tree: AuditedTree) -> None:
@@ -54,35 +64,24 @@ def leftovers(tree: AuditedTree) -> None:
             files[cause] += [name for name in outputs if tree.digest(name) is not None]
     for cause, here in files.items():
         if here:
-            number = "1 file" if len(here) == 1 else f"{len(here)} files"
             tree.notes.add(
-                f"left over: {cause}, not part of this run ({number}, such as {min(here)}); delete "
-                "them together with their records if you do not want them."
+                f"left over: {cause}, not part of this run ({counted(len(here), 'file')}, such as "
+                f"{min(here)}); delete them together with their records if you do not want them."
             )
 
 
 def _cause(tree: AuditedTree, record: Record) -> str | None:
     """What a job's wildcards name that this run does not have; None if it has all."""
     cfg, names = tree.cfg, record.wildcards
-    if cfg is not None:
-        known = {
-            "dataset": cfg.datasets,
-            "test": cfg.datasets,
-            "experiment": cfg.experiments,
-            "method": cfg.methods,
-            "table": cfg.tables,
-            "figure": cfg.figures,
-            "study": cfg.studies,
-        }
-        for kind, there in known.items():
-            if kind in names and names[kind] not in there:
-                return f"{kind} {names[kind]}"
-        if {"experiment", "fold"} <= set(names):
-            name, tests = names["experiment"], cfg.experiments[names["experiment"]].test
-            if names.get("test", tests[0]) not in tests:
-                return f"{names['test']} as a test set of {name}"
-            if int(names["fold"]) not in cfg.folds_of(name):
-                return f"fold {names['fold']} of {name}"
+    for kind, section in SECTIONS.items() if cfg else ():
+        if kind in names and names[kind] not in getattr(cfg, section):
+            return f"{kind} {names[kind]}"
+    if cfg and {"experiment", "fold"} <= set(names):
+        name, tests = names["experiment"], cfg.experiments[names["experiment"]].test
+        if names.get("test", tests[0]) not in tests:
+            return f"{names['test']} as a test set of {name}"
+        if int(names["fold"]) not in cfg.folds_of(name):
+            return f"fold {names['fold']} of {name}"
     dataset = names.get("dataset", "")
     if dataset not in tree.participants:
         return None
@@ -105,12 +104,8 @@ def records(tree: AuditedTree) -> None:
     """Records that are damaged, edited, of another version, or not beside their file."""
     tree.checks["records"] += len(tree.records.all)
     for name, why in tree.records.broken.items():
-        tree.fail(
-            name,
-            "record",
-            f"The record {why}; nothing that it says is used.",
-            "Restore the record from a copy, or delete it and its files and run again.",
-        )
+        why = f"The record {why}; nothing that it says is used."
+        tree.fail(name, "record", why, "Restore it, or delete it and its files and run again.")
 
 
 def outputs(tree: AuditedTree) -> None:
@@ -128,12 +123,8 @@ def outputs(tree: AuditedTree) -> None:
             tree.fail(name, "missing", why, "Restore it from a copy, or run the workflow again.")
         elif found and found[1] != entry.sha256:
             size = "" if found[0] == entry.bytes else f" ({found[0]} bytes, {entry.bytes} recorded)"
-            tree.fail(
-                name,
-                "changed",
-                f"Its content is not what the job wrote{size}: SHA-256 {_short(found[1])}, "
-                f"recorded {_short(entry.sha256)}.",
-            )
+            hashes = f"SHA-256 {_short(found[1])}, recorded {_short(entry.sha256)}"
+            tree.fail(name, "changed", f"Its content is not what the job wrote{size}: {hashes}.")
 
 
 def inputs(tree: AuditedTree) -> None:
@@ -153,8 +144,7 @@ def _compare_unmade(tree: AuditedTree, name: str) -> None:
     kind = "raw file" if name in tree.raw else "input"
     if actual is None and tree.omitted(name):
         return
-    if kind == "raw file":
-        tree.checks["raw files"] += 1
+    tree.checks["raw files"] += kind == "raw file"
     tree.compared.add(name)
     seen = Counter(entry.sha256 for _, entry in readers)
     expected = tree.raw.get(name)
@@ -162,20 +152,12 @@ def _compare_unmade(tree: AuditedTree, name: str) -> None:
     source = "The manifest of its raw tree lists it" if expected else f"{used} was made from it"
     known = expected or (seen.most_common(1)[0][0] if seen else actual)
     if actual is None:
-        tree.fail(
-            name,
-            f"{kind} missing",
-            f"{source}, and it is not at {tree.path(name)}.",
-            "Put it back where the config says that it is, or audit with the repository of the "
-            "run.",
-        )
+        why = f"{source}, and it is not at {tree.path(name)}."
+        advice = "Put it back where the config has it, or audit with the repository of the run."
+        tree.fail(name, f"{kind} missing", why, advice)
     elif actual != known and (expected or actual not in seen):
-        tree.fail(
-            name,
-            f"{kind} changed",
-            f"{source} with SHA-256 {_short(known)}; now it has {_short(actual)}.",
-            "Restore it, or run the workflow again from it.",
-        )
+        why = f"{source} with SHA-256 {_short(known)}; now it has {_short(actual)}."
+        tree.fail(name, f"{kind} changed", why, "Restore it, or run the workflow again from it.")
     else:
         for record, entry in readers:
             if entry.sha256 != actual:
@@ -183,7 +165,6 @@ def _compare_unmade(tree: AuditedTree, name: str) -> None:
 
 
 def _compare_made(tree: AuditedTree, name: str) -> None:
-    """What the readers of a file saw is what its own record says."""
     maker, entry = tree.made_by(name), tree.records.outputs[name]
     for record, seen in tree.readers[name]:
         if seen.sha256 == entry.sha256 or record is maker:
@@ -192,22 +173,17 @@ def _compare_made(tree: AuditedTree, name: str) -> None:
         if record.content["started"] < maker.content["started"]:
             _fail_stale(tree, record, "an older", name, seen.sha256)
         else:
-            tree.fail(
-                name,
-                "replaced",
-                f"{record.outputs[0].key} was made from other bytes of it (SHA-256 "
-                f"{_short(seen.sha256)}), after the job that its record names had ended: it was "
-                "changed afterwards, and its record with it.",
+            why = (
+                f"{record.outputs[0].key} was made later from other bytes of it (SHA-256 "
+                f"{_short(seen.sha256)}): it was changed afterwards, and its record with it."
             )
+            tree.fail(name, "replaced", why)
 
 
 def _fail_stale(tree: AuditedTree, record: Record, which: str, name: str, seen: str | None) -> None:
-    tree.fail(
-        record.outputs[0].key,
-        "stale",
-        f"It was made from {which} version of {name} (SHA-256 {_short(seen)}).",
-        _RUN_AGAIN,
-    )
+    why = f"It was made from {which} version of {name} (SHA-256 {_short(seen)})."
+    advice = "Run the workflow again: Snakemake makes what is older than its inputs."
+    tree.fail(record.outputs[0].key, "stale", why, advice)
 
 
 def _short(digest: str | None) -> str:
@@ -229,22 +205,14 @@ def files(tree: AuditedTree) -> None:
     for name in sorted(tree.unrecorded):
         readers = [record.outputs[0].key for record, _ in tree.readers.get(name, [])]
         read = f" {readers[0]} was made from it." if readers else ""
-        tree.fail(
-            name,
-            "no record",
-            f"No record, manifest or rule says how this file was made.{read}",
-            f"If a job made it, restore its record (*{SUFFIX}) from a copy, or delete the file and "
-            "run the workflow again; else remove it from the results folder.",
-        )
+        why = f"No record, manifest or rule says how this file was made.{read}"
+        tree.fail(name, "no record", why, f"Restore its record (*{SUFFIX}), or delete the file.")
     if MARKER in tree.files and tree.cfg is not None:
         said = "phantom" if tree.cfg.phantom else "real"
         if tree.marked != said:
-            tree.fail(
-                MARKER,
-                "kind of data",
-                f"It says {tree.marked}, the config of the run says {said} data.",
-                "Keep phantom and real results apart: run again in another folder.",
-            )
+            why = f"It says {tree.marked}, the config of the run says {said} data."
+            advice = "Keep phantom and real results apart: run again in another folder."
+            tree.fail(MARKER, "kind of data", why, advice)
 
 
 def _is_declared(tree: AuditedTree, name: str, rules: set[str]) -> bool:
@@ -278,23 +246,17 @@ def versions(tree: AuditedTree) -> None:
     different: dict[str, list[str]] = defaultdict(list)
     for what, found in by_name.items():
         tree.checks["versions of code and packages"] += sum(map(len, found.values()))
-        usual = _usual(found)
-        for version, others in found.items():
-            for record in others if version != usual else ():
-                different[record.outputs[0].key].append(
-                    f"{what} ({version[:8]}, where {len(found[usual])} other records have "
-                    f"{usual[:8]})"
-                )
+        for record, version, usual in _unusual(found):
+            different[record.outputs[0].key].append(
+                f"{what} ({version[:8]}, where {len(found[usual])} other records have {usual[:8]})"
+            )
     for artifact, lines in different.items():
         more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
-        tree.fail(
-            artifact,
-            "other code",
-            f"It was made with another version of {'; '.join(sorted(lines)[:3])}{more}.",
-            "Delete it and run again, so that all is made by one version; or make all anew.",
-        )
-    states = {(r.content["code"].get("commit"), r.content["code"].get("diff_sha256"))
-              for r in tree.current}  # fmt: skip
+        why = f"It was made with another version of {'; '.join(sorted(lines)[:3])}{more}."
+        advice = "Delete it and run again, so that all is made by one version; or make all anew."
+        tree.fail(artifact, "other code", why, advice)
+    code = [record.content["code"] for record in tree.current]
+    states = {(state.get("commit"), state.get("diff_sha256")) for state in code}
     if len(states) > 1:
         tree.notes.add(
             f"The jobs ran at {len({commit for commit, _ in states})} commits of the repository, "
@@ -304,7 +266,6 @@ def versions(tree: AuditedTree) -> None:
 
 
 def _versions(record: Record) -> dict[str, str]:
-    """Version of everything that a job ran with."""
     code, environment = record.content["code"], dict(record.content["environment"])
     found = {f"uad/{name}": digest for name, digest in code["library_files"].items()}
     found[f"{record.rule}.py"] = code.get("script_sha256")
@@ -312,13 +273,14 @@ def _versions(record: Record) -> dict[str, str]:
     return {name: version for name, version in {**found, **environment}.items() if version}
 
 
-def _usual(found: Mapping[str, list[Record]]) -> str:
-    """The version of most records; of two with as many the newer."""
+def _unusual(found: Mapping[str, list[Record]]) -> Iterator[tuple[Record, str, str]]:
+    """The records that have another value than most, their value and the usual one.
 
-    def weight(version: str) -> tuple[int, str]:
-        return len(found[version]), max(record.content["started"] for record in found[version])
-
-    return max(found, key=weight) if len(found) > 1 else next(iter(found))
+    Of two values with as many records the newer is the usual one.
+    """
+    usual = max(found, key=lambda v: (len(found[v]), max(r.content["started"] for r in found[v])))
+    for value, records in found.items():
+        yield from ((record, value, usual) for record in records if value != usual)
 
 
 def expected(cfg: Config, record: Record) -> dict[str, Any]:
@@ -346,42 +308,32 @@ def config_settings(tree: AuditedTree) -> None:
         return
     wrong: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     right: set[tuple[str, str]] = set()
+    advice = "Run the workflow again with this config, or restore the config of the run."
     for record in tree.current:
+        artifact = record.outputs[0].key
         for name, value in expected(tree.cfg, record).items():
             tree.checks["settings of the config"] += 1
-            if value == UNKNOWN:
-                tree.fail(
-                    record.outputs[0].key,
-                    "other settings",
-                    f"It belongs to {name}, which the config of the run does not have.",
-                    "Delete it if it is left from an earlier run, or restore the config of it.",
-                )
-                continue
             # a seed or the kind of data is one setting for all rules
             setting = ("", name) if name in ("seed", "phantom") else (record.rule, name)
             said = record.params.get(name)
-            if _plain(said) == _plain(value):
+            if value == UNKNOWN:
+                why = f"It belongs to {name}, which the config of the run does not have."
+                tree.fail(artifact, "other settings", why, advice)
+            elif _plain(said) == _plain(value):
                 right.add(setting)
             else:
-                wrong[setting][record.outputs[0].key] = _difference(said, value)
+                wrong[setting][artifact] = _difference(said, value)
     for (rule, name), artifacts in wrong.items():
         if len(artifacts) > 1 and (rule, name) not in right:
-            jobs = f"jobs of {rule}" if rule else "jobs"
-            tree.fail(
-                CONFIG,
-                "other settings",
-                f"All {len(artifacts)} {jobs} were run with another {name} than it says "
-                f"({min(artifacts.values())}).",
-                "Run the workflow again with this config, or restore the config of the run.",
+            why = (
+                f"All {len(artifacts)} jobs {f'of {rule} ' if rule else ''}were run with another "
+                f"{name} than it says ({min(artifacts.values())})."
             )
+            tree.fail(CONFIG, "other settings", why, advice)
             continue
         for artifact, difference in artifacts.items():
-            tree.fail(
-                artifact,
-                "other settings",
-                f"It was made with another {name} than the config says ({difference}).",
-                "Run the workflow again with this config.",
-            )
+            why = f"It was made with another {name} than the config says ({difference})."
+            tree.fail(artifact, "other settings", why, advice)
 
 
 def neighbours(tree: AuditedTree) -> None:
@@ -397,17 +349,12 @@ def neighbours(tree: AuditedTree) -> None:
             found: dict[str, list[Record]] = defaultdict(list)
             for record in jobs:
                 found[_plain(record.params.get(name))].append(record)
-            usual = _usual(found)
-            for value, others in found.items():
-                for record in others if value != usual else ():
-                    difference = _difference(json.loads(value), json.loads(usual))
-                    tree.fail(
-                        record.outputs[0].key,
-                        "other settings",
-                        f"It was made with another {name} than {len(found[usual])} other jobs of "
-                        f"{record.rule} ({difference}).",
-                        "Run the workflow again with one config.",
-                    )
+            for record, value, usual in _unusual(found):
+                difference = _difference(json.loads(value), json.loads(usual))
+                others = f"{len(found[usual])} other jobs of {record.rule} ({difference})"
+                why = f"It was made with another {name} than {others}."
+                advice = "Run the workflow again with one config."
+                tree.fail(record.outputs[0].key, "other settings", why, advice)
 
 
 def decisions(tree: AuditedTree) -> None:

@@ -28,7 +28,6 @@ ABOUT_THE_RUN = (
 )
 #: Changes of one kind that are told; the rest is counted.
 MOST = 5
-NOT_DETERMINISTIC = "same inputs, params, code: not deterministic here"
 
 
 def about_the_run(key: str) -> bool:
@@ -41,35 +40,25 @@ def reasons_of(key: str, here: Run, there: Run) -> tuple[str, ...]:
 
     Each is a clause that can stand alone; values are those here, an arrow, those there.
     """
-    ours, theirs = here.files.get(key), there.files.get(key)
-    if ours is None or theirs is None:
-        return tuple(_not_made(key, here, there))
-    found = []
-    sides = [s for s, file in (("here", ours), ("there", theirs)) if file.changed_since]
-    if sides:
-        found.append(f"other bytes: changed after it was made ({' and '.join(sides)})")
-        if ours.expected == theirs.expected:
-            return tuple(found)  # a job that wrote the same needs no other reason
-    if ours.record and theirs.record:
-        found += other_inputs(ours.record, theirs.record, here, there)
-        found += differences_of_jobs(ours.record, theirs.record, here, there)
-        return tuple(found) or (NOT_DETERMINISTIC,)
-    other = {RAW: "other raw bytes", CODE: "another version of this file of the repository"}
-    return (*found, other.get(here.stage(key), "no record says how it was made"))
-
-
-def _not_made(key: str, here: Run, there: Run) -> Iterator[str]:
-    side, lacks, has = ("there", there, here) if key in here.files else ("here", here, there)
-    record = has.files[key].record
-    if record is None:
-        yield f"not {side}"
-    elif record.key not in lacks.records.all:
-        yield f"not {side}: the job ({record.rule}) did not run"
+    ours, theirs, found = here.files.get(key), there.files.get(key), []
+    if ours and theirs:
+        jobs = [ours.record, theirs.record]
+        sides = [s for s, file in (("here", ours), ("there", theirs)) if file.changed_since]
+        if sides:
+            found.append(f"other bytes: changed after it was made ({' and '.join(sides)})")
+            if ours.expected == theirs.expected:
+                return tuple(found)  # a job that wrote the same needs no other reason
+        if not all(jobs):
+            other = {RAW: "other raw bytes", CODE: "another version of this file of the repository"}
+            found.append(other.get(here.stage(key), "no record says how it was made"))
     else:
-        yield f"not {side}: the job ({record.rule}) ran, and did not make it"
-        jobs = [run.records.all[record.key] for run in (here, there)]
-        yield from other_inputs(*jobs, here, there)
-        yield from differences_of_jobs(*jobs, here, there)
+        record, side = (ours or theirs).record, "there" if ours else "here"
+        jobs = [run.records.all.get(record.key) if record else None for run in (here, there)]
+        ran = "ran, and did not make it" if all(jobs) else "did not run"
+        found.append(f"not {side}" + (f": the job ({record.rule}) {ran}" if record else ""))
+    if all(jobs):
+        found += [*_other_inputs(*jobs, here, there), *differences_of_jobs(*jobs, here, there)]
+    return tuple(found) or ("same inputs, params, code: not deterministic here",)
 
 
 def differences_of_jobs(ours: Record, theirs: Record, here: Run, there: Run) -> Iterator[str]:
@@ -77,11 +66,8 @@ def differences_of_jobs(ours: Record, theirs: Record, here: Run, there: Run) -> 
     facts, others = _facts(ours, here), _facts(theirs, there)
     for kind in facts:
         found = changes(facts[kind], others[kind])
-        if found and kind == "library":
-            found = sorted({text.partition(" ")[0] for text in found})
-        if found and kind in ("script", "library"):
-            names = f"{ours.rule}.py" if kind == "script" else _listed(found)
-            yield f"other code: {kind} {names}"
+        if found and kind == "code":
+            yield f"other code: {_listed(sorted({text.partition(' ')[0] for text in found}))}"
         elif found:
             yield f"other {kind}: {_listed(found)}"
 
@@ -91,22 +77,29 @@ def _facts(record: Record, run: Run) -> dict[str, Any]:
     content = record.content
     environment, host, seeds = dict(content["environment"]), content["host"], content["seeds"]
     pins = environment.pop("lock_sha256", None)
-    environment |= {"platform": host["platform"], "packages (uv.lock)": pins and pins[:12]}
-    # the run's seed is told as a seed
-    params = {k: v for k, v in record.params.items() if not ("run" in seeds and k == "seed")}
-    device = {"device": host["device"], "driver": host.get("driver")}
+    params = {k: v for k, v in record.params.items() if k != "seed" or "run" not in seeds}
     return {
         "seed": seeds,
-        "params": run.portable(params),
-        "config": run.portable(content["config"]["used"]),
-        "script": content["code"]["script_sha256"],
-        "library": content["code"]["library_files"],
-        "environment": environment,
-        "device": {**device, "threads": content["threads"]},
+        "params": run.asked(params),
+        "config": run.asked(content["config"]["used"]),
+        "code": {
+            f"{record.rule}.py": content["code"]["script_sha256"],
+            **content["code"]["library_files"],
+        },
+        "environment": {
+            **environment,
+            "platform": host["platform"],
+            "packages (uv.lock)": pins and pins[:12],
+        },
+        "device": {
+            "device": host["device"],
+            "driver": host.get("driver"),
+            "threads": content["threads"],
+        },
     }
 
 
-def other_inputs(ours: Record, theirs: Record, here: Run, there: Run) -> Iterator[str]:
+def _other_inputs(ours: Record, theirs: Record, here: Run, there: Run) -> Iterator[str]:
     """What only one of two jobs read, or read with other bytes."""
     left, right = here.inputs(ours), there.inputs(theirs)
     for side, more, less in (("here", left, right), ("there", right, left)):
@@ -115,33 +108,26 @@ def other_inputs(ours: Record, theirs: Record, here: Run, there: Run) -> Iterato
     other = [key for key in left if key in right and left[key] != right[key]]
     if about := [key for key in other if about_the_run(key)]:
         yield f"reads what describes the run: {_listed(about)}"
-
-    def now(key: str, run: Run) -> str | None:
-        return run.files[key].sha256 if key in run.files else None
-
     # the files agree today, but did not when the two jobs read them
-    stale = [key for key in other if key not in about and now(key, here) == now(key, there)]
-    if stale:
+    now = [{k: run.files[k].sha256 for k in other if k in run.files} for run in (here, there)]
+    if stale := [key for key in other if key not in about and now[0].get(key) == now[1].get(key)]:
         yield f"read other bytes when it was made: {_listed(stale)}"
 
 
 def changes(ours: Any, theirs: Any, where: str = "") -> list[str]:
     """``key: here → there`` for each value that differs in two nested contents."""
+    lists = isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs)
+    if lists and any(isinstance(value, dict | list) for value in ours):
+        ours, theirs = dict(enumerate(ours)), dict(enumerate(theirs))
     if isinstance(ours, dict) and isinstance(theirs, dict):
         return [
             text
             for key in dict.fromkeys([*ours, *theirs])
             for text in changes(ours.get(key), theirs.get(key), f"{where}.{key}".lstrip("."))
         ]
-    lists = isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs)
-    if lists and any(isinstance(value, dict | list) for value in ours):
-        return changes(dict(enumerate(ours)), dict(enumerate(theirs)), where)
-    return [] if ours == theirs else [f"{where} {_value(ours)} → {_value(theirs)}".strip()]
-
-
-def _value(value: Any, most: int = 60) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    texts = ("none" if value is None else str(value) for value in (ours, theirs))
+    short = (text if len(text) <= 60 else f"{text[:59]}…" for text in texts)
+    return [] if ours == theirs else [f"{where} {' → '.join(short)}".strip()]
 
 
 def _listed(texts: list[str]) -> str:

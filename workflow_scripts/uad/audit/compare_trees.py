@@ -7,18 +7,19 @@ elsewhere by ``raw/<data set>/<path in the raw tree>``.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from uad.audit.crate_verify import unpack
 from uad.audit.tree import CONFIG, MANIFEST, MARKER, manifest_rows
 from uad.core.errors import DataError
 from uad.core.files import read_json, read_tsv, sha256_of_all
@@ -28,8 +29,6 @@ from uad.core.walk import files_below
 
 #: Stages of files that no rule made.
 RAW, CODE, UNKNOWN = "raw", "repository", "no record"
-#: Folder of the results tree in a crate, and the crate's list of what it was made from.
-RESULTS, CRATE_LIST = "results", "manifest.tsv"
 _WHAT = "Name a results folder, or a crate: a folder or zip with the tree at results/."
 
 
@@ -45,19 +44,19 @@ class File:
     """
 
     path: Path | None
-    sha256: str | None
+    sha256: str
     expected: str | None = None
-    record: Record | None = field(default=None, repr=False)
+    record: Record | None = None
 
     @property
     def changed_since(self) -> bool:
         """Whether it is no longer what its job wrote."""
-        return None not in (self.expected, self.sha256) and self.expected != self.sha256
+        return self.expected not in (None, self.sha256)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A results tree."""
+    """A results tree; ``name`` is what the user called it."""
 
     name: str
     records: Records
@@ -81,38 +80,28 @@ class Run:
         found = {}
         for record in self.records.all.values():
             roots = record.content["roots"]
-            found[os.path.normpath(roots["repository"])] = "repository"
-            found[os.path.normpath(roots["results"])] = "results"
+            found |= {roots["repository"]: "repository", roots["results"]: "results"}
         for name, spec in (self.config.get("datasets") or {}).items():
-            if spec.get("path"):
-                found[os.path.normpath(spec["path"])] = f"results/{RAW}/{name}"
-        # the longest first: one folder may lie in another
-        return sorted(found.items(), key=lambda place: -len(place[0]))
+            found[str(spec.get("path"))] = f"results/{RAW}/{name}"
+        # a single word is no place; the longest first, as one folder may lie in another
+        places = [(os.path.normpath(place), name) for place, name in found.items() if "/" in place]
+        return sorted(places, key=lambda place: -len(place[0]))
 
-    def portable(self, content: Any) -> Any:
-        """Plain data in which the run's own folders have the names that they have everywhere."""
-        if isinstance(content, dict):
-            return {self.portable(key): self.portable(value) for key, value in content.items()}
-        if isinstance(content, list):
-            return [self.portable(value) for value in content]
-        if not isinstance(content, str):
-            return content
-        if "/../" in content and "\n" not in content:
-            content = os.path.normpath(content)
+    def portable(self, text: str) -> str:
+        """Text in which the run's own folders have the names that they have everywhere."""
         for place, name in self._places:
-            if content == place or content.startswith(f"{place}/"):
-                return name + content[len(place) :]
-            if "/" in place:
-                content = content.replace(f"{place}/", f"{name}/")
-        return content
+            text = re.sub(rf"(?<![\w./-]){re.escape(place)}(?=[/\"\s]|$)", name, text)
+        return text
+
+    def asked(self, content: Any) -> Any:
+        """Plain data as :meth:`portable` text."""
+        return json.loads(self.portable(json.dumps(content)))
 
     def key(self, recorded: str) -> str:
         """The name of a file here, from its key in the records."""
-        if recorded.startswith(EXTERNAL):
-            path = PurePosixPath(self.portable(recorded.removeprefix(EXTERNAL)))
-            if path.is_relative_to("results"):
-                return path.relative_to("results").as_posix()
-        return recorded
+        path = self.portable(recorded.removeprefix(EXTERNAL))
+        moved = recorded.startswith(EXTERNAL) and path.startswith("results/")
+        return path.removeprefix("results/") if moved else recorded
 
     def inputs(self, record: Record) -> dict[str, str | None]:
         """What a job of this run read: SHA-256 by key."""
@@ -121,52 +110,42 @@ class Run:
     @cached_property
     def files(self) -> dict[str, File]:
         """All files but records, by key, in alphabetical order."""
-        there = {}
-        for path in files_below(self.records.root):
-            key = path.relative_to(self.records.root).as_posix()
-            hidden = any(part.startswith(".") for part in PurePosixPath(key).parts)
-            if not hidden and not key.endswith(SUFFIX) and path.is_file():
-                there[key] = path
-        pairs = zip(there, sha256_of_all(there.values()), strict=True)
-        digests = {key: digest for key, digest in pairs if digest}
-        made = {
-            key: (self.records.outputs[key].sha256, r) for key, r in self.records.producers.items()
-        }
-        expected = {**self._listed(), **made}
-        known = {key: digest for key, (digest, _) in expected.items() if digest}
-        known = {**known, **self._read(), **self._left_out(), **digests}
-        return {
-            key: File(there.get(key), known[key], *expected.get(key, ())) for key in sorted(known)
-        }
-
-    def _listed(self) -> dict[str, tuple[str, Record]]:
-        """Files of generated raw trees: the rule declares their list only."""
-        return {
-            f"{folder}/{row['path']}": (row["sha256"], record)
-            for key, record in self.records.producers.items()
+        root, there, made = self.records.root, {}, self.records.producers
+        for path in files_below(root):
+            key = path.relative_to(root)
+            hidden = any(part.startswith(".") for part in key.parts)
+            if not hidden and not key.name.endswith(SUFFIX) and path.is_file():
+                there[key.as_posix()] = path
+        digests = dict(zip(there, sha256_of_all(there.values()), strict=True))
+        expected = {
+            f"{folder}/{row['path']}": (row["sha256"], made[key])
+            for key in made
             if key.endswith(MANIFEST) and (folder := key.removesuffix(MANIFEST))
-            for row in manifest_rows(self.records.root, folder)
+            for row in manifest_rows(root, folder)
+        }
+        expected |= {key: (self.records.outputs[key].sha256, made[key]) for key in made}
+        # what is there counts first; else what a crate says, the jobs that read it, the one that
+        # made it
+        jobs = sorted(self.records.all.values(), key=lambda record: record.content["started"])
+        entries = [entry for record in jobs for entry in record.inputs if entry.key not in made]
+        known = {key: digest for key, (digest, _) in expected.items()}
+        known |= {self.key(entry.key): entry.sha256 for entry in entries if entry.sha256}
+        known |= self._left_out()
+        known |= {key: digest for key, digest in digests.items() if digest}
+        return {
+            key: File(there.get(key), known[key], *expected.get(key, ()))
+            for key in sorted(known)
+            if known[key]
         }
 
     def _left_out(self) -> dict[str, str]:
         """What a crate says of the files of the run that it does not hold."""
-        path = self.records.root.parent / CRATE_LIST
-        if self.records.root.name != RESULTS or not path.is_file():
+        path = self.records.root.parent / "manifest.tsv"
+        if self.records.root.name != "results" or not path.is_file():
             return {}
-        rows = read_tsv(path)
-        rows = rows[(rows["included"] == "no") & rows["path"].str.startswith(f"{RESULTS}/")]
-        rows = rows.dropna(subset="sha256")
-        return dict(zip(rows["path"].str.removeprefix(f"{RESULTS}/"), rows["sha256"], strict=True))
-
-    def _read(self) -> dict[str, str]:
-        """Files that no job made, as the newest job that read them found them."""
-        newest = sorted(self.records.all.values(), key=lambda record: record.content["started"])
-        return {
-            self.key(entry.key): entry.sha256
-            for record in newest
-            for entry in record.inputs
-            if entry.key not in self.records.producers and entry.sha256  # None: a folder
-        }
+        rows = read_tsv(path).dropna(subset="sha256").query("included == 'no'")
+        rows = rows[rows["path"].str.startswith("results/")]
+        return dict(zip(rows["path"].str.removeprefix("results/"), rows["sha256"], strict=True))
 
     def stage(self, key: str) -> str:
         """The rule that made a file; for others where they are from."""
@@ -187,22 +166,19 @@ def open_run(path: str | os.PathLike[str]) -> Iterator[Run]:
     Raises:
         DataError: there is no such thing, or no results of a run in it.
     """
-    if not Path(path).exists():
+    folder = Path(path)
+    if not folder.exists():
         raise DataError(f"{path}: no such folder or file. {_WHAT}")
     with contextlib.ExitStack() as stack:
-        folder, candidates = Path(path), []
+        inner: list[Path] = []
         if folder.is_file():
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="uad-compare-")))
-            try:
-                with zipfile.ZipFile(path) as content:
-                    content.extractall(folder)
-            except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+            if damaged := unpack(Path(path), folder):
                 raise DataError(
-                    f"{path}: is not a zip file, or a damaged one ({error}). {_WHAT}"
-                ) from error
-            inner = [entry for entry in folder.iterdir() if entry.is_dir()]
-            candidates = [inner[0] / RESULTS, inner[0]] if len(inner) == 1 else []
-        for root in (folder / RESULTS, *candidates, folder):
+                    f"{path}: {'; '.join(map(' '.join, damaged.items()))}. Get it again."
+                )
+            inner = [entry for entry in folder.iterdir() if entry.is_dir()][:1]
+        for root in (folder / "results", *(f / "results" for f in inner), *inner, folder):
             if any(root.rglob(f"*{SUFFIX}")):
                 yield Run(str(path), load_records(root))
                 return

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from uad.audit.tree import MARKER
 from uad.core.errors import DataError
 from uad.core.files import sha256
 from uad.core.records import EXTERNAL, REPOSITORY, Records
 from uad.run.launch import CODE
+
+if TYPE_CHECKING:
+    from uad.data.sources import DataSet
 
 #: Folders of a crate: the results tree, and the repository's code.
 RESULTS_FOLDER, CODE_FOLDER = "results/", "code/"
@@ -46,7 +51,6 @@ class File:
 
     Attributes:
         place: path in the crate; of a file from outside, its key (see ``uad.core.records``).
-        sha256: of the content; None likewise.
         left_out: why it is not in the crate; empty if it is.
     """
 
@@ -59,15 +63,26 @@ class File:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is packed beyond words and numbers.
-
-    Attributes:
-        phantom: the scans are generated; pictures of them are no medical images.
-    """
+    """What is packed beyond words and numbers; pictures of a phantom are no medical images."""
 
     phantom: bool
     images: bool = False
     models: bool = False
+
+
+@dataclass(frozen=True)
+class About:
+    """What the records do not say.
+
+    Attributes:
+        sources: public data sets by their name in the config; none of a phantom.
+        agent: who ran it; None if that is not to be told.
+    """
+
+    name: str
+    description: str
+    sources: dict[str, DataSet] = field(default_factory=dict)
+    agent: str | None = None
 
 
 def place_of(key: str) -> str:
@@ -89,28 +104,31 @@ def collect(records: Records, choice: Choice) -> list[File]:
             names: such a tree cannot be shared.
     """
     root = records.root
-    if records.broken:
-        lines = "; ".join(f"{key} {why}" for key, why in sorted(records.broken.items()))
-        raise DataError(f"{root}: cannot be packed: {lines}. Make these files again.")
+    wrong = [f"{key} {why}" for key, why in sorted(records.broken.items())]
     files = {file.place: file for file in code_files(records, choice)}
     # what no job declares: records, and the tree's own files
-    own = [root / MARKER, root / "README.md", *(root / key for key in records.all)]
-    packed = {RESULTS_FOLDER + path.relative_to(root).as_posix(): path for path in own}
-    # in a results folder elsewhere nobody has said what each file is
-    readme = f"{RESULTS_FOLDER}README.md"
-    if not packed[readme].is_file():
-        packed[readme] = records.repository / readme
-    files |= {place: _read(place, path) for place, path in packed.items() if path.is_file()}
-    wrong = []
-    for file, path in _declared(records, choice):
-        there = files.get(file.place)
-        if there and there.sha256 != file.sha256:
-            wrong.append(f"{path} is not the file that was recorded")
-        elif not file.left_out and file.source and not path.is_file():
+    for name in (MARKER, "README.md", *records.all):
+        path = root / name
+        if name == "README.md" and not path.is_file():
+            # in a results folder elsewhere nobody has said what each file is
+            path = records.repository / RESULTS_FOLDER / name
+        if path.is_file():
+            files[RESULTS_FOLDER + name] = _read(RESULTS_FOLDER + name, path)
+    reasons = _Reasons(records, choice)
+    entries = {entry.key: entry for record in records.all.values() for entry in record.inputs}
+    for key, entry in sorted({**entries, **records.outputs}.items()):
+        if key in records.all:
+            continue
+        place, path, why = place_of(key), records.path(key), reasons.why_left_out(key)
+        packed = not why and not key.startswith(EXTERNAL)
+        if packed and not path.is_file():
             wrong.append(f"{path} is missing")
-        elif not file.left_out and file.source and sha256(path) != file.sha256:
+        elif (place in files and files[place].sha256 != entry.sha256) or (
+            packed and sha256(path) != entry.sha256
+        ):
             wrong.append(f"{path} is not the file that was recorded")
-        files.setdefault(file.place, file)
+        file = File(place, entry.bytes, entry.sha256, why, path if packed else None)
+        files.setdefault(place, file)
     if wrong:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise DataError(
@@ -120,19 +138,8 @@ def collect(records: Records, choice: Choice) -> list[File]:
     return [files[place] for place in sorted(files)]
 
 
-def _read(place: str, path: Path) -> File:
-    return File(place, path.stat().st_size, sha256(path), source=path)
-
-
-def _declared(records: Records, choice: Choice) -> Iterator[tuple[File, Path]]:
-    """Every output and input of a record, with the reason if it stays out, and where it lies."""
-    rules = _Rules(records, choice)
-    entries = {e.key: e for record in records.all.values() for e in record.inputs}
-    for key, entry in sorted({**entries, **records.outputs}.items()):
-        if key not in records.all:
-            path, why = records.path(key), rules.why_left_out(key)
-            source = None if why or key.startswith(EXTERNAL) else path
-            yield File(place_of(key), entry.bytes, entry.sha256, why, source), path
+def _read(place: str, path: Path, why: str = "") -> File:
+    return File(place, path.stat().st_size, sha256(path), why, None if why else path)
 
 
 # The code ------------------------------------------------------------------------------------
@@ -143,20 +150,25 @@ def code_files(records: Records, choice: Choice) -> Iterator[File]:
 
     Under version control only what is tracked, and what the records say that a job ran.
     """
-    repository, run = records.repository, _code_of_jobs(records)
+    repository, run = records.repository, set()
+    for record in records.all.values():
+        library = record.content["code"]["library_files"]
+        run |= {
+            f"workflow_scripts/{record.rule}.py",
+            *(f"workflow_scripts/uad/{n}" for n in library),
+        }
+        run |= {e.key.removeprefix(REPOSITORY) for e in record.inputs if REPOSITORY in e.key}
     tracked = _git_files(repository, "--cached")
     if "Snakefile" in tracked:
         names = tracked | _git_files(repository, "--others", "--exclude-standard") | run
     else:  # a copy of the code without its history
-        tops = [repository / name for name in CODE_PARTS]
-        paths = [path for top in tops for path in ([top] if top.is_file() else top.rglob("*"))]
-        names = tracked = {path.relative_to(repository).as_posix() for path in paths}
-    for name in sorted(names):
+        names = {p.relative_to(repository).as_posix() for p in repository.rglob("*")}
+        tracked = names
+    for name in sorted(filter(_is_code, names)):
         path = repository / name
-        if _is_code(name) and path.is_file():
+        if path.is_file():
             why = _why_out_of_code(path, choice) if name in tracked | run else UNTRACKED
-            found = _read(CODE_FOLDER + name, path)
-            yield File(found.place, found.bytes, found.sha256, why, None if why else path)
+            yield _read(CODE_FOLDER + name, path, why)
 
 
 def _is_code(name: str) -> bool:
@@ -182,18 +194,6 @@ def _git_files(repository: Path, *options: str) -> set[str]:
     return {name for name in done.stdout.decode(errors="surrogateescape").split("\0") if name}
 
 
-def _code_of_jobs(records: Records) -> set[str]:
-    """Scripts and library files that the jobs ran, by path in the repository."""
-    found = set()
-    for record in records.all.values():
-        library = record.content["code"]["library_files"]
-        found |= {f"workflow_scripts/{record.rule}.py"}
-        found |= {f"workflow_scripts/uad/{name}" for name in library}
-        read = {e.key.removeprefix(REPOSITORY) for e in record.inputs if REPOSITORY in e.key}
-        found |= {name for name in read if _is_code(name)}
-    return found
-
-
 def _why_out_of_code(path: Path, choice: Choice) -> str:
     """Why a file stays out although it lies in the code: images; empty if it holds none.
 
@@ -215,7 +215,7 @@ def _why_out_of_code(path: Path, choice: Choice) -> str:
 # The results ---------------------------------------------------------------------------------
 
 
-class _Rules:
+class _Reasons:
     """What stays out of a crate, told by what a file was made from rather than by its name.
 
     A picture or page shows scans if its job read a volume, or something that shows scans. What no
@@ -225,14 +225,15 @@ class _Rules:
 
     def __init__(self, records: Records, choice: Choice) -> None:
         self.records, self.choice = records, choice
-        self._shows: dict[str, bool] = {}
+        self.shows: dict[str, bool] = {}
 
     def why_left_out(self, key: str) -> str:
-        """Why a file is not packed; empty if it is."""
         choice, path = self.choice, self.records.path(key)
-        if key.startswith((EXTERNAL, REPOSITORY)):
-            if key.startswith(EXTERNAL) or not _is_code(key.removeprefix(REPOSITORY)):
-                return RAW if _is_volume(key) else ELSEWHERE
+        if key.startswith(EXTERNAL) or (
+            key.startswith(REPOSITORY) and not _is_code(key.removeprefix(REPOSITORY))
+        ):
+            return RAW if _is_volume(key) else ELSEWHERE
+        if key.startswith(REPOSITORY):
             return _why_out_of_code(path, choice) if path.is_file() else ""
         if key.startswith("audit/"):
             return ABOUT_TREE
@@ -244,38 +245,31 @@ class _Rules:
             if key not in self.records.outputs and not choice.phantom:
                 return RAW
             return "" if path.is_file() else NOT_KEPT
-        if not (choice.images or choice.phantom) and self.shows_scans(key):
-            return SHOWS_SCANS
-        return ""
+        hidden = not choice.images and not choice.phantom and self.shows_scans(key)
+        return SHOWS_SCANS if hidden else ""
 
     def shows_scans(self, key: str) -> bool:
-        """Whether a file is a volume, or a picture or page with images of volumes."""
-        if key not in self._shows:
-            self._shows[key] = True  # until it is known: records that contradict each other
-            self._shows[key] = self._find(key)
-        return self._shows[key]
+        if key not in self.shows:
+            self.shows[key] = True  # until it is known: records that contradict each other
+            self.shows[key] = _is_volume(key) or (_suffix(key) in PICTURE and self._find(key))
+        return self.shows[key]
 
     def _find(self, key: str) -> bool:
-        if _is_volume(key):
-            return True
-        if _suffix(key) not in PICTURE or key.startswith(REPOSITORY):
+        made_by, path = self.records.producers.get(key), self.records.path(key)
+        if key.startswith(REPOSITORY):
             return False
-        made_by = self.records.producers.get(key)
         if made_by is None or any(self.shows_scans(entry.key) for entry in made_by.inputs):
             return True
-        path = self.records.path(key)
-        if _suffix(key) not in PAGES or not path.is_file():
-            return False
-        content = path.read_bytes()
-        return any(sign in content for sign in BITMAP)
+        page = path.read_bytes() if _suffix(key) in PAGES and path.is_file() else b""
+        return any(sign in page for sign in BITMAP)
 
 
+@cache
 def _suffix(key: str) -> str:
     return PurePosixPath(key).suffix.lower()
 
 
 def _is_weights(key: str) -> bool:
-    """Whether a file holds a trained model."""
     return key.startswith("models/") and _suffix(key) not in TEXT | PICTURE
 
 

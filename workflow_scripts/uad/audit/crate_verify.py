@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote
 
-from uad.audit.crate import CHECKSUMS, COLUMNS, MANIFEST, METADATA
 from uad.audit.crate_contents import CODE_FOLDER, RESULTS_FOLDER, place_of
 from uad.audit.verdict import Verdict, audit
 from uad.core.errors import DataError
 from uad.core.files import sha256
 from uad.core.records import EXTERNAL
+
+METADATA, MANIFEST, CHECKSUMS = "ro-crate-metadata.json", "manifest.tsv", "manifest.sha256"
+#: Of the manifest.
+COLUMNS = ("path", "bytes", "sha256", "included", "why_not")
 
 
 @dataclass
@@ -28,6 +28,7 @@ class Verified:
     Attributes:
         seal: SHA-256 of its list of checksums: two crates with the same one are the same.
         failures: place and what is wrong there.
+        left_out: number of files by the reason.
         verdict: of the audit of the results; None if they could not be audited.
     """
 
@@ -37,21 +38,13 @@ class Verified:
     left_out: Counter[str] = field(default_factory=Counter)
     verdict: Verdict | None = None
 
-    @property
-    def passed(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.failures
-
     def require(self, crate: str | Path) -> None:
-        """Refuse a crate that did not pass.
-
-        Args:
-            crate: as the message calls it.
+        """Refuse a crate that did not pass; ``crate`` is what the message calls it.
 
         Raises:
             DataError: it did not; names the first files that fail.
         """
-        if self.passed:
+        if not self.failures:
             return
         named = [f"{place} {'; '.join(why)}" for place, why in sorted(self.failures.items())]
         more = f"; and {len(named) - 5} more" if len(named) > 5 else ""
@@ -88,11 +81,7 @@ def verify(crate: str | Path) -> Verified:
 
 
 def unpack(path: Path, folder: Path) -> dict[str, str]:
-    """Unpack a zip file, as much of it as can be read.
-
-    Args:
-        path: of the zip file.
-        folder: an empty one.
+    """Unpack a zip file into an empty folder, as much of it as can be read.
 
     Returns:
         Places that could not be read, and why.
@@ -138,9 +127,19 @@ def _verify_folder(root: Path, damaged: dict[str, str]) -> Verified:
             found.fail(place, f"is not in {CHECKSUMS}: it was added")
         elif actual[place] != expected[place]:
             found.fail(place, "was changed since the crate was packed")
-    left_out = _check_manifest(root, actual, found)
-    _check_description(root, actual, found)
-    _audit(root, left_out, found)
+    left_out = _check_manifest(root, actual, found) if MANIFEST in actual else set()
+
+    def omitted(key: str) -> bool:
+        """Whether a crate may lack a file: one that it lists as left out, or raw data."""
+        raw = key.startswith(("raw/", EXTERNAL)) and not (root / place_of(key)).exists()
+        return raw or place_of(key) in left_out
+
+    try:
+        found.verdict = audit(root / RESULTS_FOLDER, repository=root / CODE_FOLDER, omitted=omitted)
+    except DataError as error:
+        found.fail(RESULTS_FOLDER, str(error))
+    for finding in found.verdict.findings if found.verdict else ():
+        found.fail(place_of(finding.artifact), f"{finding.check}: {finding.why}")
     return found
 
 
@@ -157,9 +156,7 @@ def _lines(root: Path, place: str, found: Verified) -> list[str]:
 
 def _check_manifest(root: Path, actual: dict[str, str], found: Verified) -> set[str]:
     """The table of all files agrees with the files; returns the places of those left out."""
-    left_out, listed = set(), set()
-    if MANIFEST not in actual:
-        return left_out
+    left_out, listed = set(), {MANIFEST}
     header, *lines = _lines(root, MANIFEST, found) or [""]
     if header != "\t".join(COLUMNS):
         found.fail(MANIFEST, f"does not begin with the columns {', '.join(COLUMNS)}")
@@ -175,46 +172,6 @@ def _check_manifest(root: Path, actual: dict[str, str], found: Verified) -> set[
             listed.add(row["path"])
             if actual.get(row["path"], row["sha256"]) != row["sha256"]:
                 found.fail(row["path"], f"is not the file that {MANIFEST} lists")
-    for place in sorted(set(actual) - listed - {MANIFEST}):
+    for place in sorted(set(actual) - listed):
         found.fail(place, f"is not in {MANIFEST}")
     return left_out
-
-
-def _check_description(root: Path, actual: dict[str, str], found: Verified) -> None:
-    """The files that ``ro-crate-metadata.json`` describes are these."""
-    if METADATA not in actual:
-        return
-    try:
-        graph = json.loads((root / METADATA).read_bytes())["@graph"]
-        hashes = {unquote(entity["@id"]): entity.get("sha256") for entity in graph}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        found.fail(METADATA, "is no RO-Crate description")
-        return
-    for place, digest in sorted(hashes.items()):
-        if place in actual and digest and actual[place] != digest:
-            found.fail(place, f"is not the file that {METADATA} describes")
-
-
-def _audit(root: Path, left_out: set[str], found: Verified) -> None:
-    """Records against files, splits, thresholds, AIR, and tables against metrics."""
-    try:
-        found.verdict = audit(
-            root / RESULTS_FOLDER,
-            repository=root / CODE_FOLDER,
-            omitted=_omitted(root, left_out),
-        )
-    except DataError as error:
-        found.fail(RESULTS_FOLDER, str(error))
-        return
-    for finding in found.verdict.findings:
-        found.fail(place_of(finding.artifact), f"{finding.check}: {finding.why}")
-
-
-def _omitted(root: Path, left_out: set[str]) -> Callable[[str], bool]:
-    """Which files a crate may lack: those that it lists, and raw data."""
-
-    def is_omitted(key: str) -> bool:
-        raw = key.startswith(("raw/", EXTERNAL)) and not (root / place_of(key)).exists()
-        return raw or place_of(key) in left_out
-
-    return is_omitted

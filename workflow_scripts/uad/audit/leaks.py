@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any
+
+import pandas as pd
 
 from uad.audit.tree import RAW, AuditedTree, participants_key, split_key
 from uad.core.errors import DataError
@@ -29,32 +30,23 @@ BOTH_AGAIN = (
 def raw_of_own_subject(tree: AuditedTree) -> None:
     """The raw files that a job read are those of its scans in the participants table."""
     listed: dict[str, dict[tuple[str, str], set[str]]] = {}
-    for record in (record for rule in READ_SCANS for record in tree.of_rule(rule)):
+    for record in tree.of_rule(*READ_SCANS):
         dataset, output = record.wildcards["dataset"], record.outputs[0].key
-        made = tree.records.producers
-        read = [
-            e.key for e in record.inputs if e.key.startswith((EXTERNAL, RAW)) and e.key not in made
-        ]
-        table = participants_key(dataset)
+        keys = (e.key for e in record.inputs if e.key not in tree.records.producers)
+        read, table = [k for k in keys if k.startswith((EXTERNAL, RAW))], participants_key(dataset)
         if not read or not tree.ready(f"whose raw files {output} was made from", table):
             continue
         if dataset not in listed:
-            listed[dataset] = _listed(tree, dataset, table)
+            listed[dataset] = defaultdict(set)
+            roots = tree.records.producers[table].content["roots"]
+            for row in tree.participants[dataset]:
+                files = {key_of(row[c], roots) for c in ("image", "mask", "lesion") if row.get(c)}
+                listed[dataset][row["subject"], row["modality"]] |= files
         for name, subject, own in _pairs(record, read, listed[dataset]):
             tree.checks["raw files of the own subject"] += 1
             if name not in own:
                 why = f"It was made from {name}, which {table} does not list for {subject}."
                 tree.fail(output, CONTRADICTION, why, BOTH_AGAIN)
-
-
-def _listed(tree: AuditedTree, dataset: str, table: str) -> dict[tuple[str, str], set[str]]:
-    """Keys of the files of each scan, by subject and modality."""
-    roots = tree.records.producers[table].content["roots"]
-    found: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for row in tree.participants[dataset]:
-        files = {key_of(row[c], roots) for c in ("image", "mask", "lesion") if row.get(c)}
-        found[row["subject"], row["modality"]] |= files
-    return found
 
 
 def _pairs(
@@ -83,12 +75,10 @@ def sets_of_a_fold(tree: AuditedTree) -> None:
             continue
         tree.checks["splits"] += 1
         published = record.params["splits"]["kind"] == "reference"
-        for (dataset, subject), part in tree.table(name).groupby(
-            ["dataset", "subject"], sort=False
-        ):
+        split, place = tree.table(name), ["dataset", "subject"]
+        several = split[split.duplicated(place, keep=False)]
+        for (dataset, subject), part in several.groupby(place, sort=False):
             roles = list(part["role"])
-            if len(roles) == 1:
-                continue
             said = all(str(text).strip() not in ("", "nan") for text in part["also_in"])
             if published and said and not (set(roles) & LEARNING and set(roles) & JUDGED):
                 tree.notes.add(
@@ -105,20 +95,16 @@ def tests_of_all_folds(tree: AuditedTree) -> None:
     tested: dict[str, dict[str, str]] = defaultdict(dict)
     for record in sorted(tree.of_rule("make_splits"), key=lambda r: int(r.wildcards["fold"])):
         name = record.outputs[0].key
-        if record.params["experiment"]["setting"] != "intra":
-            continue  # one test set for all folds, or one that is rotated
-        if not tree.ready(f"leaks of {name}", name):
+        # else: one test set for all folds, or one that is rotated
+        intra = record.params["experiment"]["setting"] == "intra"
+        if not intra or not tree.ready(f"leaks of {name}", name):
             continue
         split, seen = tree.table(name), tested[record.wildcards["experiment"]]
         subjects = split.loc[split["role"] == "test", "subject"]
         if twice := [subject for subject in subjects if subject in seen]:
-            tree.fail(
-                name,
-                "leak",
-                f"Subject {twice[0]} is tested in {seen[twice[0]]} as well ({len(twice)} such "
-                "subjects); the test sets of an intra-dataset experiment are disjoint.",
-                SPLIT_AGAIN,
-            )
+            others = f" and {len(twice) - 1} more are" if len(twice) > 1 else " is"
+            why = f"Subject {twice[0]}{others} tested in {seen[twice[0]]} as well."
+            tree.fail(name, "leak", why, SPLIT_AGAIN)
         seen |= dict.fromkeys(subjects, name)
 
 
@@ -138,21 +124,16 @@ def order_of_stores(tree: AuditedTree) -> None:
             tree.fail(store, "unreadable", f"{error}")
             continue
         if there != wanted:
-            most = max(len(there), len(wanted))
-            padded = [names + ["nobody"] * (most - len(names)) for names in (there, wanted)]
-            place = next(i for i, pair in enumerate(zip(*padded, strict=True)) if len({*pair}) > 1)
-            tree.fail(
-                store,
-                "order of subjects",
-                f"Its volumes are not those of {table}, in that order: volume {place} is of "
-                f"{padded[0][place]}, listed is {padded[1][place]}.",
-            )
+            pairs = zip([*there, "nobody"], [*wanted, "nobody"], strict=False)
+            place, (is_of, listed) = next(p for p in enumerate(pairs) if p[1][0] != p[1][1])
+            why = f"volume {place} is of {is_of}, listed is {listed}"
+            why = f"Its volumes are not those of {table}, in that order: {why}."
+            tree.fail(store, "order of subjects", why)
 
 
 def subjects_used(tree: AuditedTree) -> None:
     """Thresholds and AIR come from validation subjects only, metrics from test subjects."""
-    rules = ("compute_air", "search_threshold", "evaluate_volumes")
-    for record in (record for rule in rules for record in tree.of_rule(rule)):
+    for record in tree.of_rule("compute_air", "search_threshold", "evaluate_volumes"):
         name, split = record.outputs[0].key, split_key(record.wildcards)
         if not tree.ready(f"subjects of {name}", name, split):
             continue
@@ -172,7 +153,7 @@ def subjects_used(tree: AuditedTree) -> None:
                 tree.fail(name, CONTRADICTION, f"By {split} it {what}.", BOTH_AGAIN)
 
 
-def _wrong_subjects(rows: Any, subjects: Iterable[str], role: str) -> Iterator[str]:
+def _wrong_subjects(rows: pd.DataFrame, subjects: Iterable[str], role: str) -> Iterator[str]:
     """What is wrong with the subjects of a file, by the rows of its split."""
     roles = rows.groupby("subject")["role"].agg(", ".join).to_dict()
     wanted, used = set(rows.loc[rows["role"] == role, "subject"]), Counter(subjects)

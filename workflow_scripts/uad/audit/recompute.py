@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -55,17 +56,14 @@ def splits(tree: AuditedTree) -> None:
         there = tree.table(name)[columns].astype(str).to_numpy().tolist()
         if there != wanted:
             strange = [row for row in there if row not in wanted] or there
-            tree.fail(
-                name,
-                "recomputation",
+            why = (
                 "It is not the split that its participants, sizes and seed give: computed again, "
-                f"{' '.join(strange[0])} is not in it as it stands.{_version_hint(record)}",
-                SPLIT_AGAIN,
+                f"{' '.join(strange[0])} is not in it as it stands.{_version_hint(record)}"
             )
+            tree.fail(name, "recomputation", why, SPLIT_AGAIN)
 
 
 def _split(record: Record, people: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The split of a job's experiment, fold, sizes and seed."""
     experiment, options = record.params["experiment"], dict(record.params["splits"])
     kind = options.pop("kind")
     healthy = experiment["train"], people[experiment["train"]]
@@ -165,7 +163,7 @@ def thresholds(tree: AuditedTree) -> None:
 
 def metrics(tree: AuditedTree) -> None:
     """What metrics say of threshold and volumes, from the threshold file and the slice store."""
-    sizes: dict[tuple[str, str], tuple[int, int, float]] = {}
+    sizes = cache(lambda store, subject: _sizes(tree, store, subject))
     for record in tree.of_rule("evaluate_volumes"):
         name = record.outputs[0].key
         _, store, threshold = (entry.key for entry in record.inputs)
@@ -177,13 +175,10 @@ def metrics(tree: AuditedTree) -> None:
             if not math.isclose(row.threshold, value, rel_tol=CLOSE):
                 why = f"{row.subject} was judged at {row.threshold}, {threshold} says {value}."
                 _fail(tree, name, why)
-            if (store, row.subject) not in sizes:
-                sizes[store, row.subject] = _sizes(tree, store, row.subject)
-            lesion, brain, prevalence = sizes[store, row.subject]
+            lesion, brain, prevalence = sizes(store, row.subject)
             said = (row.lesion_voxels, row.brain_voxels)
-            if said != (lesion, brain) or not math.isclose(
-                row.prevalence, prevalence, rel_tol=CLOSE
-            ):
+            same = math.isclose(row.prevalence, prevalence, rel_tol=CLOSE)
+            if said != (lesion, brain) or not same:
                 why = (
                     f"It says that {row.subject} has {said[0]} lesion and {said[1]} brain voxels, "
                     f"{store} has {lesion} and {brain}."
@@ -194,7 +189,6 @@ def metrics(tree: AuditedTree) -> None:
 
 
 def _sizes(tree: AuditedTree, store: str, subject: str) -> tuple[int, int, float]:
-    """Lesion voxels, brain voxels and prevalence of a volume of a store."""
     try:
         part = read_store(tree.path(store), [subject])
     except DataError:
@@ -221,20 +215,31 @@ def _impossible(row: Any) -> str | None:
 # Tables --------------------------------------------------------------------------------------
 
 
+def fold_means(frames: Iterable[pd.DataFrame]) -> pd.Series:
+    """Means over the volumes of each fold in percent, from the metrics of volumes.
+
+    Not by the code that makes the tables. Volumes without a value do not count.
+    """
+    return _long(frames).groupby([*CELL, "fold"])["value"].mean().mul(100)
+
+
 def cells_of(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Cells of tables, from the metrics of volumes; not by the code that makes the tables.
+    """Cells of tables, from the metrics of volumes.
 
     Returns:
         ``mean`` and ``std`` over folds of the fold means, in percent, ``n_folds`` and
         ``n_volumes`` (different subjects with a value), by row, experiment, test set, metric.
     """
+    frames = list(frames)
+    cells = fold_means(frames).groupby(CELL).agg(mean="mean", std="std", n_folds="count")
+    return cells.assign(n_volumes=_long(frames).groupby(CELL)["subject"].nunique())
+
+
+def _long(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     place = ["method", "experiment", "test_dataset", "fold", "subject"]
     table = pd.concat([frame[[*place, *METRICS]] for frame in frames], ignore_index=True)
     long = table.melt(place, var_name="metric").dropna(subset="value")
-    long = long.rename(columns={"method": "row"})
-    folds = long.groupby([*CELL, "fold"])["value"].mean().mul(100)
-    cells = folds.groupby(CELL).agg(mean="mean", std="std", n_folds="count")
-    return cells.assign(n_volumes=long.groupby(CELL)["subject"].nunique())
+    return long.rename(columns={"method": "row"})
 
 
 def tables(tree: AuditedTree) -> None:

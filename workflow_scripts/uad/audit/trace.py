@@ -8,22 +8,25 @@ was made from are its inputs. Every node is hashed again and compared with what 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from math import isnan
 from typing import Any
 
-import pandas as pd
-
 from uad.audit.cells import Cell, Value, csv_of, find_cell
-from uad.audit.lineage import CHANGED, MISSING, NOT_KEPT, SAME, Fold, Lineage, Node
-from uad.audit.recompute import PUBLISHED, ROUNDED, cells_of
-from uad.audit.trace_facts import STAGES, deciding_inputs, facts_of, stage_of
+from uad.audit.recompute import CELL, PUBLISHED, ROUNDED, cells_of, fold_means
+from uad.audit.trace_facts import STAGES, facts_of, stage_of
+from uad.audit.tree import MANIFEST, participants_key, split_key
 from uad.core.files import read_tsv, sha256_of_all
 from uad.core.paths import Tree
 from uad.core.provenance import SUFFIX
-from uad.core.records import Artifact, Record, Records, is_temporary
+from uad.core.records import Artifact, Record, Records, is_temporary, key_of
 
+#: Version of the layout of the JSON.
+FORMAT = 1
+SAME, NOT_KEPT, CHANGED = "as recorded", "not kept", "changed"
+MISSING, UNCHECKED = "missing", "not checked"
 #: Roles of the subjects whose volumes a rule takes from a slice store.
 ROLES_READ = {
     "train_model": ("train", "val_healthy"),
@@ -34,6 +37,87 @@ ROLES_READ = {
     "evaluate_volumes": ("test",),
 }
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold: its value in percent (None if it cannot be computed), and the test volumes."""
+
+    fold: int
+    value: float | None
+    subjects: list[str]
+    metrics: str
+
+
+@dataclass
+class Node:
+    """A file that a cell depends on.
+
+    Attributes:
+        stage: one of ``uad.audit.trace_facts.STAGES``.
+        rule: that made it; None for raw files, and for what has no record.
+        place: wildcards of its job (experiment, method, fold, dataset, subject, ...).
+        sha256: of its content, as recorded; None if no record has it.
+        inputs: keys of the nodes that it was made from.
+        facts: what is worth telling, by stage.
+        status: ``as recorded``, ``not kept`` (deleted after use), ``changed``, ``missing`` or
+            ``not checked``.
+    """
+
+    key: str
+    stage: str
+    rule: str | None = None
+    place: dict[str, str] = field(default_factory=dict)
+    sha256: str | None = None
+    bytes: int | None = None
+    inputs: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    status: str = UNCHECKED
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def short(self) -> str:
+        """The first 12 characters of the SHA-256."""
+        return self.sha256[:12] if self.sha256 else "no hash"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Everything that a cell depends on.
+
+    Attributes:
+        nodes: the files, in order from the cell to the raw data.
+        subjects: which subjects matter, by key of the slice store, role and subject: the folds.
+        code: commits of the jobs and how many jobs ran from each.
+    """
+
+    cell: Cell
+    value: Value
+    folds: list[Fold]
+    nodes: list[Node]
+    subjects: dict[str, dict[str, dict[str, list[int]]]]
+    code: list[dict[str, Any]]
+    checked: bool
+
+    @property
+    def name(self) -> str:
+        """Name of its files: table, row, experiment, test data set and metric."""
+        cell = self.cell
+        return "_".join((cell.table, cell.row, cell.experiment, cell.test, cell.metric))
+
+    @property
+    def problems(self) -> list[str]:
+        """What does not match, each with the name of its file; empty if all is as recorded."""
+        return [f"{node.key}: {text}" for node in self.nodes for text in node.problems]
+
+    def of(self, stage: str) -> list[Node]:
+        """The nodes of one of ``uad.audit.trace_facts.STAGES``."""
+        return [node for node in self.nodes if node.stage == stage]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain data, without NaN."""
+        value = {k: None if v != v else v for k, v in asdict(self.value).items()}
+        return {"format": FORMAT, **asdict(self), "value": value, "problems": self.problems}
 
 
 def trace(
@@ -61,191 +145,123 @@ def trace(
     """
     made, cell, value = find_cell(records, table=table, row=row, column=column, metric=metric)
     walk = _Walk(records, cell)
-    walk.follow(made, value)
+    walk.follow(made)
+    folds = walk.recompute(csv_of(made), value)
     nodes = sorted(walk.nodes.values(), key=lambda node: STAGES.index(node.stage))
+    for node in nodes:
+        walk.tell(node)
     _compare_with_files(records, nodes, check)
-    return Lineage(
-        cell, value, walk.folds, nodes, walk.subjects, _code(records, nodes), checked=check
-    )
+    return Lineage(cell, value, folds, nodes, walk.subjects, _code(records, nodes), checked=check)
 
 
 class _Walk:
     """Collects the nodes of a cell.
 
-    First everything between the cell and the slice stores, fold by fold, which tells who matters
-    in which store; then the scans of these subjects.
+    Everything between the cell and the slice stores comes first: it tells which subjects matter.
     """
 
     def __init__(self, records: Records, cell: Cell) -> None:
         self.records, self.cell = records, cell
         self.nodes: dict[str, Node] = {}
-        self.folds: list[Fold] = []
-        self.metrics: list[pd.DataFrame] = []
         self.subjects: dict[str, dict[str, dict[str, list[int]]]] = {}
         self.tables: dict[str, list[dict[str, Any]]] = {}
-
-    def follow(self, made: Record, value: Value) -> None:
-        """Follow the cell of a table that a job made."""
-        cell = self.cell
+        self.manifests: dict[str, dict[str, str]] = {}
         place = {"experiment": cell.experiment, "method": cell.row, "test": cell.test}
-        table = self.node(csv_of(made))
-        table.place = {"table": self.cell.table, **place}
         # by their names, so that a file whose record is lost is followed, too
-        ours = re.compile(Tree("").per_test("metrics", "tsv", fold=r"(\d+)", **place)[1:])
-        of_fold = {}
-        for entry in made.inputs:
-            if entry.key == PUBLISHED:
-                self.link(table, made, entry)
-            elif match := ours.fullmatch(entry.key):
-                of_fold[int(match[1])] = entry
-        for fold, entry in sorted(of_fold.items()):
-            self.fold(fold, self.link(table, made, entry))
-        self.compare(table, value)
-        for store in list(self.subjects):
-            self.scans(store)
-        for node in list(self.nodes.values()):
-            self.tell(node)
+        self.own = re.compile(Tree("").per_test("metrics", "tsv", fold=r"(\d+)", **place)[1:])
 
-    # From a fold's metrics to the slice stores
-
-    def fold(self, fold: int, metrics: Node) -> None:
-        """Follow a fold; remember whose volumes its jobs took from the stores."""
-        metrics.place.setdefault("fold", str(fold))
-        waiting, seen, reads = [metrics], {metrics.key}, []
-        while waiting:
-            node = waiting.pop(0)
+    def follow(self, made: Record) -> None:
+        waiting, stores = deque([self.node(csv_of(made))]), deque()
+        while waiting or stores:
+            node = (waiting or stores).popleft()
             record = self.records.producers.get(node.key)
-            for entry in deciding_inputs(record, self.records) if record else ():
+            for entry, subject in self.deciding(node, record) if record else ():
+                new = entry.key not in self.nodes
                 child = self.link(node, record, entry)
                 if child.stage == "store":
-                    reads.append((child, ROLES_READ.get(record.rule)))
-                elif child.key not in seen:
-                    seen.add(child.key)
-                    waiting.append(child)
-        splits = [self.nodes[key] for key in seen if self.nodes[key].stage == "split"]
-        rows = [row for split in splits for row in self.rows_of(split)]
-        for store, roles in reads:
-            wanted = self.subjects.setdefault(store.key, {})
-            for row in rows:
-                if row["dataset"] == store.place.get("dataset") and (
-                    roles is None or row["role"] in roles
-                ):
-                    folds = wanted.setdefault(row["role"], {}).setdefault(row["subject"], [])
-                    if fold not in folds:
-                        folds.append(fold)
-        place = self.cell.test, "test"
-        self.evaluate(
-            fold, metrics, {r["subject"] for r in rows if (r["dataset"], r["role"]) == place}
-        )
+                    self.remember(child, record)
+                if new:
+                    (stores if child.stage == "store" else waiting).append(child)
+                    self.place(child, record, subject)
+            self.transform(node, record)
 
-    def rows_of(self, split: Node) -> list[dict[str, Any]]:
-        """The rows of a split; one that cannot be read is noted."""
-        rows = self.table(split.key)
-        if not all(row.get(name) for row in rows for name in ("dataset", "subject", "role")):
-            split.note("cannot be read (it lacks the columns dataset, subject and role)")
-            return []
-        sizes = split.facts["sizes"] = {}
-        for (dataset, role), number in Counter((r["dataset"], r["role"]) for r in rows).items():
-            sizes.setdefault(dataset, {})[role] = number
-        return rows
-
-    def evaluate(self, fold: int, metrics: Node, tested: set[str]) -> None:
-        """The fold's value, from its metrics; the subjects must be those of the split."""
-        value, subjects, metric = None, [], self.cell.metric
-        try:
-            rows = read_tsv(self.records.path(metrics.key)).astype({metric: float})
-            subjects = rows.loc[rows[metric].notna(), "subject"].tolist()
-            value = float(100 * rows[metric].mean()) if subjects else None
-            place = {"method": self.cell.row, "experiment": self.cell.experiment}
-            place |= {"test_dataset": self.cell.test, "fold": fold}
-            self.metrics.append(rows.assign(**place))
-            if tested and (odd := sorted(set(rows["subject"]) ^ tested)):
-                metrics.note(f"tests other subjects than the split's test set ({_some(odd)})")
-        except _UNREADABLE:
-            metrics.note(f"is not a table with the columns subject and {metric}")
-        metrics.facts |= {"value": value, "subjects": subjects, "metric": metric}
-        self.folds.append(Fold(fold, value, subjects, metrics.key))
-
-    def compare(self, table: Node, value: Value) -> None:
-        """The cell against its metrics."""
-        table.facts |= {"mean": value.mean, "std": None if isnan(value.std) else value.std}
-        values = [fold.value for fold in self.folds if fold.value is not None]
-        if not values or len(values) < len(self.folds):
-            table.note("the cell cannot be computed again: metrics of a fold are missing")
-            return
-        name = self.cell.row, self.cell.experiment, self.cell.test, self.cell.metric
-        found = cells_of(self.metrics).loc[name]
-        mean, std = float(found["mean"]), float(found["std"])
-        table.facts |= {"recomputed_mean": mean, "recomputed_std": None if isnan(std) else std}
-        wrong = abs(mean - value.mean) > ROUNDED or isnan(std) != isnan(value.std)
-        if wrong or (not isnan(std) and abs(std - value.std) > ROUNDED):
-            table.note(
-                f"the cell says {value.mean:.4f} ± {value.std:.4f}, its metrics give "
-                f"{mean:.4f} ± {std:.4f}"
-            )
-        if len(values) != value.n_folds:
-            table.note(f"the cell counts {value.n_folds} folds, there are {len(values)}")
-
-    # From the slice stores to the raw files
-
-    def scans(self, key: str) -> None:
-        """Follow the scans of a store that matter."""
-        store, record = self.nodes[key], self.records.producers.get(key)
-        if record is None:
-            return
-        wanted = {name for role in self.subjects[key].values() for name in role}
-        dataset = store.place["dataset"]
-        rows = self.table(f"participants/{dataset}.tsv")
-        columns = ("image", "lesion", "mask")
-        of_raw = {row[c]: row.get("subject") for row in rows for c in columns if row.get(c)}
-        waiting: list[tuple[Node, Record, Artifact, str | None]] = []
+    def deciding(self, node: Node, record: Record) -> Iterator[tuple[Artifact, str | None]]:
+        """What of a job's inputs the cell depends on, and whose scan it is."""
+        packs = record.rule in ("pack_slices", "predict_brain_masks")
+        owners, wanted = (self.owners(record), self.wanted(record)) if packs else ({}, set())
         packed = set()
-        for entry, file in zip(record.inputs, record.content["inputs"], strict=True):
+        for entry in record.inputs:
             made_by = self.records.producers.get(entry.key)
-            subject = made_by.wildcards.get("subject") if made_by else of_raw.get(file["path"])
-            packed.add(subject)
-            if subject is None or subject in wanted:
-                waiting.append((store, record, entry, subject))
-        store.facts |= {"packed": len(packed - {None}), "used": len(wanted)}
-        if absent := sorted(wanted - packed):
-            store.note(f"was not packed from scans of {_some(absent)}, whom the split names")
-        while waiting:
-            above, reader, entry, subject = waiting.pop(0)
-            known = entry.key in self.nodes
-            node = self.link(above, reader, entry)
-            made_by = self.records.producers.get(entry.key)
-            if made_by is None:
-                self.source(node, dataset, subject)
-            elif not known or made_by.rule == "predict_brain_masks":
-                waiting += [(node, made_by, e, subject) for e in _of_scans(made_by, wanted)]
-                self.transform(node, made_by)
+            names = made_by.wildcards if made_by else {}
+            subject = record.wildcards.get("subject") or names.get("subject")
+            if record.rule == "make_table":
+                follows = entry.key == PUBLISHED or self.own.fullmatch(entry.key)
+            elif record.rule == "compute_air":
+                # AIR is measured on all test sets, but the reference set alone decides
+                reference = record.params.get("reference", names.get("dataset"))
+                follows = names.get("dataset", reference) == reference
+            elif packs:
+                subject = subject or owners.get(entry.key)
+                packed.add(subject)
+                follows = subject is None or subject in wanted
+            else:
+                follows = True
+            if follows:
+                yield entry, subject
+        if record.rule == "pack_slices":
+            node.facts |= {"packed": len(packed - {None}), "used": len(wanted)}
+            if absent := sorted(wanted - packed):
+                self.note(
+                    node, f"was not packed from scans of {_some(absent)}, whom the split names"
+                )
+
+    def wanted(self, record: Record) -> set[str]:
+        dataset = record.wildcards["dataset"]
+        stores = [key for key in self.subjects if self.nodes[key].place.get("dataset") == dataset]
+        return {name for key in stores for role in self.subjects[key].values() for name in role}
+
+    def owners(self, record: Record) -> dict[str, str]:
+        rows = self.table(participants_key(record.wildcards["dataset"]))
+        roots, columns = record.content["roots"], ("image", "lesion", "mask")
+        files = [(row[c], row.get("subject")) for row in rows for c in columns if row.get(c)]
+        found = {key_of(path, roots): subject for path, subject in files}
+        if record.rule == "predict_brain_masks":  # one image each
+            keys = (entry.key for entry in record.inputs)
+            found |= dict(zip(keys, record.params["subjects"], strict=True))
+        return found
+
+    def remember(self, store: Node, record: Record) -> None:
+        """Whose volumes a job took from a store: those of its roles in the split of its fold."""
+        roles, fold = ROLES_READ.get(record.rule), int(record.wildcards["fold"])
+        wanted = self.subjects.setdefault(store.key, {})
+        for row in self.split(split_key(record.wildcards)):
+            mine = row["dataset"] == store.place.get("dataset")
+            if mine and (roles is None or row["role"] in roles):
+                folds = wanted.setdefault(row["role"], {}).setdefault(row["subject"], [])
+                if fold not in folds:
+                    folds.append(fold)
+
+    def split(self, key: str) -> list[dict[str, Any]]:
+        rows = self.table(key)
+        return rows if all({"dataset", "subject", "role"} <= row.keys() for row in rows) else []
 
     def table(self, key: str) -> list[dict[str, Any]]:
-        """A table on the path; one that cannot be read is noted, one that is not there is empty."""
-        path = self.records.path(key)
+        """Rows of a table on the path; none if it is not there or cannot be read."""
         if key not in self.tables:
-            self.tables[key] = []
             try:
-                if path.is_file():
-                    self.tables[key] = read_tsv(path).fillna("").to_dict("records")
-            except _UNREADABLE as error:
-                self.node(key).note(f"cannot be read ({error})")
+                rows = read_tsv(self.records.path(key)).fillna("").to_dict("records")
+            except _UNREADABLE:
+                rows = []
+            self.tables[key] = rows
         return self.tables[key]
 
-    def transform(self, node: Node, record: Record) -> None:
-        """The transform that a registered volume was resampled with: an output of its own job."""
-        for output in record.outputs:
-            if output.key.endswith(".mat") and output.key != node.key:
-                self.node(output.key).inputs = node.inputs  # the same list: it is filled later
-                node.facts.setdefault("with", [])
-                _append(node.facts["with"], output.key)
-
-    def source(self, node: Node, dataset: str, subject: str | None) -> None:
+    def place(self, node: Node, record: Record, subject: str | None) -> None:
         """Say where a raw file is from: a generator, a download, or somebody's folder."""
-        if node.stage != "raw":
+        dataset = record.wildcards.get("dataset")
+        if node.stage != "raw" or dataset is None:
             return
         node.place |= {"dataset": dataset, **({"subject": subject} if subject else {})}
-        index = self.records.producers.get(f"participants/{dataset}.tsv")
+        index = self.records.producers.get(participants_key(dataset))
         params = index.params if index else {}
         node.facts["source"] = params.get("dataset", {}).get("source", "unknown")
         node.facts["folder"] = params.get("root")
@@ -253,17 +269,27 @@ class _Walk:
         for key in (manifest, f"raw/{dataset}.download.json"):
             if key in self.records.producers:
                 self.node(key)
-                _append(node.inputs, key)
-        rows = self.table(manifest)
-        listed = {f"raw/{dataset}/{row.get('path')}": str(row.get("sha256")) for row in rows}
+                node.inputs.append(key)
+        listed = self.listed(manifest)
         if listed and node.key not in listed:
-            node.note(f"is not listed in {manifest}")
+            self.note(node, f"is not listed in {manifest}")
         elif listed and listed[node.key] != node.sha256:
-            node.note(
-                f"was read with other bytes than its manifest lists ({listed[node.key][:12]})"
-            )
+            short = str(listed[node.key])[:12]
+            self.note(node, f"was read with other bytes than its manifest lists ({short})")
 
-    # Nodes
+    def listed(self, manifest: str) -> dict[str, str]:
+        if manifest not in self.manifests:
+            folder, rows = manifest.removesuffix(MANIFEST), self.table(manifest)
+            found = {f"{folder}/{row.get('path')}": row.get("sha256") for row in rows}
+            self.manifests[manifest] = found
+        return self.manifests[manifest]
+
+    def transform(self, node: Node, record: Record | None) -> None:
+        """The transform that a registered volume was resampled with: an output of its own job."""
+        for output in record.outputs if record else ():
+            if output.key.endswith(".mat") and output.key != node.key:
+                self.node(output.key).inputs = node.inputs
+                node.facts["with"] = [output.key]
 
     def node(self, key: str, entry: Artifact | None = None) -> Node:
         """The node of a file; a new one has what its record says."""
@@ -273,13 +299,15 @@ class _Walk:
         entry = self.records.outputs.get(key, entry)
         stage, place = stage_of(key, record)
         node = self.nodes[key] = Node(key, stage, record.rule if record else None, place)
+        if match := self.own.fullmatch(key):
+            node.place.setdefault("fold", match[1])
         if entry:
             node.sha256, node.bytes = entry.sha256, entry.bytes
-        if record is None and stage not in ("raw", "published"):
-            why = self.records.broken.get(f"{key}{SUFFIX}")
-            node.note(f"its record {why}" if why else "no record says how it was made")
-        elif record and record.key in self.records.broken:
-            node.note(f"its record {self.records.broken[record.key]}")
+        broken = self.records.broken.get(record.key if record else f"{key}{SUFFIX}")
+        if broken:
+            self.note(node, f"its record {broken}")
+        elif record is None and stage not in ("raw", "published"):
+            self.note(node, "no record says how it was made")
         return node
 
     def link(self, node: Node, record: Record, entry: Artifact) -> Node:
@@ -287,61 +315,113 @@ class _Walk:
         child = self.node(entry.key, entry)
         if child.rule is None and child.stage == "raw" and record.rule == "make_splits":
             child.stage = "list"  # of a folder that the config names
-        _append(node.inputs, entry.key)
+        if entry.key not in node.inputs:
+            node.inputs.append(entry.key)
         if entry.sha256 != child.sha256:
             seen = entry.sha256[:12] if entry.sha256 else "no file"
-            child.note(f"{record.rule} read other bytes ({seen}) for {node.key}")
+            self.note(child, f"{record.rule} read other bytes ({seen}) for {node.key}")
         return child
+
+    @staticmethod
+    def note(node: Node, problem: str) -> None:
+        if problem not in node.problems:
+            node.problems.append(problem)
+
+    # What the numbers say
+
+    def recompute(self, table: str, value: Value) -> list[Fold]:
+        """The cell and its folds from the metrics; the tested subjects must be the split's."""
+        cell, frames, folds = self.cell, [], []
+        shared = {"method": cell.row, "experiment": cell.experiment, "test_dataset": cell.test}
+        metrics = [node for node in self.nodes.values() if node.stage == "metrics"]
+        for node in sorted(metrics, key=lambda node: int(node.place["fold"])):
+            fold, mean, subjects = int(node.place["fold"]), None, []
+            try:
+                rows = read_tsv(self.records.path(node.key)).assign(**shared, fold=fold)
+                means = fold_means([rows]).xs(cell.metric, level="metric")
+                mean = float(means.iloc[0]) if len(means) else None
+                subjects = rows.loc[rows[cell.metric].notna(), "subject"].tolist()
+                frames.append(rows)
+                split = self.split(split_key({**node.place, "experiment": cell.experiment}))
+                mine = [r for r in split if (r["dataset"], r["role"]) == (cell.test, "test")]
+                tested = {row["subject"] for row in mine}
+                if tested and (odd := sorted(set(rows["subject"]) ^ tested)):
+                    self.note(
+                        node, f"tests other subjects than the split's test set ({_some(odd)})"
+                    )
+            except _UNREADABLE:
+                self.note(node, f"is not a table with the columns subject and {cell.metric}")
+            node.facts |= {"value": mean, "subjects": subjects, "metric": cell.metric}
+            folds.append(Fold(fold, mean, subjects, node.key))
+        self.compare(self.nodes[table], value, frames, folds)
+        return folds
+
+    def compare(self, table: Node, value: Value, frames: list[Any], folds: list[Fold]) -> None:
+        cell = self.cell
+        table.place |= {"table": cell.table, "experiment": cell.experiment, "method": cell.row}
+        table.place["test"] = cell.test
+        table.facts |= {"mean": value.mean, "std": None if isnan(value.std) else value.std}
+        if not folds or any(fold.value is None for fold in folds):
+            self.note(table, "the cell cannot be computed again: metrics of a fold are missing")
+            return
+        where = dict(zip(CELL, (cell.row, cell.experiment, cell.test, cell.metric), strict=True))
+        mean, std = map(float, cells_of(frames).loc[tuple(where.values()), ["mean", "std"]])
+        table.facts |= {"recomputed_mean": mean, "recomputed_std": None if isnan(std) else std}
+        wrong = abs(mean - value.mean) > ROUNDED or isnan(std) != isnan(value.std)
+        if wrong or abs(std - value.std) > ROUNDED:  # never for NaN
+            self.note(
+                table,
+                f"the cell says {value.mean:.4f} ± {value.std:.4f}, its metrics give "
+                f"{mean:.4f} ± {std:.4f}",
+            )
+        if len(folds) != value.n_folds:
+            self.note(table, f"the cell counts {value.n_folds} folds, there are {len(folds)}")
 
     def tell(self, node: Node) -> None:
         """Gather what is worth telling about a node; check who a threshold or AIR is from."""
-        record = self.records.producers.get(node.key)
-        if record is None:
-            return
+        record, there = self.records.producers.get(node.key), self.records.path(node.key).is_file()
+        if node.stage in ("split", "participants") and there:
+            rows = self.split(node.key) if node.stage == "split" else self.table(node.key)
+            if not rows:
+                self.note(node, "cannot be read, or lacks a column or all rows")
+            elif node.stage == "split":
+                sizes = node.facts.setdefault("sizes", {})
+                counts = Counter((row["dataset"], row["role"]) for row in rows)
+                for (dataset, role), number in counts.items():
+                    sizes.setdefault(dataset, {})[role] = number
         try:
-            node.facts |= facts_of(node.stage, record, self.records)
+            node.facts |= facts_of(node.stage, record, self.records) if record else {}
         except _UNREADABLE:
-            if self.records.path(node.key).is_file():
-                node.note("its content cannot be read")
-        if node.stage in ("threshold", "air"):
-            fold = int(node.place["fold"])
+            if there:
+                self.note(node, "its content cannot be read")
+        if node.stage in ("threshold", "air") and "fold" in node.place:
             used = {
                 name
                 for roles in self.subjects.values()
                 for name, folds in roles.get("val_unhealthy", {}).items()
-                if fold in folds
+                if int(node.place["fold"]) in folds
             }
             if odd := sorted(set(node.facts.get("subjects", used)) - used):
-                node.note(f"is from {_some(odd)}, who are not in the split's val_unhealthy set")
-
-
-def _of_scans(record: Record, wanted: set[str]) -> Iterable[Artifact]:
-    """Inputs of a scan's job; of a batch of scans only those that matter."""
-    subjects = record.params.get("subjects")
-    if record.rule != "predict_brain_masks" or not subjects:
-        return record.inputs
-    pairs = zip(record.inputs, subjects, strict=True)
-    return [entry for entry, subject in pairs if subject in wanted]
+                self.note(
+                    node, f"is from {_some(odd)}, who are not in the split's val_unhealthy set"
+                )
 
 
 def _compare_with_files(records: Records, nodes: list[Node], check: bool) -> None:
     """Hash every file and compare it with its record; else only see what was not kept."""
-    if not check:
-        for node in nodes:
-            if is_temporary(node.key) and not records.path(node.key).is_file():
-                node.status = NOT_KEPT
-        return
-    digests = sha256_of_all([records.path(node.key) for node in nodes])
+    paths = [records.path(node.key) for node in nodes]
+    digests = sha256_of_all(paths) if check else [path.is_file() or None for path in paths]
     for node, found in zip(nodes, digests, strict=True):
-        if found is None:
-            node.status = NOT_KEPT if is_temporary(node.key) else MISSING
+        if found is None and is_temporary(node.key):
+            node.status = NOT_KEPT
+        elif check:
+            node.status = MISSING if found is None else SAME if found == node.sha256 else CHANGED
             if node.status == MISSING:
-                node.note("the file is missing")
-        elif found != node.sha256:
-            node.status = CHANGED
-            node.note(f"the file's SHA-256 is {found[:12]}, recorded is {node.short}")
-        else:
-            node.status = SAME
+                node.problems.append("the file is missing")
+            elif node.status == CHANGED:
+                node.problems.append(
+                    f"the file's SHA-256 is {found[:12]}, recorded is {node.short}"
+                )
 
 
 def _code(records: Records, nodes: Iterable[Node]) -> list[dict[str, Any]]:
@@ -355,11 +435,6 @@ def _code(records: Records, nodes: Iterable[Node]) -> list[dict[str, Any]]:
         {"commit": commit, "diff_sha256": diff, "lock_sha256": lock, "jobs": number}
         for (commit, diff, lock), number in counts.most_common()
     ]
-
-
-def _append(keys: list[str], key: str) -> None:
-    if key not in keys:
-        keys.append(key)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from uad.audit.recompute import PUBLISHED
 from uad.core.files import read_json
-from uad.core.records import EXTERNAL, Artifact, Record, Records
+from uad.core.records import EXTERNAL, Record, Records
 
 #: Kinds of nodes, from the cell to the source of the raw data.
 STAGES = (
@@ -56,19 +55,6 @@ def stage_of(key: str, record: Record | None) -> tuple[str, dict[str, str]]:
     if stage == "store":
         return stage, {"dataset": dataset, "modality": modality}
     return stage, {"dataset": name.partition(".")[0]} if stage == "participants" else {}
-
-
-def deciding_inputs(record: Record, records: Records) -> Iterable[Artifact]:
-    """What of a job's inputs its result depends on.
-
-    AIR is measured on all test sets of an experiment, but the reference set alone decides.
-    """
-    reference = record.params.get("reference") if record.rule == "compute_air" else None
-    for entry in record.inputs:
-        made_by = records.producers.get(entry.key)
-        is_store = reference is not None and made_by is not None and made_by.rule == "pack_slices"
-        if not is_store or made_by.wildcards["dataset"] == reference:
-            yield entry
 
 
 def facts_of(stage: str, record: Record, records: Records) -> dict[str, Any]:

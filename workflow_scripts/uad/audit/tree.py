@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ RAW, MANIFEST = "raw/", ".manifest.tsv"
 MAKE_AGAIN = (
     "Restore it from a copy, or delete it together with its record and run the workflow again."
 )
-_TREE = Tree(".")
 
 
 def key(path: str) -> str:
@@ -38,12 +37,12 @@ def key(path: str) -> str:
 
 def participants_key(dataset: str) -> str:
     """Key of a data set's participants table."""
-    return key(_TREE.participants(dataset))
+    return key(Tree(".").participants(dataset))
 
 
 def split_key(names: dict[str, str]) -> str:
     """Key of the split of a job's experiment and fold."""
-    return key(_TREE.split(names["experiment"], names["fold"]))
+    return key(Tree(".").split(names["experiment"], names["fold"]))
 
 
 def is_raw(name: str) -> bool:
@@ -56,13 +55,14 @@ def is_free(name: str) -> bool:
     return name.startswith(("logs/", "benchmarks/", "audit/")) or name.endswith(SUFFIX)
 
 
+def is_outside(name: str) -> bool:
+    """Whether a key is of a file of the code's repository, or elsewhere outside of the tree."""
+    return name.startswith((REPOSITORY, EXTERNAL))
+
+
 @dataclass(frozen=True)
 class Finding:
-    """An artifact that fails.
-
-    Attributes:
-        artifact: its key (see ``uad.core.records``); of a record, where the record is wrong.
-    """
+    """An artifact that fails, by its key; of a record, where the record is wrong."""
 
     artifact: str
     check: str
@@ -103,27 +103,24 @@ class AuditedTree:
     notes: set[str] = field(default_factory=set)
     skipped: set[str] = field(default_factory=set)
     checks: Counter[str] = field(default_factory=Counter)
-    _tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
-    @property
-    def root(self) -> Path:
-        """The results folder."""
-        return self.records.root
+    def __post_init__(self) -> None:
+        #: A TSV of the tree, read once; not to be changed.
+        self.table: Callable[[str], pd.DataFrame] = cache(lambda name: read_tsv(self.path(name)))
 
     @cached_property
     def marked(self) -> str | None:
         """What the marker says of the kind of data."""
         try:
-            return str(read_json(self.root / MARKER).get("source"))
+            return str(read_json(self.path(MARKER)).get("source"))
         except (OSError, ValueError, AttributeError):
             return None
 
     @property
     def phantom(self) -> bool | None:
         """Whether the data are synthetic: as the config says, else as the marker does."""
-        if self.cfg is not None:
-            return self.cfg.phantom
-        return {"phantom": True, "real": False}.get(self.marked)
+        said = {"phantom": True, "real": False}.get(self.marked)
+        return said if self.cfg is None else self.cfg.phantom
 
     @cached_property
     def sound(self) -> list[Record]:
@@ -135,11 +132,15 @@ class AuditedTree:
         """The sound records of this run: those that are not left over."""
         return [record for record in self.sound if record.key not in self.leftovers]
 
+    @cached_property
+    def read(self) -> set[str]:
+        """Keys of all files that a job read."""
+        return {entry.key for record in self.sound for entry in record.inputs}
+
     @property
     def known(self) -> set[str]:
         """Keys of all artifacts: outputs, raw files and other inputs."""
-        inputs = {entry.key for record in self.sound for entry in record.inputs}
-        return {*self.records.outputs, *self.raw, *inputs, *self.unrecorded}
+        return {*self.records.outputs, *self.raw, *self.read, *self.unrecorded}
 
     @cached_property
     def readers(self) -> dict[str, list[tuple[Record, Artifact]]]:
@@ -153,24 +154,18 @@ class AuditedTree:
 
     @cached_property
     def _by_rule(self) -> dict[str, list[Record]]:
-        found: dict[str, list[Record]] = {}
+        found: dict[str, list[Record]] = defaultdict(list)
         for record in self.current:
-            found.setdefault(record.rule, []).append(record)
+            found[record.rule].append(record)
         return found
 
-    def of_rule(self, rule: str) -> list[Record]:
-        """The current records of a rule."""
-        return self._by_rule.get(rule, [])
+    def of_rule(self, *rules: str) -> list[Record]:
+        """The current records of some rules."""
+        return [record for rule in rules for record in self._by_rule.get(rule, [])]
 
     def path(self, name: str) -> Path:
         """Where a file lies."""
         return self.records.path(name)
-
-    def table(self, name: str) -> pd.DataFrame:
-        """A TSV of the tree, read once; not to be changed."""
-        if name not in self._tables:
-            self._tables[name] = read_tsv(self.path(name))
-        return self._tables[name]
 
     def digest(self, name: str) -> str | None:
         """The SHA-256 that a file has now; None if it is not there."""
@@ -184,10 +179,9 @@ class AuditedTree:
 
     def is_as_recorded(self, name: str) -> bool:
         """Whether a file is what the record that wrote it says, as far as there is a sound one."""
-        record, digest = self.made_by(name), self.digest(name)
-        return digest is not None and (
-            record is None or self.records.outputs[name].sha256 == digest
-        )
+        digest, made_by = self.digest(name), self.made_by(name)
+        said = self.records.outputs[name].sha256 if made_by else digest
+        return digest is not None and digest == said
 
     def fail(self, artifact: str, check: str, why: str, advice: str = MAKE_AGAIN) -> None:
         """Report an artifact; a second reason for the same one is added to the first."""
@@ -239,66 +233,61 @@ def open_tree(
             tree.notes.add(f"{name}: left by a killed job, or being written; may be deleted.")
         else:
             tree.files.add(name)
-    folders = _generated_raw(tree)
-    listed = {
-        f"{folder}/{row['path']}" for folder in folders for row in manifest_rows(tree.root, folder)
-    }
-    inputs = {entry.key for record in tree.sound for entry in record.inputs}
-    tree.digests = _digests(tree, {*tree.files, *records.outputs, *listed, *inputs})
+    # the generated raw trees, also of one whose manifest is gone
+    made = {record.outputs[0].key for record in tree.sound if record.rule == "make_phantom"}
+    there = {name for name in tree.files if name.startswith(RAW) and name.endswith(MANIFEST)}
+    generated = {name.removesuffix(MANIFEST) for name in made | there}
+    listed = {f"{f}/{row['path']}" for f in generated for row in manifest_rows(root, f)}
+    _hash(tree, {*tree.files, *records.outputs, *listed, *tree.read})
     tree.cfg = _config(tree)
-    _read_participants(tree, inputs)
-    _register_raw(tree, folders, inputs)
+    _read_participants(tree)
+    _register_raw(tree, generated)
     return tree
 
 
-def _digests(tree: AuditedTree, names: Iterable[str]) -> dict[str, tuple[int, str] | None]:
+def _hash(tree: AuditedTree, names: set[str]) -> None:
     artifacts = sorted(name for name in names if not is_free(name))
     paths = list(map(tree.path, artifacts))
-    found = {}
     for name, path, digest in zip(artifacts, paths, sha256_of_all(paths), strict=True):
-        found[name] = (path.stat().st_size, digest) if digest else None
+        tree.digests[name] = (path.stat().st_size, digest) if digest else None
         if digest is None and path.is_file():
             tree.notes.add(f"{name}: cannot be read.")
-    return found
 
 
 def _config(tree: AuditedTree) -> uad_config.Config | None:
-    """The config of the run, if it is as it was written."""
-    entry = tree.records.outputs.get(CONFIG)
-    if tree.digest(CONFIG) is None or (entry and entry.sha256 != tree.digest(CONFIG)):
-        tree.skipped.add(f"comparison with the config: {CONFIG} is not what the run wrote.")
-        return None
-    try:
-        return uad_config.load_files([tree.root / CONFIG])
-    except ConfigError as error:
-        tree.skipped.add(f"comparison with the config: {error}")
-        return None
+    why = f"{CONFIG} is not what the run wrote."
+    if tree.is_as_recorded(CONFIG):
+        try:
+            return uad_config.load_files([tree.path(CONFIG)])
+        except ConfigError as error:
+            why = str(error)
+    tree.skipped.add(f"comparison with the config: {why}")
+    return None
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a table that may be damaged: none then."""
     try:
         return read_tsv(path).fillna("").to_dict("records")
     except (ValueError, UnicodeDecodeError, OSError):
         return []
 
 
-def _read_participants(tree: AuditedTree, read: set[str]) -> None:
+def _read_participants(tree: AuditedTree) -> None:
     """Who is in the data sets, and the raw files of theirs that a job read."""
     start, end = participants_key("\0").split("\0")
     for name in sorted(tree.files):
         if not (name.startswith(start) and name.endswith(end)) or not tree.is_as_recorded(name):
             continue
-        rows = _rows(tree.root / name)
+        rows = _rows(tree.path(name))
         tree.participants[name.removeprefix(start).removesuffix(end)] = rows
         roots = (tree.made_by(name) or tree.sound[0]).content["roots"]
         columns = ("image", "lesion", "mask")
         listed = {key_of(row[c], roots) for row in rows for c in columns if row.get(c)}
         # a raw file that no job read has nothing to be compared with
-        tree.raw |= {k: None for k in listed & read if k.startswith((EXTERNAL, RAW))}
+        tree.raw |= {k: None for k in listed & tree.read if k.startswith((EXTERNAL, RAW))}
 
 
-def _register_raw(tree: AuditedTree, generated: set[str], read: set[str]) -> None:
+def _register_raw(tree: AuditedTree, generated: set[str]) -> None:
     """The raw files of generated trees, by their manifest; where those of others lie."""
     for record in (r for r in tree.sound if r.rule == "index_dataset"):
         folder = key_of(str(record.params.get("root")), record.content["roots"])
@@ -306,28 +295,16 @@ def _register_raw(tree: AuditedTree, generated: set[str], read: set[str]) -> Non
             tree.own_raw.add(folder)
     for folder in sorted(generated):
         if tree.is_as_recorded(folder + MANIFEST):
-            rows = manifest_rows(tree.root, folder)
+            rows = manifest_rows(tree.records.root, folder)
             tree.raw |= {f"{folder}/{row['path']}": row["sha256"] for row in rows}
         else:  # what the jobs saw is all that is known
-            there = read | tree.files
+            there = tree.read | tree.files
             tree.raw |= {k: None for k in there if k.startswith(f"{folder}/")}
             tree.skipped.add(
                 f"raw files below {folder} that no job read: {folder}{MANIFEST} fails itself."
             )
 
 
-def _generated_raw(tree: AuditedTree) -> set[str]:
-    """Keys of the generated raw trees, also of one whose manifest is gone."""
-    made = {record.outputs[0].key for record in tree.sound if record.rule == "make_phantom"}
-    there = {name for name in tree.files if name.startswith(RAW) and name.endswith(MANIFEST)}
-    return {name.removesuffix(MANIFEST) for name in made | there}
-
-
 def manifest_rows(root: Path, folder: str) -> list[dict[str, Any]]:
     """Rows (path, sha256, ...) of the manifest of a generated raw tree; none if it is damaged."""
     return [row for row in _rows(root / (folder + MANIFEST)) if {"path", "sha256"} <= set(row)]
-
-
-def is_outside(name: str) -> bool:
-    """Whether a key is of a file of the code's repository, or elsewhere outside of the tree."""
-    return name.startswith((REPOSITORY, EXTERNAL))

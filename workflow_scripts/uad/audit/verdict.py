@@ -10,11 +10,11 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from uad.audit import check, leaks, recompute
+from uad.audit import check, environment, leaks, recompute
 from uad.audit.tree import AuditedTree, Finding, is_raw, open_tree
 from uad.core.files import write_json, write_text
 from uad.core.records import KEPT_ON_DEMAND, REPOSITORY, is_temporary
@@ -28,6 +28,7 @@ CHECKS = (
     check.inputs,
     check.files,
     check.versions,
+    environment.locked_versions,
     check.config_settings,
     check.neighbours,
     check.decisions,
@@ -43,26 +44,8 @@ CHECKS = (
     recompute.tables,
     recompute.air_table,
 )
-
-
-@dataclass
-class Stage:
-    """Coverage of the artifacts of one rule, or of one kind of input.
-
-    Attributes:
-        jobs: its records.
-        total: files that can be checked; those below are not among them.
-        checked: files that were looked at, the missing ones among them.
-        temporary: files that the workflow deletes after use.
-    """
-
-    name: str
-    jobs: int = 0
-    total: int = 0
-    checked: int = 0
-    temporary: int = 0
-    omitted: int = 0
-    failed: int = 0
+#: What is counted of each stage.
+COUNTS = ("jobs", "total", "checked", "temporary", "omitted", "failed")
 
 
 @dataclass
@@ -72,6 +55,9 @@ class Verdict:
     Attributes:
         phantom: whether the data are synthetic; None if the config does not tell.
         findings: the artifacts that fail, sorted by key, each once.
+        stages: a row for each rule and kind of input: its ``name``, ``jobs``, files in ``total``
+            that can be checked and that were ``checked``; beside these the ``temporary`` ones,
+            deleted after use, and those ``omitted``; and how many ``failed``.
         bytes: that were hashed.
         code: git commits that the records name, with the number of records.
     """
@@ -80,11 +66,11 @@ class Verdict:
     findings: list[Finding]
     notes: list[str]
     skipped: list[str]
-    stages: list[Stage]
+    stages: list[dict[str, Any]]
     checks: dict[str, int]
     records: int
     bytes: int
-    code: dict[str, int] = field(default_factory=dict)
+    code: dict[str, int]
 
     @property
     def passed(self) -> bool:
@@ -93,7 +79,7 @@ class Verdict:
 
     def count(self, what: str) -> int:
         """A column of the stages (``total``, ``checked``, ``temporary``, ...), summed."""
-        return sum(getattr(stage, what) for stage in self.stages)
+        return sum(stage[what] for stage in self.stages)
 
     @property
     def coverage(self) -> float:
@@ -128,24 +114,12 @@ class Verdict:
 
     def plain(self) -> dict[str, Any]:
         """As plain data for JSON: the same for the same tree, whenever it is audited."""
-        counts = ("total", "checked", "temporary", "omitted")
-        return {
-            "passed": self.passed,
-            "verdict": self.sentence,
-            "phantom": self.phantom,
-            "artifacts": {
-                **{name: self.count(name) for name in counts},
-                "coverage_percent": round(self.coverage, 2),
-                "bytes": self.bytes,
-            },
-            "records": self.records,
-            "findings": [asdict(finding) for finding in self.findings],
-            "checks": self.checks,
-            "skipped": self.skipped,
-            "notes": self.notes,
-            "stages": [asdict(stage) for stage in self.stages],
-            "code": self.code,
-        }
+        counts = {name: self.count(name) for name in ("total", "checked", "temporary", "omitted")}
+        content = asdict(self)
+        content["artifacts"] = {
+            **counts, "coverage_percent": round(self.coverage, 2), "bytes": content.pop("bytes")
+        }  # fmt: skip
+        return {"passed": self.passed, "verdict": self.sentence, **content}
 
     def page(self) -> str:
         """The verdict as one self-contained HTML page."""
@@ -211,10 +185,10 @@ def _note_absent(tree: AuditedTree) -> None:
 
 def _verdict(tree: AuditedTree) -> Verdict:
     records = tree.records
-    stages = {rule: Stage(rule) for rule in records.rule_order}
-    stages |= {name: Stage(name) for name in ("raw files", "repository", "other files", "records")}
+    names = [*records.rule_order, "raw files", "repository", "other files", "records"]
+    stages = {name: {"name": name, **dict.fromkeys(COUNTS, 0)} for name in names}
 
-    def stage_of(key: str) -> Stage:
+    def stage_of(key: str) -> dict[str, Any]:
         if key in records.all or key in records.broken:
             return stages["records"]
         if made_by := records.producers.get(key):
@@ -224,27 +198,27 @@ def _verdict(tree: AuditedTree) -> Verdict:
         return stages["repository" if key.startswith(REPOSITORY) else "other files"]
 
     for record in records.all.values():
-        stages[record.rule].jobs += 1
+        stages[record.rule]["jobs"] += 1
     for key in tree.known:
         stage = stage_of(key)
         if tree.digest(key) is None and tree.omitted(key):
-            stage.omitted += 1
+            stage["omitted"] += 1
         elif tree.digest(key) is None and is_temporary(key):
-            stage.temporary += 1
+            stage["temporary"] += 1
         else:
-            stage.total += 1
-            stage.checked += key in tree.compared
+            stage["total"] += 1
+            stage["checked"] += key in tree.compared
     number = len({*records.all, *records.broken})
-    stages["records"].total = stages["records"].checked = number
+    stages["records"] |= {"total": number, "checked": number}
     for finding in tree.findings.values():
-        stage_of(finding.artifact).failed += 1
+        stage_of(finding.artifact)["failed"] += 1
     commits = Counter(r.content["code"].get("commit") or "none" for r in records.all.values())
     return Verdict(
         phantom=tree.phantom,
         findings=sorted(tree.findings.values(), key=lambda finding: finding.artifact),
         notes=sorted(tree.notes),
         skipped=sorted(tree.skipped),
-        stages=[s for s in stages.values() if s.total or s.jobs or s.omitted or s.failed],
+        stages=[stage for stage in stages.values() if any(stage[name] for name in COUNTS)],
         checks=dict(sorted(tree.checks.items())),
         records=number,
         bytes=sum(size for size, _ in filter(None, tree.digests.values())),

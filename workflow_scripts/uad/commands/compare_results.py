@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         comparison = compare_runs(here, there, dict(options.tolerance))
         folder = options.output or here.records.root / "audit"
         try:
-            write_json(folder / "compare.json", comparison.as_json())
+            write_json(folder / "compare.json", comparison)
             write_text(folder / "compare.html", page(comparison))
         except OSError as error:
             raise DataError(
@@ -59,4 +59,4 @@ def run(options: argparse.Namespace) -> int:
             ) from error
     print(summary(comparison))
     print(f"\nEverything: {folder / 'compare.html'}, {folder / 'compare.json'}")
-    return 0 if comparison.same else 1
+    return int(comparison["verdict"] == "different")

@@ -3,10 +3,9 @@
 import argparse
 from pathlib import Path
 
-from uad.audit.lineage import Lineage
 from uad.audit.recompute import METRICS
 from uad.audit.trace import trace
-from uad.audit.trace_picture import draw
+from uad.audit.trace_text import text_of
 from uad.core.files import write_json, write_text
 from uad.core.records import load_records
 
@@ -26,11 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the tree and write it with its picture.
-
-    Returns:
-        1 if anything does not match.
-    """
+    """Print the tree and write it; the status is 1 if anything does not match."""
     lineage = trace(
         load_records(options.results),
         table=options.table,
@@ -39,20 +34,13 @@ def run(options: argparse.Namespace) -> int:
         metric=options.metric,
         check=not options.no_check,
     )
-    text = lineage.text(full=options.all)
+    text = text_of(lineage, options.all)
     print(text, flush=True)
     folder = options.output or options.results / "audit" / "trace"
     try:
-        print(f"Written: {write(lineage, folder, text)}.{{json,png,txt}}")
+        write_json(folder / f"{lineage.name}.json", lineage.as_json())
+        write_text(folder / f"{lineage.name}.txt", text)
+        print(f"Written: {folder / lineage.name}.{{json,txt}}")
     except OSError as error:
         print(f"The files could not be written ({error}): name a folder with --output.")
     return int(bool(lineage.problems))
-
-
-def write(lineage: Lineage, folder: Path, text: str) -> Path:
-    """Write the files of a lineage; returns their path without the ending."""
-    path = folder / lineage.name
-    write_json(f"{path}.json", lineage.as_json())
-    write_text(f"{path}.txt", text)
-    draw(lineage, f"{path}.png")
-    return path

@@ -31,13 +31,7 @@ KEPT_ON_DEMAND = ("reconstructions/", "maps/")
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file as a record describes it.
-
-    Attributes:
-        key: its name, see the module.
-        bytes: size; None for what is not a plain file.
-        sha256: of its content; None likewise.
-    """
+    """A file as a record describes it; size and hash are None for what is not a plain file."""
 
     key: str
     bytes: int | None
@@ -46,14 +40,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Record:
-    """One job.
-
-    Attributes:
-        key: of the record's own file.
-        content: the record as it was read (see ``uad.core.provenance``).
-        inputs: what the job read, in the order of its rule.
-        outputs: what it wrote, likewise.
-    """
+    """One job: the key of its record's own file, the record as it was read, and its files."""
 
     key: str
     content: dict[str, Any] = field(repr=False, hash=False, compare=False)
@@ -78,14 +65,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Records:
-    """All records of a results tree.
+    """All records of a results tree, by key of the record's file.
 
-    Attributes:
-        root: the results folder.
-        repository: where keys that begin with ``repository:`` are looked up.
-        all: the records, by key of the record's file.
-        broken: records that cannot be relied on, and why, by key; those that could be read are
-            also in ``all``.
+    ``broken`` are those that cannot be relied on, and why; what of them could be read is also in
+    ``all``. Keys that begin with ``repository:`` are looked up in ``repository``.
     """
 
     root: Path
@@ -116,9 +99,7 @@ class Records:
 
     @cached_property
     def graph(self) -> DiGraph:
-        """Files and jobs: an edge leads from a file to each job that read it, and from a job to
-        each file that it made. A job's node is the key of its record.
-        """
+        """File -> job that read it -> file that it made; a job's node is its record's key."""
         import networkx
 
         graph = networkx.DiGraph()
