@@ -83,15 +83,12 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def sha256_of_all(paths: Iterable[Path]) -> list[str | None]:
-    """SHA-256 of many files, by some threads (hashlib lets go of the interpreter lock).
-
-    None for what is no file, or cannot be read.
-    """
+    """SHA-256 of many files, in some threads; None for what is no file, or cannot be read."""
     from concurrent.futures import ThreadPoolExecutor
 
     def digest(path: Path) -> str | None:
         try:
-            return sha256(path) if path.is_file() else None
+            return sha256(path)
         except OSError:
             return None
 

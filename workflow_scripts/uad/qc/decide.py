@@ -68,9 +68,7 @@ def read_decisions(
 ) -> list[Decision]:
     """Read a decision file, identical rows once; none where there is no such file.
 
-    Args:
-        path: the TSV file, UTF-8.
-        datasets: modalities of each data set of the config; None: names are not checked.
+    ``datasets``: modalities of each data set of the config; without it names are not checked.
 
     Raises:
         ConfigError: a column is missing, a name or verdict is unknown, an exclusion has no
@@ -143,10 +141,7 @@ def exclusions(
 ) -> list[dict[str, str]]:
     """What the index of a data set depends on: the exclusions that concern it, sorted.
 
-    Args:
-        decisions: answer of :func:`read_decisions`.
-        dataset: name in the config.
-        modalities: those that the config lists for it; an exclusion in another concerns nobody.
+    An exclusion in another than its ``modalities`` concerns nobody.
     """
     rows = [
         {key: value for key, value in asdict(d).items() if key not in ("dataset", "verdict")}
@@ -159,12 +154,9 @@ def exclusions(
 def without_excluded(
     table: pd.DataFrame, reviewed: Iterable[Mapping[str, str]], *, may_be_absent: Iterable[str] = ()
 ) -> pd.DataFrame:
-    """A participants table without the single scans that a reviewer excluded.
+    """A participants table without the single scans of :func:`exclusions`.
 
-    Args:
-        table: participants table (``subject``, ``modality``).
-        reviewed: answer of :func:`exclusions`; rows about all scans of a subject are passed over.
-        may_be_absent: subjects that are left out already, by public name or BIDS label.
+    ``may_be_absent``: subjects that are left out already, by public name or BIDS label.
 
     Raises:
         DataError: a subject is unknown, or no scan is left.
@@ -196,10 +188,8 @@ def left_out(reviewed: Iterable[Mapping[str, str]]) -> dict[str, str]:
 def index_used(spec: Mapping[str, Any], root: str | Path) -> pd.DataFrame:
     """The participants table of a data set as the workflow uses it, without ages.
 
-    Args:
-        spec: ``layout``, ``source``, ``modalities``, ``exclude`` (reason by name) and ``limit`` of
-            the config; ``reviewed``, the answer of :func:`exclusions`, may be missing.
-        root: the raw tree, or the shared preprocessed one.
+    ``spec`` has ``layout``, ``source``, ``modalities``, ``exclude`` (reason by name) and ``limit``
+    of the config, and ``reviewed``, the answer of :func:`exclusions`, if there are any.
 
     Raises:
         DataError: the tree cannot be used, or who is excluded is not in it.

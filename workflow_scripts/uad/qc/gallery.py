@@ -54,11 +54,7 @@ def tile_shape(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def shown_slices(lesion: np.ndarray) -> list[int]:
-    """Axial slices of a tile: the same in all scans, but one shows the lesion where it is largest.
-
-    Args:
-        lesion: bool ``(X, Y, Z)``.
-    """
+    """Axial slices of a tile: alike in all scans, but one shows the largest area of the lesion."""
     depth = lesion.shape[-1]
     places = np.linspace(SPAN[0] * (depth - 1), SPAN[1] * (depth - 1), ACROSS * DOWN)
     slices = np.round(places).astype(int)
@@ -72,13 +68,8 @@ def shown_slices(lesion: np.ndarray) -> list[int]:
 def packed_tile(volume: np.ndarray, mask: np.ndarray, lesion: np.ndarray) -> np.ndarray:
     """The tile of a scan: as a radiologist sees it, right of the patient at the left.
 
-    Args:
-        volume: ``(X, Y, Z)``, about [0, 1]; shown from 0 to 1.
-        mask: bool, the brain; outlined just outside it.
-        lesion: bool; outlined likewise.
-
-    Returns:
-        ``(height, width, 3)`` uint8.
+    A volume ``(X, Y, Z)``, shown from 0 to 1, with outlines just outside of the masks of brain and
+    lesion, as ``(height, width, 3)`` uint8.
     """
     block = np.ones((_zoom(volume.shape),) * 2, dtype=bool)
     shown = np.clip(volume.astype(np.float32), 0, 1)
@@ -123,13 +114,10 @@ def gallery_data(
 ) -> str:
     """What the page shows, as JSON that may stand in a script element.
 
-    Args:
-        tables: flagged tables (:func:`uad.qc.measure.add_flags`), by data set, in the order of
-            the sheets of pictures.
-        pictures: by data set, links from the page to the pictures of each stage (``skullstrip``,
-            ``register``, ``packed``) with ``{subject}``, ``{suffix}``, ``{modality}``, ``{sheet}``.
-        shape: voxels of a packed volume.
-        decisions: those that the run honours, as plain data.
+    ``tables`` are flagged (:func:`uad.qc.measure.add_flags`), by data set, in the order of the
+    sheets; ``pictures`` links of a data set to those of each stage (``skullstrip``, ``register``,
+    ``packed``) with ``{subject}``, ``{suffix}``, ``{modality}``, ``{sheet}``; ``shape`` is that of
+    a packed volume; ``decisions`` are those that the run honours.
     """
     width, height = tile_shape(shape)
     rows = [table.assign(dataset=name)[_FIELDS].astype(object) for name, table in tables.items()]

@@ -129,14 +129,10 @@ def measure_modality(
     sidecars: Sequence[tuple[str | Path, str | Path]] | None,
     voxel_ml: float,
 ) -> pd.DataFrame:
-    """Measure all scans of one data set and modality.
+    """Measure all scans of one data set and modality (their rows of the participants table).
 
-    Args:
-        participants: their rows of the participants table.
-        store: their slice store.
-        sidecars: JSON of skull stripping and of registration, in the order of the rows; None
-            where somebody else preprocessed the scans.
-        voxel_ml: volume of a packed voxel in millilitres.
+    ``sidecars`` are the JSON files of skull stripping and of registration in the order of the
+    rows, None where somebody else preprocessed the scans; ``voxel_ml`` is of a packed voxel.
 
     Returns:
         A row per scan: ``subject``, ``name``, ``site``, ``modality``, the measures, ``warnings``.
@@ -173,12 +169,8 @@ def modified_z_scores(values: np.ndarray) -> np.ndarray:
     (x - mean) / standard deviation. Where MAD is 0 (half of the values are equal) the mean
     absolute deviation times 1.2533 stands in, as those authors propose.
 
-    Args:
-        values: ``(N,)``, any unit; NaN: not measured, as is the score then.
-
-    Returns:
-        ``(N,)``: 0 for all if they are equal up to :data:`RESOLUTION`; infinite where the value
-        is infinite and others are not.
+    0 for all that are equal up to :data:`RESOLUTION`, NaN for NaN (not measured), infinite where
+    the value is infinite and others are not.
     """
     values = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(values)
@@ -196,7 +188,7 @@ def modified_z_scores(values: np.ndarray) -> np.ndarray:
 def outliers(
     values: np.ndarray, threshold: float = 3.5, *, side: str = "both", logarithmic: bool = False
 ) -> np.ndarray:
-    """Which values are outliers among the others.
+    """Which values are outliers among the others; none below :data:`MIN_SCANS` measured ones.
 
     Args:
         values: ``(N,)``; NaN: not measured, and never an outlier.
@@ -204,9 +196,6 @@ def outliers(
         side: ``low``, ``high`` or ``both``: which deviation is a fault.
         logarithmic: judge the logarithm, for volumes and brightness, whose spread grows with
             their size; 0 is then far below all others.
-
-    Returns:
-        ``(N,)`` bool; all false below :data:`MIN_SCANS` measured values.
     """
     values = np.asarray(values, dtype=np.float64)
     if np.count_nonzero(~np.isnan(values)) < MIN_SCANS:
@@ -222,13 +211,8 @@ def outliers(
 def add_flags(table: pd.DataFrame, threshold: float = 3.5) -> pd.DataFrame:
     """Flag the outliers among the scans of one modality of a data set.
 
-    Args:
-        table: rows of :func:`measure_modality`, one data set, any number of modalities.
-        threshold: of the modified z-score.
-
-    Returns:
-        The table with two more columns: ``flags`` (names of measures) and ``why`` (for each
-        the value and the data set's median); empty where there are none.
+    The table (of :func:`measure_modality`) gets two more columns: ``flags`` (names of measures)
+    and ``why`` (for each the value and the data set's median); empty where there are none.
     """
     found: dict[Any, list[tuple[str, str]]] = {index: [] for index in table.index}
     for _, part in table.groupby("modality", sort=False):
@@ -259,16 +243,10 @@ def medians(table: pd.DataFrame) -> dict[str, dict[str, float]]:
 def summarise(
     tables: Mapping[str, pd.DataFrame], decisions: Iterable[Mapping[str, str]]
 ) -> list[dict[str, Any]]:
-    """Counts for the report, a row per data set and modality.
+    """Counts for the report, a row per data set (a flagged table) and modality.
 
-    Args:
-        tables: flagged tables by data set.
-        decisions: rows of a decision file, as plain data; ``*``: all scans of the subject.
-
-    Returns:
-        ``dataset``, ``modality``, ``scans``, ``judged`` (whether there were enough scans to flag
-        any), ``flagged`` and ``warned`` (scans), verdicts ``keep`` and ``unsure``, ``by_measure``
-        (flagged scans by measure) and ``medians``.
+    ``judged``: there were enough scans to flag any; ``keep`` and ``unsure``: verdicts of the rows
+    of a decision file; ``by_measure``: flagged scans by measure.
     """
     given = {
         (row["dataset"], bids_label(row["subject"]), row["modality"]): row["verdict"]

@@ -53,30 +53,14 @@ Finding = tuple[Any, str, str]
 
 
 def validate_tree(layout: str, participants: pd.DataFrame, threads: int = 1) -> pd.DataFrame:
-    """Measure and check all scans of a data set.
-
-    Args:
-        layout: name of a layout.
-        participants: table of :func:`uad.data.layouts.index_dataset`, or of
-            :func:`uad.data.preprocessed.index_preprocessed`.
-        threads: subjects at the same time.
-
-    Returns:
-        One row per subject and modality: answer of :func:`check_scans`.
-    """
+    """Measure and check all scans of a participants table, some subjects at the same time."""
     return check_scans(layout, match_masks(measure_scans(layout, participants, threads)))
 
 
 def check_scans(layout: str, measures: pd.DataFrame) -> pd.DataFrame:
-    """Say what is wrong with which scan of a data set.
+    """Say what is wrong with which scan of a data set (:func:`uad.qc.raw.measure_scans`).
 
-    Args:
-        layout: name of a layout.
-        measures: answer of :func:`uad.qc.raw.measure_scans` for all subjects.
-
-    Returns:
-        ``measures`` with two more columns of text, ``faults`` and ``warnings``: sentences joined
-        by :data:`SEPARATOR`, empty where there is nothing to say.
+    Two more columns, ``faults`` and ``warnings``, have sentences joined by :data:`SEPARATOR`.
     """
     promise, table = promise_of(layout, measures), measures.reset_index(drop=True)
     read = table[(table["error"] == "") & (table["shape"] != "")]
@@ -359,11 +343,8 @@ def give_verdicts(
 ) -> Verdicts:
     """One verdict per subject; all but ``excluded`` are used until the config excludes them.
 
-    Args:
-        checked: answer of :func:`validate_tree`.
-        expected: number of subjects that the data set should have, excluded ones included.
-        exclude: the config's exclusions: public name and reason.
-        strays: files of the tree that belong to nobody (:func:`stray_files`).
+    ``expected`` is the number of subjects with the excluded ones, ``exclude`` their reasons by
+    public name, ``strays`` are files that belong to nobody (:func:`stray_files`).
     """
     exclude, rows = exclude or {}, []
     for name, part in checked.groupby("name"):
