@@ -28,6 +28,18 @@ def import_ants(threads: int = 1) -> ModuleType:
     return import_lightly("ants", empty=[f"ants.{part}" for part in NOT_USED])
 
 
+def orthogonal(affine: np.ndarray) -> np.ndarray:
+    """The affine with the closest orthogonal axes (polar decomposition), as ITK needs them.
+
+    It is exact for every affine without shear.
+    """
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
+    result = affine.copy()
+    result[:3, :3] = left @ right * spacing
+    return result
+
+
 def to_ants(data: np.ndarray, affine: np.ndarray) -> Any:
     """Make an ANTs image (float32, LPS+ world) of a volume with a RAS+ affine.
 
