@@ -35,6 +35,11 @@ def batch_of(stage):
     return name
 
 
+def participant(wildcards):
+    """The row of one scan."""
+    return participants(wildcards.dataset)[wildcards.subject, MODALITY[wildcards.suffix]]
+
+
 def raw_image(wildcards):
     """Raw image of a scan."""
     return participant(wildcards).image
@@ -43,12 +48,6 @@ def raw_image(wildcards):
 def raw_lesion(wildcards):
     """Raw lesion mask of a scan, if the data set has one."""
     return participant(wildcards).lesion or []
-
-
-def participant(wildcards):
-    """The row of one scan."""
-    key = (wildcards.subject, MODALITY[wildcards.suffix])
-    return participants(wildcards.dataset)[key]
 
 
 def is_predicted(wildcards):
@@ -113,24 +112,20 @@ def stripping_minutes(wildcards, attempt):
 
 
 def scans(wildcards):
-    """All registered scans of one data set and modality."""
+    """All registered scans of one data set and modality, or those that somebody preprocessed."""
+    rows = {s: r for (s, m), r in participants(wildcards.dataset).items() if m == wildcards.modality}
     if is_preprocessed(wildcards.dataset):
-        rows = [
-            r for (_, m), r in participants(wildcards.dataset).items() if m == wildcards.modality
-        ]
         return {
-            "images": [row.image for row in rows],
-            "masks": [row.mask for row in rows],
-            "lesions": [row.lesion for row in rows if row.lesion],
+            "images": [row.image for row in rows.values()],
+            "masks": [row.mask for row in rows.values()],
+            "lesions": [row.lesion for row in rows.values() if row.lesion],
         }
-    subjects = [s for s, m in participants(wildcards.dataset) if m == wildcards.modality]
-    scan = dict(dataset=wildcards.dataset, suffix=SUFFIX[wildcards.modality], space="SRI24")
+    scan = partial(
+        tree.scan, "nii.gz", dataset=wildcards.dataset, suffix=SUFFIX[wildcards.modality],
+        space="SRI24",
+    )  # fmt: skip
     return {
-        "images": [tree.scan("nii.gz", subject=s, desc="preproc", **scan) for s in subjects],
-        "masks": [
-            tree.scan("nii.gz", subject=s, label="brain", desc="mask", **scan) for s in subjects
-        ],
-        "lesions": [
-            tree.scan("nii.gz", subject=s, label="lesion", desc="mask", **scan) for s in subjects
-        ],
+        "images": [scan(subject=s, desc="preproc") for s in rows],
+        "masks": [scan(subject=s, label="brain", desc="mask") for s in rows],
+        "lesions": [scan(subject=s, label="lesion", desc="mask") for s in rows],
     }

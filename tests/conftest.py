@@ -36,6 +36,25 @@ def content(root):
     return yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
 
 
+@pytest.fixture(scope="session")
+def atlas_dir(tmp_path_factory):
+    """The atlas, prepared at 4 mm."""
+    from tools.scans import SPACING
+    from uad.preprocess.atlas import prepare_atlas
+
+    folder = tmp_path_factory.mktemp("atlas")
+    prepare_atlas(folder, SPACING)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scan_dir(atlas_dir, tmp_path_factory):
+    """A scan with a known truth (``tools.scans.make_scan``); not to be changed."""
+    from tools.scans import make_scan
+
+    return make_scan(tmp_path_factory.mktemp("scan"), atlas_dir)
+
+
 #: What the end-to-end run builds.
 TARGETS = ("paper", "alpha", "protocol_effects", "cost", "report")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tools.scans import register
 from uad.core.files import read_json
 from uad.core.masks import dice
 from uad.core.nifti import read_scan, read_scan_mask, read_volume
@@ -15,7 +16,6 @@ from uad.preprocess.atlas import prepare_atlas
 from uad.preprocess.brain_masks import predict_brain_masks, read_prediction
 from uad.preprocess.intensity import pack_volume
 from uad.preprocess.picture import qc_picture
-from uad.preprocess.register import RegisterOptions, RegisterOutputs, register_scan
 from uad.preprocess.skullstrip import skull_strip
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,9 +34,10 @@ NETWORK_SUBJECTS = 4
 #: Subjects of the cheaper tests; IXI034 is the hardest for the atlas.
 ATLAS_SUBJECTS = 6
 SPACING = 2.0
+OPTIONS = {"spacing": SPACING, "seed": 1, "n4_iterations": (20, 20)}
 
 
-def labelled(count: int) -> list[tuple[Path, Path]]:
+def labelled(count):
     """T1 and brain labels of the first subjects that have both."""
     pairs = []
     for labels in sorted((DATA / "ixi" / "brain_labels").glob("*-labels.nii.gz")):
@@ -47,17 +48,7 @@ def labelled(count: int) -> list[tuple[Path, Path]]:
     return pairs[:count]
 
 
-def outputs(folder: Path) -> RegisterOutputs:
-    return RegisterOutputs(
-        image=folder / "image.nii.gz",
-        brain_mask=folder / "mask.nii.gz",
-        lesion=folder / "lesion.nii.gz",
-        transform=folder / "affine.mat",
-        sidecar=folder / "image.json",
-    )
-
-
-def overlap(mask: Path, scan: Path, labels: Path) -> float:
+def overlap(mask, scan, labels):
     image = read_scan(scan)
     ours, warnings = read_scan_mask(mask, image)
     assert warnings == []
@@ -65,14 +56,14 @@ def overlap(mask: Path, scan: Path, labels: Path) -> float:
 
 
 @pytest.fixture(scope="module")
-def atlas_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def atlas_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("atlas")
     prepare_atlas(folder, SPACING)
     return folder
 
 
 @pytest.fixture(scope="module")
-def atlas_masks(atlas_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
+def atlas_masks(atlas_dir, tmp_path_factory):
     """Brain masks of the ``ants`` back end."""
     folder = tmp_path_factory.mktemp("masks")
     masks = {}
@@ -83,14 +74,14 @@ def atlas_masks(atlas_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return masks
 
 
-def test_ants_masks_overlap_the_reference(atlas_masks: dict[Path, Path]) -> None:
+def test_ants_masks_overlap_the_reference(atlas_masks: dict[Path, Path]):
     found = {s.name: overlap(atlas_masks[s], s, labels) for s, labels in labelled(ATLAS_SUBJECTS)}
     assert np.mean(list(found.values())) >= 0.95, found
     assert min(found.values()) >= 0.93, found
 
 
 @pytest.mark.slow
-def test_hdbet_masks_of_a_batch_overlap_the_reference_and_equal_single_runs(tmp_path: Path) -> None:
+def test_hdbet_masks_of_a_batch_overlap_the_reference_and_equal_single_runs(tmp_path):
     options, found = {"device": "cpu", "threads": 2}, {}
     pairs = {scan.name: (scan, labels) for scan, labels in labelled(NETWORK_SUBJECTS)}
     batch = tmp_path / "batch.safetensors"
@@ -109,20 +100,11 @@ def test_hdbet_masks_of_a_batch_overlap_the_reference_and_equal_single_runs(tmp_
     assert (tmp_path / "single.nii.gz").read_bytes() == (tmp_path / name).read_bytes()
 
 
-def test_registered_heads_overlap_the_atlas(
-    atlas_masks: dict[Path, Path], atlas_dir: Path, tmp_path: Path
-) -> None:
+def test_registered_heads_overlap_the_atlas(atlas_masks: dict[Path, Path], atlas_dir, tmp_path):
     found = {}
     for scan, mask in atlas_masks.items():
-        out = outputs(tmp_path / scan.name)
-        facts = register_scan(
-            scan,
-            mask,
-            None,
-            atlas_dir,
-            out,
-            RegisterOptions(spacing=SPACING, seed=1, n4_iterations=(20, 20)),
-        )
+        files = {"image": scan, "mask": mask, "lesion": None}
+        facts, out = register(scan.parent, atlas_dir, tmp_path / scan.name, **files, **OPTIONS)
         assert facts["warnings"] == [], scan.name
         found[scan.name] = facts["registration"]["overlap_dice"]
         assert facts["registration"]["correlation"] > 0.3, scan.name
@@ -133,18 +115,19 @@ def test_registered_heads_overlap_the_atlas(
     assert picture.stat().st_size < 150_000
 
 
-def test_mslub_lesions_stay_on_bright_tissue(atlas_dir: Path, tmp_path: Path) -> None:
+def test_mslub_lesions_stay_on_bright_tissue(atlas_dir, tmp_path):
     folder = DATA / "mslub" / "mni" / "patient19"
     if not folder.is_dir():
         pytest.skip(f"no MSLUB scans at {folder}")
     scan = folder / "patient19_FLAIR.nii.gz"
     facts = skull_strip(scan, tmp_path / "brain.nii.gz", "foreground", None)
     assert facts["warnings"] == []
-    out = outputs(tmp_path / "out")
-    facts = register_scan(
-        scan, tmp_path / "brain.nii.gz", folder / "patient19_consensus_gt.nii.gz", atlas_dir, out,
-        RegisterOptions(spacing=SPACING, seed=1, n4_iterations=(20, 20)),
-    )  # fmt: skip
+    files = {
+        "image": scan,
+        "mask": tmp_path / "brain.nii.gz",
+        "lesion": folder / "patient19_consensus_gt.nii.gz",
+    }
+    facts, out = register(folder, atlas_dir, tmp_path / "out", **files, **OPTIONS)
     assert facts["warnings"] == []
     assert facts["registration"]["overlap_dice"] >= 0.93
     raw = read_volume(folder / "patient19_consensus_gt.nii.gz")[0]

@@ -37,7 +37,6 @@ with job(snakemake) as context, tempfile.TemporaryDirectory() as folder:
             n4_tolerance=n4["tolerance"],
             n4_shrink=n4["shrink"],
         ),
-        sources=[path for path in (files.image, files.brain_mask, lesion) if path],
     )
     if lesion is None:
         write_empty_like(output.lesion, output.mask)

@@ -1,24 +1,21 @@
 """Synthetic brain MRI in the public file layouts of IXI, BraTS 2021 and MSLUB.
 
-The phantom is the demonstration data of the workflow: raw data-set trees that
-the same code reads as the real ones. Anatomy comes from the tissue probability
-maps of the ICBM152 2009a template (Fonov et al., NeuroImage 54, 2011,
-doi:10.1016/j.neuroimage.2010.07.033), which ship in the wheel of nilearn.
-Every subject bends them by its own smooth random deformation, widens or narrows
-its sulci, and gets a contrast per modality, a bias field, tissue texture and
-Rician noise. Whole-head layouts add a skull, a scalp, eyes and a neck; the other
-layouts add lesions: a glioma (necrotic core, enhancing rim, oedema that follows
-the white matter) or multiple-sclerosis plaques.
+The demonstration data of the workflow: raw trees that the same code reads as the real ones.
+Anatomy comes from the tissue probability maps of the ICBM152 2009a template (Fonov et al.,
+NeuroImage 54, 2011, doi:10.1016/j.neuroimage.2010.07.033), which ship in the wheel of nilearn.
+Every subject bends them by its own smooth random deformation, widens or narrows its sulci, and
+gets a contrast per modality, a bias field, tissue texture and Rician noise. Whole-head layouts add
+a skull, a scalp, eyes and a neck; the others add lesions: a glioma (necrotic core, enhancing rim,
+oedema that follows the white matter) or multiple-sclerosis plaques.
 
-Contrasts are set so that in-mask percentiles agree with those measured on real
-scans; ``tests/test_phantom.py`` holds them there. A phantom shows that the
-workflow works. It says nothing about how well a method finds real lesions.
+Contrasts are set so that in-mask percentiles agree with those measured on real scans;
+``tests/test_phantom.py`` holds them there. A phantom shows that the workflow works. It says
+nothing about how well a method finds real lesions.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,20 +35,12 @@ from uad.phantom.anatomy import (
 from uad.phantom.lesions import make_plaques, make_tumour
 from uad.phantom.scanner import make_images
 
-#: Voxel sizes in mm for which skull, rim and plaques are still drawn sensibly.
-_SPACING_LIMITS = (0.5, 6.0)
-
 
 def subject_names(layout: str, n: int, seed: int) -> list[str]:
     """Names of the first ``n`` subjects, in the data set's own style.
 
-    The list for a smaller ``n`` is the beginning of the list for a larger one.
-
-    Args:
-        layout: ``ixi``, ``brats21`` or ``mslub``.
-        n: number of subjects, 0 or more.
-        seed: master seed; it chooses IXI's site and scan number, the other
-            layouts only count.
+    The list for a smaller ``n`` is the beginning of the list for a larger one. The seed chooses
+    IXI's site and scan number; the other layouts only count.
 
     Raises:
         ConfigError: unknown layout, or more subjects than its names can count.
@@ -74,17 +63,11 @@ def write_dataset(
     spacing: float,
     seed: int,
 ) -> list[Path]:
-    """Write ``n`` subjects; see :func:`write_subject`.
-
-    Returns:
-        All paths written, subject by subject.
-
-    Raises:
-        ConfigError: as :func:`subject_names` and :func:`write_subject`.
-    """
+    """Write ``n`` subjects by :func:`write_subject`; all paths, subject by subject."""
+    names = subject_names(layout, n, seed)
     return [
         path
-        for subject in subject_names(layout, n, seed)
+        for subject in names
         for path in write_subject(out_dir, layout, subject, modalities, spacing, seed)
     ]
 
@@ -108,31 +91,27 @@ def write_subject(
         out_dir: root of the raw tree, made if absent.
         layout: ``ixi``, ``brats21`` or ``mslub``.
         subject: a name as :func:`subject_names` gives.
-        modalities: some of ``T1``, ``T1CE``, ``T2``, ``FLAIR``.
-        spacing: isotropic voxel size in mm, 0.5 to 6.
+        modalities: some of those that the real data set has.
+        spacing: isotropic voxel size in mm; drawn sensibly from 0.5 to 6.
         seed: master seed.
 
     Returns:
         The paths written: images in the order of ``modalities``, then masks.
 
     Raises:
-        ConfigError: unknown layout, a name of another style, no modality, one
-            that the real data set lacks or named twice, or an unusable spacing.
+        ConfigError: unknown layout.
         DataError: nilearn's template files are not installed.
     """
-    kind = _layout(layout)
-    _check_request(layout, subject, modalities, spacing)
+    kind, patterns = _layout(layout), layout_of(layout)
     from uad.core.nifti import write_volume
 
-    images, masks, affine = _make_subject(
+    volumes, affine = _make_subject(
         kind, modalities, float(spacing), derive_seed(seed, layout, subject)
     )
-    paths = []
-    for role, data in {**images, **masks}.items():
-        path = Path(out_dir) / layout_of(layout).path(subject, role)
-        write_volume(path, data, affine)
-        paths.append(path)
-    return paths
+    paths = {role: Path(out_dir) / patterns.path(subject, role) for role in volumes}
+    for role, data in volumes.items():
+        write_volume(paths[role], data, affine)
+    return list(paths.values())
 
 
 def _layout(name: str) -> Layout:
@@ -148,52 +127,24 @@ def _ixi_name(number: int, seed: int) -> str:
     return f"IXI{number:03d}-{site}-{600 + draw // 8 % 2200:04d}"
 
 
-def _check_request(layout: str, subject: str, modalities: Sequence[str], spacing: float) -> None:
-    patterns = layout_of(layout)
-    if not re.fullmatch(patterns.subject, subject):
-        raise ConfigError(
-            f"phantom {layout}: {subject!r} is not a subject name of this data set "
-            f"(pattern {patterns.subject})."
-        )
-    if isinstance(modalities, str) or not modalities or len(set(modalities)) < len(modalities):
-        raise ConfigError(
-            f"phantom {layout}: modalities must be a list of distinct names, not {modalities!r}."
-        )
-    missing = [name for name in modalities if name not in patterns.modalities]
-    if missing:
-        raise ConfigError(
-            f"phantom {layout}: the real data set has no {', '.join(missing)}; "
-            f"choose from {', '.join(patterns.modalities)}."
-        )
-    low, high = _SPACING_LIMITS
-    if not low <= spacing <= high:
-        raise ConfigError(
-            f"phantom {layout}: spacing is {spacing} mm, allowed are {low} to {high}."
-        )
-
-
 def _make_subject(
     kind: Layout, modalities: Sequence[str], spacing: float, seed: int
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
-    """Images by modality, masks by what the layout calls them, and the affine."""
-    template = template_at(spacing)
-    grid = make_grid(kind, spacing)
-    lesion_rng = np.random.default_rng(derive_seed(seed, "lesions"))
-    site = None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Images by modality and masks by what the layout calls them, and the affine."""
+    template, grid = template_at(spacing), make_grid(kind, spacing)
+    shape, tissue, lesion = (
+        np.random.default_rng(derive_seed(seed, part)) for part in ("shape", "tissue", "lesions")
+    )
+    site = lesion.choice(template.tumour_sites) if kind.lesion == "tumour" else None
+    coordinates = template_coordinates(kind, grid, shape, bulge=site)
+    anatomy = make_anatomy(template, grid, coordinates, tissue)
+    masks, lesions = {}, None
     if kind.lesion == "tumour":
-        site = lesion_rng.choice(template.tumour_sites)
-    shape_rng = np.random.default_rng(derive_seed(seed, "shape"))
-    coordinates = template_coordinates(kind, grid, shape_rng, bulge=site)
-    tissue_rng = np.random.default_rng(derive_seed(seed, "tissue"))
-    anatomy = make_anatomy(template, grid, coordinates, tissue_rng)
-    masks: dict[str, np.ndarray] = {}
-    lesions = None
-    if site is not None:
-        lesions = make_tumour(anatomy, site, lesion_rng)
-        masks[LESION] = lesions.labels
+        lesions = make_tumour(anatomy, site, lesion)
     elif kind.lesion == "plaques":
-        lesions = make_plaques(anatomy, template, lesion_rng)
+        lesions = make_plaques(anatomy, template, lesion)
+    if lesions is not None:
         masks[LESION] = lesions.labels
     if kind.brain_mask:
         masks[BRAIN] = anatomy.brain.astype(np.uint8)
-    return make_images(kind, anatomy, lesions, modalities, seed), masks, grid.affine
+    return {**make_images(kind, anatomy, lesions, modalities, seed), **masks}, grid.affine

@@ -19,28 +19,27 @@ from uad.core.errors import DataError
 
 #: ICBM152 is larger than an average brain; these factors give the size of SRI24's.
 _TEMPLATE_SCALE = np.array([0.90, 0.96, 0.88])
-
 #: The same as one number, where only a voxel's size in template mm is needed.
 SHRINKAGE = float(np.mean(_TEMPLATE_SCALE))
-
 #: Middle of the template brain's bounding box, template mm.
 _TEMPLATE_CENTRE = np.array([0.0, -17.0, 5.0])
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What distinguishes the images of one data set from those of another."""
+    """What distinguishes the images of one data set from those of another.
+
+    ``extent`` is the field of view in mm along right-left, back-front, foot-head; ``centre`` and
+    ``corner`` are scanner coordinates of the middle of the brain and of the outer corner of voxel
+    (0, 0, 0); ``directions`` is the sign of the step along each array axis, (-1, -1, +1) is LPS.
+    """
 
     subject_limit: int
     whole_head: bool
     extent: tuple[float, float, float]
-    """Field of view in mm along right-left, back-front, foot-head."""
     centre: tuple[float, float, float]
-    """Scanner coordinates of the middle of the brain."""
     corner: tuple[float, float, float]
-    """Scanner coordinates of the outer corner of voxel (0, 0, 0)."""
     directions: tuple[int, int, int]
-    """Sign of the step along each array axis: +1 is RAS, (-1, -1, +1) is LPS."""
     lesion: Literal["tumour", "plaques"] | None = None
     brain_mask: bool = False
 
@@ -77,11 +76,10 @@ def along(axis: int, values: np.ndarray) -> np.ndarray:
 class Template:
     """Tissue maps on the template grid, blurred to a working resolution.
 
-    ``tissue`` holds ``gm``, ``wm`` and ``brain`` fractions in [0, 1], float32, at
-    1 mm from ``tissue_origin`` (template mm). ``outside`` is the signed distance
-    in mm to a smooth brain surface (negative within), at 2 mm from
-    ``outside_origin``. The two ``(K, 3)`` arrays are template coordinates
-    where a tumour or a plaque may begin, ``plaque_weights`` (K,) their probability.
+    ``tissue`` holds ``gm``, ``wm`` and ``brain`` fractions in [0, 1] at 1 mm from
+    ``tissue_origin`` (template mm), ``outside`` the signed distance in mm to a smooth brain
+    surface (negative within) at 2 mm from ``outside_origin``. The sites, ``(K, 3)`` template
+    coordinates, are where a tumour or a plaque may begin, ``plaque_weights`` their probability.
     """
 
     tissue: dict[str, np.ndarray]
@@ -161,14 +159,9 @@ def template_at(spacing: float) -> Template:
     def places(mask: np.ndarray) -> np.ndarray:
         return origin + coarse * np.argwhere(mask)
 
+    outside_origin, weights = origin - coarse * pad, density / density.sum()
     return Template(
-        tissue=tissue,
-        tissue_origin=origin,
-        outside=outside,
-        outside_origin=origin - coarse * pad,
-        tumour_sites=places(tumour),
-        plaque_sites=places(plaque),
-        plaque_weights=density / density.sum(),
+        tissue, origin, outside, outside_origin, places(tumour), places(plaque), weights
     )
 
 
@@ -198,12 +191,8 @@ class Grid:
             position = (np.abs(places - places[0]) + self.spacing / 2) / scale
             start = np.floor(position).astype(int)
             t = (position - start).astype(np.float32)
-            weights = (
-                (1 - t) ** 3,
-                3 * t**3 - 6 * t**2 + 4,
-                -3 * t**3 + 3 * t**2 + 3 * t + 1,
-                t**3,
-            )
+            inner = (3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1)
+            weights = ((1 - t) ** 3, *inner, t**3)
             values = sum(
                 np.take(values, start + step, axis=axis) * along(axis, weight / 6)
                 for step, weight in enumerate(weights)
@@ -283,11 +272,10 @@ def _sample(
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One subject's brain on its grid; all arrays have the grid's shape.
+    """One subject's brain on its grid.
 
-    ``csf``, ``gm``, ``wm`` are fractions that sum to ``cover``, the fraction of
-    the voxel that is brain; ``brain`` is ``cover`` above one half; ``outside`` is the
-    signed distance in template mm to a smooth brain surface.
+    ``csf``, ``gm``, ``wm`` are fractions that sum to ``cover``, the fraction of the voxel that is
+    brain; ``brain`` is ``cover`` above one half; ``outside`` is as in :class:`Template`.
     """
 
     grid: Grid
@@ -314,13 +302,5 @@ def make_anatomy(
     csf *= np.exp(np.float32(rng.uniform(-0.3, 0.5)) + 0.45 * grid.smooth_field(rng, 11.0))
     gm *= np.exp(np.float32(0.3) * grid.smooth_field(rng, 11.0))
     scale = cover / np.maximum(csf + gm + wm, np.float32(1e-6))
-    return Anatomy(
-        grid=grid,
-        coordinates=coordinates,
-        csf=csf * scale,
-        gm=gm * scale,
-        wm=wm * scale,
-        cover=cover,
-        brain=cover > 0.5,
-        outside=outside,
-    )
+    csf, gm, wm = csf * scale, gm * scale, wm * scale
+    return Anatomy(grid, coordinates, csf, gm, wm, cover, cover > 0.5, outside)

@@ -28,6 +28,12 @@ def _lowest(values: np.ndarray, allowed: np.ndarray, count: int) -> np.ndarray:
     return mask.reshape(values.shape)
 
 
+def _squared_norm(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Squared length of ``matrix @ vector``: plain sums, what BLAS returns depends on threads."""
+    x, y, z = vectors
+    return sum((row[0] * x + row[1] * y + row[2] * z) ** 2 for row in matrix)
+
+
 def _largest_part(mask: np.ndarray) -> np.ndarray:
     """The largest 6-connected component of a mask that is not empty."""
     from scipy import ndimage
@@ -52,39 +58,28 @@ def make_tumour(anatomy: Anatomy, site: np.ndarray, rng: np.random.Generator) ->
     axes = np.exp(rng.normal(0, 0.16, 3))
     turn = (rotation(rng.uniform(-180, 180, 3)) / axes[:, None]).astype(np.float32)
     offset = anatomy.coordinates - site.astype(np.float32).reshape(3, 1, 1, 1)
-    distance = np.zeros(grid.shape, dtype=np.float32)
-    for row in turn:
-        distance += (row[0] * offset[0] + row[1] * offset[1] + row[2] * offset[2]) ** 2
-    distance = np.sqrt(distance)
+    distance = np.sqrt(_squared_norm(turn, offset))
     coarse, fine = grid.smooth_field(rng, 18.0), grid.smooth_field(rng, 8.0)
 
     voxels = litre * 1e6 / grid.spacing**3
     solid = anatomy.brain & (anatomy.csf < 0.6)
     # the falx holds a tumour back
     across = anatomy.coordinates[0] * np.float32(np.sign(site[0])) < -1
-    core = _lowest(
-        distance * (1 + 0.22 * coarse + 0.12 * fine),
-        solid & ~across,
-        max(round(core_part * voxels), 8),
-    )
-    core = _largest_part(core)
+    level = distance * (1 + 0.22 * coarse + 0.12 * fine)
+    core = _largest_part(_lowest(level, solid & ~across, max(round(core_part * voxels), 8)))
     radius = np.float32((litre * 1e6 * 3 / (4 * np.pi)) ** (1 / 3))
     cost = distance * (1 + 0.18 * coarse) + radius * (
         0.8 * anatomy.gm + 2.0 * anatomy.csf + 0.6 * across
     )
     cost[core] = -1
-    whole = _lowest(cost, solid, max(round(voxels), 16))
     # oedema grows from the tumour: leave out what has no connection to it
-    whole = _largest_part(whole)
+    whole = _largest_part(_lowest(cost, solid, max(round(voxels), 16)))
     core &= whole
 
     depth = (ndimage.distance_transform_edt(core) - 0.5) * grid.spacing
     rim = core & (depth < rng.uniform(2.5, 4.5) * (1 + 0.25 * fine))
     labels = np.zeros(grid.shape, dtype=np.uint8)
-    labels[whole] = 2
-    labels[core] = 1
-    labels[rim] = 4
-
+    labels[whole], labels[core], labels[rim] = 2, 1, 4
     # tissue borders are blurred by half a voxel, and by a millimetre in the body
     blur = max(0.4, 1.0 / grid.spacing)
     weights = {
@@ -117,11 +112,9 @@ def make_plaques(anatomy: Anatomy, template: Template, rng: np.random.Generator)
         for axis in range(3):
             near &= np.abs(anatomy.coordinates[axis] - np.float32(site[axis])) < 20
         offset = anatomy.coordinates[:, near] - site.astype(np.float32)[:, None]
-        squares = sum(
-            (row[0] * offset[0] + row[1] * offset[1] + row[2] * offset[2]) ** 2 for row in turn
-        )
-        nearest = np.sqrt(squares) < level[near]
-        level[near] = np.where(nearest, np.sqrt(squares), level[near])
+        distance = np.sqrt(_squared_norm(turn, offset))
+        nearest = distance < level[near]
+        level[near] = np.where(nearest, distance, level[near])
         activity[near] = np.where(nearest, np.float32(rng.uniform(0.45, 1.1)), activity[near])
     level *= np.clip(1 + 0.2 * coarse, 0.5, 1.5)
     solid = anatomy.brain & (anatomy.csf < 0.5) & (anatomy.wm > 0.3)

@@ -19,11 +19,7 @@ NOT_USED = ("contrib", "deeplearn", "learn", "math", "plotting")
 
 
 def import_ants(threads: int = 1) -> ModuleType:
-    """Import ANTsPy with a number of ITK threads.
-
-    ITK reads the number once, when it is loaded: a later call in the same process
-    keeps the first one. One thread gives the same bytes in every run.
-    """
+    """Import ANTsPy with a number of ITK threads, which ITK reads once, when it is loaded."""
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(max(1, int(threads)))
     return import_lightly("ants", empty=[f"ants.{part}" for part in NOT_USED])
 

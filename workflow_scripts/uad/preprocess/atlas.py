@@ -30,14 +30,14 @@ WHEEL_HELPS = "Use the atlas of the wheel (preprocessing.atlas: wheel), or get t
 def prepare_atlas(
     out_dir: str | Path, spacing: float, source: str = "wheel", record: str | Path | None = None
 ) -> None:
-    """Write the atlas at an isotropic voxel size, axes turned to RAS+.
+    """Write the atlas at an isotropic voxel size (1.0: as it is), axes turned to RAS+.
 
     Writes ``head.nii.gz`` and ``brain.nii.gz`` (float32, at least 0),
     ``brain_mask.nii.gz`` (uint8) and ``atlas.json`` into ``out_dir``.
 
     Args:
         out_dir: the folder, made if absent.
-        spacing: voxel size in millimetres; 1.0 keeps the atlas as it is.
+        spacing: voxel size in millimetres.
         source: ``wheel``, ``download``, or a folder with the atlas from NITRC.
         record: with ``download``, what the rule download_atlas wrote.
 
@@ -48,64 +48,67 @@ def prepare_atlas(
     """
     if spacing <= 0:
         raise ConfigError(f"the voxel size must be positive, not {spacing}")
-    ants = import_ants()
-    out_dir = Path(out_dir)
+    import_ants()
     from uad.data.sri24 import atlas_source
 
     atlas = atlas_source(source, record)
     head, brain = read_scan(atlas.head), read_scan(atlas.brain)
-    volumes = {"head": head.data, "brain": brain.data, "brain_mask": brain.data > 0}
     # the affines of the two files differ by a flip of the stored axis; turned, they must agree
     if head.data.shape != brain.data.shape or not np.allclose(head.affine, brain.affine):
         raise DataError(f"{atlas.head} and {atlas.brain} are not on one grid")
     likeness = None if source == "wheel" else require_sri24(head, brain)
+    volumes = {"head": head.data, "brain": brain.data, "brain_mask": brain.data > 0}
     affine = head.affine
     if spacing != 1.0:
-        shape = [round(n * s / spacing) for n, s in zip(head.data.shape, head.spacing, strict=True)]
-        affine = resampled_affine(head.affine, head.spacing, spacing)
-        target = to_ants(np.zeros(shape), affine)
-        # averaging before subsampling: the atlas has detail that a coarse grid cannot hold
-        sigma = 0.4 * np.sqrt(max(spacing**2 - 1.0, 0.0))
-        for name, data in volumes.items():
-            image = (
-                ants.smooth_image(to_ants(data, head.affine), sigma)
-                if sigma
-                else to_ants(data, head.affine)
-            )
-            volumes[name] = ants.resample_image_to_target(image, target, "linear").numpy()
-        volumes["brain_mask"] = volumes["brain_mask"] > 0.5
-        volumes["brain"] = volumes["brain"] * volumes["brain_mask"]
+        volumes, affine = _resampled(volumes, head, spacing)
     for name, data in volumes.items():
         kept = data if data.dtype == bool else np.maximum(data, 0).astype(np.float32)
-        write_volume(out_dir / f"{name}.nii.gz", kept, affine)
-    write_json(
-        out_dir / "atlas.json",
-        {
-            "name": "SRI24",
-            "source": atlas.source,
-            "licence": LICENCE,
-            "notice": NOTICE if source == "wheel" else "",
-            "provenance": atlas.provenance,
-            "compared_with_wheel": likeness,
-            "reference": "Rohlfing et al., The SRI24 multichannel atlas of normal adult human "
-            "brain structure, Human Brain Mapping 31 (2010)",
-            "sources": {path.name: sha256(path) for path in (atlas.head, atlas.brain)},
-            "spacing": float(spacing),
-            "shape": [int(n) for n in volumes["head"].shape],
-            "brain_ml": round(float(volumes["brain_mask"].sum()) * spacing**3 / 1000, 3),
-        },
-    )
+        write_volume(Path(out_dir) / f"{name}.nii.gz", kept, affine)
+    facts = {
+        "name": "SRI24",
+        "source": atlas.source,
+        "licence": LICENCE,
+        "notice": NOTICE if source == "wheel" else "",
+        "provenance": atlas.provenance,
+        "compared_with_wheel": likeness,
+        "reference": "Rohlfing et al., The SRI24 multichannel atlas of normal adult human "
+        "brain structure, Human Brain Mapping 31 (2010)",
+        "sources": {path.name: sha256(path) for path in (atlas.head, atlas.brain)},
+        "spacing": float(spacing),
+        "shape": [int(n) for n in volumes["head"].shape],
+        "brain_ml": round(float(volumes["brain_mask"].sum()) * spacing**3 / 1000, 3),
+    }
+    write_json(Path(out_dir) / "atlas.json", facts)
+
+
+def _resampled(
+    volumes: dict[str, np.ndarray], scan: Scan, spacing: float
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Volumes on the grid of a scan at another voxel size, and the affine: the corner stays."""
+    import ants
+
+    shape = [round(n * s / spacing) for n, s in zip(scan.data.shape, scan.spacing, strict=True)]
+    factor = spacing / np.asarray(scan.spacing)
+    affine = scan.affine.copy()
+    affine[:3, :3] = scan.affine[:3, :3] * factor
+    affine[:3, 3] = scan.affine[:3, 3] + scan.affine[:3, :3] @ ((factor - 1.0) / 2.0)
+    target, result = to_ants(np.zeros(shape), affine), {}
+    # averaging before subsampling: the atlas has detail that a coarse grid cannot hold
+    sigma = 0.4 * np.sqrt(max(spacing**2 - 1.0, 0.0))
+    for name, data in volumes.items():
+        image = to_ants(data, scan.affine)
+        image = ants.smooth_image(image, sigma) if sigma else image
+        result[name] = ants.resample_image_to_target(image, target, "linear").numpy()
+    result["brain_mask"] = result["brain_mask"] > 0.5
+    result["brain"] = result["brain"] * result["brain_mask"]
+    return result, affine
 
 
 def require_sri24(head: Scan, brain: Scan) -> dict[str, float]:
-    """Check that a head and a brain from elsewhere are the atlas, with the axes of their headers.
+    """Check that a head and a brain on one grid are the atlas, with the axes of their headers.
 
     The brain is compared with that of the wheel, centre on centre, as it is and mirrored along
     each axis; where the origin lies does not matter.
-
-    Args:
-        head: the image with skull.
-        brain: the image without, on the same grid.
 
     Returns:
         ``dice`` of the brain masks and ``correlation`` of the brains' intensities with those of
@@ -167,21 +170,8 @@ def _likeness(brain: np.ndarray, known: np.ndarray) -> dict[str, float]:
     }
 
 
-def resampled_affine(affine: np.ndarray, old: tuple[float, float, float], new: float) -> np.ndarray:
-    """The affine after a change to isotropic voxels that keeps the first corner of the grid."""
-    result = affine.copy()
-    factor = new / np.asarray(old)
-    result[:3, :3] = affine[:3, :3] * factor
-    result[:3, 3] = affine[:3, 3] + affine[:3, :3] @ ((factor - 1.0) / 2.0)
-    return result
-
-
 def atlas_spacing(atlas_dir: str | Path) -> float:
-    """Voxel size in millimetres of a prepared atlas.
-
-    Raises:
-        DataError: the folder holds no prepared atlas.
-    """
+    """Voxel size in millimetres of a prepared atlas."""
     path = Path(atlas_dir) / "atlas.json"
     if not path.exists():
         raise DataError(f"{path}: no such file. Prepare the atlas first (prepare_atlas).")

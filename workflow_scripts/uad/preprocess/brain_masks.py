@@ -29,23 +29,14 @@ def predict_brain_masks(
     backend: str,
     **options: Any,
 ) -> list[str]:
-    """Predict the brain masks of scans and write them into one file.
+    """Predict the brain masks of scans (paths by subject) and write them into one file.
 
     A scan that cannot be used does not end the others: its message stands in the file in place of
-    its mask.
-
-    Args:
-        scans: raw scans by subject.
-        out: the file to write (safetensors): a mask per subject (bits, on the axes of
-            ``Scan.data``), and JSON with the shapes, messages and the facts of the network.
-        backend: a back end that has a network.
-        options: of its network, for example device, threads and mode.
+    its mask. The file (safetensors) has a mask per subject (bits, on the axes of ``Scan.data``)
+    and JSON with shapes, messages and facts of the network; ``options`` are the network's.
 
     Returns:
         The subjects without a mask.
-
-    Raises:
-        ConfigError: the back end has no network, or it cannot be loaded.
     """
     from safetensors.numpy import save_file
 
@@ -77,10 +68,7 @@ def predict_brain_masks(
 def read_prediction(
     path: str | os.PathLike[str], subject: str
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """A subject's mask from a file of :func:`predict_brain_masks`.
-
-    Returns:
-        (X, Y, Z) bool on the axes of ``Scan.data``, and the facts of the network.
+    """A subject's mask, bool on the axes of ``Scan.data``, and the facts of the network.
 
     Raises:
         DataError: the scan could not be used (the message is that of the network's job), the
@@ -95,10 +83,9 @@ def read_prediction(
             entry = content["scans"][subject]
             if "error" in entry:
                 raise DataError(entry["error"])
-            bits = handle.get_tensor(subject)
+            bits, shape = handle.get_tensor(subject), entry["shape"]
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{Path(path)}: not a readable file of masks ({error}). {again}") from error
     except KeyError as error:
         raise DataError(f"{Path(path)}: has no mask of {subject}. {again}") from error
-    shape = entry["shape"]
     return np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool), content["facts"]

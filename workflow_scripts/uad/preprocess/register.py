@@ -1,8 +1,8 @@
 """Affine registration of a stripped scan to SRI24, crop to the brain, N4 bias correction.
 
-Steps of the preprocessing scripts of pDDPM: B-spline resampling to an isotropic voxel
-size, brain mask, ANTs affine to the T1 brain of the atlas (for every modality, and for
-BraTS too, which is in that space already), crop to the box of the mask, N4.
+Steps of pDDPM's preprocessing scripts: B-spline resampling to an isotropic voxel size, brain mask,
+ANTs affine to the T1 brain of the atlas (for every modality, and for BraTS too, which is in that
+space already), crop to the box of the mask, N4.
 """
 
 from __future__ import annotations
@@ -28,32 +28,27 @@ from uad.preprocess.atlas import atlas_spacing
 SUSPICIOUS_DICE = 0.85
 #: Gaussian (mm) that turns the brain mask into N4's weights.
 WEIGHT_SIGMA = 1.0
-INTERPOLATIONS = {
-    "nearest": "nearestNeighbor",
-    "nearestNeighbor": "nearestNeighbor",
-    "linear": "linear",
-}
+INTERPOLATIONS = {"nearest": "nearestNeighbor", "linear": "linear"}
 
 
 @dataclass(frozen=True)
 class RegisterOutputs:
-    """Files that :func:`register_scan` writes.
+    """Files that :func:`register_scan` writes; volumes are on the atlas' grid, cropped.
 
     Attributes:
-        image: registered image (float32, zero outside the brain).
-        brain_mask: registered brain mask (uint8).
+        image: float32, zero outside the brain.
+        brain_mask: uint8.
         transform: ITK affine, from atlas to scan coordinates, as ANTs writes it (``.mat``).
         sidecar: JSON with sources, parameters and quality figures.
-        lesion: registered lesion mask (uint8); None where the scan has none.
-        bias_field: bias field that was divided out (float32, mean 1 inside the brain, 0 outside);
-            None: not written. It is written where N4 ran.
+        lesion: uint8, written where the scan has one.
+        bias_field: what N4 divided out (float32, mean 1 in the brain, 0 outside); None: not kept.
     """
 
     image: Path
     brain_mask: Path
     transform: Path
     sidecar: Path
-    lesion: Path | None = None
+    lesion: Path
     bias_field: Path | None = None
 
 
@@ -65,19 +60,16 @@ class RegisterOptions:
         spacing: isotropic voxel size in millimetres; the atlas must have been prepared at it.
         seed: seed of the metric's sampling.
         threads: ITK threads; only 1 gives the same bytes in every run.
-        lesion_interpolation: ``nearestNeighbor`` (or ``nearest``), or ``linear``, then above 0:
-            what the authors ran, by which lesions grow.
-        n4: correct the bias field.
-        n4_iterations: maximum iterations per level.
-        n4_tolerance: N4's convergence threshold.
-        n4_shrink: subsampling of N4 at 1 mm; less at coarser voxels, so that N4 sees the
-            same resolution.
+        lesion_interpolation: ``nearest``, or ``linear``, then above 0: what the authors ran, by
+            which lesions grow.
+        n4: correct the bias field, at most ``n4_iterations`` per level, to ``n4_tolerance``.
+        n4_shrink: subsampling of N4 at 1 mm; less at coarser voxels: N4 sees the same resolution.
     """
 
     spacing: float
     seed: int
     threads: int = 1
-    lesion_interpolation: str = "nearestNeighbor"
+    lesion_interpolation: str = "nearest"
     n4: bool = True
     n4_iterations: Sequence[int] = (200, 200, 200, 200)
     n4_tolerance: float = 5e-4
@@ -113,108 +105,70 @@ def register_scan(
     atlas_dir: str | Path,
     out: RegisterOutputs,
     options: RegisterOptions,
-    sources: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Register one scan to the atlas and write it with its mask, lesion, transform and sidecar.
 
     The image is resampled first and masked afterwards, so that the B-spline does not ring
     at the edge of the mask. Masks go to the atlas in one step. Nothing is written unless
-    every step succeeds; the sidecar holds no times and no paths, so that equal inputs give
-    equal bytes (with one thread).
+    every step succeeds; equal inputs give equal bytes (with one thread).
 
     Args:
         image: raw scan.
-        brain_mask: brain mask on the grid of the scan.
+        brain_mask: on the grid of the scan.
         lesion: lesion mask on the grid of the scan (any value above 0), or None.
         atlas_dir: a folder of :func:`uad.preprocess.atlas.prepare_atlas`.
         out: the files to write.
         options: voxel size, seed, interpolation and bias correction.
-        sources: what to name as ``Sources``; default: the file names of the inputs.
 
     Returns:
         The content of the sidecar, with a list ``warnings``.
 
     Raises:
-        ConfigError: unknown interpolation; the atlas has another voxel size; a lesion without
-            a place to write it.
+        ConfigError: the atlas has another voxel size.
         DataError: an input is unusable, shapes differ, or the brain mask is empty.
     """
-    named = [Path(path).name for path in (image, brain_mask, lesion) if path is not None]
-    _check(lesion, atlas_dir, out, options)
-    inputs = _read_inputs(image, brain_mask, lesion)
+    prepared, spacing = atlas_spacing(atlas_dir), options.spacing
+    if not np.isclose(prepared, spacing):
+        raise ConfigError(f"{atlas_dir}: prepared at {prepared:g} mm, but {spacing:g} mm is asked")
+    scan, mask, lesions, warnings = _read_inputs(image, brain_mask, lesion)
     import_ants(options.threads)
     with ants_workspace(options.seed) as folder:
-        warped = _to_atlas(inputs, Path(atlas_dir), options, folder)
-        final, field, field_range = _corrected(warped, options)
+        warped, affine, facts, transform = _to_atlas(
+            scan, mask, lesions, Path(atlas_dir), options, folder
+        )
+        warnings += facts.pop("warnings")
+        final, field, field_range = _corrected(warped["image"], warped["mask"], affine, options)
+        inside = final[warped["mask"]]
         sidecar = {
-            "Sources": list(sources) if sources else named,
-            **_facts(warped, final, options),
+            "Sources": [str(path) for path in (image, brain_mask, lesion) if path is not None],
+            "SpatialReference": "SRI24",
+            "SkullStripped": True,
+            "Resolution": f"{spacing:g} mm isotropic",
+            "antspyx": importlib.metadata.version("antspyx"),
+            "parameters": options.facts,
+            **facts,
             "bias_field": field_range,
             "intensity_percentiles": {
-                str(q): _rounded(np.percentile(final[warped.mask], q))
-                for q in (1, 5, 25, 50, 75, 95, 99)
+                str(q): _rounded(np.percentile(inside, q)) for q in (1, 5, 25, 50, 75, 95, 99)
             },
-            "warnings": inputs.warnings + warped.warnings,
+            "warnings": warnings,
         }
-        if warped.lesion is not None:
-            write_volume(out.lesion, warped.lesion, warped.affine)
-        write_volume(out.brain_mask, warped.mask, warped.affine)
-        write_volume(out.image, final.astype(np.float32), warped.affine)
+        if lesions is not None:
+            write_volume(out.lesion, warped["lesion"], affine)
+        write_volume(out.brain_mask, warped["mask"], affine)
+        write_volume(out.image, final.astype(np.float32), affine)
         if field is not None and out.bias_field is not None:
-            write_volume(out.bias_field, field.astype(np.float32), warped.affine)
+            write_volume(out.bias_field, field.astype(np.float32), affine)
         with atomic_path(out.transform) as temporary:
-            shutil.copyfile(warped.transform, temporary)
+            shutil.copyfile(transform, temporary)
     write_json(out.sidecar, sidecar)
     return sidecar
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """A scan with its masks (bool, on its axes); ``lesion_file`` is for messages."""
-
-    scan: Scan
-    mask: np.ndarray
-    lesion: np.ndarray | None
-    lesion_file: str
-    warnings: list[str]
-
-
-@dataclass(frozen=True)
-class _Warped:
-    """A scan on the atlas' grid, cropped to the box of its brain mask, not yet bias-corrected.
-
-    ``start`` is the first voxel of the box, ``transform`` the file that ANTs wrote.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray
-    lesion: np.ndarray | None
-    affine: np.ndarray
-    start: list[int]
-    transform: str
-    quality: dict[str, Any]
-    warnings: list[str]
-
-
-def _check(
-    lesion: str | Path | None,
-    atlas_dir: str | Path,
-    out: RegisterOutputs,
-    options: RegisterOptions,
-) -> None:
-    if options.lesion_interpolation not in INTERPOLATIONS:
-        raise ConfigError(
-            f"unknown lesion interpolation {options.lesion_interpolation!r}: "
-            f"{', '.join(INTERPOLATIONS)}"
-        )
-    if lesion is not None and out.lesion is None:
-        raise ConfigError(f"{lesion}: no output is named for the registered lesion mask")
-    prepared, spacing = atlas_spacing(atlas_dir), options.spacing
-    if not np.isclose(prepared, spacing):
-        raise ConfigError(f"{atlas_dir}: prepared at {prepared:g} mm, but {spacing:g} mm is asked")
-
-
-def _read_inputs(image: str | Path, brain_mask: str | Path, lesion: str | Path | None) -> _Inputs:
+def _read_inputs(
+    image: str | Path, brain_mask: str | Path, lesion: str | Path | None
+) -> tuple[Scan, np.ndarray, np.ndarray | None, list[str]]:
+    """The scan, its masks (bool, on its axes) and warnings about them."""
     scan = read_scan(image)
     mask, warnings = read_scan_mask(brain_mask, scan)
     if not mask.any():
@@ -225,27 +179,38 @@ def _read_inputs(image: str | Path, brain_mask: str | Path, lesion: str | Path |
     if shear_of(scan.affine) > 0.01:
         warnings.append(f"{Path(image).name}: its axes are not orthogonal; the shear is ignored")
     if lesion is None:
-        return _Inputs(scan, mask, None, "", warnings)
+        return scan, mask, None, warnings
     lesions, more = read_scan_mask(lesion, scan)
     warnings += more
-    name = Path(lesion).name
     if not lesions.any():
-        warnings.append(f"{name}: the lesion mask is empty")
+        warnings.append(f"{Path(lesion).name}: the lesion mask is empty")
     elif not (lesions & mask).any():
-        warnings.append(f"{name}: the lesion lies entirely outside the brain")
-    return _Inputs(scan, mask, lesions, name, warnings)
+        warnings.append(f"{Path(lesion).name}: the lesion lies entirely outside the brain")
+    return scan, mask, lesions, warnings
 
 
-def _to_atlas(inputs: _Inputs, atlas_dir: Path, options: RegisterOptions, folder: Path) -> _Warped:
-    """Resample, register and warp a scan and its masks; ``folder`` takes the files of ANTs."""
+def _to_atlas(
+    scan: Scan,
+    mask: np.ndarray,
+    lesion: np.ndarray | None,
+    atlas_dir: Path,
+    options: RegisterOptions,
+    folder: Path,
+) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, Any], str]:
+    """Register a scan and warp it with its masks; ``folder`` takes the files of ANTs.
+
+    Returns:
+        ``image``, ``mask`` and, if given, ``lesion`` on the atlas' grid, cropped to the box of the
+        brain mask; their affine; what the sidecar says of them; the file of the transform.
+    """
     import ants
 
-    scan, atlas = inputs.scan, read_scan(atlas_dir / "brain.nii.gz")
+    atlas = read_scan(atlas_dir / "brain.nii.gz")
     atlas_mask = read_scan_mask(atlas_dir / "brain_mask.nii.gz", atlas)[0]
     fixed = to_ants(atlas.data, atlas.affine)
     found = ants.registration(
         fixed=fixed,
-        moving=_isotropic(ants, scan, inputs.mask, options.spacing),
+        moving=_isotropic(scan, mask, options.spacing),
         type_of_transform="Affine",
         outprefix=f"{folder}/register_",
         **_schedule(options.spacing),
@@ -256,64 +221,45 @@ def _to_atlas(inputs: _Inputs, atlas_dir: Path, options: RegisterOptions, folder
         volume = to_ants(data, scan.affine)
         return ants.apply_transforms(fixed, volume, paths, interpolator=interpolator).numpy()
 
-    mask = warp(inputs.mask, "nearestNeighbor") > 0.5
-    if not mask.any():
+    inside = warp(mask, "nearestNeighbor") > 0.5
+    if not inside.any():
         raise DataError(f"{scan.path}: its brain left the atlas; the registration failed")
-    image = np.maximum(found["warpedmovout"].numpy(), 0) * mask
-    quality = _quality(image, mask, atlas.data, atlas_mask, ants.read_transform(paths[0]))
-    box, warnings, lesion = _box(mask), [], None
-    if inputs.lesion is not None:
-        how = INTERPOLATIONS[options.lesion_interpolation]
-        whole = warp(inputs.lesion, how) > (0.5 if how == "nearestNeighbor" else 0.0)
-        lesion = whole[box]
-        if inputs.lesion.any() and not whole.any():
-            warnings.append(f"{inputs.lesion_file}: the lesion is lost on the atlas' grid")
+    image = np.maximum(found["warpedmovout"].numpy(), 0) * inside
+    quality = _quality(image, inside, atlas.data, atlas_mask, ants.read_transform(paths[0]))
+    box, warnings = _box(inside), []
+    warped = {"image": image[box], "mask": inside[box]}
     if quality["overlap_dice"] < SUSPICIOUS_DICE:
         warnings.append(
             f"overlap with the atlas' brain is {quality['overlap_dice']:.3f}: look at the "
             "picture of the registration"
         )
-    if lesion is not None and (lost := int(whole.sum()) - int(lesion.sum())):
-        warnings.append(f"{inputs.lesion_file}: {lost} lesion voxels lie outside the brain's box")
+    if lesion is not None:
+        how = INTERPOLATIONS[options.lesion_interpolation]
+        whole = warp(lesion, how) > (0.5 if how == "nearestNeighbor" else 0.0)
+        warped["lesion"] = whole[box]
+        if lesion.any() and not whole.any():
+            warnings.append("the lesion is lost on the atlas' grid")
+        if lost := int(whole.sum()) - int(warped["lesion"].sum()):
+            warnings.append(f"{lost} lesion voxels lie outside the brain's box")
     start = [piece.start for piece in box]
     affine = atlas.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ start
-    return _Warped(image[box], mask[box], lesion, affine, start, paths[0], quality, warnings)
-
-
-def _corrected(
-    warped: _Warped, options: RegisterOptions
-) -> tuple[np.ndarray, np.ndarray | None, dict[str, float] | None]:
-    """The image without its bias field, the field (0 where it is not known), and its range."""
-    if not options.n4:
-        return warped.image, None, None
-    final, field_range = _n4(warped.image, warped.mask, warped.affine, options)
-    field = np.divide(warped.image, final, out=np.zeros_like(final), where=final > 0)
-    return final, field, field_range
-
-
-def _facts(warped: _Warped, final: np.ndarray, options: RegisterOptions) -> dict[str, Any]:
-    """What the sidecar says of the registration."""
-
-    def millilitres(mask: np.ndarray) -> float:
-        return _rounded(mask.sum() * options.spacing**3 / 1000)
-
-    return {
-        "SpatialReference": "SRI24",
-        "SkullStripped": True,
-        "Resolution": f"{options.spacing:g} mm isotropic",
-        "antspyx": importlib.metadata.version("antspyx"),
-        "parameters": options.facts,
-        "registration": warped.quality,
-        "crop_start": warped.start,
-        "shape": [int(value) for value in final.shape],
-        "brain_ml": millilitres(warped.mask),
-        "lesion_ml": None if warped.lesion is None else millilitres(warped.lesion),
+    volumes = {name: _rounded(v.sum() * options.spacing**3 / 1000) for name, v in warped.items()}
+    facts = {
+        "registration": quality,
+        "crop_start": start,
+        "shape": list(warped["image"].shape),
+        "brain_ml": volumes["mask"],
+        "lesion_ml": volumes.get("lesion"),
+        "warnings": warnings,
     }
+    return warped, affine, facts, paths[0]
 
 
-def _isotropic(ants: Any, scan: Scan, mask: np.ndarray, spacing: float) -> Any:
+def _isotropic(scan: Scan, mask: np.ndarray, spacing: float) -> Any:
     """The masked scan at the working voxel size (cubic B-spline, at least 0), an ANTs image."""
+    import ants
+
     whole = to_ants(scan.data, scan.affine)
     if np.allclose(scan.spacing, spacing, rtol=1e-4):
         return whole * to_ants(mask, scan.affine)
@@ -343,17 +289,17 @@ def _schedule(spacing: float) -> dict[str, Any]:
 
 def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
     """The smallest box that holds the mask."""
-    sides = []
-    for axis in range(3):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        sides.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(sides)
+    from scipy import ndimage
+
+    return ndimage.find_objects(mask.astype(np.uint8))[0]
 
 
-def _n4(
+def _corrected(
     data: np.ndarray, mask: np.ndarray, affine: np.ndarray, options: RegisterOptions
-) -> tuple[np.ndarray, dict[str, float]]:
-    """N4 (Tustison et al. 2010); also the range of the field inside the brain."""
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, float] | None]:
+    """N4 (Tustison et al. 2010): the image, its bias field (0: not known), the field's range."""
+    if not options.n4:
+        return data, None, None
     import ants
 
     within = to_ants(mask, affine)
@@ -369,31 +315,29 @@ def _n4(
     ).numpy()
     corrected = np.where(mask, np.nan_to_num(corrected), 0)
     used = mask & (data > 0) & (corrected > 0)
-    field = data[used] / corrected[used]
-    if not field.size:
+    inside = data[used] / corrected[used]
+    if not inside.size:
         raise DataError("N4 left no brightness inside the brain mask")
     # N4 fixes the field up to a factor: a mean of 1 keeps the scan's own brightness
-    corrected, field = corrected * field.mean(), field / field.mean()
-    low, high = np.percentile(field, [1, 99])
-    names = ("min", "p01", "p99", "max")
-    figures = (field.min(), low, high, field.max())
-    return corrected, {name: _rounded(v) for name, v in zip(names, figures, strict=True)}
+    corrected, inside = corrected * inside.mean(), inside / inside.mean()
+    field = np.divide(data, corrected, out=np.zeros_like(corrected), where=corrected > 0)
+    low, high = np.percentile(inside, [1, 99])
+    figures = {"min": inside.min(), "p01": low, "p99": high, "max": inside.max()}
+    return corrected, field, {name: _rounded(value) for name, value in figures.items()}
 
 
 def _quality(
     image: np.ndarray, mask: np.ndarray, atlas: np.ndarray, atlas_mask: np.ndarray, transform: Any
 ) -> dict[str, Any]:
     """How well the scan lies on the atlas, by figures that need no reference."""
-    both = mask & atlas_mask
-    matrix = np.asarray(transform.parameters, dtype=np.float64)[:9].reshape(3, 3)
+    ours, theirs = image[mask & atlas_mask], atlas[mask & atlas_mask]
+    parameters = np.asarray(transform.parameters, dtype=np.float64)
     return {
         "overlap_dice": _rounded(dice(mask, atlas_mask)),
-        "correlation": _rounded(_correlation(image[both], atlas[both])),
-        "mutual_information": _rounded(_mutual_information(image[both], atlas[both])),
-        "determinant": _rounded(np.linalg.det(matrix)),
-        "translation_mm": [
-            _rounded(value) for value in np.asarray(transform.parameters, dtype=np.float64)[9:]
-        ],
+        "correlation": _rounded(_correlation(ours, theirs)),
+        "mutual_information": _rounded(_mutual_information(ours, theirs)),
+        "determinant": _rounded(np.linalg.det(parameters[:9].reshape(3, 3))),
+        "translation_mm": [_rounded(value) for value in parameters[9:]],
     }
 
 

@@ -41,20 +41,18 @@ def skull_strip(
     predicted: tuple[np.ndarray, dict[str, Any]] | None = None,
     **network: Any,
 ) -> dict[str, Any]:
-    """Write the brain mask of a scan, on the grid of the file.
+    """Write the brain mask of a scan, on the grid of the file (uint8, 0 or 1).
 
     Args:
         image: the raw scan, any orientation and voxel size.
-        out_mask: the mask to write (uint8, 0 or 1).
+        out_mask: the mask to write.
         backend: ``hdbet``, ``ants`` or ``foreground``.
         atlas_dir: a folder of :func:`uad.preprocess.atlas.prepare_atlas` (``ants`` only).
         seed: seed of the registration (``ants`` only).
         threads: CPU threads; 1 gives the same bytes in every run.
-        predicted: what the back end found and its facts, where it has run already
+        predicted: mask and facts, where a network has run already
             (:func:`uad.preprocess.brain_masks.read_prediction`).
-        network: options of ``hdbet``, which the others do not read: ``device`` (``auto``, ``cpu``,
-            ``cuda`` or ``cuda:<n>``), ``mode`` (``fast``: one network, ``accurate``: five) and
-            ``tta`` (average over the eight mirrored inputs).
+        network: options of :class:`uad.preprocess.hdbet.HdBet`, which the others do not read.
 
     Returns:
         Facts for the JSON sidecar: back end, versions, brain volume in millilitres,
@@ -67,16 +65,9 @@ def skull_strip(
     if backend not in BACKENDS:
         raise ConfigError(unknown("skull-stripping back end", backend, BACKENDS))
     scan = read_scan(image)
-    if predicted is not None:
-        found, facts = predicted
-    else:
-        found, facts = BACKENDS[backend](
-            scan,
-            atlas_dir=Path(atlas_dir) if atlas_dir is not None else None,
-            seed=seed,
-            threads=threads,
-            **network,
-        )
+    found, facts = predicted or BACKENDS[backend](
+        scan, atlas_dir=atlas_dir, seed=seed, threads=threads, **network
+    )
     if found.shape != scan.data.shape:
         raise DataError(
             f"{image}: has {scan.data.shape} voxels, but its predicted mask {found.shape}. "
@@ -112,15 +103,10 @@ def skull_strip(
 
 def _touched_faces(mask: np.ndarray) -> list[str]:
     """Sides at which the mask reaches the last plane (a cut brain), lower end excepted."""
-    sides = {
-        "left": mask[0],
-        "right": mask[-1],
-        "back": mask[:, 0],
-        "front": mask[:, -1],
-        "top": mask[:, :, -1],
-    }
+    names = ("left", "right", "back", "front", "top")
+    faces = (mask[0], mask[-1], mask[:, 0], mask[:, -1], mask[:, :, -1])
     # a few voxels on the border are noise; a fiftieth of a side is a cut brain
-    return [name for name, face in sides.items() if face.mean() > 0.02]
+    return [name for name, face in zip(names, faces, strict=True) if face.mean() > 0.02]
 
 
 def _foreground(scan: Scan, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
@@ -136,7 +122,7 @@ def _foreground(scan: Scan, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _ants(
-    scan: Scan, *, atlas_dir: Path | None, seed: int, threads: int, **_: Any
+    scan: Scan, *, atlas_dir: str | Path | None, seed: int, threads: int, **_: Any
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Affine registration of the atlas head to the scan; the atlas' mask follows it.
 
@@ -146,7 +132,7 @@ def _ants(
     if atlas_dir is None:
         raise ConfigError("the skull-stripping back end 'ants' needs a prepared atlas")
     ants = import_ants(threads)
-    head, mask = read_scan(atlas_dir / "head.nii.gz"), read_scan(atlas_dir / "brain_mask.nii.gz")
+    head, mask = (read_scan(Path(atlas_dir) / f"{n}.nii.gz") for n in ("head", "brain_mask"))
     whole = to_ants(scan.data, scan.affine)
     coarse = ants.resample_image(whole, (REGISTER_SPACING,) * 3, False, 0)
     working = ants.resample_image(whole, (REFINE_SPACING,) * 3, False, 0)
@@ -174,18 +160,11 @@ def _ants(
 
 
 def _fit_to_tissue(data: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Fit a brain mask that is right within some millimetres to what is bright.
+    """Fit a mask (grid of ``REFINE_SPACING``) that is right within millimetres to what is bright.
 
     Bone is dark in every contrast and separates brain from scalp: take what is bright
     within 4 mm of the mask, cut thin bridges (dura, vessels), keep the largest piece and
     close its sulci. The inner part of the mask stays whatever its brightness (ventricles).
-
-    Args:
-        data: (X, Y, Z) on a grid of ``REFINE_SPACING``.
-        mask: (X, Y, Z) first guess.
-
-    Returns:
-        (X, Y, Z) bool.
     """
     from scipy import ndimage
 
@@ -201,17 +180,10 @@ def _fit_to_tissue(data: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _hdbet(
-    scan: Scan,
-    *,
-    atlas_dir: Path | None,
-    seed: int,
-    threads: int,
-    device: str = "auto",
-    mode: str = "fast",
-    tta: bool = False,
+    scan: Scan, *, atlas_dir: str | Path | None, seed: int, **options: Any
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """HD-BET for one scan; :mod:`uad.preprocess.brain_masks` loads it once for many."""
-    network = HdBet(device=device, threads=threads, mode=mode, tta=tta)
+    network = HdBet(**options)
     return network.predict(scan), network.facts
 
 

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,30 +54,39 @@ def write_store(path: str | os.PathLike[str], subjects: Sequence[str], arrays: I
         save_file(tensors, temporary, metadata={"subjects": json.dumps(list(subjects))})
 
 
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A safetensors file, open for reading.
+
+    Raises:
+        DataError: the file is damaged or absent.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        handle = safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise DataError(
+            f"{Path(path)}: not a readable safetensors file ({error}). Delete it and run again."
+        ) from error
+    with handle:
+        yield handle
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The text metadata of a safetensors file."""
+    with _opened(path) as handle:
+        return handle.metadata() or {}
+
+
 def subjects_in(path: str | os.PathLike[str]) -> list[str]:
     """BIDS labels of the subjects of a store, in order."""
     return json.loads(read_metadata(path)["subjects"])
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The text metadata of a safetensors file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as handle:
-            return handle.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise DataError(
-            f"{Path(path)}: not a readable safetensors file ({error}). Delete it and run again."
-        ) from error
-
-
 def read_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
     """Voxels along x, y and z of the volumes of a store."""
-    from safetensors import safe_open
-
-    read_metadata(path)
-    with safe_open(path, framework="numpy") as handle:
+    with _opened(path) as handle:
         _, *shape = handle.get_slice("volumes").get_shape()
     return tuple(shape)
 
@@ -87,17 +97,8 @@ def read_store(path: str | os.PathLike[str], subjects: Sequence[str]) -> Volumes
     Raises:
         DataError: the file is damaged, or a subject is not in it.
     """
-    from safetensors import safe_open
-
-    places = _places(path, subjects)
-    with safe_open(path, framework="numpy") as handle:
-        parts = {key: [handle.get_slice(key)[place] for place in places] for key in KEYS}
-    return Volumes(
-        subjects=list(subjects),
-        volumes=np.stack(parts["volumes"]).astype(np.float32),
-        masks=np.stack(parts["masks"]) > 0,
-        lesions=np.stack(parts["lesions"]) > 0,
-    )
+    volumes, masks, lesions = map(np.stack, zip(*each_volume(path, subjects), strict=True))
+    return Volumes(list(subjects), volumes.astype(np.float32), masks, lesions)
 
 
 def each_volume(
@@ -106,12 +107,10 @@ def each_volume(
     """Volume (float16, about [0, 1]), brain and lesion (bool) of each subject, one at a time.
 
     Raises:
-        DataError: the file is damaged, or a subject is not in it.
+        DataError: as :func:`read_store`.
     """
-    from safetensors import safe_open
-
     places = _places(path, subjects)
-    with safe_open(path, framework="numpy") as handle:
+    with _opened(path) as handle:
         parts = [handle.get_slice(key) for key in KEYS]
         for place in places:
             volume, mask, lesion = (part[place] for part in parts)
@@ -122,12 +121,10 @@ def read_lesion(path: str | os.PathLike[str], subject: str) -> np.ndarray:
     """Read the lesion of one subject, bool ``(X, Y, Z)``, and nothing else.
 
     Raises:
-        DataError: the file is damaged, or the subject is not in it.
+        DataError: as :func:`read_store`.
     """
-    from safetensors import safe_open
-
     (place,) = _places(path, [subject])
-    with safe_open(path, framework="numpy") as handle:
+    with _opened(path) as handle:
         return handle.get_slice("lesions")[place] > 0
 
 
@@ -201,8 +198,7 @@ def volume_writer(
         A function that writes a volume, given its name and itself.
 
     Raises:
-        ValueError: a volume has another shape, was not announced or is written twice; or the
-            block ends and a volume is missing. Then there is no file.
+        ValueError: a volume has another shape, was not announced, is written twice or is missing.
     """
     stored = np.dtype(dtype).newbyteorder("<")
     size = math.prod(shape) * stored.itemsize
@@ -228,13 +224,9 @@ def volume_writer(
 
 def _header(places: Mapping[str, int], shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     """Length and text of the header of a safetensors file, as the library writes them."""
-    size = math.prod(shape) * dtype.itemsize
+    size, kind = math.prod(shape) * dtype.itemsize, _DTYPES[dtype.name]
     entries = {
-        name: {
-            "dtype": _DTYPES[dtype.name],
-            "shape": shape,
-            "data_offsets": (place, place + size),
-        }
+        name: {"dtype": kind, "shape": shape, "data_offsets": (place, place + size)}
         for name, place in places.items()
     }
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
@@ -244,10 +236,7 @@ def _header(places: Mapping[str, int], shape: tuple[int, ...], dtype: np.dtype) 
 
 def names_in(path: str | os.PathLike[str], prefix: str = "") -> list[str]:
     """Names of the volumes of :func:`write_volumes` that start with ``prefix``, sorted."""
-    from safetensors import safe_open
-
-    read_metadata(path)
-    with safe_open(path, framework="numpy") as handle:
+    with _opened(path) as handle:
         return sorted(name for name in handle.keys() if name.startswith(prefix))  # noqa: SIM118
 
 
@@ -270,12 +259,10 @@ class StoredVolumes(Mapping[str, np.ndarray]):
         self._names = dict.fromkeys(names)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        from safetensors import safe_open
-
         if name not in self._names:
             raise KeyError(f"{self._path}: no volume {name!r}")
         # Opened for each: as long as it is open, all of the file that was read counts as memory.
-        with safe_open(self._path, framework="numpy") as handle:
+        with _opened(self._path) as handle:
             return handle.get_tensor(name).astype(np.float32, copy=False)
 
     def __iter__(self) -> Iterator[str]:
