@@ -200,20 +200,20 @@ def test_pages_and_pictures_of_the_same_numbers_are_presentation_only(here, othe
     assert compare(*trees)["verdict"] == "different"
 
 
-def test_the_places_of_two_runs_are_no_difference(here, other):
+@pytest.mark.parametrize("place", ["/scratch/out", "results-demo"])
+def test_the_places_of_two_runs_are_no_difference(here, other, place):
     there = other()
 
     def rename(record):
-        text = json.dumps(record).replace("results/", "/scratch/out/")
+        text = json.dumps(record).replace("results/", f"{place}/")
         record.update(json.loads(text))
-        record["roots"]["results"] = "/scratch/out"
+        record["roots"]["results"] = place
 
     for path in there.rglob("*.prov.json"):
         Forge(there).record(path.relative_to(there).as_posix(), rename)
-    (there / "people.tsv").write_text("subject\timage\na\t/scratch/out/raw/brats21/a.nii.gz\n")
     shutil.copytree(here, there.parent / "here")
-    text = "subject\timage\na\tresults/raw/brats21/a.nii.gz\n"
-    (there.parent / "here/people.tsv").write_text(text)
+    for root, name in ((there, place), (there.parent / "here", "results")):
+        (root / "people.tsv").write_text(f"subject\timage\na\t{name}/raw/brats21/a.nii.gz\n")
     comparison = compare(there.parent / "here", there)
     assert states(comparison) == {"same content": {"people.tsv"}}
     assert comparison["verdict"] == "identical" and not comparison["setup"]

@@ -17,12 +17,7 @@ from uad.core.records import Record, Records
 
 @dataclass(frozen=True)
 class Value:
-    """A cell of a table, in percent as the table has it; NaN where there is no number.
-
-    Attributes:
-        std: sample standard deviation over folds.
-        n_volumes: number of different test volumes with a value.
-    """
+    """A cell of a table, in percent as the table has it; NaN where there is no number."""
 
     mean: float
     std: float
@@ -170,11 +165,7 @@ def _value(records: Records, made: Record, cell: Cell) -> Value:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of a CSV, a number where one is written, text elsewhere.
-
-    Raises:
-        DataError: the file is gone, or is no table.
-    """
+    """Lines of a CSV, a number where one is written, text elsewhere."""
     try:
         return pd.read_csv(path, keep_default_na=False, na_values=["nan", ""]).to_dict("records")
     except (OSError, ValueError) as error:

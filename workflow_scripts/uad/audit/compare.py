@@ -1,9 +1,4 @@
-"""Two runs, artifact by artifact: what is identical, what differs, where they part and why.
-
->>> comparison = compare("results", "theirs/results")  # doctest: +SKIP
->>> comparison["verdict"]  # doctest: +SKIP
-'identical'
-"""
+"""Two runs, artifact by artifact: what is identical, what differs, where they part and why."""
 
 from __future__ import annotations
 

@@ -44,11 +44,7 @@ def compare_files(
 ) -> tuple[str, str]:
     """Compare the contents of two files of one name whose bytes differ.
 
-    Args:
-        here: one.
-        there: the other.
-        tolerances: one for every kind.
-        portable: for each of the two, makes paths in its text independent of the machine.
+    ``portable`` makes paths in the text of each independent of the machine.
 
     Returns:
         ``same content``, ``within tolerance`` or ``different``, and the first difference that is

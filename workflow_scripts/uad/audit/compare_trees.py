@@ -82,9 +82,10 @@ class Run:
             roots = record.content["roots"]
             found |= {roots["repository"]: "repository", roots["results"]: "results"}
         for name, spec in (self.config.get("datasets") or {}).items():
-            found[str(spec.get("path"))] = f"results/{RAW}/{name}"
-        # a single word is no place; the longest first, as one folder may lie in another
-        places = [(os.path.normpath(place), name) for place, name in found.items() if "/" in place]
+            if spec.get("path"):
+                found[spec["path"]] = f"results/{RAW}/{name}"
+        # the longest first: one folder may lie in another
+        places = [(os.path.normpath(place), name) for place, name in found.items()]
         return sorted(places, key=lambda place: -len(place[0]))
 
     def portable(self, text: str) -> str:
@@ -160,8 +161,6 @@ class Run:
 @contextlib.contextmanager
 def open_run(path: str | os.PathLike[str]) -> Iterator[Run]:
     """Open a results folder, a folder that holds one as ``results``, or a zip of either.
-
-    A zip is unpacked into a temporary folder, which goes when the context ends.
 
     Raises:
         DataError: there is no such thing, or no results of a run in it.

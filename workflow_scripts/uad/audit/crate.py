@@ -1,9 +1,4 @@
-"""A finished run as one file for others: a Workflow Run RO-Crate.
-
-A zip file with the results tree (``results/``, without medical images and weights unless asked),
-the code (``code/``), a description in the RO-Crate format, a page for readers, the list of all
-files (also of those left out, with size and SHA-256), and the checksums of what is in it.
-"""
+"""A finished run as one file for others: results, code, description, lists (docs/sharing.md)."""
 
 from __future__ import annotations
 
@@ -32,13 +27,7 @@ DESCRIPTION = (
 
 
 def about_run(datasets: dict[str, str], choice: Choice, agent: str | None = None) -> About:
-    """Name, description and sources of a run's crate.
-
-    Args:
-        datasets: layout of each public data set by its name in the config.
-        choice: what is packed.
-        agent: who ran it; None if that is not to be told.
-    """
+    """Name, description and sources of a crate, from the layout of each data set by its name."""
     registry = load_registry()
     sources = {} if choice.phantom else {n: registry.of_layout(x) for n, x in datasets.items()}
     data = "a synthetic phantom" if choice.phantom else ", ".join(sorted(sources))
@@ -63,10 +52,7 @@ def pack(
         out: zip file to be written; below ``results`` or elsewhere.
         choice: what is packed beyond words and numbers.
         about: what the records do not say.
-        repository: the code to be packed, of which the run's scripts are.
-
-    Returns:
-        What is in the crate, and what was left out.
+        repository: the code to be packed.
 
     Raises:
         DataError: the tree has no records, or is not as its records say.
@@ -116,11 +102,7 @@ def write_zip(
 ) -> None:
     """Write a zip file whose bytes depend on the content only.
 
-    Args:
-        path: of the zip file; written under a temporary name and renamed.
-        texts: content by place, these first and in this order.
-        files: place and source of all others.
-        folders: places, with ``/`` at the end, that get an entry of their own.
+    ``texts`` (content by place) are first; ``folders`` (with ``/`` at the end) get entries, too.
     """
 
     def entry(place: str) -> zipfile.ZipInfo:

@@ -47,12 +47,7 @@ ABOUT_TREE = "says something about this tree, which a reader finds out anew"
 
 @dataclass(frozen=True)
 class File:
-    """A file of a run.
-
-    Attributes:
-        place: path in the crate; of a file from outside, its key (see ``uad.core.records``).
-        left_out: why it is not in the crate; empty if it is.
-    """
+    """A file of a run by its path in the crate (from outside: its key), and why it is left out."""
 
     place: str
     bytes: int | None
@@ -72,12 +67,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class About:
-    """What the records do not say.
-
-    Attributes:
-        sources: public data sets by their name in the config; none of a phantom.
-        agent: who ran it; None if that is not to be told.
-    """
+    """What the records do not say; ``sources`` are public data sets by their name in the config."""
 
     name: str
     description: str
@@ -94,10 +84,6 @@ def place_of(key: str) -> str:
 
 def collect(records: Records, choice: Choice) -> list[File]:
     """Every file that a crate holds or leaves out, by place.
-
-    Args:
-        records: of a finished run; ``records.repository`` is the code that is packed.
-        choice: what is packed.
 
     Raises:
         DataError: a file that belongs into the crate is missing, or is not the one that its record

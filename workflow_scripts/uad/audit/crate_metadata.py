@@ -1,8 +1,7 @@
 """The crate's description, ``ro-crate-metadata.json``: a Provenance Run Crate of RO-Crate 1.1.
 
-What a run is made of becomes: the Snakefile the main entity, a step and a script (the tool) for
-each rule, and an action for each job, with what it read and made. The jobs of single scans are one
-action for all scans of a data set: a full run has thousands of them.
+The Snakefile is the main entity; each rule is a step and a script, each job an action. The jobs of
+single scans are one action for all scans of a data set: a full run has thousands of them.
 """
 
 from __future__ import annotations
@@ -54,11 +53,7 @@ def describe(
 ) -> tuple[str, list[str]]:
     """Text of ``ro-crate-metadata.json``, and the folders that it describes.
 
-    Args:
-        records: of the run.
-        files: what the crate holds and leaves out.
-        about: what the records do not say.
-        own: places of the crate's own lists and its README.
+    ``own`` are places of the crate's own lists and its README.
     """
     crate = _Description(records, {file.place: file for file in files}, about)
     crate.root()

@@ -23,13 +23,9 @@ COLUMNS = ("path", "bytes", "sha256", "included", "why_not")
 
 @dataclass
 class Verified:
-    """What was found in a crate.
+    """What was found in a crate: what is wrong by place, and how many files were left out why.
 
-    Attributes:
-        seal: SHA-256 of its list of checksums: two crates with the same one are the same.
-        failures: place and what is wrong there.
-        left_out: number of files by the reason.
-        verdict: of the audit of the results; None if they could not be audited.
+    Two crates with the same ``seal`` (SHA-256 of the list of checksums) are the same.
     """
 
     files: int = 0
@@ -39,11 +35,7 @@ class Verified:
     verdict: Verdict | None = None
 
     def require(self, crate: str | Path) -> None:
-        """Refuse a crate that did not pass; ``crate`` is what the message calls it.
-
-        Raises:
-            DataError: it did not; names the first files that fail.
-        """
+        """Raise a DataError that names the first files that fail, if any does."""
         if not self.failures:
             return
         named = [f"{place} {'; '.join(why)}" for place, why in sorted(self.failures.items())]
@@ -61,12 +53,9 @@ class Verified:
 
 
 def verify(crate: str | Path) -> Verified:
-    """Check a crate: every file by hash, every record, every cell that its metrics give again.
+    """Check a crate, a zip file or a folder: every file by hash, then the audit of its results.
 
-    Nothing in the crate is executed, and no results of your own are needed.
-
-    Args:
-        crate: the zip file, or the folder that it was unpacked into.
+    Nothing in the crate is executed.
 
     Raises:
         DataError: there is no crate.
@@ -81,10 +70,7 @@ def verify(crate: str | Path) -> Verified:
 
 
 def unpack(path: Path, folder: Path) -> dict[str, str]:
-    """Unpack a zip file into an empty folder, as much of it as can be read.
-
-    Returns:
-        Places that could not be read, and why.
+    """Unpack a zip file into an empty folder; returns places that could not be read, and why.
 
     Raises:
         DataError: it is no zip file, or would write outside the folder.

@@ -1,8 +1,7 @@
 """From a cell of a table down to the raw files that it came from.
 
 Only what the cell depends on is followed: the metrics of its own row and column, and of each data
-set the subjects that were trained on, validated on or tested on for it. A file is a node; what it
-was made from are its inputs. Every node is hashed again and compared with what the records say.
+set the subjects that were trained on, validated on or tested on for it. docs/lineage.md says more.
 """
 
 from __future__ import annotations
@@ -57,11 +56,8 @@ class Node:
         stage: one of ``uad.audit.trace_facts.STAGES``.
         rule: that made it; None for raw files, and for what has no record.
         place: wildcards of its job (experiment, method, fold, dataset, subject, ...).
-        sha256: of its content, as recorded; None if no record has it.
+        sha256: as recorded; None if no record has it.
         inputs: keys of the nodes that it was made from.
-        facts: what is worth telling, by stage.
-        status: ``as recorded``, ``not kept`` (deleted after use), ``changed``, ``missing`` or
-            ``not checked``.
     """
 
     key: str

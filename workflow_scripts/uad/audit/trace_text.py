@@ -1,8 +1,7 @@
 """A cell's lineage as a tree for the terminal, 100 columns wide.
 
-Words on the left, on the right the first 12 characters of a file's SHA-256 and the rule that made
-it. A file that is needed in several places is shown once, nearest to the cell; elsewhere it is
-named. The slice stores and their scans, which all folds share, follow below the tree.
+A file that is needed in several places is shown once, nearest to the cell; elsewhere it is named.
+The slice stores and their scans, which all folds share, follow below the tree.
 """
 
 from __future__ import annotations
@@ -27,12 +26,7 @@ NAMES |= {"store": "slice store", "published": "published value"}
 
 
 def text_of(lineage: Lineage, full: bool = False) -> str:
-    """The tree as text.
-
-    Args:
-        lineage: from :func:`uad.audit.trace.trace`.
-        full: all siblings of a kind, however many.
-    """
+    """The tree as text; ``full``: with all siblings of a kind, however many."""
     return "\n".join(line.rstrip() for line in _Text(lineage, full).lines()) + "\n"
 
 

@@ -1,7 +1,6 @@
 """The audit of a finished results tree: is every file what its record says, and do they agree?
 
-It reads files and records only, needs no Snakemake, and changes nothing. ``docs/auditing.md``
-says what each check means.
+It reads files and records only, and changes nothing. docs/auditing.md says what each check means.
 """
 
 from __future__ import annotations
@@ -54,12 +53,10 @@ class Verdict:
 
     Attributes:
         phantom: whether the data are synthetic; None if the config does not tell.
-        findings: the artifacts that fail, sorted by key, each once.
         stages: a row for each rule and kind of input: its ``name``, ``jobs``, files in ``total``
             that can be checked and that were ``checked``; beside these the ``temporary`` ones,
             deleted after use, and those ``omitted``; and how many ``failed``.
         bytes: that were hashed.
-        code: git commits that the records name, with the number of records.
     """
 
     phantom: bool | None
