@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ from uad.config import load
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_tsv
 from uad.data.layouts import index_dataset
+from uad.phantom import write_dataset
 from uad.preprocess.slices import write_store
 from uad.qc.decide import (
     exclusions,
@@ -361,6 +363,20 @@ def test_excluded_scans_are_absent_from_index_splits_and_record(root, tmp_path):
         ("BraTS202100005", "cut", "me"),
         ("BraTS2021_00003", "motion", "me"),
     ]
+
+
+# --- raw scans
+
+
+def test_the_user_is_told_during_the_run_what_is_wrong_with_the_raw_scans(root, tmp_path):
+    write_dataset(tmp_path / "data/brats21", "brats21", 3, ["T1", "T1CE", "T2", "FLAIR"], 6.0, 1)
+    for path in (tmp_path / "data/brats21").rglob("*_t2.nii.gz"):
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(image.get_fdata(), np.eye(4)), path)
+    output = snakemake(root, tmp_path, "validate")
+    assert "Raw scans of brats21 (results/validation/brats21.html):" in output
+    assert "All 3 subjects: T2 image: has the affine of a bare array" in output
+    assert "3 of 3 subjects should be excluded and are used until the config" in output
 
 
 # --- clocks

@@ -1,6 +1,5 @@
 """Rule validate_dataset: a verdict per subject before any job works on its scans."""
 
-import logging
 from pathlib import Path
 
 from uad.core.errors import DataError
@@ -29,6 +28,17 @@ def write(result, dataset, phantom, tsv, page):
     )
 
 
+def summary(result, dataset, page):
+    """What the user is told during the run; nothing where nothing is wrong."""
+    lines, bad = list(result.notes), list(result.advice.items())
+    if bad:
+        lines.append(
+            f"{len(bad)} of {len(result.subjects)} subjects should be excluded and are used until "
+            f"the config excludes them, for example {bad[0][0]}: {bad[0][1]}"
+        )
+    return "\n  ".join([f"Raw scans of {dataset} ({page}):", *lines]) if lines else ""
+
+
 with job(snakemake) as context:
     params, name = snakemake.params, snakemake.wildcards.dataset
     spec, rows = params.dataset, read_tsv(snakemake.input[0]).fillna("")
@@ -48,8 +58,7 @@ with job(snakemake) as context:
         page = Path(snakemake.output.html).with_suffix(".refused.html")
         write(result, name, phantom, page.with_suffix(".tsv"), page)
         raise DataError(f"{error}\nAll verdicts: {page}") from error
-    for subject, why in result.advice.items():
-        logging.warning("%s should be excluded: %s", subject, why)
+    print(summary(result, name, snakemake.output.html), end="")
     context.facts |= {"subjects": result.counts, "notes": result.notes}
     write_tsv(snakemake.output.scans, checked)
     write(result, name, phantom, snakemake.output.tsv, snakemake.output.html)

@@ -32,7 +32,7 @@ TICK = 1.0
 #: Seconds that jobs have to end after Ctrl-C: a training saves, if its epoch ends by then.
 GRACE = 25
 #: Rules whose log is for the user.
-TOLD = {"pack_crate"}
+TOLD = {"pack_crate", "validate_dataset"}
 #: Messages of Snakemake that say nothing to the user, by their beginnings.
 NOISE = ("Assuming unrestricted shared filesystem usage",)
 #: Messages that end a run before its jobs are through.
@@ -192,7 +192,8 @@ class LogHandler(LogHandlerBase):
         self.progress.finish(record.job_id, record.created)
         if job and job.rule in TOLD:
             with contextlib.suppress(OSError), open(job.logs[0], encoding="utf-8") as file:
-                self.say(file.read().strip())
+                if said := file.read().strip():
+                    self.say(said)
         self.show()
 
     # --- what is seen
