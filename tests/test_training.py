@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch._dynamo.testing
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tools import forks
 from uad.config import Train
@@ -21,6 +23,7 @@ from uad.core.files import text_digest
 from uad.evaluate.reconstruct import load_network, reconstruct_volume
 from uad.methods import load
 from uad.methods.base import Setup
+from uad.networks.execution import numerics
 from uad.train import loop as training
 from uad.train import stop as training_stop
 from uad.train.batches import SliceBatches, TrainingSet
@@ -203,6 +206,7 @@ import os, signal, sys
 from types import SimpleNamespace
 sys.path.insert(0, {tests!r})
 import torch
+import torch._dynamo.testing
 torch.set_num_threads(1)
 import test_training as t
 from uad.core.provenance import job
@@ -532,6 +536,72 @@ def test_half_precision_learns_the_same_within_its_rounding(tmp_path):
     )
     assert rounded.dtype == np.float32
     assert 0 < np.abs(rounded - exact).max() < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pddpm", "pddpm-iqa"])
+def test_compiled_in_one_graph_with_padded_last_batches_the_losses_are_the_same(
+    name, tmp_path, monkeypatch
+):
+    graphs = []
+
+    def traced(network, *, mode, **options):
+        network.to(memory_format=torch.channels_last)  # as on a GPU
+        backend = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+        graphs.append(backend)
+        return compile_network(network, backend=backend, **options)
+
+    compile_network = torch.compile
+    monkeypatch.setattr(torch, "compile", traced)
+    losses = []
+    for mode in ("off", "default"):
+        # at a higher rate the rounding grows from step to step
+        options = {"epochs": 13, "validation_samples_per_volume": 3, "learning_rate": 1e-4}
+        # batches of 4 in training, of 4 and 2 in validation
+        assert run(name, tmp_path / mode, compile=mode, **options)["steps"] == 52
+        losses.append(pd.read_csv(tmp_path / mode / "history.csv"))
+    pd.testing.assert_frame_equal(*losses, rtol=0, atol=1e-5)
+    # one to train with, one to validate with
+    assert graphs[0].frame_count == 2
+
+
+@pytest.mark.parametrize("name", ["pddpm", "pddpm-iqa", "dae"])
+def test_a_step_never_waits_for_the_device(name):
+    class Counter(TorchDispatchMode):
+        waits = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.waits += function is torch.ops.aten._local_scalar_dense.default
+            return function(*args, **kwargs or {})
+
+    method = make(name)
+    network = method.build()
+    (optimizer,) = method.optimizers(network, 1e-3)
+    images = torch.rand(4, 1, SIZE, SIZE)
+
+    def update(loss, number=0):
+        optimizer.zero_grad()
+        loss.backward()
+
+    with Counter() as counter:
+        method.training_step(network, images, images > 0, torch.Generator(), update, 0.0)
+    assert counter.waits == 0
+
+
+def test_the_config_decides_on_tf32_and_on_deterministic_algorithms():
+    def state():
+        return (
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cudnn.benchmark,
+            torch.are_deterministic_algorithms_enabled(),
+        )
+
+    before = state()
+    with numerics("tf32"):
+        assert state() == (True, False, True)
+    with numerics("32-true", deterministic=False):
+        assert state() == (False, True, False)
+    assert state() == before
 
 
 @pytest.mark.slow

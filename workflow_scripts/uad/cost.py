@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from uad.evaluate.reconstruct import reconstruct_volume
 from uad.iqa import QUALITY_MAPS
 from uad.methods.base import Method
-from uad.networks.execution import autocast, deterministic, ready, reuse_freed_memory
+from uad.networks.execution import autocast, numerics, ready, reuse_freed_memory
 
 #: Timed runs of a step or a volume, and the seconds after which no further one starts: a step of
 #: the paper's networks takes many seconds on a CPU. One is always timed.
@@ -150,7 +150,7 @@ def _measure_training(
 
         return _observe(take, device)
 
-    with deterministic():
+    with numerics(precision):
         for suffix, progress in {"": 0.0, "_late": 1 - 1e-6}.items():
             if suffix and method.automatic:
                 continue  # no stages

@@ -111,8 +111,15 @@ class Train(Strict):
     checkpoint_seconds: float = Field(
         60, ge=0, description="And at least so many seconds: epochs can be shorter than a write."
     )
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
-        "32-true", description="Of training and reconstruction."
+    precision: Literal["tf32", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        "tf32",
+        description="Of training and reconstruction. tf32: float32, but for a GPU's convolutions, "
+        "which use TF32, as with the authors' PyTorch 1.13; 32-true: float32 throughout.",
+    )
+    deterministic: bool = Field(
+        True,
+        description="The same weights from the same seed on the same GPU; false: its fastest "
+        "algorithms.",
     )
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     data_device: Literal["auto", "accelerator", "host"] = Field(

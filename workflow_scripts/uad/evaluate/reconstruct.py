@@ -12,7 +12,7 @@ from torch import nn
 from uad.core.errors import DataError
 from uad.core.seeds import derive_seed
 from uad.methods.base import Method
-from uad.networks.execution import autocast, from_slices, ready, to_slices
+from uad.networks.execution import autocast, from_slices, numerics, ready, to_slices
 
 
 def load_network(method: Method, weights: str | os.PathLike[str], device: str = "cpu") -> nn.Module:
@@ -54,7 +54,7 @@ def reconstruct_volume(  # noqa: PLR0913
             volume share one field, because each starts from the same ``seed``.
         seed: of the noise.
         device: torch device.
-        precision: of the network: ``32-true``, ``bf16-mixed`` or ``16-mixed``, as in training.
+        precision: of the network: as ``train.precision``.
 
     Returns:
         float32 of the volume's shape: the reconstruction, or the anomaly score of a method
@@ -69,7 +69,7 @@ def reconstruct_volume(  # noqa: PLR0913
         part_seed = seed if shared else derive_seed(seed, start)
         generator = torch.Generator(device=device).manual_seed(part_seed)
         chosen = slice(start, start + batch)
-        with autocast(precision, device):
+        with numerics(precision), autocast(precision, device):
             part = method.reconstruct(network, images[chosen], masks[chosen], t_test, generator)
         parts.append(part.float())
     return from_slices(torch.cat(parts).squeeze(1))

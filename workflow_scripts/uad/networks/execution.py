@@ -63,12 +63,40 @@ def ready(network: nn.Module, device: str) -> nn.Module:
     return network.to(memory_format=torch.channels_last) if device == "cpu" else network
 
 
+class Compiled:
+    """A network that is called as one graph of one shape; all else is the network's own.
+
+    Smaller batches are padded with their last row and cut again, so that a last batch does not
+    make Inductor compile for any size. On a GPU the weights lie channels last.
+    """
+
+    def __init__(self, network: nn.Module, mode: str, batch_size: int) -> None:
+        # Inductor keeps channels last in a training only if told to: otherwise it gives up where
+        # a convolution narrows to half or less (torch/_inductor/graph.py, decide_layout_opt)
+        os.environ.setdefault("TORCHINDUCTOR_FORCE_LAYOUT_OPT", "1")
+        if next(network.parameters()).is_cuda:
+            network.to(memory_format=torch.channels_last)
+        self._network, self._batch_size = network, batch_size
+        self._call = torch.compile(network, mode=mode, dynamic=False, fullgraph=True)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The network's output for ``inputs``, which share their first axis."""
+        rows = len(inputs[0])
+        missing = self._batch_size - rows
+        if missing > 0:
+            inputs = tuple(torch.cat((x, x[-1:].expand(missing, *x.shape[1:]))) for x in inputs)
+        return self._call(*inputs)[:rows]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._network, name)
+
+
 def autocast(precision: str, device: str) -> contextlib.AbstractContextManager:
     """A region with the precision of a training (``train.precision``); a CPU has no float16.
 
     Casts of the weights are not kept: they go stale when an optimiser steps within the region.
     """
-    if precision == "32-true":
+    if precision in ("32-true", "tf32"):
         return contextlib.nullcontext()
     kind = torch.device(device).type
     half = torch.float16 if precision == "16-mixed" and kind == "cuda" else torch.bfloat16
@@ -76,12 +104,25 @@ def autocast(precision: str, device: str) -> contextlib.AbstractContextManager:
 
 
 @contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    """PyTorch's deterministic algorithms; an operation without one warns and goes on."""
-    before = torch.get_deterministic_debug_mode()
+def numerics(precision: str, deterministic: bool = True) -> Iterator[None]:
+    """How a GPU computes in float32, and whether always in the same order.
+
+    Convolutions use TF32 unless the precision is ``32-true``, as PyTorch 1.13 did by default;
+    products of matrices are float32. With ``deterministic`` an operation that has no such
+    algorithm warns and goes on; without it cuDNN tries algorithms and keeps the fastest.
+    """
+    mode, filled = torch.get_deterministic_debug_mode(), torch.utils.deterministic
+    before = filled.fill_uninitialized_memory, torch.backends.cudnn.benchmark
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.allow_tf32 = precision != "32-true"
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = not deterministic
+    filled.fill_uninitialized_memory = deterministic
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
     try:
         yield
     finally:
-        torch.set_deterministic_debug_mode(before)
+        torch.set_deterministic_debug_mode(mode)
+        filled.fill_uninitialized_memory, torch.backends.cudnn.benchmark = before
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32

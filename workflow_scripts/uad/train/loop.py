@@ -22,7 +22,7 @@ from uad.core.errors import DataError
 from uad.core.files import atomic_path, text_digest, write_json
 from uad.core.seeds import derive_seed
 from uad.methods.base import Method
-from uad.networks.execution import autocast, deterministic, device_of, reuse_freed_memory
+from uad.networks.execution import Compiled, autocast, device_of, numerics, reuse_freed_memory
 from uad.train.batches import SliceBatches, TrainingSet
 from uad.train.checkpoint import discard_foreign, load_checkpoint, save_checkpoint
 from uad.train.stop import StoppedError, StopRequest
@@ -59,8 +59,9 @@ class Trainer:
         torch.manual_seed(derive_seed(self.seed, "weights"))
         self.network = self.method.build().to(device)
         self.device = next(self.network.parameters()).device
+        self.forward = self.network
         if self.loop.compile != "off" and self.method.automatic:  # not with second derivatives
-            self.network.compile(mode=self.loop.compile)
+            self.forward = Compiled(self.network, self.loop.compile, self.loop.batch_size)
         half = self.loop.precision == "16-mixed" and device == "cuda"
         self.scaler = torch.amp.GradScaler(device, enabled=half)
         self.optimizers = self.method.optimizers(self.network, self.loop.learning_rate)
@@ -90,7 +91,7 @@ class Trainer:
         progress = self.epoch / self.loop.epochs
         with autocast(self.loop.precision, self.device.type):
             return self.method.training_step(
-                self.network, images, masks, generator, self.update, progress
+                self.forward, images, masks, generator, self.update, progress
             )
 
     def validation_step(self, images: Tensor, masks: Tensor, number: int) -> dict[str, Tensor]:
@@ -98,7 +99,7 @@ class Trainer:
         epoch = 0 if self.validation.fixed else self.epoch
         generator = self._generator("validation", epoch, number)
         with autocast(self.loop.precision, self.device.type), torch.inference_mode():
-            loss = self.method.validation_loss(self.network, images, masks, generator)
+            loss = self.method.validation_loss(self.forward, images, masks, generator)
         return {"val_loss": loss}
 
     def validate(self) -> float:
@@ -302,7 +303,7 @@ def train(
         ),
     )
     trainer = Trainer(method, loop, seed, batches)
-    with trainer.stop.listening(), deterministic():
+    with trainer.stop.listening(), numerics(loop.precision, loop.deterministic):
         trainer.build()
         resumed = checkpoint.exists()
         if resumed:
