@@ -4,6 +4,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
+# Options are given to make: a TARGET or PROFILE in the environment may be meant for others
+OPTIONS := AGENT ALL ARCHIVES COLUMN CORES CRATE FILES IMAGES JSON METRIC MODELS NO_CHECK NO_RAW OTHER OUTPUT OVERLAY PROFILE RESULTS ROW SUITE TABLE TARGET TFLOPS TOLERANCE
+$(foreach name,$(OPTIONS),$(if $(filter environment,$(origin $(name))),$(shell echo "$(name) in the environment is not used; give it to make: make $(MAKECMDGOALS) $(name)=..." >&2)$(eval undefine $(name))))
 CORES ?= all
 BIN := $(CURDIR)/.venv/bin
 # No display, no user configuration: matplotlib and Jupyter write below .uad
@@ -13,8 +16,10 @@ export IPYTHONDIR := $(CURDIR)/.uad/ipython
 export JUPYTER_CONFIG_DIR := $(CURDIR)/.uad/jupyter
 export XDG_CACHE_HOME := $(CURDIR)/.uad/cache
 export PATH := $(BIN):$(PATH)
-# the library of this folder, wherever .venv was made
+# the library of this folder, wherever .venv was made, and the packages of .venv only
 export PYTHONPATH := $(CURDIR)/workflow_scripts
+export PYTHONNOUSERSITE := 1
+unexport PYTHONHOME SNAKEMAKE_PROFILE
 
 # The kernel frees this lock when the run ends, however it ends; Snakemake's own lock would
 # stay behind after kill -9.
@@ -22,8 +27,8 @@ FLOCK := $(shell command -v flock)
 LOCK = $(if $(FLOCK),$(FLOCK) --nonblock --conflict-exit-code 75 .uad/run.lock)
 # make paper PROFILE=slurm: on a cluster, from a copy of the code (docs/cluster.md)
 PROFILE ?= default
-SNAKEMAKE = $(if $(filter default,$(PROFILE)),snakemake --cores $(CORES),python -m uad launch $(PROFILE))
-RUN = mkdir -p .uad; $(LOCK) $(SNAKEMAKE) $(if $(FLOCK),--nolock)
+SNAKEMAKE = $(if $(filter default,$(PROFILE)),python -m snakemake --cores $(CORES),python -m uad launch $(PROFILE))
+RUN = mkdir -p .uad; $(LOCK) $(if $(FLOCK),env UAD_LOCKED=1) $(SNAKEMAKE) $(if $(FLOCK),--nolock)
 BUSY = || { code=$$?; [ $$code -ne 75 ] || echo "Another run is at work in this directory."; exit $$code; }
 
 # What pip installs: the whole lock but PyTorch, whose build for CPUs is not on PyPI

@@ -12,6 +12,7 @@ configfile: f"{workflow.basedir}/config.yaml"
 report: "report/workflow.rst"
 
 
+include: "rules/start.smk"
 include: "rules/common.smk"
 include: "rules/targets_inputs.smk"
 include: "rules/data.smk"

@@ -50,6 +50,8 @@ or name one: make demo PYTHON=/path/to/python3.12"
 unusable() {
   if [ ! -e .venv/.folder ] || [ -e .venv/.incomplete ]; then echo "it is not complete"
   elif [ "$(<.venv/.folder)" != "$PWD" ]; then echo "it belongs to $(<.venv/.folder)"
+  elif ! compgen -G '.venv/lib/python*/site-packages/pip/__init__.py' >/dev/null; then
+    echo "it has no pip"
   elif ! fits "$venv"; then echo "its Python does not work any more"
   elif [ -n "${PYTHON:-}" ] && [ "$(version "$PYTHON")" != "$(version "$venv")" ]; then
     echo "it has Python $(version "$venv")"
@@ -155,7 +157,12 @@ todo=
 for group in "${groups[@]}"; do [ -e ".venv/.group-$group" ] || todo+=" $group"; done
 [ -n "$todo" ] || exit 0
 
-[ -e .venv ] || make_venv
+if [ ! -e .venv ]; then
+  ln -sfn . .uad/link 2>/dev/null || fail "$PWD: this file system has no symbolic links, which a \
+Python environment needs; move this folder to another one."
+  rm .uad/link
+  make_venv
+fi
 touch .venv/.incomplete
 find_uv
 say "Installing into .venv:$todo (once; a minute or two) ..."

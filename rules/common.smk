@@ -1,76 +1,16 @@
-"""Configuration, paths and functions that several stages share."""
+"""Functions that several stages share."""
 
-import json
-import os
-import sys
 from functools import lru_cache, partial
 from math import prod
-from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
-# the repository itself, also for a run that works on a copy of it (uad.run.launch): as an input, a
-# path must not depend on where a run was started from
-REPOSITORY = os.environ.get("UAD_REPOSITORY") or workflow.basedir
-LIBRARY = Path(workflow.basedir) / "workflow_scripts"
-sys.path.insert(0, str(LIBRARY))
-
-import uad
-
-# an environment may have been made for another copy of this folder
-if Path(uad.__file__).parents[1].resolve() != LIBRARY.resolve():
-    raise WorkflowError(
-        f"The library is loaded from {Path(uad.__file__).parent}, not from this copy ({LIBRARY}). "
-        f"Use make, which builds an environment here, or: export PYTHONPATH='{LIBRARY}'"
-    )
-# scripts run the library beside this file, too
-others = filter(None, [os.environ.get("PYTHONPATH")])
-os.environ.update(PYTHONPATH=os.pathsep.join([str(LIBRARY), *others]))
-
-from uad import config as uad_config
 from uad.config import params as rule_params
-from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_tsv
-from uad.core.paths import MODALITY, SUFFIX, Tree
-from uad.core.provenance import CODE_STATE, git_state
-from uad.qc.decide import read_decisions
-from uad.run import progress
-from uad.run.room import check_one_kind
+from uad.core.paths import MODALITY, SUFFIX
 
-try:
-    cfg = uad_config.load(config)
-    check_one_kind(cfg.results, cfg.phantom)
-    decisions = read_decisions(
-        cfg.qc.decisions, {name: d.modalities for name, d in cfg.datasets.items()}
-    )
-except (ConfigError, DataError) as error:
-    raise WorkflowError(str(error)) from None
-
-if workflow.is_main_process:  # asked once, not by every job
-    os.environ[CODE_STATE] = json.dumps(git_state())
-    progress.RUN.watch(workflow, cfg.labels)
-
-tree = Tree(cfg.results)
 SCRIPTS = "../workflow_scripts"
 GPU_WANTED = 0 if cfg.train.accelerator == "cpu" else 1
 #: float32 volume of a store, MB
 VOLUME_MB = prod(cfg.preprocessing.shape) * 4 / 2**20
-
-
-def count_slots():
-    """Without a scheduler: make slots of the run's GPUs (--resources gpu=N), several of each.
-
-    Each job asks for gpu=1, because a scheduler gives out what it reads there. So where jobs share
-    the GPUs of this machine, gpu_slots limits them. A wrong count is no danger: uad.run.devices waits.
-    """
-    gpus = workflow.global_resources.get("gpu")
-    local = workflow.is_main_process and workflow.resource_settings.nodes is None
-    if local and gpus is not None and cfg.run.jobs_per_gpu > 1:
-        for name in ("gpu", "gpu_slots"):
-            workflow.register_resource(name, gpus.value * cfg.run.jobs_per_gpu)
-
-
-count_slots()
 
 
 # what stands for a part of a path in the rules: "<results>/metrics/<cell>/{test}.tsv"

@@ -1,5 +1,6 @@
 """Room on the disk, and what a failing script says."""
 
+import os
 import shutil
 from collections import namedtuple
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 from uad.core import provenance
 from uad.core.errors import DataError
 from uad.core.files import atomic_path, read_json, sha256, write_json
+from uad.core.nifti import open_volume
 from uad.core.provenance import job, record_digest
 from uad.core.records import load_records
 from uad.core.seeds import derive_seed
@@ -73,6 +75,35 @@ def snakemake_like(tmp_path, rule="some_rule"):
         wildcards=dict(w="x"),
         threads=1,
     )
+
+
+def test_a_message_names_a_path_once(tmp_path):
+    path, damaged = tmp_path / "none.nii.gz", tmp_path / "a.nii.gz"
+    damaged.write_bytes(b"")
+    try:
+        path.read_bytes()
+    except OSError as error:
+        message = str(DataError(f"{path}: cannot be read ({error})."))
+    assert message == f"{path}: cannot be read (No such file or directory)."
+    with pytest.raises(DataError) as caught:
+        open_volume(damaged)
+    assert str(caught.value).count("a.nii.gz") == 1 and "Empty file" in str(caught.value)
+
+
+def test_a_script_stops_before_its_work_beside_another_library_or_on_a_file_from_the_future(
+    tmp_path, capfd
+):
+    (tmp_path / "in.txt").write_text("in")
+    for change, message in (
+        ({"scriptdir": str(tmp_path)}, "this is the library of another copy; the script is in"),
+        ({}, r"in.txt: dated in the future (2099-"),
+    ):
+        os.utime(tmp_path / "in.txt", (4.1e9, 4.1e9))
+        snakemake = SimpleNamespace(**vars(snakemake_like(tmp_path)) | change)
+        with pytest.raises(SystemExit), job(snakemake):
+            raise AssertionError("it began")
+        assert message in capfd.readouterr().err
+        assert not (tmp_path / "out.txt.prov.json").exists()
 
 
 def test_a_script_that_succeeds_leaves_a_record_of_what_went_in_and_out(tmp_path, capfd):

@@ -157,17 +157,13 @@ def test_the_list_is_read_as_cuda_reads_it(listed, names):
     assert [device.name for device in visible(listed, UUIDS)] == names
 
 
-def test_without_a_driver_nothing_is_visible_and_nothing_happens(here, tmp_path):
-    here.setattr(devices, "installed", lambda: [])
-    facts = claim(1)
+@pytest.mark.parametrize(("wanted", "uuids"), [(1, []), (0, UUIDS)])
+def test_without_a_driver_or_a_wish_nothing_happens(here, tmp_path, wanted, uuids):
+    here.setattr(devices, "installed", lambda: uuids)
+    facts = claim(wanted)
     assert facts["assigned_by"] == "none" and facts["cuda_visible_devices"] is None
     assert VISIBLE not in os.environ and not (tmp_path / "locks").exists()
     assert visible("0,1", []) == visible("MIG-12", []) == []
-
-
-def test_a_job_that_wants_no_gpu_takes_none(here, tmp_path):
-    assert claim(0)["assigned_by"] == "none"
-    assert VISIBLE not in os.environ and not (tmp_path / "locks").exists()
 
 
 def test_what_slurm_assigned_is_used_as_it_is(here, tmp_path):
@@ -199,21 +195,14 @@ def test_of_pretend_gpus_of_slurm_without_a_driver_the_first_is_used(here, liste
     assert os.environ[VISIBLE] == "0"
 
 
-def test_a_slurm_job_without_an_assigned_gpu_locks_one_and_only_one(here):
-    here.setenv("SLURM_JOB_ID", "7")
-    assert claim(1)["assigned_by"] == "lock"
-    assert claim(1) == claim(1)
-
-
-def test_a_numbered_device_is_locked_and_keeps_its_number(here, start):
-    assert claim(1, "cuda:1")["uuid"] == UUIDS[1]
-    assert VISIBLE not in os.environ
-    assert claimed(start(uuids=UUIDS[1:]))["uuid"] == UUIDS[2]
-
-
-def test_a_numbered_device_that_is_not_there_is_a_clear_error(here):
+def test_a_numbered_device_is_locked_once_and_keeps_its_number_or_is_a_clear_error(here, start):
+    here.setenv("SLURM_JOB_ID", "7")  # which has assigned none
     with pytest.raises(DeviceError, match=r"cuda:3: only 3 GPU\(s\) are visible"):
         claim(1, "cuda:3")
+    facts = claim(1, "cuda:1")
+    assert facts["uuid"] == UUIDS[1] and facts["assigned_by"] == "lock"
+    assert VISIBLE not in os.environ and claim(1) == facts
+    assert claimed(start(uuids=UUIDS[1:]))["uuid"] == UUIDS[2]
 
 
 @pytest.mark.parametrize("kind", ["link", "open", "file"])

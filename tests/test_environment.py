@@ -60,7 +60,7 @@ class TestSetUp:
             shutil.copy(root / name, tmp_path / name)
         programs = tmp_path / "programs"
         programs.mkdir()
-        for name in "bash cat dirname flock grep mkdir rm sha256sum touch".split():
+        for name in "bash cat dirname flock grep ln mkdir rm sha256sum touch".split():
             (programs / name).symlink_to(shutil.which(name))
 
         def start(python=None, **variables):

@@ -26,8 +26,6 @@ from uad.run.launch import snapshot
 pytestmark = pytest.mark.slurm
 
 CLUSTER = Path(__file__).parent / "slurm" / "cluster.sh"
-#: Python imports what is there when it starts: polls every second.
-POLLS = CLUSTER.parent / "polls"
 #: What two runs must agree on, byte by byte.
 COMPARED = "tables splits air thresholds metrics curves significance models slices".split()
 GROUPS = ("skullstrip", "register", "evaluate")
@@ -115,7 +113,9 @@ def code(root, tmp_path_factory):
     profile |= {"latency-wait": 5, "slurm-init-seconds-before-status-checks": 1}
     (folder / "profiles/test").mkdir()
     (folder / "profiles/test/profile.yaml").write_text(yaml.safe_dump(profile))
-    shutil.copy(Path(__file__).parent / "slurm" / "config.yaml", folder / "overlay.yaml")
+    shutil.copy(CLUSTER.parent / "config.yaml", folder / "overlay.yaml")
+    # Python imports it when it starts
+    shutil.copy(CLUSTER.parent / "polls.py", folder / "workflow_scripts" / "sitecustomize.py")
     return folder
 
 
@@ -146,8 +146,7 @@ def command(code, *arguments, profile="test"):
 def start(code, folder, *arguments):
     """Begin a run; its output goes to ``run.log``."""
     folder.mkdir(exist_ok=True)
-    path = os.pathsep.join([str(code / "workflow_scripts"), str(POLLS)])
-    environment = os.environ | {"PYTHONPATH": path}
+    environment = os.environ | {"PYTHONPATH": str(code / "workflow_scripts")}
     with open(folder / "run.log", "a") as log:
         return subprocess.Popen(
             command(code, *arguments), cwd=folder, stdout=log, stderr=log, env=environment

@@ -15,6 +15,7 @@ from tools.workflow import snakemake
 from uad.core.nifti import write_volume
 from uad.core.paths import Tree
 from uad.preprocess import prediction_batches
+from uad.run.launch import snapshot
 
 
 def job_counts(output):
@@ -198,11 +199,10 @@ hdbet.load_network, hdbet.require_weights = load, lambda folds: None
 
 
 @pytest.fixture
-def bright_scans(tmp_path, monkeypatch):
-    """Four scans in one batch, and a stand-in for the network."""
-    (tmp_path / "fake").mkdir()
-    (tmp_path / "fake/sitecustomize.py").write_text(FAKE_NETWORK)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
+def bright_scans(root, tmp_path):
+    """Four scans in one batch, and a copy of the code with a stand-in for the network."""
+    snapshot(root, tmp_path / "code")
+    (tmp_path / "code/workflow_scripts/sitecustomize.py").write_text(FAKE_NETWORK)
     content = {
         "datasets": {"ixi": {"modalities": ["T1"], "expected": 4}},
         "preprocessing": {"spacing": 4.0, "skullstrip": {"mode": "accurate"}},
@@ -229,12 +229,13 @@ def bright_masks(*numbers):
 
 
 @pytest.mark.slow
-def test_masks_are_predicted_in_batches_and_a_bad_scan_fails_alone(root, bright_scans):
+def test_masks_are_predicted_in_batches_and_a_bad_scan_fails_alone(bright_scans):
+    code = bright_scans / "code"
     arguments = ("--keep-going", "--configfile", bright_scans / "overlay.yaml", "--")
     bad = bright_scans / "data/ixi/IXI-T1/IXI003-HH-0003-T1.nii.gz"
     whole = bad.read_bytes()
     bad.write_bytes(whole[:300])
-    output = snakemake(root, bright_scans, *arguments, *bright_masks(*range(4)), check=False)
+    output = snakemake(code, bright_scans, *arguments, *bright_masks(*range(4)), check=False)
     assert "(rule skullstrip_scan)\n  data/ixi/IXI-T1/IXI003-HH-0003-T1.nii.gz: " in output
     assert "Traceback" not in output and "(rule predict_brain_masks)" not in output
     there = [path for path in bright_masks(*range(4)) if (bright_scans / path).exists()]
@@ -250,16 +251,16 @@ def test_masks_are_predicted_in_batches_and_a_bad_scan_fails_alone(root, bright_
 
     # mended: the batch is predicted again, and its file goes when it has been used
     bad.write_bytes(whole)
-    snakemake(root, bright_scans, *arguments, *bright_masks(*range(4)))
-    assert (bright_scans / "fake/loaded").read_text() == "5\n5\n"
+    snakemake(code, bright_scans, *arguments, *bright_masks(*range(4)))
+    assert (code / "workflow_scripts/loaded").read_text() == "5\n5\n"
     assert not (bright_scans / Tree().brain_masks("ixi", "T1w", 0)).exists()
-    again = snakemake(root, bright_scans, *arguments, *bright_masks(*range(4)))
+    again = snakemake(code, bright_scans, *arguments, *bright_masks(*range(4)))
     assert "Nothing to be done" in again
 
 
 @pytest.mark.slow
-def test_what_a_mask_depends_on_is_seen_though_the_predictions_are_gone(root, bright_scans):
-    overlay = bright_scans / "overlay.yaml"
+def test_what_a_mask_depends_on_is_seen_though_the_predictions_are_gone(bright_scans):
+    code, overlay = bright_scans / "code", bright_scans / "overlay.yaml"
     content = yaml.safe_load(overlay.read_text())
     content["datasets"]["ixi"]["expected"] = 20  # two batches
 
@@ -268,12 +269,12 @@ def test_what_a_mask_depends_on_is_seen_though_the_predictions_are_gone(root, br
     def counts(**skullstrip):
         content["preprocessing"]["skullstrip"] |= skullstrip
         overlay.write_text(yaml.safe_dump(content))
-        output = snakemake(root, bright_scans, "-n", "--configfile", overlay, "--", *masks)
+        output = snakemake(code, bright_scans, "-n", "--configfile", overlay, "--", *masks)
         found = job_counts(output)
         return found["predict_brain_masks"], found["skullstrip_scan"]
 
     overlay.write_text(yaml.safe_dump(content))
-    snakemake(root, bright_scans, "--configfile", overlay, "--", *masks)
+    snakemake(code, bright_scans, "--configfile", overlay, "--", *masks)
     batch = [prediction_batches.number_of(f"IXI{n:03d}HH{n:04d}", 2) for n in range(4)]
     assert set(batch) == {0, 1}
     content["run"] = {"scans_per_submission": 2}  # how a run is run is no part of a mask

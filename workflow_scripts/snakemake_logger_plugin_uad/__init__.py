@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from logging import ERROR, WARNING, LogRecord
+from pathlib import Path
 
 import psutil
 from snakemake.logging import ColorizingTextHandler, DefaultFilter, DefaultFormatter, logger
@@ -18,10 +19,9 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 from tqdm import tqdm
 
-from snakemake_logger_plugin_uad.failures import Failures
+from snakemake_logger_plugin_uad.failures import Failures, told
 from snakemake_logger_plugin_uad.timers import limit_timers
 from uad.core.provenance import QUIET_JOBS
-from uad.run import progress
 from uad.run.progress import Job, Progress, in_words, span
 
 #: Seconds between plain lines: at first, and as a share of the time that has passed.
@@ -48,6 +48,7 @@ class LogHandler(LogHandlerBase):
     """Shows a run; lets Snakemake's own handler print all else."""
 
     def __post_init__(self) -> None:
+        make_cache_usable()
         settings = self.common_settings
         self.stream = sys.stdout if settings.stdout else sys.stderr
         self.plain = ColorizingTextHandler(
@@ -89,8 +90,8 @@ class LogHandler(LogHandlerBase):
     def count(self, record: LogRecord) -> bool:
         """Add the numbers of jobs to a record; runs in the thread that changes the graph."""
         event = getattr(record, "event", None)
-        if event in (LogEvent.RUN_INFO, LogEvent.PROGRESS) and progress.RUN.counts:
-            record.jobs_known = progress.RUN.counts()
+        if event in (LogEvent.RUN_INFO, LogEvent.PROGRESS) and told().counts:
+            record.jobs_known = told().counts()
         return True
 
     # --- events
@@ -178,9 +179,11 @@ class LogHandler(LogHandlerBase):
     def job_starts(self, record: LogRecord) -> None:
         """A job begins, or is sent to the cluster."""
         self.failures.again(record.jobid)
-        words = in_words(record.rule_name, record.wildcards or {}, progress.RUN.labels)
+        words = in_words(record.rule_name, record.wildcards or {}, told().labels)
         logs = list(record.log or [])
-        self.progress.start(record.jobid, Job(record.rule_name, words, logs, record.created))
+        output = next(iter(record.output or []), "")
+        job = Job(record.rule_name, words, logs, record.created, output)
+        self.progress.start(record.jobid, job)
         if record.rule_name not in self.rules:
             self.rules.add(record.rule_name)
             self.next_line = min(self.next_line, max(time.monotonic(), self.last_line + SOON))
@@ -256,11 +259,21 @@ class LogHandler(LogHandlerBase):
             self.say(f"Stopped after {took}; the same command goes on from here.{log}")
             return
         counted = f"{run.done} of {run.total} jobs are done, after {took}.{log}"
+        self.failures.remove_records()
         text = self.failures.summary()
         if text:
             self.say(f"\n{text}")
         if run.finished or (text and run.total):
             self.say(counted)
+
+
+def make_cache_usable() -> None:
+    """Where HOME cannot be written, let Snakemake have its cache below the working directory."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        os.environ["XDG_CACHE_HOME"] = str(Path(".snakemake/cache").absolute())
 
 
 def end_jobs() -> None:

@@ -1,14 +1,16 @@
 """What failed in a run: each message once, with the jobs that it is about."""
 
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from logging import LogRecord
+from pathlib import Path
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from uad.run import progress
-from uad.run.progress import Job, in_words, last_line, message_in
+from uad.core.provenance import SUFFIX
+from uad.run.progress import Job, Run, in_words, last_line, message_in
 
 #: What Snakemake says besides, of a failed job that it has reported.
 ECHOES = (
@@ -16,6 +18,11 @@ ECHOES = (
     "Exiting because a job execution failed",
     "At least one job did not complete successfully",
 )
+
+
+def told() -> Run:
+    """What the Snakefile told about the run; its library may lie in another copy than this one."""
+    return sys.modules["uad.run.progress"].RUN
 
 
 @dataclass
@@ -27,6 +34,7 @@ class Failure:
     logs: list[str]
     time: float
     told: bool = False
+    output: str = ""
 
 
 class Failures:
@@ -56,9 +64,10 @@ class Failures:
             parts = [str(info["rule_msg"] or ""), said]
             message = "\n".join(part for part in parts if part) or "It left no message."
         job = running.get(info["jobid"])
-        words = job.words if job else in_words(info["rule_name"], {}, progress.RUN.labels)
+        words = job.words if job else in_words(info["rule_name"], {}, told().labels)
         words = f"{words} (rule {info['rule_name']})"
-        self.found[info["jobid"]] = Failure(words, message, logs, time.time())
+        failure = Failure(words, message, logs, time.time(), output=job.output if job else "")
+        self.found[info["jobid"]] = failure
 
     def add_message(self, kind: str, message: str) -> None:
         """Take in an error that Snakemake reports; what repeats a failed job is left out."""
@@ -80,6 +89,12 @@ class Failures:
             if not failure.told and failure.time <= until:
                 failure.told = True
                 yield failure.words
+
+    def remove_records(self) -> None:
+        """Where Snakemake threw an output away, its record goes, too."""
+        for failure in self.found.values():
+            if failure.output and not Path(failure.output).exists():
+                Path(f"{failure.output}{SUFFIX}").unlink(missing_ok=True)
 
     def summary(self) -> str:
         """All messages, each with its jobs and their logs; empty if nothing failed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 
 from uad.core.errors import UadError
@@ -39,12 +40,14 @@ def main(words: list[str] | None = None) -> int:
             command.arguments(sub)
     options = parser.parse_args(words)
     try:
-        return command.run(options)
+        status = command.run(options)
+        sys.stdout.flush()
+        return status
     except UadError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader has seen enough: uad datasets | head
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 

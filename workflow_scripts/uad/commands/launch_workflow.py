@@ -14,6 +14,7 @@ from uad.run.launch import (
     register_run,
     snapshot,
 )
+from uad.run.lock import lock_directory
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -31,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"{profile}: there is no profiles/{profile}/profile.yaml")
     here = Path.cwd()
     state = here / ".uad"
+    lock_directory()
     overlays = overlays_of(arguments)
     register_run(here, state / "run.json")
     cancelled = cancel_unattended(here)
@@ -42,8 +44,7 @@ def run(options: argparse.Namespace) -> int:
     os.environ["UAD_REPOSITORY"] = str(ROOT)
     os.environ["PATH"] = readable_sacct(state / "bin")
     library = str(snakefile.parent / "workflow_scripts")
-    others = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [library, others]))
+    os.environ["PYTHONPATH"] = library
     settings = snakefile.parent / "profiles" / profile
     command = ["--snakefile", snakefile, "--directory", here, "--workflow-profile", settings]
     os.execv(sys.executable, [sys.executable, "-m", "snakemake", *map(str, command), *arguments])

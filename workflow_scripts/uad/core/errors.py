@@ -17,6 +17,14 @@ NO_MEMORY = re.compile(
 class UadError(Exception):
     """Base class: the message names what is wrong, where, and what to do."""
 
+    def __str__(self) -> str:
+        """The message, in which an error of the system says its reason but not the path again."""
+        text = super().__str__()
+        for whole, reason, path in re.findall(r"(\[Errno \d+\] ([^:\n]+): '([^'\n]+)')", text):
+            if path in text.partition(whole)[0]:
+                text = text.replace(whole, reason)
+        return text
+
 
 class DataError(UadError):
     """An input file or data set is not usable as it is."""
@@ -24,6 +32,13 @@ class DataError(UadError):
 
 class ConfigError(UadError):
     """The configuration is not valid."""
+
+
+def cause(error: Exception, path: object) -> str:
+    """What an error says of a file, in one line, without the path that a message names already."""
+    text = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    text = re.sub(rf"(:| of)? *['\"]?{re.escape(str(path))}['\"]?", "", text)
+    return text.strip()[:120] or type(error).__name__
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from uad.core.errors import DataError
+from uad.core.errors import DataError, cause
 from uad.core.files import atomic_path
 
 #: How far (in voxels) a mask's corners may lie from its image's before it is worth a warning.
@@ -108,7 +108,7 @@ def open_volume(path: str | os.PathLike[str], dtype: type | None = None) -> Volu
         raise UnreadableVolumeError(
             path,
             "cannot be read as a NIfTI volume, it is probably truncated or damaged "
-            f"({str(error).partition(chr(10))[0][:120] or type(error).__name__})",
+            f"({cause(error, path)})",
         ) from error
     if data.ndim == 4 and data.shape[3] == 1:
         data = data[..., 0]

@@ -140,6 +140,7 @@ class Job:
     words: str
     logs: list[str]
     started: float
+    output: str = ""  # the first, beside which its record lies
 
 
 class Progress:

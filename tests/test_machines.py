@@ -1,0 +1,97 @@
+"""What machines and users bring along: other copies, variables, pipes, file systems, other runs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from uad.run.launch import snapshot
+
+#: One phantom data set of two subjects.
+SMALL = {"datasets": {"brats21": {"phantom": {"subjects": 8, "spacing": 4.0}}}}
+MANIFEST = "results/raw/brats21.manifest.tsv"
+
+
+def start(root, folder, *arguments, **environment):
+    """Begin a run of plain Snakemake, as a user types it in ``folder``."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--cores", "1"]
+    command += ["--configfile", root / "tests/e2e/config.yaml", *arguments]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=os.environ | environment, **streams)
+
+
+def test_jobs_run_the_library_beside_the_snakefile_and_no_package_of_pythonpath(root, tmp_path):
+    """In a folder with a space, while PYTHONPATH has another copy and packages of its own."""
+    code, other = tmp_path / "my code", tmp_path / "other"
+    for copy in (code, other):
+        snapshot(root, copy)
+    shutil.copytree(root / "tests/e2e", code / "tests/e2e")
+    broken = "raise RuntimeError('of another place')\n"
+    (other / "workflow_scripts/uad/phantom/__init__.py").write_text(broken)
+    (tmp_path / "packages/nibabel").mkdir(parents=True)
+    (tmp_path / "packages/nibabel/__init__.py").write_text(broken)
+    paths = [other / "workflow_scripts", tmp_path / "packages"]
+    run = start(code, tmp_path, "--", MANIFEST, PYTHONPATH=os.pathsep.join(map(str, paths)))
+    output, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, output
+    record = json.loads((tmp_path / f"{MANIFEST}.prov.json").read_text())
+    assert record["roots"]["repository"] == str(code)
+
+
+def test_a_second_run_is_refused_with_one_sentence(root, tmp_path):
+    (tmp_path / ".uad").mkdir()
+    lock = tmp_path / ".uad/run.lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "from uad.run.lock import *; lock_directory(); input()"],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+    )
+    try:
+        while not lock.exists():
+            time.sleep(0.05)
+        time.sleep(0.2)
+        run = start(root, tmp_path, "--nolock", "--", MANIFEST)
+        output, _ = run.communicate(timeout=300)
+        assert run.returncode == 1 and not (tmp_path / "results").exists()
+        assert output.count("Another run is at work in this directory.") == 1, output
+        assert "Traceback" not in output
+        plan = start(root, tmp_path, "-n", "--nolock", "--", MANIFEST)
+        assert plan.wait(timeout=300) == 0  # a dry run may look
+    finally:
+        holder.communicate(b"\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(root):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "uad", "datasets", "config.yaml"]
+    done = subprocess.run(command, cwd=root, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "expected"),
+    [
+        ({"TARGET": "x86"}, [], "-- paper"),
+        ({"TARGET": "x86"}, ["TARGET=table3"], "-- table3"),
+        ({"PROFILE": "production"}, [], "python -m snakemake --cores all"),
+        ({"PROFILE": "production"}, ["PROFILE=slurm"], "uad launch slurm"),
+    ],
+)
+def test_options_of_make_are_given_to_make(root, environment, arguments, expected):
+    done = subprocess.run(
+        ["make", "--dry-run", "paper", *arguments],
+        cwd=root,
+        env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")} | environment,
+        capture_output=True,
+        text=True,
+    )
+    name = next(iter(environment))
+    assert expected in done.stdout
+    told = f"{name} in the environment is not used; give it to make: make paper {name}=...\n"
+    assert done.stderr == ("" if arguments else told)
