@@ -80,6 +80,16 @@ def test_a_failed_job_is_reported_once_at_the_end(toy, tmp_path):
     assert done.stderr.splitlines()[-1].startswith("58 of 61 jobs are done")
 
 
+def test_a_file_that_two_jobs_complain_of_is_explained_once():
+    from snakemake_logger_plugin_uad.failures import Failure, Failures
+
+    found = Failures()
+    for number, message in enumerate(("d/x.nii: damaged.", "all: 1 bad file:\n  d/x.nii")):
+        found.found[number] = Failure(f"job {number}", message, [f"{number}.log"], 0)
+    lines = "FAILED: job 0|FAILED: job 1|  all: 1 bad file:|    d/x.nii|  log: 0.log|  log: 1.log|"
+    assert found.summary() == lines.replace("|", "\n")
+
+
 def test_a_dry_run_prints_its_plan_and_an_unknown_target_its_error(toy):
     plan = toy("-n")
     assert plan.returncode == 0 and re.search(r"^make +60$", plan.stdout + plan.stderr, re.M)

@@ -258,9 +258,10 @@ class LogHandler(LogHandlerBase):
         if self.stopped:
             self.say(f"Stopped after {took}; the same command goes on from here.{log}")
             return
-        counted = f"{run.done} of {run.total} jobs are done, after {took}.{log}"
         self.failures.remove_records()
         text = self.failures.summary()
+        done = run.done if text else run.total  # not every target comes as a job that ends
+        counted = f"{done} of {run.total} jobs are done, after {took}.{log}"
         if text:
             self.say(f"\n{text}")
         if run.finished or (text and run.total):

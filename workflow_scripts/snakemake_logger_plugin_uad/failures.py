@@ -99,8 +99,12 @@ class Failures:
     def summary(self) -> str:
         """All messages, each with its jobs and their logs; empty if nothing failed."""
         by_message: dict[str, list[Failure]] = {}
+        messages = [failure.message for failure in self.found.values()]
         for failure in self.found.values():
-            by_message.setdefault(failure.message, []).append(failure)
+            # of a file that another message names among others, the validation's for example
+            path = _subject(failure.message)
+            others = (m for m in messages if "/" in path and path in m and _subject(m) != path)
+            by_message.setdefault(next(others, failure.message), []).append(failure)
         blocks = []
         for message, failures in by_message.items():
             lines = [f"FAILED: {failure.words}" for failure in failures if failure.words]
@@ -109,6 +113,10 @@ class Failures:
             lines += [f"  log: {log}" for log in logs]
             blocks.append("\n".join(lines) + "\n")
         return "\n".join(blocks)
+
+
+def _subject(message: str) -> str:
+    return message.partition(": ")[0]
 
 
 def _message(info: Mapping, running: Mapping[int, Job]) -> str | None:

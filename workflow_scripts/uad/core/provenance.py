@@ -121,7 +121,7 @@ def refuse_future(paths: Iterable[str]) -> None:
     late = [path for path, modified in times.items() if modified > time.time() + 60]
     if late:
         when = time.strftime("%Y-%m-%d", time.localtime(times[late[0]]))
-        more = f" and {len(late) - 1} more files" if len(late) > 1 else ""
+        more = f" and {len(late) - 1} more" if len(late) > 1 else ""
         raise DataError(
             f"{late[0]}{more}: dated in the future ({when}), so that Snakemake would throw away "
             "what is made of it. Give it today's date (`touch`), then run the same command again."
