@@ -170,10 +170,7 @@ def _slurm(*command: str) -> str:
             f"{command[0]}: not found. The slurm profile is for a login node of a cluster; "
             "elsewhere leave PROFILE out."
         ) from None
-    except subprocess.TimeoutExpired:
-        raise LaunchError(
-            f"{command[0]}: no answer within a minute; is SLURM's controller up (scontrol ping)?"
-        ) from None
-    except subprocess.CalledProcessError as error:
-        raise LaunchError(f"{command[0]}: {error.stderr.strip()}") from None
+    except subprocess.SubprocessError as error:
+        said = getattr(error, "stderr", None) or "no answer within a minute"
+        raise LaunchError(f"{command[0]}: {said.strip()} (is SLURM up? scontrol ping)") from None
     return done.stdout

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pandas as pd
 
 from uad.config import Config
@@ -126,41 +127,16 @@ def _totals(table: pd.DataFrame, sources: bool = True) -> dict[str, Any]:
 
 def render(plan: dict[str, Any]) -> str:
     """A plan for the terminal."""
-    rows, totals = plan["rows"], plan["totals"]
-    lines = [f"Plan for {' '.join(plan['targets'])}: nothing was run.", *plan["notes"], ""]
-    lines += [*_table([*rows, {"rule": "total", **totals, "sources": {}}]), ""]
-    if not totals["to_do"]:
-        return "\n".join([*lines, "Nothing is to do."])
-    guessed = [
-        f"{_hours(totals[f'derived_{name}'])} of the {_hours(totals[name])} {word}-hours"
-        for name, word in (("gpu_hours", "GPU"), ("core_hours", "core"))
-        if totals[f"derived_{name}"]
-    ]
-    if guessed:
-        lines.append(f"Not measured but derived: {' and '.join(guessed)}.")
-    if unknown := sum(row["sources"].get("unknown", 0) for row in rows):
-        lines.append(f"Not in the hours: {unknown} jobs of unknown cost.")
-    if plan["scheduler"]:
-        groups, alone = plan["submissions"]
-        count = f"{groups + alone} ({groups} groups, {alone} jobs)"
-        lines.append(f"Submissions to {plan['scheduler']}: {count}.")
-    kept, peak, free = (f"{plan[f'bytes_{name}'] / 1e9:.1f}" for name in ("kept", "peak", "free"))
-    lines.append(
-        f"Disk: {kept} GB kept, at most {peak} GB at peak (if no temporary file went before the "
-        f"end); {free} GB free."
+    table = _table([*plan["rows"], {"rule": "total", **plan["totals"], "sources": {}}])
+    used = {source for row in plan["rows"] for source in row["sources"]}
+    sources = {name: text for name, text in SOURCES.items() if name in used}
+    unknown = sum(row["sources"].get("unknown", 0) for row in plan["rows"])
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    environment.filters |= {"hours": _hours, "gb": lambda size: f"{size / 1e9:.1f}"}
+    template = Path(__file__).with_name("plan.txt").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        **plan, table=table, sources=sources, unknown=unknown
     )
-    raw = [
-        f"{name} {'unknown, not included' if size is None else f'{size / 1e9:.1f} GB'}"
-        for name, size in plan["bytes_raw"].items()
-    ]
-    if raw:
-        lines.append(f"In these figures, raw data that are not there yet: {', '.join(raw)}.")
-    used = {source for row in rows for source in row["sources"]}
-    lines += ["", "Hours are of cores and GPUs that jobs hold. Cost:"]
-    lines += [f"  {name}: {text}" for name, text in SOURCES.items() if name in used]
-    if "derived" in used and totals["gpu_hours"]:
-        lines.append(f"  the assumed rate of a GPU is {plan['tflops']:g} TFLOP/s (--tflops)")
-    return "\n".join(lines)
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:

@@ -13,48 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from uad.core.provenance import ERROR_IN_RULE
 
 #: Rule -> what its jobs do, with the values of its wildcards.
-WORDS = {
-    "check_disk_space": "checking the disk space",
-    "make_phantom": "making the phantom in place of {dataset}",
-    "download_dataset": "downloading {dataset}",
-    "download_atlas": "downloading the atlas",
-    "prepare_atlas": "preparing the atlas",
-    "index_dataset": "listing the scans of {dataset}",
-    "validate_dataset": "checking the scans of {dataset}",
-    "predict_brain_masks": "predicting brain masks of {dataset} {suffix}, batch {batch}",
-    "skullstrip_scan": "skull stripping {dataset} {subject} {suffix}",
-    "register_scan": "registering {dataset} {subject} {suffix}",
-    "pack_slices": "packing the slices of {dataset} {modality}",
-    "draw_packed_scans": "drawing the scans of {dataset} {modality}",
-    "measure_quality": "measuring the quality of {dataset}",
-    "make_gallery": "making the gallery of scans",
-    "fetch_split_list": "fetching a published split",
-    "make_splits": "splitting {experiment}, fold {fold}",
-    "compute_air": "computing AIR of {experiment}, fold {fold}",
-    "make_air_table": "making the AIR table",
-    "train_model": "training {method} on {experiment}, fold {fold}",
-    "reconstruct_volumes": "reconstructing {test} with {method}, {experiment}, fold {fold}",
-    "score_volumes": "scoring {test} with {method}, {experiment}, fold {fold}",
-    "search_threshold": "searching the threshold of {method} on {test}, {experiment}, fold {fold}",
-    "evaluate_volumes": "evaluating {method} on {test}, {experiment}, fold {fold}",
-    "rescore_volumes": "study {study}: scoring {test} with {method}, {experiment}, fold {fold}",
-    "make_study": "making the tables of study {study}",
-    "make_sweep_figure": "drawing study {study}",
-    "measure_cost": "timing {method}",
-    "make_cost_table": "making the cost table",
-    "compare_methods": "testing the significance in {table}",
-    "make_table": "making {table}",
-    "make_maps_figure": "drawing {figure}",
-    "make_curves_figure": "drawing {figure}",
-    "run_notebook": "running the notebook {notebook}",
-    "save_config": "saving the configuration",
-    "describe_run": "describing the run",
-    "make_report": "making the report",
-    "pack_crate": "packing the crate",
-}
+WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
 #: Rules whose log says in its last line how far a job is.
 TELLING = {"download_atlas", "download_dataset", "fetch_split_list", "train_model"}
 
