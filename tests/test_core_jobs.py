@@ -1,6 +1,5 @@
 """Room on the disk, and what a failing script says."""
 
-import os
 import shutil
 from collections import namedtuple
 from types import SimpleNamespace
@@ -90,20 +89,13 @@ def test_a_message_names_a_path_once(tmp_path):
     assert str(caught.value).count("a.nii.gz") == 1 and "Empty file" in str(caught.value)
 
 
-def test_a_script_stops_before_its_work_beside_another_library_or_on_a_file_from_the_future(
-    tmp_path, capfd
-):
-    (tmp_path / "in.txt").write_text("in")
-    for change, message in (
-        ({"scriptdir": str(tmp_path)}, "this is the library of another copy; the script is in"),
-        ({}, r"in.txt: dated in the future (2099-"),
-    ):
-        os.utime(tmp_path / "in.txt", (4.1e9, 4.1e9))
-        snakemake = SimpleNamespace(**vars(snakemake_like(tmp_path)) | change)
-        with pytest.raises(SystemExit), job(snakemake):
-            raise AssertionError("it began")
-        assert message in capfd.readouterr().err
-        assert not (tmp_path / "out.txt.prov.json").exists()
+def test_a_script_stops_beside_the_library_of_another_copy(tmp_path, capfd):
+    snakemake = snakemake_like(tmp_path)
+    snakemake.scriptdir = str(tmp_path)
+    with pytest.raises(SystemExit), job(snakemake):
+        raise AssertionError("it began")
+    assert "this is the library of another copy; the script is in" in capfd.readouterr().err
+    assert not (tmp_path / "out.txt.prov.json").exists()
 
 
 def test_a_script_that_succeeds_leaves_a_record_of_what_went_in_and_out(tmp_path, capfd):

@@ -9,8 +9,6 @@ import time
 
 import pytest
 
-from test_workflow import make_stand_ins
-from tools.workflow import snakemake
 from uad.run.launch import snapshot
 
 MANIFEST = "results/raw/brats21.manifest.tsv"
@@ -63,17 +61,6 @@ def test_a_second_run_is_refused_with_one_sentence(root, tmp_path):
         assert plan.wait(timeout=300) == 0  # a dry run may look
     finally:
         holder.communicate(b"\n")
-
-
-def test_raw_files_from_the_future_are_named_before_any_job_works_on_them(root, tmp_path):
-    make_stand_ins(tmp_path, ixi=0, brats21=3, mslub=0)
-    scan = "data/brats21/BraTS2021_00001/BraTS2021_00001_{}.nii.gz"
-    for kind in ("t1", "seg"):
-        os.utime(tmp_path / scan.format(kind), (4.1e9, 4.1e9))
-    output = snakemake(root, tmp_path, "results/participants/brats21.tsv", check=False)
-    named = scan.format("t1") + " and 1 more: dated in the future (2099-12-03)"
-    assert output.count(named) == 1 and "(`touch`)" in output and "Traceback" not in output
-    assert not (tmp_path / "results/participants").exists()
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(root):

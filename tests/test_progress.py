@@ -177,8 +177,7 @@ def record(event, message="", level=logging.INFO, **fields):
 def test_a_terminal_has_one_line_with_warnings_above(terminal):
     handler, screen = terminal
     wildcards = {"experiment": "cross_T2", "method": "p", "fold": "2"}
-    started = {"jobid": 1, "rule_name": "train_model", "wildcards": wildcards}
-    started |= {"log": [], "output": []}
+    started = {"jobid": 1, "rule_name": "train_model", "wildcards": wildcards, "log": []}
     for event in (
         record(LogEvent.WORKFLOW_STARTED),
         record(LogEvent.RUN_INFO, stats={}, jobs_known=(Counter(train_model=1), 4)),

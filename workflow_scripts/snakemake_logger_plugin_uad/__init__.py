@@ -181,9 +181,7 @@ class LogHandler(LogHandlerBase):
         self.failures.again(record.jobid)
         words = in_words(record.rule_name, record.wildcards or {}, told().labels)
         logs = list(record.log or [])
-        output = next(iter(record.output or []), "")
-        job = Job(record.rule_name, words, logs, record.created, output)
-        self.progress.start(record.jobid, job)
+        self.progress.start(record.jobid, Job(record.rule_name, words, logs, record.created))
         if record.rule_name not in self.rules:
             self.rules.add(record.rule_name)
             self.next_line = min(self.next_line, max(time.monotonic(), self.last_line + SOON))
@@ -258,7 +256,6 @@ class LogHandler(LogHandlerBase):
         if self.stopped:
             self.say(f"Stopped after {took}; the same command goes on from here.{log}")
             return
-        self.failures.remove_records()
         text = self.failures.summary()
         done = run.done if text else run.total  # not every target comes as a job that ends
         counted = f"{done} of {run.total} jobs are done, after {took}.{log}"

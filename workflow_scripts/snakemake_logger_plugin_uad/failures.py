@@ -5,11 +5,9 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from logging import LogRecord
-from pathlib import Path
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from uad.core.provenance import SUFFIX
 from uad.run.progress import Job, Run, in_words, last_line, message_in
 
 #: What Snakemake says besides, of a failed job that it has reported.
@@ -34,7 +32,6 @@ class Failure:
     logs: list[str]
     time: float
     told: bool = False
-    output: str = ""
 
 
 class Failures:
@@ -66,8 +63,7 @@ class Failures:
         job = running.get(info["jobid"])
         words = job.words if job else in_words(info["rule_name"], {}, told().labels)
         words = f"{words} (rule {info['rule_name']})"
-        failure = Failure(words, message, logs, time.time(), output=job.output if job else "")
-        self.found[info["jobid"]] = failure
+        self.found[info["jobid"]] = Failure(words, message, logs, time.time())
 
     def add_message(self, kind: str, message: str) -> None:
         """Take in an error that Snakemake reports; what repeats a failed job is left out."""
@@ -89,12 +85,6 @@ class Failures:
             if not failure.told and failure.time <= until:
                 failure.told = True
                 yield failure.words
-
-    def remove_records(self) -> None:
-        """Where Snakemake threw an output away, its record goes, too."""
-        for failure in self.found.values():
-            if failure.output and not Path(failure.output).exists():
-                Path(f"{failure.output}{SUFFIX}").unlink(missing_ok=True)
 
     def summary(self) -> str:
         """All messages, each with its jobs and their logs; empty if nothing failed."""

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from uad.core.errors import DataError, UadError, out_of_memory
+from uad.core.errors import UadError, out_of_memory
 from uad.core.files import read_json, sha256, text_digest, write_json
 
 LIBRARY = Path(__file__).resolve().parents[1]
@@ -82,7 +82,7 @@ def job(snakemake: Any) -> Iterator[Job]:
     log = snakemake.log[0] if snakemake.log else None
     with _output_to(log) as terminal:
         try:
-            _check_start(snakemake)
+            _check_library(getattr(snakemake, "scriptdir", None))
             shown = log and QUIET_JOBS not in os.environ
             with _screen(terminal if shown else None) as context.terminal:
                 yield context
@@ -101,30 +101,12 @@ def job(snakemake: Any) -> Iterator[Job]:
         write_json(record, _record(context))
 
 
-def _check_start(snakemake: Any) -> None:
-    """The library is that of the script, and no input is from the future."""
-    scripts = getattr(snakemake, "scriptdir", None)
+def _check_library(scripts: str | None) -> None:
+    """Refuse to work with the library of another copy than that of the script."""
     if scripts and Path(scripts).resolve() != SCRIPTS:
         raise UadError(
             f"{LIBRARY}: this is the library of another copy; the script is in {scripts}. "
             "Use make there, which builds an environment of its own."
-        )
-    refuse_future(map(str, snakemake.input))
-
-
-def refuse_future(paths: Iterable[str]) -> None:
-    """Refuse files that are dated in the future, as Snakemake would refuse what is made from them.
-
-    A minute is left to the clocks of file servers.
-    """
-    times = {path: path.stat().st_mtime for path in map(Path, paths) if path.exists()}
-    late = [path for path, modified in times.items() if modified > time.time() + 60]
-    if late:
-        when = time.strftime("%Y-%m-%d", time.localtime(times[late[0]]))
-        more = f" and {len(late) - 1} more" if len(late) > 1 else ""
-        raise DataError(
-            f"{late[0]}{more}: dated in the future ({when}), so that Snakemake would throw away "
-            "what is made of it. Give it today's date (`touch`), then run the same command again."
         )
 
 

@@ -104,7 +104,6 @@ class Job:
     words: str
     logs: list[str]
     started: float
-    output: str = ""  # the first, beside which its record lies
 
 
 class Progress:
