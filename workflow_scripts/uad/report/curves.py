@@ -1,4 +1,4 @@
-"""Figures of curves: over the threshold, and over a value that a study sweeps."""
+"""Figures of curves: over the threshold, the lesion volume, and a value that a study sweeps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.lines import Line2D
 
-    from uad.report.table_spec import StudySpec
+    from uad.report.table_spec import StudySpec, TableSpec
 
 #: Thresholds of methods that differ by more than this factor need a logarithmic axis.
 _WIDE = 8.0
@@ -180,6 +180,47 @@ def _threshold_axis(axes: Axes, ranges: Sequence[tuple[float, float]]) -> None:
         axes.set_xlabel("threshold of the anomaly score (logarithmic)")
     elif ends:
         axes.set_xlim(0, max(ends) * 1.02)
+
+
+# Lesion volumes --------------------------------------------------------------------------
+
+
+def figure_lesions(
+    path: PathLike, metrics: pd.DataFrame, spec: TableSpec, *, phantom: bool
+) -> None:
+    """Dice over the lesion volume, by method: a panel per test set.
+
+    A dot is a volume (averaged over the folds that test it), the line a running mean over a fifth
+    of the volumes. ``metrics`` are those of :func:`uad.report.metrics_table.with_facts`.
+    """
+    with style():
+        title = titled(f"{spec.title}: Dice over lesion volume", phantom)
+        figure, body = _titled(
+            title, 1.9 + 3.0 * len(spec.places), 0.9 + 0.2 * len(spec.methods) + 1.2
+        )
+        panels = body.subplots(1, len(spec.places), squeeze=False, sharey=True).flat
+        for axes, (place, name) in zip(panels, spec.places.items(), strict=True):
+            here = metrics[(metrics[["experiment", "test_dataset"]] == list(place)).all(axis=1)]
+            volumes = here[here["lesion_ml"] > 0].groupby(["method", "lesion_ml", "subject"])[
+                "dice"
+            ]
+            means = volumes.mean().dropna().reset_index()
+            for method, look in zip(spec.methods, _looks(spec.methods), strict=True):
+                mine = means[means["method"] == method]  # by rising volume
+                smooth = (
+                    mine[["lesion_ml", "dice"]].rolling(max(1, len(mine) // 5), center=True).mean()
+                )
+                axes.plot(
+                    mine["lesion_ml"], mine["dice"], ".", color=look["color"], ms=2.5, alpha=0.4
+                )
+                axes.plot(smooth["lesion_ml"], smooth["dice"], **look, lw=1.3)
+            axes.set(xscale="log", xlabel="lesion volume [ml]", ylim=(0, 1))
+            axes.set_title(f"{name}, n = {means['subject'].nunique()}", size=8)
+            grid(axes)
+        panels[0].set_ylabel("Dice")
+        handles = _method_key([spec.label(method) for method in spec.methods], 1.3, 24)
+        body.legend(handles=handles[:-1], loc="outside right upper", handlelength=2.2)
+        save(figure, path, colours=128)
 
 
 # Sweeps ----------------------------------------------------------------------------------

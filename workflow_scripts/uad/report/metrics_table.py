@@ -1,0 +1,166 @@
+"""All metrics of a table with intervals over volumes, of whole test sets and by strata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from uad.core.seeds import derive_seed
+from uad.evaluate import bootstrap_interval
+from uad.report.metric_files import METRICS
+from uad.report.render import Cell, Document, PathLike, Row, span, write_document
+from uad.report.table_spec import TableSpec
+
+METRICS_COLUMNS = (
+    "row experiment test_dataset strata stratum metric mean std n_folds n_volumes ci_low ci_high"
+).split()
+#: A column of fewer volumes than this gets a note.
+FEW_VOLUMES = 50
+WHOLE = "all volumes"
+#: In ml, between small, medium and large lesions.
+_LIMITS = (1.0, 10.0)
+
+
+def with_facts(
+    metrics: pd.DataFrame, participants: Mapping[str, pd.DataFrame], voxel_ml: float
+) -> pd.DataFrame:
+    """Metrics with ``lesion_ml``, and ``site`` and ``age`` (missing where they are not known).
+
+    ``participants`` has the table of subjects of each test set.
+    """
+    known = pd.concat([table.assign(test_dataset=name) for name, table in participants.items()])
+    known = known.reindex(columns=["test_dataset", "subject", "site", "age"])
+    known = known.drop_duplicates(["test_dataset", "subject"]).astype({"age": float})
+    frame = metrics.merge(known, "left", ["test_dataset", "subject"])
+    return frame.assign(lesion_ml=frame["lesion_voxels"] * voxel_ml)
+
+
+def _strata(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """A test set as a whole, and its parts: (how it is divided, name of the part, volumes)."""
+    yield WHOLE, WHOLE, part
+    volumes = part.drop_duplicates("subject")
+    divided = {
+        "lesion volume [ml], thirds": ("lesion_ml", _thirds(volumes["lesion_ml"])),
+        "lesion volume [ml]": ("lesion_ml", _LIMITS),
+        "age [years], thirds": ("age", _thirds(volumes["age"])),
+    }
+    for strata, (column, limits) in divided.items():
+        if len(set(limits)) < 2 or part[column].isna().all():
+            continue
+        low, high = (f"{limit:.3g}" for limit in limits)
+        names = [f"below {low}", f"{low} to {high}", f"{high} and above"]
+        stratum = pd.cut(part[column], [-np.inf, *limits, np.inf], right=False, labels=names)
+        for name, there in part.groupby(stratum, observed=True):
+            yield strata, name, there
+    if volumes["site"].nunique() > 1:
+        for name, there in part.groupby("site"):
+            yield "site", name, there
+
+
+def _thirds(values: pd.Series) -> list[float]:
+    return list(values.dropna().quantile([1 / 3, 2 / 3]))
+
+
+def summarise_metrics(
+    metrics: pd.DataFrame, table: Mapping[str, Any], shown: Sequence[str], *, seed: int
+) -> pd.DataFrame:
+    """Every metric of every cell of a table, on all volumes and (Dice and AUPRC) by strata.
+
+    Mean and sample standard deviation are over folds of the mean over volumes, as in the tables.
+    The 95 % interval is a BCa bootstrap over volumes, each averaged over the folds that test it.
+
+    Args:
+        metrics: from :func:`with_facts`.
+        table: as for :meth:`TableSpec.of`.
+        shown: the metrics, as columns of the frame.
+        seed: of the bootstrap.
+
+    Returns:
+        A frame in long form with :data:`METRICS_COLUMNS`, in the units of the metrics.
+    """
+    spec = TableSpec.of(table)
+    metrics = metrics[metrics["method"].isin(spec.methods)]
+    records = []
+    for place in spec.places:
+        here = metrics[(metrics[["experiment", "test_dataset"]] == list(place)).all(axis=1)]
+        for strata, stratum, part in _strata(here):
+            for method in spec.methods:
+                mine = part[part["method"] == method]
+                for metric in shown if strata == WHOLE else METRICS:
+                    key = (method, *place, strata, stratum, metric)
+                    own = derive_seed(seed, "metrics", *map(str, key))
+                    records.append([*key, *_numbers(mine, metric, own)])
+    return pd.DataFrame(records, columns=METRICS_COLUMNS)
+
+
+def _numbers(cell: pd.DataFrame, metric: str, seed: int) -> list[float]:
+    """Mean, std, folds, volumes and interval of one metric."""
+    folds = cell.groupby("fold")[metric].mean().dropna()
+    volumes = cell.groupby("subject")[metric].mean().dropna()
+    low = high = float("nan")
+    if len(volumes):
+        interval = bootstrap_interval(volumes.to_numpy(), seed)
+        low, high = interval.low, interval.high
+    return [folds.mean(), folds.std(ddof=1), len(folds), len(volumes), low, high]
+
+
+def write_metrics(
+    summary: pd.DataFrame,
+    table: Mapping[str, Any],
+    described: Mapping[str, Mapping[str, Any]],
+    out_paths: Iterable[PathLike],
+    *,
+    phantom: bool,
+    seed: int,
+) -> None:
+    """Write the summary as :func:`uad.report.tables.write_table` does, a block per stratum.
+
+    ``described`` has the ``unit`` and ``direction`` of each metric.
+    """
+    spec = TableSpec.of(table)
+    shown = list(dict.fromkeys(summary["metric"]))
+    rows: list[Row] = []
+    few = {}
+    for (*place, strata, stratum), block in summary.groupby(METRICS_COLUMNS[1:5], sort=False):
+        name = spec.places[tuple(place)]
+        where = name if strata == WHOLE else f"{name}, {strata}: {stratum}"
+        rows.append(Row(f"{where} ({span(block['n_volumes'], 'volume')})", []))
+        if strata == WHOLE and block["n_volumes"].min() < FEW_VOLUMES:
+            few[name] = int(block["n_volumes"].min())
+        for method, line in block.groupby("row", sort=False):
+            records = {record.metric: record for record in line.itertuples()}
+            cells = [_cell(records.get(metric)) for metric in shown]
+            rows.append(Row(spec.label(method), cells))
+    document = Document.of(
+        "metrics",
+        phantom=phantom,
+        table={
+            "name": f"metrics-{spec.name}",
+            "corner": "Method",
+            "heads": [("", _heading(metric, described.get(metric, {}))) for metric in shown],
+            "rows": rows,
+        },
+        spec=spec,
+        seed=seed,
+        few=few,
+        limit=FEW_VOLUMES,
+    )
+    write_document(out_paths, document, summary[METRICS_COLUMNS], "%.6g")
+
+
+def _cell(record: Any) -> Cell:
+    if record is None or np.isnan(record.mean):
+        return Cell("–")
+    text = f"{record.mean:.3g}" + ("" if np.isnan(record.std) else f"±{record.std:.2g}")
+    return Cell(
+        text + ("" if np.isnan(record.ci_low) else f" [{record.ci_low:.3g}, {record.ci_high:.3g}]")
+    )
+
+
+def _heading(metric: str, described: Mapping[str, Any]) -> str:
+    unit, direction = described.get("unit"), described.get("direction")
+    arrow = {"higher": " ↑", "lower": " ↓"}.get(str(direction), "")
+    return f"{metric}{f' [{unit}]' if unit and unit != '1' else ''}{arrow}"
