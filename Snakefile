@@ -72,6 +72,7 @@ rule extras:
     input:
         checks(),
         part_files("extras"),
+        list(analyses_of_run().values()),
         rules.cost.input,
 
 
@@ -85,6 +86,20 @@ for name in cfg.tables:
             checks(),
             expand(tree.table("{ending}", name), ending=TABLE_ENDINGS),
         localrule: True
+
+
+# metrics_table1, ranks_table1, ...: one target per analysis of a table
+for name in cfg.tables:
+    for kind in cfg.run.analyses:
+        if files := analysis_files(kind, name):
+
+            rule:
+                name:
+                    f"{kind}_{name}"
+                input:
+                    checks(),
+                    files,
+                localrule: True
 
 
 # and one per study

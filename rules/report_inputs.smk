@@ -113,6 +113,7 @@ def results_notebook():
     inputs = {
         "tables": expand(tree.table("csv"), table=tables),
         "significance": expand(tree.significance(), table=tables),
+        **analyses_of_run(".csv"),
     }
     methods = sorted({row for table in tables.values() for row in table.rows})
     return inputs, {
@@ -163,6 +164,7 @@ def what_is_reported():
         *rules.tables.input,
         *rules.air.input,
         *rules.figures.input,
+        *(path for paths in analyses_of_run().values() for path in paths),
         *(path for part in cfg.run.parts if part != "paper" for path in part_files(part)),
         *([tree.table("html", "cost")] if "extras" in cfg.run.parts else []),
         *checks(),

@@ -72,6 +72,79 @@ rule make_sweep_figure:
         f"{SCRIPTS}/make_sweep_figure.py"
 
 
+rule make_metrics_table:
+    input:
+        metrics=lambda wildcards: cells([wildcards.table]),
+        participants=lambda wildcards: expand(
+            tree.participants(), dataset=tests_of_table(wildcards.table)
+        ),
+    output:
+        csv="<results>/tables/metrics_{table}.csv",
+        md="<results>/tables/metrics_{table}.md",
+        tex="<results>/tables/metrics_{table}.tex",
+        html=shown(
+            "<results>/tables/metrics_{table}.html",
+            "metrics",
+            "Metrics",
+            table="{table}",
+            content="table",
+        ),
+        picture=shown(
+            "<results>/figures/lesions_{table}.png",
+            "metrics",
+            "Metrics",
+            table="{table}",
+            content="figure",
+        ),
+    log:
+        "<logs>/make_metrics_table/{table}.log",
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=by_attempt(8000),
+        runtime=by_attempt(60),
+    params:
+        **settings("make_metrics_table"),
+        labels=cfg.labels,
+        tests=lambda wildcards: tests_of_table(wildcards.table),
+        phantom=cfg.phantom,
+    script:
+        f"{SCRIPTS}/make_metrics_table.py"
+
+
+rule make_ranks:
+    input:
+        metrics=lambda wildcards: cells([wildcards.table]),
+    output:
+        csv="<results>/studies/ranks_{table}.csv",
+        md="<results>/studies/ranks_{table}.md",
+        html=shown(
+            "<results>/studies/ranks_{table}.html",
+            "ranks",
+            "Metrics",
+            table="{table}",
+            content="ranks",
+        ),
+        picture=shown(
+            "<results>/studies/ranks_{table}.png",
+            "ranks",
+            "Metrics",
+            table="{table}",
+            content="critical differences",
+        ),
+    log:
+        "<logs>/make_ranks/{table}.log",
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    params:
+        **settings("make_ranks"),
+        labels=cfg.labels,
+        phantom=cfg.phantom,
+    script:
+        f"{SCRIPTS}/make_ranks.py"
+
+
 rule measure_cost:
     output:
         "<results>/cost/{method}.json",

@@ -1,6 +1,11 @@
 """Input functions of studies.smk."""
 
 
+def tests_of_table(table):
+    """Test sets of a table, each once."""
+    return list(dict.fromkeys(column.test for column in cfg.tables[table].columns))
+
+
 def study_cells(wildcards):
     """Rescored volumes behind one study."""
     spec = cfg.studies[wildcards.study]

@@ -24,6 +24,28 @@ def study_files(names):
     ]
 
 
+def analysis_files(kind, table):
+    """What an analysis of a table consists of; ranks need three methods."""
+    if kind == "ranks":
+        endings = ["csv", "md", "html", "png"] if len(cfg.tables[table].rows) > 2 else []
+        return expand(tree.study("{ending}", f"ranks_{table}"), ending=endings)
+    files = expand(tree.table("{ending}", f"metrics_{table}"), ending=TABLE_ENDINGS)
+    return [*files, tree.figure("png", f"lesions_{table}")]
+
+
+def analyses_of_run(*endings):
+    """Analysis -> its files for all tables of this run (with endings only these)."""
+    return {
+        kind: [
+            path
+            for name in cfg.tables_of_run()
+            for path in analysis_files(kind, name)
+            if path.endswith(endings or "")
+        ]
+        for kind in cfg.run.analyses
+    }
+
+
 def part_files(part):
     """Tables, figures and studies of one part of the config."""
     tables = [name for name, table in cfg.tables.items() if table.part == part]

@@ -226,7 +226,9 @@ def test_the_picture_is_the_background_of_the_first_page(root, tmp_path):
 
 
 @pytest.mark.parametrize("phantom", [False, True])
-@pytest.mark.parametrize("name", ["study", "curves", "cost", "maps", "table", "air"])
+@pytest.mark.parametrize(
+    "name", ["study", "curves", "cost", "maps", "table", "air", "metrics", "ranks"]
+)
 def test_captions_render_as_in_the_report_and_say_phantom(root, name, phantom):
     params = SimpleNamespace(
         phantom=phantom,

@@ -32,7 +32,7 @@ TABLE = {
         (
             "pandas pydantic",
             "compute_air describe_run fetch_split_list make_air_table make_cost_table "
-            "make_curves_figure make_phantom make_splits make_table "
+            "make_curves_figure make_phantom make_splits make_ranks make_table "
             "measure_quality pack_crate uad.report.figures uad.report.tables "
             "uad.commands.compare_results uad.commands.show_results uad.commands.trace_cell "
             "uad.commands.verify_crate",

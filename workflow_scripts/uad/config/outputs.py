@@ -148,6 +148,11 @@ class Run(Strict):
 
     tables: list[str] | None = Field(None, description="null: those of the part 'paper'.")
     studies: list[str] | None = Field(None, description="null: all.")
+    analyses: list[Literal["metrics", "ranks"]] = Field(
+        ["metrics", "ranks"],
+        description="Of each table, in the report and in extras: all metrics with intervals and by "
+        "strata, and ranks of three methods or more.",
+    )
     folds: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
     air_experiments: list[str] | None = None
     figures: list[str] | None = None

@@ -148,6 +148,10 @@ def _postprocessing(cfg: Config, names: Names) -> dict[str, Any]:
     return _plain(cfg.protocol, "erosion", "median") | order
 
 
+def _table(cfg: Config, names: Names) -> dict[str, Any]:
+    return _plain(cfg.tables[names["table"]])
+
+
 #: Rule -> its params -> how they follow from the config.
 PARAMS: dict[str, dict[str, Param]] = {
     "make_phantom": {
@@ -219,8 +223,14 @@ PARAMS: dict[str, dict[str, Param]] = {
         "shape": _preprocessing("shape"),
         "seed": _of_config("seed"),
     },
+    "make_metrics_table": {
+        "table": _table,
+        "spacing": _preprocessing("spacing"),
+        "seed": _of_config("seed"),
+    },
+    "make_ranks": {"table": _table},
     "make_table": {
-        "table": lambda cfg, names: _plain(cfg.tables[names["table"]]),
+        "table": _table,
         "protocol": _protocol("preset"),
         "phantom": _of_config("phantom"),
         "seed": _of_config("seed"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from uad.report.render import Cell, Document, PathLike, Row, write_document
+from uad.report.render import NOTHING, Cell, Document, PathLike, Row, digits, write_document
 
 _COUNTS = "parameters peak_memory_mb batch_size slices_per_step slices_per_volume threads".split()
 _NUMBERS = (
@@ -32,7 +32,6 @@ _HEADS = [
     ("Test", "s per volume"),
     ("Memory", "peak [MiB]"),
 ]
-_NONE = "–"
 
 
 def cost_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -72,7 +71,7 @@ def write_cost_table(
         seed=seed,
         measured_on=[f"{c.replace('_', ' ')} {_text(records[0], c)}" for c in shared],
         staged=bool(frame["seconds_per_step_late"].notna().any()),
-        dash=_NONE,
+        dash=NOTHING,
     )
     write_document(out_paths, document, frame[COST_COLUMNS], "%.6g")
 
@@ -82,18 +81,20 @@ def _texts(record: Mapping[str, Any], varying: Sequence[str]) -> list[str]:
     overhead = record["overhead_percent"]
     return [
         _parameters(record["parameters"]),
-        _digits(record["gflops_per_slice_inference"]),
+        digits(record["gflops_per_slice_inference"]),
         _stages(record, "gflops_per_slice_training"),
         _stages(record, "seconds_per_step"),
-        _digits(record["seconds_per_step_l1"]),
-        _NONE if overhead is None else f"{overhead:+.0f} %".replace("-", "−").replace("−0 ", "+0 "),
-        _digits(record["seconds_per_volume"]),
+        digits(record["seconds_per_step_l1"]),
+        NOTHING
+        if overhead is None
+        else f"{overhead:+.0f} %".replace("-", "−").replace("−0 ", "+0 "),
+        digits(record["seconds_per_volume"]),
         *(_text(record, column) for column in ("peak_memory_mb", *varying)),
     ]
 
 
 def _text(record: Mapping[str, Any], column: str) -> str:
-    text = _NONE if record[column] is None else str(record[column])
+    text = NOTHING if record[column] is None else str(record[column])
     return text.replace("x", "×") if column == "image_size" else text
 
 
@@ -101,18 +102,11 @@ def _parameters(value: int | None) -> str:
     """``14.9 M``, ``310 k`` or the number itself."""
     for unit, name in ((1_000_000, "M"), (1_000, "k")):
         if value is not None and value >= unit:
-            return f"{_digits(value / unit)} {name}"
-    return _NONE if value is None else str(value)
-
-
-def _digits(number: float | None) -> str:
-    """Three significant digits."""
-    if number is None:
-        return _NONE
-    return f"{number:.0f}" if number == 0 or number >= 100 else f"{number:#.3g}".rstrip(".")
+            return f"{digits(value / unit)} {name}"
+    return NOTHING if value is None else str(value)
 
 
 def _stages(record: Mapping[str, Any], column: str) -> str:
     """The number at the start of the training, and the one at its end if it may differ."""
     late = record[f"{column}_late"]
-    return _digits(record[column]) + ("" if late is None else f" / {_digits(late)}")
+    return digits(record[column]) + ("" if late is None else f" / {digits(late)}")

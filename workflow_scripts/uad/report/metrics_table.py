@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 from uad.core.seeds import derive_seed
 from uad.evaluate import bootstrap_interval
 from uad.report.metric_files import METRICS
-from uad.report.render import Cell, Document, PathLike, Row, span, write_document
+from uad.report.render import NOTHING, Cell, Document, PathLike, Row, digits, span, write_document
 from uad.report.table_spec import TableSpec
 
 METRICS_COLUMNS = (
@@ -62,6 +63,11 @@ def _strata(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 def _thirds(values: pd.Series) -> list[float]:
     return list(values.dropna().quantile([1 / 3, 2 / 3]))
+
+
+def described(metrics: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """The metrics of a frame, with their unit and direction."""
+    return {name: {"unit": "", "direction": "higher"} for name in METRICS if name in metrics}
 
 
 def summarise_metrics(
@@ -120,7 +126,16 @@ def write_metrics(
 
     ``described`` has the ``unit`` and ``direction`` of each metric.
     """
-    spec = TableSpec.of(table)
+    whole = summary[summary["strata"] == WHOLE]  # a page of LaTeX has no room for the strata
+    for part, suffixes in ((whole, {".tex"}), (summary, {".csv", ".md", ".html"})):
+        paths = [path for path in out_paths if Path(path).suffix in suffixes]
+        document = _document(part, TableSpec.of(table), described, phantom, seed)
+        write_document(paths, document, summary[METRICS_COLUMNS], "%.6g")
+
+
+def _document(
+    summary: pd.DataFrame, spec: TableSpec, described: Mapping[str, Any], phantom: bool, seed: int
+) -> Document:
     shown = list(dict.fromkeys(summary["metric"]))
     rows: list[Row] = []
     few = {}
@@ -134,7 +149,7 @@ def write_metrics(
             records = {record.metric: record for record in line.itertuples()}
             cells = [_cell(records.get(metric)) for metric in shown]
             rows.append(Row(spec.label(method), cells))
-    document = Document.of(
+    return Document.of(
         "metrics",
         phantom=phantom,
         table={
@@ -148,16 +163,14 @@ def write_metrics(
         few=few,
         limit=FEW_VOLUMES,
     )
-    write_document(out_paths, document, summary[METRICS_COLUMNS], "%.6g")
 
 
 def _cell(record: Any) -> Cell:
     if record is None or np.isnan(record.mean):
-        return Cell("–")
-    text = f"{record.mean:.3g}" + ("" if np.isnan(record.std) else f"±{record.std:.2g}")
-    return Cell(
-        text + ("" if np.isnan(record.ci_low) else f" [{record.ci_low:.3g}, {record.ci_high:.3g}]")
-    )
+        return Cell(NOTHING)
+    std = "" if np.isnan(record.std) else f"±{digits(record.std)}"
+    limits = f" [{digits(record.ci_low)}, {digits(record.ci_high)}]"
+    return Cell(f"{digits(record.mean)}{std}{'' if np.isnan(record.ci_low) else limits}")
 
 
 def _heading(metric: str, described: Mapping[str, Any]) -> str:

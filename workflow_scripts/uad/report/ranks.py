@@ -65,7 +65,6 @@ def write_ranks(
     out_paths: Iterable[PathLike],
     *,
     phantom: bool,
-    seed: int,
 ) -> None:
     """Write the ranks as :func:`uad.report.tables.write_table` does, best on top."""
     spec = TableSpec.of(table)
@@ -89,7 +88,6 @@ def write_ranks(
             "rows": rows,
         },
         spec=spec,
-        seed=seed,
     )
     write_document(out_paths, document, ranks)
 

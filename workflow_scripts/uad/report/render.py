@@ -24,6 +24,8 @@ PathLike = str | os.PathLike[str]
 
 #: What stands beside a cell for which the paper has no value.
 NOT_PUBLISHED = "not published"
+#: In place of a number that there is none of.
+NOTHING = "–"
 PHANTOM_WARNING = (
     "These numbers come from phantom data, and phantom data cannot rank methods for real scans: "
     "they show that the workflow runs, nothing else."
@@ -219,6 +221,13 @@ def signed(number: float) -> str:
     """Two decimals and always a sign, with a proper minus; what rounds to zero is ``+0.00``."""
     text = f"{abs(number):.2f}"
     return f"{'−' if number < 0 and float(text) else '+'}{text}"
+
+
+def digits(number: float | None) -> str:
+    """Three significant digits, all of a larger number before its point; a dash for nothing."""
+    if number is None or math.isnan(number):
+        return NOTHING
+    return f"{number:.0f}" if number == 0 or abs(number) >= 100 else f"{number:#.3g}".rstrip(".")
 
 
 def counted(number: int, noun: str) -> str:

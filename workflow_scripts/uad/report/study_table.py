@@ -15,7 +15,16 @@ import pandas as pd
 from uad.core.errors import DataError
 from uad.evaluate import bootstrap_interval
 from uad.report.metric_files import CELL, METRICS, check_metrics, fold_means, short
-from uad.report.render import Cell, Document, PathLike, Row, mean_std, signed, write_document
+from uad.report.render import (
+    NOTHING,
+    Cell,
+    Document,
+    PathLike,
+    Row,
+    mean_std,
+    signed,
+    write_document,
+)
 from uad.report.table_spec import StudySpec
 from uad.report.tables import sizes, spread
 
@@ -234,7 +243,7 @@ def _rows(summary: pd.DataFrame, spec: StudySpec, validated: bool) -> list[Row]:
             for record in records.itertuples(index=False):
                 known = record.validation_mean
                 cells += [Cell(mean_std(record.mean, record.std)), _difference(record, spec)]
-                cells += [Cell("–" if np.isnan(known) else f"{known:.2f}")] * validated
+                cells += [Cell(NOTHING if np.isnan(known) else f"{known:.2f}")] * validated
             rows.append(Row(label, cells, apart=variant == CHOSEN))
     return rows
 
@@ -242,7 +251,7 @@ def _rows(summary: pd.DataFrame, spec: StudySpec, validated: bool) -> list[Row]:
 def _difference(record: Any, spec: StudySpec) -> Cell:
     """The difference to the baseline with its interval, bold where that has no 0."""
     if record.variant == spec.baseline or record.same_as_baseline:
-        return Cell("–" if record.variant == spec.baseline else NO_EFFECT)
+        return Cell(NOTHING if record.variant == spec.baseline else NO_EFFECT)
     text = signed(record.difference)
     if np.isnan(record.ci_low):
         return Cell(text)
