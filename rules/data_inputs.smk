@@ -1,5 +1,6 @@
 """Input functions of data.smk: where raw trees lie, and what is in them."""
 
+from uad.core.errors import DataError
 from uad.data.layouts import listing_digest, missing_data
 from uad.qc.decide import exclusions
 
@@ -44,7 +45,9 @@ def raw_listing(content):
         try:
             return listing_digest(raw_root(wildcards), content=content)
         except DataError as error:
-            sys.exit(f"\n{error}\n")  # as above: the message is for a person
+            sys.exit(
+                f"\n{error}\n"
+            )  # no exception that Snakemake would wrap: the message is for a person
 
     return digest
 

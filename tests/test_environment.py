@@ -89,10 +89,21 @@ class TestSetUp:
         done = run('exec "$REAL" "$@"', REAL=sys.executable, PYTHON="/no/python3.12")
         assert done.returncode == 1 and "PYTHON=/no/python3.12 is not" in done.stderr
 
-    def test_an_environment_of_another_folder_is_not_used(self, run, tmp_path):
+    @pytest.mark.parametrize("reason", ["it belongs to /elsewhere", "it has no pip"])
+    def test_an_environment_that_cannot_be_used_is_made_anew(self, run, tmp_path, reason):
         (tmp_path / ".venv").mkdir()
-        (tmp_path / ".venv/.folder").write_text("/elsewhere\n")
+        owner = "/elsewhere" if "elsewhere" in reason else tmp_path
+        (tmp_path / ".venv/.folder").write_text(f"{owner}\n")
         done = run(f'case "$*" in *ensurepip*) exit 1;; *) exec {sys.executable} "$@"; esac')
-        assert "Making .venv anew: it belongs to /elsewhere" in done.stderr
+        assert f"Making .venv anew: {reason}" in done.stderr
         assert "sudo apt install python3." in done.stderr and done.returncode == 1
+        assert not (tmp_path / ".venv").exists()
+
+    def test_a_file_system_without_links_is_named(self, run, tmp_path):
+        (tmp_path / "programs/ln").unlink()
+        (tmp_path / "programs/ln").write_text("#!/bin/bash\nexit 1\n")
+        (tmp_path / "programs/ln").chmod(0o755)
+        done = run(f'exec {sys.executable} "$@"')
+        message = "this file system has no symbolic links, which a Python environment needs"
+        assert done.returncode == 1 and message in done.stderr
         assert not (tmp_path / ".venv").exists()
