@@ -6,7 +6,13 @@ from uad.core.errors import DataError
 from uad.core.files import read_tsv, write_text, write_tsv
 from uad.core.provenance import job
 from uad.qc.decide import left_out
-from uad.qc.verdicts import give_verdicts, refuse_unusable, stray_files, validate_tree
+from uad.qc.verdicts import (
+    SEPARATOR,
+    give_verdicts,
+    refuse_unusable,
+    stray_files,
+    validate_tree,
+)
 from uad.report.html import render_page
 
 
@@ -34,7 +40,7 @@ def summary(result, dataset, page):
     if bad:
         lines.append(
             f"{len(bad)} of {len(result.subjects)} subjects should be excluded and are used until "
-            f"the config excludes them, for example {bad[0][0]}: {bad[0][1]}"
+            f"the config excludes them, for example {bad[0][0]}: {bad[0][1].split(SEPARATOR)[0]}"
         )
     return "\n  ".join([f"Raw scans of {dataset} ({page}):", *lines]) if lines else ""
 

@@ -133,9 +133,9 @@ def _geometry(s: Any, promise: Promise) -> Iterator[tuple[str, str]]:
         text = "has no orientation (qform_code and sform_code are 0): nothing tells where its axes"
         yield FAULT, f"{image}: {text} point to, nor left from right"
     elif s.orientation == NO_AXES:
-        text = "has the affine of a bare array, without rotation and origin; was its orientation"
+        text = "has the affine of a bare array, without rotation and origin: its orientation"
         level = FAULT if axes or (spacing == 1).all() else WARNING
-        yield level, f"{image}: {text} lost when it was saved again?"
+        yield level, f"{image}: {text} was lost when it was saved"
     elif axes and s.orientation != axes:
         text = f"its axes point to {s.orientation}, those of this data set to {axes}"
         yield WARNING, f"{image}: {text}{_mirrored(s.orientation, axes)}"
@@ -359,12 +359,16 @@ def give_verdicts(
         first = part.iloc[0]
         rows.append((name, first["subject"], first.get("site", ""), verdict, SEPARATOR.join(why)))
     said = Counter(text for *_, why in rows for text in why.split(SEPARATOR) if text)
-    shared = [text for text, count in said.items() if count == len(rows) >= FEW]
+    shared: dict[str, list[str]] = {}  # sentences about every subject, and of which files
+    for sentence, count in said.items():
+        if count == len(rows) >= FEW and ": " in sentence:
+            what, _, text = sentence.partition(": ")
+            shared.setdefault(text, []).append(what)
     known = {row[0] for row in rows}
     rows += [(n, "", "", "excluded", why) for n, why in exclude.items() if n not in known]
     columns = ["name", "subject", "site", "verdict", "why"]
     subjects = pd.DataFrame(sorted(rows), columns=columns)
-    notes = [f"All {len(known)} subjects: {text}".rstrip("?") + "." for text in shared]
+    notes = [f"All {len(known)} subjects: {', '.join(w)}: {t}." for t, w in shared.items()]
     if expected is not None and len(subjects) != expected:
         more = "more" if len(subjects) > expected else "fewer"
         notes.append(f"{len(subjects)} subjects, {more} than the expected {expected}.")
