@@ -40,13 +40,8 @@ WEB_PAGE = (
 
 @dataclass(frozen=True)
 class Fetched:
-    """A finished file.
-
-    Attributes:
-        path: the file.
-        checksum: ``<algorithm>:<digits>`` of its bytes.
-        verified: whether the registry knows this checksum; otherwise it is only recorded.
-        url: where it was downloaded from, now or earlier; None: somebody put it there.
+    """A finished file: ``<algorithm>:<digits>`` of its bytes, whether the registry knows these, and
+    where it was downloaded from, now or earlier (None: somebody put it there).
     """
 
     path: Path
@@ -68,15 +63,10 @@ class _Failed(Exception):
 
 
 def fetch(file: File, folder: Path, progress: Show = True, attempts: int | None = None) -> Fetched:
-    """Get a file into a folder, unless it is already there and as it should be.
+    """Get a file of the registry into a folder, unless it is already there and as it should be.
 
-    A transfer goes into ``<name>.part`` and is taken up where it broke off, also by a later call.
-
-    Args:
-        file: its entry in the registry.
-        folder: where to put it.
-        progress: see :data:`uad.data.progress_bar.Show`.
-        attempts: failures in a row after which to give up; default: several.
+    A transfer goes into ``<name>.part`` and is taken up where it broke off, also by a later call;
+    ``attempts`` failures in a row (default: several) end it.
 
     Raises:
         DataError: no address gives the file, its checksum is wrong, or the disk is full.

@@ -63,18 +63,11 @@ def index_dataset(
     exclude: Mapping[str, str] | None = None,
     limit: int | None = None,
 ) -> pd.DataFrame:
-    """List the subjects of a raw tree.
+    """List the subjects of a raw tree that are not excluded (by public name or BIDS label, with the
+    reason), the first ``limit`` of them by name; each needs a file of each modality (ours).
 
-    Args:
-        layout: a layout of the registry.
-        root: the raw tree.
-        modalities: our modality names; a subject needs a file for each.
-        exclude: subjects to leave out, by public name or BIDS label, with the reason.
-        limit: keep the first that many subjects by name.
-
-    Returns:
-        One row per subject and modality, sorted: ``subject`` (BIDS label), ``name``
-        (public name), ``site``, ``modality``, ``image``, ``lesion`` (empty for healthy).
+    One row per subject and modality, sorted: ``subject`` (BIDS label), ``name`` (public name),
+    ``site``, ``modality``, ``image``, ``lesion`` (empty for healthy).
 
     Raises:
         DataError: no subject, an incomplete subject, an unknown excluded name.

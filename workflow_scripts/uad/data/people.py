@@ -32,15 +32,9 @@ def add_ages(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Add the column ``age`` (years) to a participants table, where any age is known.
 
-    Args:
-        participants: table of :func:`uad.qc.decide.index_used`.
-        layout: its layout.
-        root: the raw tree.
-
-    Returns:
-        The table, as it came if no age is known; missing ages are NaN. And facts for the record:
-        ``file`` (None without one), ``known`` and ``unknown`` (numbers of subjects),
-        ``contradicting`` (public names of those whose rows give different ages: unknown).
+    Missing ages are NaN; without any the table stays as it came. The facts for the record are
+    ``file`` (None without one), ``known`` and ``unknown`` (numbers of subjects) and
+    ``contradicting`` (public names of those whose rows give different ages: unknown).
 
     Raises:
         DataError: the file cannot be read, lacks a column, has an age that is none or a row

@@ -39,14 +39,8 @@ NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @dataclass(frozen=True)
 class Imported:
-    """What there is in a raw tree after an import.
-
-    Attributes:
-        placed: files that were linked, copied or unpacked now.
-        kept: files that were there already.
-        subjects: complete subjects; of ``expected`` that the public data set has.
-        needs: what a complete subject has.
-        incomplete: what other subjects lack, by subject.
+    """What there is in a raw tree after an import: files that were placed now or kept, complete
+    subjects of those that the public data set has, what these need, and what others lack.
     """
 
     layout: str
@@ -62,14 +56,11 @@ class Imported:
 def find_archives(
     folder: str | Path, skip: Iterable[str | Path] = ()
 ) -> tuple[dict[str, list[Path]], dict[Path, str]]:
-    """Recognise the data sets in a folder: archives in it, and loose images below it.
+    """The sources of each layout in a folder: archives in it, and the folder itself if there are
+    loose images below it; and the archives that are of none, with the reason.
 
     Archives are known by the name that their home gives them, others by the names of
     their first members. Raw trees (``skip``) are not looked into.
-
-    Returns:
-        The sources of each layout: archives, and the folder where it has loose images; and the
-        archives that are of none, with the reason.
 
     Raises:
         DataError: there is no such folder.
@@ -118,15 +109,9 @@ def import_all(
     archives: str | Path,
     progress: Show = True,
 ) -> tuple[dict[str, Imported], dict[Path, str]]:
-    """Bring everything that a folder holds into the raw trees.
+    """Bring everything that a folder holds into raw trees (layout and root, by name).
 
-    Args:
-        datasets: layout and raw tree of each data set of the config, by name.
-        archives: the user's folder.
-        progress: see :data:`uad.data.progress_bar.Show`.
-
-    Returns:
-        What was imported, by name; and archives that were not used, with the reason.
+    Returns what was imported, by name, and the archives that were not used, with the reason.
 
     Raises:
         DataError: as :func:`import_sources`; or the folder holds nothing that is known.
@@ -176,14 +161,7 @@ def import_sources(
 
 
 def state_of(layout: str, raw_root: Path, needs: list[str] | None = None, **did: int) -> Imported:
-    """How complete a raw tree is by its names.
-
-    Args:
-        layout: of which data set.
-        raw_root: the raw tree; may be missing.
-        needs: what a complete subject has; default: :meth:`Layout.needs`.
-        did: ``placed`` and ``kept`` of an import.
-    """
+    """How complete a raw tree, which may be missing, is by its names; ``did``: an import's work."""
     entry = load_registry().of_layout(layout)
     needs = needs or entry.layout.needs()
     found = entry.layout.scan(raw_root)

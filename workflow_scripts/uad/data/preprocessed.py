@@ -99,14 +99,8 @@ def index_preprocessed(
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """One preprocessed scan as the authors' loader sees it, axes x, y, z as stored.
-
-    Attributes:
-        image: (X, Y, Z) float32, 0 outside the brain.
-        mask: bool, the brain.
-        lesion: bool, nowhere true for healthy subjects.
-        spacing: voxel size in millimetres.
-        flipped: the axes that run against RAS+.
+    """One preprocessed scan as the authors' loader sees it, axes x, y, z as stored: image (X, Y, Z;
+    float32, 0 outside the brain), brain and lesion (bool), voxel size (mm), axes against RAS+.
     """
 
     image: np.ndarray

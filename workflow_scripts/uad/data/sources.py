@@ -74,12 +74,7 @@ class DataSet(Strict):
         return files[0].subjects or self.subjects if alone else self.subjects
 
     def lacking(self, subjects: Mapping[str, Iterable[str]], needs: Iterable[str]) -> list[File]:
-        """The files that a raw tree still needs, by the names and numbers of its subjects.
-
-        Args:
-            subjects: what each of its subjects has (:meth:`Layout.scan`).
-            needs: what a subject needs.
-        """
+        """The files that a raw tree still needs, by what its subjects have (:meth:`Layout.scan`)."""
 
         def count(needs: set[str], names: str | None = None) -> int:
             having = [name for name, has in subjects.items() if needs <= set(has)]

@@ -37,16 +37,7 @@ def status(
     source: str = "folder",
     modalities: Iterable[str] | None = None,
 ) -> Status:
-    """What there is of a data set of the config, and the next step.
-
-    Args:
-        name: its name in the config.
-        layout: its layout.
-        raw_root: its raw tree.
-        archives: the folder in which archives are looked for.
-        source: as in the config.
-        modalities: those that the config uses; default: all.
-    """
+    """What there is of a data set of the config, and the next step."""
     if source == "phantom":
         return Status(name, "present", 0, 0, "a phantom, made by the workflow")
     root = Path(raw_root)

@@ -37,21 +37,13 @@ def extract(
     nested: str | None = None,
     progress: Show = False,
 ) -> dict[str, Path]:
-    """Write selected files of an archive below a folder.
+    """Write selected files of an archive below a folder; the result has them by their paths there.
 
-    Every member is checked, also those that are not selected: a name or a link that points out
-    of the folder, or a device, condemns the whole archive. After an error the folder holds files
-    that the caller has to remove (see :func:`uad.data.disk.staging`).
-
-    Args:
-        archive: tar, compressed or not, or zip.
-        folder: made if absent.
-        select: name in the archive, bytes -> path below the folder, or None: not wanted.
-        nested: regular expression; a tar archive inside a zip that is opened as well.
-        progress: see :data:`uad.data.progress_bar.Show`.
-
-    Returns:
-        Where each file is, by its path below the folder.
+    ``select`` gives the path below the folder for the name and the bytes of a member, None for
+    those that are not wanted; a tar archive inside a zip whose name matches ``nested`` is opened
+    as well. Every member is checked, also those that are not selected: a name or a link that
+    points out of the folder, or a device, condemns the whole archive. After an error the folder
+    holds files that the caller has to remove (:func:`uad.data.disk.staging`).
 
     Raises:
         DataError: the archive is unsafe, damaged or truncated, or does not fit.
