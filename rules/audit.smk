@@ -14,7 +14,7 @@ rule pack_crate:
         "../envs/report.yaml"
     params:
         phantom=cfg.phantom,
-        datasets={name: cfg.datasets[name].layout for name in cfg.datasets_of_run()},
+        datasets={name: layout_name(cfg.datasets[name].layout) for name in cfg.datasets_of_run()},
         # 'make crate IMAGES=1 MODELS=1 AGENT=...'
         images=os.environ.get("UAD_CRATE_IMAGES", "") not in ("", "0"),
         models=os.environ.get("UAD_CRATE_MODELS", "") not in ("", "0"),

@@ -6,6 +6,7 @@ from math import prod
 from uad.config import params as rule_params
 from uad.core.files import read_tsv
 from uad.core.paths import MODALITY, SUFFIX
+from uad.core.patterns import layout_name
 
 SCRIPTS = "../workflow_scripts"
 GPU_WANTED = 0 if cfg.train.accelerator == "cpu" else 1

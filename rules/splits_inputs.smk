@@ -9,7 +9,7 @@ def split_lists(wildcards):
     if cfg.splits.kind != "reference" or experiment.setting == "intra":
         return []
     names = reference_files(
-        [cfg.datasets[name].layout for name in (experiment.train, *experiment.test)],
+        [layout_name(cfg.datasets[name].layout) for name in (experiment.train, *experiment.test)],
         experiment.modality,
         int(wildcards.fold),
     )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tools.datasets import folder_of, image
 from uad.config import load
 from uad.core.errors import ConfigError, DataError
 from uad.core.patterns import LESION, Layout, known_layouts, layout_of
@@ -48,15 +49,16 @@ NAMES = {
 def test_files_are_known_by_their_public_names(layout):
     patterns = layout_of(layout)
     found = {name: patterns.find(name) for name in NAMES[layout]}
-    assert {n: m and patterns.path_of(m) for n, m in found.items()} == NAMES[layout]
+    assert {n: m and m.place for n, m in found.items()} == NAMES[layout]
 
 
 def test_what_is_written_by_a_pattern_is_found_by_it():
     subjects = {"ixi": "IXI002-Guys-0828", "brats21": "BraTS2021_00007", "mslub": "patient07"}
-    for name, patterns in known_layouts().items():
+    for name, subject in subjects.items():
+        patterns = known_layouts()[name]
         for role in patterns.needs():
-            member = patterns.find(patterns.path(subjects[name], role))
-            assert (member.subject, member.role) == (subjects[name], role)
+            member = patterns.find(patterns.path(subject, role))
+            assert (member.subject, member.role) == (subject, role)
 
 
 #: Files of a raw tree that are no image of the index, and whether they belong there all the same.
@@ -165,12 +167,12 @@ def test_brats_and_mslub_are_indexed_with_their_lesion_masks(tmp_path):
     assert all(table["lesion"].str.endswith("consensus_gt.nii.gz"))
 
 
-def test_the_full_name_goes_before_the_short_one_and_gz_before_plain(tmp_path):
-    stem = "patient07/patient07"
-    touch(tmp_path, f"{stem}_T2W.nii.gz", f"{stem}_T2W.nii", "patient07/T2W.nii.gz")
-    touch(tmp_path, f"{stem}_consensus_gt.nii.gz")
-    image = index_dataset("mslub", tmp_path, ["T2"])["image"].item()
-    assert image == str(tmp_path / f"{stem}_T2W.nii.gz")
+def test_the_full_name_goes_before_the_short_one(tmp_path):
+    files = [f"patient07/{prefix}{kind}.nii.gz" for prefix in ("patient07_", "")
+             for kind in ("T2W", "consensus_gt")]  # fmt: skip
+    folder_of(tmp_path, files, lambda _: image())
+    table = index_dataset("mslub", tmp_path, ["T2"])
+    assert table["image"].item() == str(tmp_path / "patient07/patient07_T2W.nii.gz")
 
 
 def test_a_missing_image_is_named_and_can_be_excluded_by_config(tmp_path):

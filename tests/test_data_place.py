@@ -35,6 +35,8 @@ MODALITIES = {
     "mslub": ["T1", "T2", "FLAIR"],
 }
 
+SAME = {name: name for name in MODALITIES}
+
 
 def bring(layout, source, raw):
     """Import an archive or a folder into a raw tree."""
@@ -90,7 +92,7 @@ def test_brats_from_the_zip_of_kaggles_button(tmp_path):
     single = tar_of(tmp_path / "single", names("brats21", range(1))).read_bytes()
     parts = {"BraTS2021_Training_Data.tar": inner, "BraTS2021_00495.tar": single}
     archive = zip_of(tmp_path / "archive.zip", parts, parts.__getitem__)
-    assert find_archives(tmp_path)[0] == {"brats21": [archive]}
+    assert find_archives(tmp_path, SAME)[0] == {"brats21": [archive]}
     assert bring("brats21", archive, tmp_path / "raw").subjects == 2
 
 
@@ -402,7 +404,7 @@ def users_folder(tmp_path):
 
 
 def test_the_archives_in_a_folder_are_recognised(users_folder):
-    sources, unknown = find_archives(users_folder)
+    sources, unknown = find_archives(users_folder, SAME)
     assert {name: [path.name for path in paths] for name, paths in sources.items()} == {
         "mslub": ["mine"],
         "ixi": ["IXI-T1.tar", "IXI-T2.tar"],
@@ -410,7 +412,7 @@ def test_the_archives_in_a_folder_are_recognised(users_folder):
     }
     assert {path.name for path in unknown} == {"holiday.zip", "broken.tar.gz"}
     with pytest.raises(DataError, match="no such folder"):
-        find_archives(users_folder / "none")
+        find_archives(users_folder / "none", SAME)
 
 
 def test_one_call_imports_all_that_is_there(users_folder):

@@ -12,6 +12,7 @@ from uad.core.errors import UadError
 #: Verb -> (file of uad/commands/, what it does), in the order in which a person needs them.
 VERBS = {
     "datasets": ("show_datasets", "which data sets are there, and the next step for each"),
+    "layouts": ("show_layouts", "which layout of file names fits a folder of scans"),
     "import": ("import_datasets", "bring a folder of archives into the raw trees"),
     "plan": ("show_plan", "jobs, hours and disk of a target, before it is run"),
     "launch": ("launch_workflow", "start a run on a cluster, with a profile"),

@@ -28,9 +28,9 @@ DESCRIPTION = (
 
 def about_run(datasets: dict[str, str], choice: Choice, agent: str | None = None) -> About:
     """Name, description and sources of a crate, from the layout of each data set by its name."""
-    registry = load_registry()
-    sources = {} if choice.phantom else {n: registry.of_layout(x) for n, x in datasets.items()}
-    data = "a synthetic phantom" if choice.phantom else ", ".join(sorted(sources))
+    known = {} if choice.phantom else load_registry().datasets
+    sources = {name: known[layout] for name, layout in datasets.items() if layout in known}
+    data = "a synthetic phantom" if choice.phantom else ", ".join(sorted(datasets))
     return About(
         name=f"{'PHANTOM results: ' if choice.phantom else ''}{TITLE}",
         description=f"{DESCRIPTION}, on {data}: tables, metrics, the record of every job, "

@@ -11,6 +11,7 @@ from uad import methods as method_registry
 from uad.config.inputs import BACKENDS
 from uad.config.training import PAPER_PROTOCOL, Train
 from uad.core.errors import near
+from uad.core.patterns import layout_name
 
 if TYPE_CHECKING:
     from uad.config.model import Config
@@ -166,8 +167,8 @@ def _phantoms(config: Config) -> Iterator[str]:
         from uad.phantom.anatomy import LAYOUTS
 
         where, layout = f"datasets.{name}", dataset.layout
-        if layout not in LAYOUTS:
-            yield f"{where}.layout: no phantom has this layout{near(layout, LAYOUTS)}"
+        if layout_name(layout) not in LAYOUTS:
+            yield f"{where}.layout: no phantom has this layout{near(layout_name(layout), LAYOUTS)}"
         elif dataset.phantom.subjects > (limit := LAYOUTS[layout].subject_limit):
             yield f"{where}.phantom.subjects: the {layout} layout has names for {limit} subjects"
 
@@ -200,7 +201,7 @@ def _experiment_in_use(config: Config, name: str) -> Iterator[str]:
         from uad.published_splits import read_registry  # loads pandas
 
         published = read_registry()
-        layouts = {d: config.datasets[d].layout for d in used & set(config.datasets)}
+        layouts = {d: layout_name(config.datasets[d].layout) for d in used & set(config.datasets)}
         stems = list(published["stems"])
         fits = layouts.get(experiment.train) == stems[0] and {*layouts.values()} <= {*stems}
         if not fits or experiment.folds > published["folds"]:

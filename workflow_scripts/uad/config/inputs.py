@@ -6,14 +6,30 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from uad.core.errors import near
-from uad.core.patterns import known_layouts
+from uad.core.patterns import (
+    Layout,
+    Modality,
+    known_layouts,
+    layout_name,
+    layout_of,
+    registry_entry,
+)
 from uad.core.strict import Strict
 
-Modality = Literal["T1", "T1CE", "T2", "FLAIR"]
 Size = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)]
+
+
+def _known(value: str) -> str:
+    if value not in known_layouts():
+        raise ValueError(f"unknown layout '{value}'{near(value, known_layouts())}")
+    return value
+
+
+LayoutName = Annotated[str, AfterValidator(_known), Tag("name")]
+OwnLayout = Annotated[Layout, Tag("patterns")]
 
 
 class PhantomSource(Strict):
@@ -26,7 +42,11 @@ class PhantomSource(Strict):
 class Dataset(Strict):
     """One data set: where its raw tree comes from and what is in it."""
 
-    layout: str = Field(description="How its files are named; see resources/datasets.yaml.")
+    layout: LayoutName | OwnLayout = Field(
+        discriminator=Discriminator(lambda v: "name" if isinstance(v, str) else "patterns"),
+        description="How its files are named: an entry of resources/datasets.yaml (uad layouts "
+        "shows which fits), or patterns of your own (docs/your-own-data.md).",
+    )
     source: Literal["folder", "download", "preprocessed", "phantom"] = Field(
         "folder",
         description="folder: a raw tree that is there; download: fetched into 'path'; "
@@ -37,31 +57,38 @@ class Dataset(Strict):
         None, ge=1, description="Subjects that the data set should have; validation compares."
     )
     phantom: PhantomSource = PhantomSource()
-    modalities: list[Modality] = Field(min_length=1)
+    modalities: list[Modality] = Field(
+        default_factory=list, description="Those that are used; default: all of an own layout."
+    )
     skullstrip: str | None = Field(
-        None, description="Back end for this data set; default: preprocessing.skullstrip.backend."
+        None,
+        description="Back end for this data set; default: preprocessing.skullstrip.backend, and "
+        "'foreground' where the layout says head: stripped.",
     )
     exclude: dict[str, str] = Field(
         default_factory=dict, description="Subjects left out, by public name, with the reason."
     )
     limit: int | None = Field(None, ge=1, description="Use only the first N subjects by name.")
 
-    @field_validator("layout")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in known_layouts():
-            raise ValueError(f"unknown layout '{value}'{near(value, known_layouts())}")
-        return value
-
     @model_validator(mode="after")
     def _modalities_exist(self) -> Dataset:
+        there = layout_of(self.layout).modalities
+        if not self.modalities and not isinstance(self.layout, str):
+            self.modalities = list(there)
+        if not self.modalities:
+            raise ValueError(f"'modalities' is missing: those of {', '.join(there)} that you use")
         for modality in self.modalities:
-            if modality not in known_layouts()[self.layout].modalities:
-                raise ValueError(f"the {self.layout} data set has no {modality} images")
+            if modality not in there:
+                raise ValueError(
+                    f"the {layout_name(self.layout)} data set has no {modality} images"
+                )
         return self
 
     @model_validator(mode="after")
     def _path_given(self) -> Dataset:
+        key = {"download": "files", "preprocessed": "preprocessed"}.get(self.source)
+        if key and not registry_entry(self.layout).get(key):
+            raise ValueError(f"source '{self.source}' is not known for this layout; use 'folder'")
         if self.source != "phantom" and not self.path:
             raise ValueError(f"source '{self.source}' needs 'path': the root of the tree")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -11,6 +12,7 @@ from uad.config.checks import experiments_in_use, find_problems
 from uad.config.inputs import Dataset, Preprocessing, QualityControl, Splits
 from uad.config.outputs import AS_CONFIGURED, Figure, Rescoring, Run, Study, Table
 from uad.config.training import QUALITY_OPTIONS, Experiment, Method, Model, Protocol, Train
+from uad.core.patterns import layout_of
 from uad.core.strict import Strict
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
@@ -78,8 +80,11 @@ class Config(Strict):
         return Train.model_validate({**self.train.model_dump(), **overrides})
 
     def backend_of(self, dataset: str) -> str:
-        """Skull-stripping back end of a data set."""
-        return self.datasets[dataset].skullstrip or self.preprocessing.skullstrip.backend
+        """Skull-stripping back end of a data set; of one that is stripped, its foreground."""
+        spec = self.datasets[dataset]
+        stripped = layout_of(spec.layout).head == "stripped"
+        default = "foreground" if stripped else self.preprocessing.skullstrip.backend
+        return spec.skullstrip or default
 
     def quality_of(self, method: str, name: str | None = None) -> dict[str, Any]:
         """Options of the quality maps of a method; with ``name`` those that this map takes."""
@@ -125,11 +130,22 @@ class Config(Strict):
         """Figures that this run builds."""
         if self.run.figures is not None:
             return self.run.figures
-        return [name for name, figure in self.figures.items() if figure.part == "paper"]
+        paper = {name: [f] for name, f in self.figures.items() if f.part == "paper"}
+        return self._of_built_tables(paper)
 
     def studies_of_run(self) -> list[str]:
         """Studies that this run builds."""
-        return list(self.studies) if self.run.studies is None else self.run.studies
+        if self.run.studies is not None:
+            return self.run.studies
+        return self._of_built_tables({name: s.columns for name, s in self.studies.items()})
+
+    def _of_built_tables(self, columns: Mapping[str, list[Any]]) -> list[str]:
+        """Where only some tables are asked for: what shows nothing but test sets of these."""
+        if self.run.tables is None:
+            return list(columns)
+        listed = [self.tables[name] for name in self.run.tables if name in self.tables]
+        shown = {(c.experiment, c.test) for table in listed for c in table.columns}
+        return [n for n, own in columns.items() if {(c.experiment, c.test) for c in own} <= shown]
 
     def variants_of(self, study: str, method: str) -> list[dict[str, Any]]:
         """The variants of a study, complete, for one method; the first changes nothing."""

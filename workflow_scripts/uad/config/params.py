@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from uad.config.model import Config
+from uad.core.patterns import layout_name
 
 Names = Mapping[str, str]
 Param = Callable[[Config, Names], Any]
@@ -93,7 +94,8 @@ def _packing(cfg: Config, names: Names) -> dict[str, Any]:
 def _split_experiment(cfg: Config, names: Names) -> dict[str, Any]:
     """What a split depends on of its experiment, and the layouts of its data sets."""
     experiment = cfg.experiments[names["experiment"]]
-    layouts = {name: cfg.datasets[name].layout for name in (experiment.train, *experiment.test)}
+    sets = (experiment.train, *experiment.test)
+    layouts = {name: layout_name(cfg.datasets[name].layout) for name in sets}
     kept = _plain(experiment, "setting", "modality", "train", "test", "folds")
     return {**kept, "layouts": layouts}
 

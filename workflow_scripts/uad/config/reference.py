@@ -68,6 +68,8 @@ def _rows(
     for each in [target, *choices]:
         below |= each.get("properties", {})
     if below:
+        if plain := [each for each in choices if "properties" not in each]:
+            yield place, _kind(plain[0], definitions), "", spec.get("description", "")
         for key, inner in below.items():
             yield from _rows(f"{place}.{key}", inner, definitions)
         return

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from uad import methods as method_registry
-from uad.config.inputs import Modality
 from uad.core.errors import near
+from uad.core.patterns import Modality
 from uad.core.strict import Strict
 
 Quality = Literal["l1", "l2", "ssim", "fusion", "ms-ssim", "gms"]

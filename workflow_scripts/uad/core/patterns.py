@@ -1,8 +1,8 @@
 """The file names of a data set as patterns, by which files are found, indexed and written.
 
 A pattern is a path below the raw tree: ``{subject}`` and ``{modality}`` stand for names, ``[...]``
-for a part that may be missing, ``*`` for any characters but ``/``. ``.nii.gz`` at its end stands
-for ``.nii``, too.
+for a part that may be missing, ``*`` for any characters but ``/``, ``{session}`` and ``{site}`` for
+themselves. ``.nii.gz`` at its end stands for ``.nii``, too, in upper or lower case.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import fnmatch
 import functools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +27,11 @@ REGISTRY = Path(__file__).resolve().parents[3] / "resources" / "datasets.yaml"
 LESION, BRAIN = "lesion mask", "brain mask"
 
 _PIECE = re.compile(r"\{(\w+)\}|[\[\]*]|[^\[\]*{}]+")
-_SUFFIX = r"(?P<suffix>\.nii(?:\.gz)?)"
+_SUFFIX = r"(?P<suffix>(?i:\.nii(?:\.gz)?))"
+#: What a pattern may name besides the subject.
+VISIT = {"session", "site"}
+#: The modalities that there are.
+Modality = Literal["T1", "T1CE", "T2", "FLAIR"]
 
 
 def _compilable(value: str) -> str:
@@ -39,6 +43,10 @@ def _compilable(value: str) -> str:
 
 
 Expression = Annotated[str, AfterValidator(_compilable)]
+
+
+#: A layout by its name in the registry, or a user's own.
+AnyLayout = "str | Mapping[str, Any] | Layout"
 
 
 class Ages(Strict):
@@ -54,11 +62,16 @@ class Ages(Strict):
 class Layout(Strict):
     """How the files of a data set are named, and what they are like."""
 
-    image: str = Field(description="Pattern with {subject} and {modality}.")
-    modalities: dict[str, str] = Field(min_length=1, description="What the files call each.")
-    lesion: str | None = Field(None, description="Pattern of the lesion mask.")
+    image: str | list[str] = Field(
+        description="Pattern(s) with {subject} and {modality}, perhaps {session} and {site}."
+    )
+    modalities: dict[Modality, str] = Field(
+        min_length=1, description="What the files call each; * for any characters."
+    )
+    lesion: str | list[str] | None = Field(None, description="Pattern(s) of the lesion mask.")
     brain: str | None = Field(None, description="Pattern of a brain mask; imported, not needed.")
     subject: Expression = Field(r"[^/]+", description="Regular expression for a subject's name.")
+    session: Expression = Field(r"[^/]+", description="Regular expression for a session.")
     site: Expression | None = Field(None, description="The site in a name: its first group.")
     sites: list[str] = Field(default_factory=list, description="The sites that there are.")
     healthy: bool = Field(False, description="No subject has a lesion mask.")
@@ -96,56 +109,61 @@ class Layout(Strict):
 
     @model_validator(mode="after")
     def _placeholders(self) -> Layout:
-        needed = {"image": {"subject", "modality"}, "lesion": {"subject"}, "brain": {"subject"}}
-        for key, names in needed.items():
-            pattern = getattr(self, key)
-            if pattern is None:
-                continue
+        for role, pattern in self.patterns:
+            key = {LESION: "lesion", BRAIN: "brain"}.get(role, role)
+            names = {"subject", "modality"} if role == "image" else {"subject"}
             if not pattern.endswith(".nii.gz"):
-                raise ValueError(f"'{key}' must end with .nii.gz")
-            if (found := _names(pattern)) != names:
+                raise ValueError(f"'{key}' must end with .nii.gz (which stands for .nii, too)")
+            if (found := _names(pattern)) - VISIT != names:
                 expected = " and ".join(f"{{{name}}}" for name in sorted(names))
                 raise ValueError(f"'{key}' must have {expected}, not {', '.join(sorted(found))}")
-        if self.healthy == (self.lesion is not None):
+        if self.healthy == bool(self.lesion):
             raise ValueError("either 'healthy: true' or the pattern 'lesion' is needed")
         return self
 
     # pydantic leaves cached properties alone
     @functools.cached_property
-    def _patterns(self) -> list[tuple[str, str]]:
+    def patterns(self) -> list[tuple[str, str]]:
+        """What each pattern is of (``image`` or a mask), and the pattern."""
         named = [("image", self.image), (LESION, self.lesion), (BRAIN, self.brain)]
-        return [(role, pattern) for role, pattern in named if pattern]
+        listed = [(role, [p] if isinstance(p, str) else p or []) for role, p in named]
+        return [(role, pattern) for role, patterns in listed for pattern in patterns]
 
     @functools.cached_property
     def _exact(self) -> list[tuple[str, re.Pattern[str]]]:
-        return [(role, re.compile(self._expression(p))) for role, p in self._patterns]
+        return [(role, re.compile(self.expression(p))) for role, p in self.patterns]
 
     @functools.cached_property
     def _anywhere(self) -> list[tuple[str, re.Pattern[str]]]:
         found = []
-        for role, pattern in self._patterns:
+        for role, pattern in self.patterns:
             name = pattern.rpartition("/")[2]
             # folders whose name says nothing that the file's does not may be missing
             whole = _names(re.sub(r"\[.*?\]", "", name)) == _names(pattern)
-            expression = self._expression(name if whole else pattern)
-            found.append((role, re.compile(f"(?:.*/)?{expression}")))
+            whole &= not VISIT & _names(pattern) and "*" not in pattern
+            expression = self.expression(name if whole else pattern)
+            found.append((role, re.compile(f"(?:.*/)?(?P<tail>{expression})")))
         return found
 
     @functools.cached_property
-    def _folder(self) -> re.Pattern[str] | None:
-        folder = self.image.rpartition("/")[0]
-        own = _names(folder) == {"subject"}
-        return re.compile(self._expression(f"{folder}.nii.gz", suffix="")) if own else None
+    def _folders(self) -> list[re.Pattern[str]]:
+        folders = [p.rpartition("/")[0] for role, p in self.patterns if role == "image"]
+        folders = [folder for folder in folders if _names(folder) == {"subject"}]
+        return [re.compile(self.expression(f"{folder}.nii.gz", suffix="")) for folder in folders]
 
-    def _expression(self, pattern: str, suffix: str = _SUFFIX) -> str:
-        tokens = "|".join(re.escape(t).replace(r"\*", "[^/]*") for t in self.modalities.values())
-        kinds, parts, seen = {"subject": self.subject, "modality": tokens}, [], set()
+    def expression(self, pattern: str, suffix: str = _SUFFIX) -> str:
+        """A pattern, or the beginning of one, as a regular expression."""
+        # as few characters as possible for a star, so that the rest may be a longer modality
+        tokens = "|".join(re.escape(t).replace(r"\*", "[^/]*?") for t in self.modalities.values())
+        kinds = {"subject": self.subject, "modality": tokens, "session": self.session}
+        kinds["site"] = "[^/]+"
+        parts, seen = [], set()
         for piece in _PIECE.finditer(pattern.removesuffix(".nii.gz")):
             if name := piece[1]:
                 parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{kinds[name]})")
                 seen.add(name)
             else:
-                special = {"[": "(?:", "]": ")?", "*": "[^/]*"}
+                special = {"[": "(?:", "]": ")??", "*": "([^/]*?)"}
                 parts.append(special.get(piece[0]) or re.escape(piece[0]))
         return "".join(parts) + suffix
 
@@ -155,9 +173,13 @@ class Layout(Strict):
             return True
         tokens = {**self.modalities, **dict(enumerate(self.unused))}
         every = self.model_copy(update={"modalities": tokens})
-        names = (pattern.rpartition("/")[2] for _, pattern in self._patterns)
-        base = name.rpartition("/")[2]
-        return any(re.fullmatch(every._expression(pattern), base) for pattern in names)
+        for _, pattern in self.patterns:
+            base = pattern.rpartition("/")[2]
+            # a wrong folder is not what is looked for; a file's name may say nothing, though
+            part = base if "{subject}" in base else pattern
+            if re.fullmatch(f"(?:.*/)?{every.expression(part)}", name):
+                return True
+        return False
 
     def _is_ignored(self, name: str) -> bool:
         folders = name.split("/")[:-1]
@@ -166,11 +188,22 @@ class Layout(Strict):
     def _member(self, name: str, patterns: list[tuple[str, re.Pattern[str]]]) -> Member | None:
         for role, expression in patterns:
             if match := expression.fullmatch(name):
+                parts = match.groupdict()
                 if role == "image":
-                    tokens = {token: modality for modality, token in self.modalities.items()}
-                    role = tokens[match["modality"]]
-                return Member(match["subject"], role, match["suffix"])
+                    role = self.modality_of(parts["modality"])
+                named = set(match.re.groupindex.values())
+                stars = [part or "" for i, part in enumerate(match.groups(), 1) if i not in named]
+                place = parts.get("tail") or name
+                if not match.re.groups - len(named) and not VISIT & set(parts):
+                    place = self.path(parts["subject"], role, parts["suffix"].lower())
+                session, site = parts.get("session") or "", parts.get("site")
+                return Member(parts["subject"], role, place, session, site, len("".join(stars)))
         return None
+
+    def modality_of(self, token: str) -> str:
+        """Ours for what the files call a modality."""
+        called = self.modalities.items()
+        return next(name for name, own in called if fnmatch.fnmatchcase(token, own))
 
     def find(self, name: str) -> Member | None:
         """What a file is, by its path (with ``/``) in an archive or any folder; None: not ours."""
@@ -181,13 +214,9 @@ class Layout(Strict):
     def path(self, subject: str, role: str, suffix: str = ".nii.gz") -> str:
         """Where a file of a subject belongs below the raw tree."""
         token = self.modalities.get(role, "")
-        pattern = self.image if token else dict(self._patterns)[role]
+        pattern = next(p for r, p in self.patterns if r == ("image" if token else role))
         name = re.sub(r"[\[\]]", "", pattern).removesuffix(".nii.gz")
         return name.format(subject=subject, modality=token) + suffix
-
-    def path_of(self, member: Member) -> str:
-        """Where a file belongs below the raw tree."""
-        return self.path(member.subject, member.role, member.suffix)
 
     def needs(self, modalities: Iterable[str] | None = None) -> list[str]:
         """What a complete subject has: modalities (default: all but the optional) and lesion."""
@@ -195,24 +224,36 @@ class Layout(Strict):
             modalities = [m for m in self.modalities if m not in self.optional]
         return [m for m in modalities if m in self.modalities] + [LESION] * (not self.healthy)
 
-    def scan(self, root: str | os.PathLike[str]) -> dict[str, dict[str, Path]]:
+    def scan(
+        self, root: str | os.PathLike[str], modalities: Iterable[str] | None = None
+    ) -> dict[str, Files]:
         """The files of each subject of a raw tree by what they are; no image is opened.
 
-        A folder of a subject without any file that is known counts as a subject without files.
+        Of several sessions the first one is taken that has the modalities (default: all) and the
+        lesion mask, else the one that lacks least. Of several files the one is taken whose name
+        has the least for ``*`` to stand for; then that with all ``[parts]``; then the first by
+        name. A folder of a subject without any file that is known counts as a subject.
         """
-        found: dict[str, dict[str, Path]] = {}
-        depth = 1 + max(pattern.count("/") for _, pattern in self._patterns)
+        visits: dict[str, dict[str, Files]] = {}
+        depth = 1 + max(pattern.count("/") for _, pattern in self.patterns)
+        members: dict[Path, Member] = {}
         for path in visible_files(root, depth):
             relative = path.relative_to(root)
             if member := self._member(relative.as_posix(), self._exact):
-                files = found.setdefault(member.subject, {})
-                other = files.get(member.role)
-                # the full name goes before one with parts missing, and .nii.gz before .nii
-                if other is None or len(other.name) < len(path.name):
-                    files[member.role] = path
-            elif self._folder and (folder := self._folder.fullmatch(relative.parent.as_posix())):
-                found.setdefault(folder["subject"], {})
-        return dict(sorted(found.items()))
+                members[path] = member
+            for pattern in self._folders:
+                if folder := pattern.fullmatch(relative.parent.as_posix()):
+                    visits.setdefault(folder["subject"], {})
+        best_first = sorted(members, key=lambda p: (members[p].stars, -len(p.name), p))
+        for path in best_first:
+            member = members[path]
+            files = visits.setdefault(member.subject, {}).setdefault(member.session, Files())
+            first = files.setdefault(member.role, path)
+            files.site = files.site or member.site
+            if first != path and members[first].stars == member.stars == 0:
+                files.twins.append((first, path))
+        needs = set(self.needs(modalities))
+        return {name: _visit(visits[name], needs) for name in sorted(visits)}
 
     def site_of(self, subject: str) -> str | None:
         """The site in a subject's name; None if names have none."""
@@ -228,11 +269,40 @@ class Layout(Strict):
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a data set: whose, what it is (a modality or a mask), its ending."""
+    """A file of a data set: whose, what it is (a modality or a mask), its place in the raw tree,
+    its session and site if the pattern has them, and how much the stars of the pattern stand for.
+    """
 
     subject: str
     role: str
-    suffix: str
+    place: str
+    session: str = ""
+    site: str | None = None
+    stars: int = 0
+
+
+class Files(dict[str, Path]):
+    """The files of a subject by what they are, its site if its paths name it, and pairs of files
+    that claim to be the same.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.site: str | None = None
+        self.twins: list[tuple[Path, Path]] = []
+
+
+def _visit(sessions: dict[str, Files], needs: set[str]) -> Files:
+    """The session that is used, with the files that belong to no session in particular."""
+    common = sessions.get("", Files())
+    named = sorted(name for name in sessions if name)
+    if not named:
+        return common
+    files = sessions[min(named, key=lambda name: len(needs - {*sessions[name], *common}))]
+    for role, path in common.items():
+        files.setdefault(role, path)
+    files.twins += common.twins
+    return files
 
 
 def _names(pattern: str) -> set[str]:
@@ -283,6 +353,11 @@ def registry_path() -> str:
     return os.environ.get("UAD_DATASETS") or str(REGISTRY)
 
 
+def registry_entry(layout: AnyLayout) -> Mapping[str, Any]:
+    """The entry of a layout in the registry, as it stands there; empty for a user's own."""
+    return read_registry(registry_path())["datasets"].get(layout_name(layout), {})
+
+
 def known_layouts() -> dict[str, Layout]:
     """The layouts of the public data sets by name.
 
@@ -310,14 +385,21 @@ def not_valid(path: str | os.PathLike[str], error: ValidationError) -> ConfigErr
     return ConfigError("\n".join([f"{path}: not a valid registry:", *lines]))
 
 
-def layout_of(layout: str | Layout) -> Layout:
-    """A layout by its name, or as it is.
+def layout_name(layout: AnyLayout) -> str:
+    """What a layout is called; a user's own has no name."""
+    return layout if isinstance(layout, str) else "own"
+
+
+def layout_of(layout: AnyLayout) -> Layout:
+    """A layout by its name, or a user's own as the config has it.
 
     Raises:
         ConfigError: there is none of this name.
     """
     if isinstance(layout, Layout):
         return layout
+    if not isinstance(layout, str):
+        return Layout.model_validate(layout)
     if layout not in known_layouts():
         raise ConfigError(unknown("layout", layout, known_layouts()))
     return known_layouts()[layout]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from uad.core.errors import DataError
+from uad.core.patterns import AnyLayout
 from uad.data.disk import lock, require_room, size_of
 from uad.data.fetch import Fetched, fetch, finished
 from uad.data.layouts import demographics_file, table_of
@@ -26,7 +27,7 @@ WAYS = (
 
 
 def download(
-    layout: str,
+    layout: AnyLayout,
     archives: Path,
     raw_root: Path,
     modalities: Iterable[str] | None = None,
@@ -98,7 +99,7 @@ def _require_room(entry: DataSet, wanted: list[File], archives: Path, raw_root: 
 
 
 def _place_tables(
-    entry: DataSet, layout: str, archives: Path, raw_root: Path, progress: Show
+    entry: DataSet, layout: AnyLayout, archives: Path, raw_root: Path, progress: Show
 ) -> list[Fetched]:
     """Copy the tables that were downloaded into a raw tree, unless it has one or they are odd."""
     from uad.data.people import add_ages

@@ -7,13 +7,14 @@ import os
 import re
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uad.core.errors import DataError
 from uad.core.files import sha256, text_digest
-from uad.core.patterns import BRAIN, LESION, known_layouts, layout_of
+from uad.core.patterns import BRAIN, LESION, AnyLayout, known_layouts, layout_name, layout_of
 from uad.data.sources import load_registry
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def excluded_names(
 
 
 def index_dataset(
-    layout: str,
+    layout: AnyLayout,
     root: str | Path,
     modalities: list[str],
     exclude: Mapping[str, str] | None = None,
@@ -72,14 +73,19 @@ def index_dataset(
     Raises:
         DataError: no subject, an incomplete subject, an unknown excluded name.
     """
-    patterns, root = layout_of(layout), Path(root)
+    patterns, root, called = layout_of(layout), Path(root), layout_name(layout)
     for modality in modalities:
         if modality not in patterns.modalities:
-            raise DataError(f"{root}: the {layout} data set has no {modality} images.")
-    found = patterns.scan(root)
+            raise DataError(f"{root}: the {called} data set has no {modality} images.")
+    found = patterns.scan(root, modalities)
+    if dead := dead_links(root, exclude or ()):
+        raise DataError(f"{root}: {dead}")
     if not found:
         how = load_registry().of_layout(layout).how_to_get()
-        raise DataError(f"{root}: no subject in the {layout} layout. To have it: {how}.")
+        raise DataError(
+            f"{root}: no subject in the {called} layout. What fits it: uad layouts {root}. "
+            f"To have it: {how}."
+        )
     nobody = (
         f"{root}: no subject has all of {', '.join(modalities)}. Import the rest (make datasets "
         "says what), or list what you have in the config: datasets.<name>.modalities."
@@ -90,7 +96,7 @@ def index_dataset(
 
 def index_subjects(
     found: Mapping[str, Mapping[str, Any]],
-    layout: str,
+    layout: AnyLayout,
     root: Path,
     chosen: tuple[list[str], Mapping[str, str], int | None],
     nobody: str,
@@ -101,12 +107,15 @@ def index_subjects(
     ``chosen`` are modalities, exclusions and limit of :func:`index_dataset`, ``nobody`` is the
     message if no subject is left. With ``masks`` brain masks are needed and listed, too.
     """
-    patterns, (modalities, exclude, limit) = layout_of(layout), chosen
+    patterns, called = layout_of(layout), layout_name(layout)
+    modalities, exclude, limit = chosen
     left_out = set(excluded_names(exclude, found, root).values())
     found = {name: files for name, files in found.items() if name not in left_out}
     if patterns.incomplete == "skip":
         found = {n: files for n, files in found.items() if set(modalities) <= set(files)}
     names = list(found)[:limit]
+    for name in names:
+        _refuse_other_twin(name, found[name])
     if not names:
         raise DataError(nobody)
     needed = [*modalities, *([] if patterns.healthy else [LESION]), *([BRAIN] if masks else [])]
@@ -117,10 +126,15 @@ def index_subjects(
             f"{' ...' if len(gaps) > 5 else ''}. Complete the tree, or exclude the subject(s) in "
             "the config with a reason."
         )
+    labels = Counter(map(bids_label, names))
+    if alike := [name for name in names if labels[bids_label(name)] > 1]:
+        raise DataError(
+            f"{root}: {', '.join(alike[:5])}: names that differ only in signs; rename one of them."
+        )
     return table_of(
         {
             "name": name,
-            "site": patterns.site_of(name) or layout,
+            "site": getattr(found[name], "site", None) or patterns.site_of(name) or called,
             "modality": modality,
             "image": str(found[name][modality]),
             "lesion": str(found[name].get(LESION, "")),
@@ -131,6 +145,43 @@ def index_subjects(
     )
 
 
+def _refuse_other_twin(name: str, files: Mapping[str, Any]) -> None:
+    """Stop where two files claim to be one image of a subject, and their voxels differ."""
+    import numpy as np
+
+    from uad.core.nifti import open_volume
+
+    for one, other in getattr(files, "twins", ()):
+        if one not in files.values():
+            continue
+        first, second = open_volume(one), open_volume(other)
+        same = np.array_equal(first.data, second.data, equal_nan=True)
+        if not same or not np.allclose(first.affine, second.affine):
+            raise DataError(
+                f"{name}: {one} and {other} are the same image by their names, and differ. Remove "
+                "the one that is wrong."
+            )
+
+
+def dead_links(root: str | Path, exclude: Iterable[str] = ()) -> str:
+    """What there is to say about links of a raw tree whose targets are gone, but for those of
+    excluded subjects; empty without any.
+    """
+    dead = [
+        path
+        for folder, folders, files in os.walk(root, followlinks=True)
+        for path in (Path(folder, name) for name in [*folders, *files])
+        if path.is_symlink() and not path.exists() and not any(n in str(path) for n in exclude)
+    ]
+    if not dead:
+        return ""
+    return (
+        f"{len(dead)} link(s) lead nowhere, such as {min(dead)}, to {min(dead).readlink()}. Put "
+        "the files back there, or import them from where they are now: make import "
+        "ARCHIVES=<their folder>."
+    )
+
+
 def table_of(rows: Iterable[Mapping[str, str]]) -> pd.DataFrame:
     """A participants table of rows that have a public ``name``."""
     import pandas as pd
@@ -138,7 +189,7 @@ def table_of(rows: Iterable[Mapping[str, str]]) -> pd.DataFrame:
     return pd.DataFrame([{"subject": bids_label(row["name"]), **row} for row in rows])
 
 
-def demographics_file(layout: str, root: str | Path) -> Path | None:
+def demographics_file(layout: AnyLayout, root: str | Path) -> Path | None:
     """The table of subjects at the root of a raw tree; of several the first, None without."""
     ages = layout_of(layout).ages
     paths = (Path(root) / name for name in (PARTICIPANTS, *(ages.files if ages else ())))
@@ -161,7 +212,7 @@ def listing_digest(root: str | Path, *, content: bool = False) -> str:
     rows = [[p.name, sha256(p)] for p in (Path(root) / n for n in tables) if p.is_file()]
     for folder, _, files in os.walk(root, followlinks=True):
         for name in files:
-            if name.endswith((".nii.gz", ".nii")):
+            if name.lower().endswith((".nii.gz", ".nii")):
                 path = Path(folder) / name
                 row: list[Any] = [os.path.relpath(path, root)]
                 if content:

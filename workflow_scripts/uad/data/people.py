@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from uad.core.errors import DataError
-from uad.core.patterns import Ages, layout_of
+from uad.core.patterns import Ages, AnyLayout, layout_of
 from uad.data.layouts import PARTICIPANTS, bids_label, demographics_file
 
 #: Plausible ages (years).
@@ -28,7 +28,7 @@ _EMPTY = ("", "n/a", "na", "nan")
 
 
 def add_ages(
-    participants: pd.DataFrame, layout: str, root: str | Path
+    participants: pd.DataFrame, layout: AnyLayout, root: str | Path
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Add the column ``age`` (years) to a participants table, where any age is known.
 
@@ -43,6 +43,8 @@ def add_ages(
     path = demographics_file(layout, root)
     if path is None:
         return participants, {"file": None}
+    if path.name == PARTICIPANTS:
+        participants = _with_sites(participants, layout, path)
     published = None if path.name == PARTICIPANTS else layout_of(layout).ages
     listed = _ages(path, published)
     names = participants["name"].drop_duplicates()
@@ -69,6 +71,20 @@ def add_ages(
     table = participants.copy()
     table.insert(table.columns.get_loc("site") + 1, "age", table["name"].map(known))
     return table, facts
+
+
+def _with_sites(participants: pd.DataFrame, layout: AnyLayout, path: Path) -> pd.DataFrame:
+    """The sites of the column ``site`` of a table of BIDS, where no name tells them."""
+    (head, *rows), *_ = _sheets(path) or [[[]]]
+    patterns = layout_of(layout)
+    told = patterns.site or any("{site}" in pattern for _, pattern in patterns.patterns)
+    if told or not {"participant_id", "site"} <= set(head):
+        return participants
+    cells = (dict(zip(head, row, strict=False)) for row in rows)
+    sites = {_key(row.get("participant_id", ""), None): row.get("site", "") for row in cells}
+    found = participants["name"].map(lambda name: sites.get(f"sub-{bids_label(name)}"))
+    known = found.notna() & ~found.isin(_EMPTY)
+    return participants.assign(site=participants["site"].mask(known, found))
 
 
 def _ages(path: Path, published: Ages | None) -> dict[str, list[float]] | None:

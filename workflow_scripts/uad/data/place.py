@@ -16,15 +16,17 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from uad.core.errors import DataError
 from uad.core.files import atomic_path
-from uad.core.patterns import LESION, Layout, Member, visible_files
+from uad.core.patterns import LESION, AnyLayout, Layout, Member, layout_name, visible_files
 from uad.data.disk import lock, size_of, staging
+from uad.data.fit import fits
 from uad.data.progress_bar import Show, say
-from uad.data.sources import load_registry
+from uad.data.sources import DataSet, load_registry
 from uad.data.unpack import extract, names_in
 
 ARCHIVES = re.compile(r".*\.(zip|tar|tar\.gz|tgz|tar\.bz2|tar\.xz)", re.IGNORECASE)
@@ -51,13 +53,14 @@ class Imported:
     expected: int
     needs: list[str]
     incomplete: dict[str, list[str]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
 
 def find_archives(
-    folder: str | Path, skip: Iterable[str | Path] = ()
+    folder: str | Path, layouts: Mapping[str, AnyLayout], skip: Iterable[str | Path] = ()
 ) -> tuple[dict[str, list[Path]], dict[Path, str]]:
-    """The sources of each layout in a folder: archives in it, and the folder itself if there are
-    loose images below it; and the archives that are of none, with the reason.
+    """The sources of each layout (by any name) in a folder: archives in it, and the folder itself
+    if there are loose images below it; and the archives that are of none, with the reason.
 
     Archives are known by the name that their home gives them, others by the names of
     their first members. Raw trees (``skip``) are not looked into.
@@ -68,13 +71,13 @@ def find_archives(
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Name the folder that holds your archives.")
-    entries = {name: e for name, e in load_registry().datasets.items() if e.layout}
+    entries = {name: load_registry().of_layout(layout) for name, layout in layouts.items()}
     homes = {file.name: name for name, entry in entries.items() for file in entry.files}
     sources: dict[str, list[Path]] = {name: [] for name in entries}
     unknown = {}
     for path in sorted(p for p in folder.iterdir() if p.is_file() and ARCHIVES.fullmatch(p.name)):
         try:
-            if layout := homes.get(path.name) or _layout_of(names_in(path, PROBE)):
+            if layout := homes.get(path.name) or _layout_of(names_in(path, PROBE), entries):
                 sources[layout].append(path)
             else:
                 unknown[path] = ATLAS if path.name.startswith("sri24_") else NOTHING
@@ -90,10 +93,10 @@ def find_archives(
     return {name: paths for name, paths in sources.items() if paths}, unknown
 
 
-def _layout_of(names: list[str]) -> str | None:
-    for name, entry in load_registry().datasets.items():
+def _layout_of(names: list[str], entries: Mapping[str, DataSet]) -> str | None:
+    for name, entry in entries.items():
         inner = entry.nested and any(re.fullmatch(entry.nested, n) for n in names)
-        if inner or (entry.layout and any(map(entry.layout.find, names))):
+        if inner or any(map(entry.layout.find, names)):
             return name
     return None
 
@@ -105,7 +108,7 @@ def _loose(layout: Layout, folder: Path, path: Path) -> Member | None:
 
 
 def import_all(
-    datasets: Mapping[str, tuple[str, str | Path]],
+    datasets: Mapping[str, tuple[AnyLayout, str | Path]],
     archives: str | Path,
     progress: Show = True,
 ) -> tuple[dict[str, Imported], dict[Path, str]]:
@@ -116,24 +119,27 @@ def import_all(
     Raises:
         DataError: as :func:`import_sources`; or the folder holds nothing that is known.
     """
-    sources, unknown = find_archives(archives, skip=[root for _, root in datasets.values()])
+    layouts = {name: layout for name, (layout, _) in datasets.items()}
+    sources, unknown = find_archives(archives, layouts, [root for _, root in datasets.values()])
     done = {
-        name: import_sources(layout, sources[layout], Path(root), progress)
-        for name, (layout, root) in datasets.items()
-        if layout in sources
+        name: import_sources(layouts[name], paths, Path(datasets[name][1]), progress)
+        for name, paths in sources.items()
     }
     if not done:
         lines = [f"{archives}: nothing of {', '.join(datasets)} is in this folder. Expected are"]
         for name, (layout, _) in datasets.items():
             lines.append(f"  {name}: {load_registry().of_layout(layout).names_of()}")
-        lines += ["or folders with the unpacked images."]
+        lines += [
+            "or folders with the unpacked images. What is in it (for datasets.<name>.layout):",
+            *fits(archives),
+        ]
         lines += [f"Not used: {path.name}: {why}" for path, why in unknown.items()]
         raise DataError("\n".join(lines))
     return done, unknown
 
 
 def import_sources(
-    layout: str, sources: Iterable[Path], raw_root: Path, progress: Show = True
+    layout: AnyLayout, sources: Iterable[Path], raw_root: Path, progress: Show = True
 ) -> Imported:
     """Bring what some archives and folders have of a data set into its raw tree.
 
@@ -151,16 +157,20 @@ def import_sources(
                     work.take_folder(source)
                 else:
                     work.take_archive(source, progress)
+            work.leave_out()
             work.check_grids()
             work.place()
     finally:
         with contextlib.suppress(OSError):
             if made:
                 raw_root.rmdir()  # if nothing came
-    return state_of(layout, raw_root, placed=len(work.new), kept=len(work.kept))
+    did = {"placed": len(work.new), "kept": len(work.kept), "left_out": work.left_out}
+    return state_of(layout, raw_root, **did)
 
 
-def state_of(layout: str, raw_root: Path, needs: list[str] | None = None, **did: int) -> Imported:
+def state_of(
+    layout: AnyLayout, raw_root: Path, needs: list[str] | None = None, **did: Any
+) -> Imported:
     """How complete a raw tree, which may be missing, is by its names; ``did``: an import's work."""
     entry = load_registry().of_layout(layout)
     needs = needs or entry.layout.needs()
@@ -170,14 +180,21 @@ def state_of(layout: str, raw_root: Path, needs: list[str] | None = None, **did:
     did = {"placed": 0, "kept": sum(map(len, found.values()))} | did
     complete, expected = len(found) - len(lacks), entry.expected_for(needs)
     return Imported(
-        layout, raw_root, **did, subjects=complete, expected=expected, needs=needs, incomplete=lacks
+        layout_name(layout),
+        raw_root,
+        **did,
+        subjects=complete,
+        expected=expected,
+        needs=needs,
+        incomplete=lacks,
     )
 
 
 def describe(name: str, imported: Imported) -> str:
     """What an import did, as lines for a person."""
+    of = f" of {imported.expected}" if imported.expected else ""
     text = (
-        f"{name}: {imported.subjects} of {imported.expected} subjects with "
+        f"{name}: {imported.subjects}{of} subjects with "
         f"{', '.join(imported.needs)} in {imported.raw_root} "
         f"({imported.placed} files new, {imported.kept} kept)"
     )
@@ -187,6 +204,11 @@ def describe(name: str, imported: Imported) -> str:
     for missing, subjects in holes.items():
         more = " ..." if len(subjects) > 3 else ""
         text += f"\n  {len(subjects)} subject(s) lack {missing}: {', '.join(subjects[:3])}{more}"
+    if out := imported.left_out:
+        more = " ..." if len(out) > 3 else ""
+        text += (
+            f"\n  {len(out)} subject(s) without a lesion mask left out: {', '.join(out[:3])}{more}"
+        )
     return text
 
 
@@ -196,14 +218,16 @@ class _Import:
     Attributes:
         new: the content of each file that has to be placed, by its place.
         kept: places of the files that are in the raw tree already.
+        left_out: subjects without a lesion mask.
     """
 
-    def __init__(self, layout: str, raw_root: Path, temporary: Path) -> None:
-        self.name, self.entry = layout, load_registry().of_layout(layout)
+    def __init__(self, layout: AnyLayout, raw_root: Path, temporary: Path) -> None:
+        self.name, self.entry = layout_name(layout), load_registry().of_layout(layout)
         self.layout: Layout = self.entry.layout
         self.raw_root, self.temporary = raw_root, temporary
         self.new: dict[str, Path] = {}
         self.kept: set[str] = set()
+        self.left_out: list[str] = []
 
     def there(self, relative: str) -> Path | None:
         """The file that has a place already, of the raw tree or of an earlier source."""
@@ -216,7 +240,7 @@ class _Import:
         """Take the images below a folder; where there is one already, it must be the same."""
         for path in visible_files(folder, DEPTH, [self.raw_root]):
             if member := _loose(self.layout, folder, path):
-                relative, path = self.layout.path_of(member), path.resolve()
+                relative, path = member.place, path.resolve()
                 if (there := self.there(relative)) is None:
                     self.new[relative] = path
                 elif not there.samefile(path) and not _same(there, path):
@@ -230,7 +254,7 @@ class _Import:
             seen.append(name)
             if (member := self.layout.find(name)) is None:
                 return None
-            known.append(relative := self.layout.path_of(member))
+            known.append(relative := member.place)
             if (there := self.there(relative)) is None:
                 return relative
             if size_of(there) != size:
@@ -254,6 +278,18 @@ class _Import:
             f"({size_of(there)} bytes). Nothing was imported. Remove one of the two, then "
             "import again."
         )
+
+    def leave_out(self) -> None:
+        """Leave out new subjects that have no lesion mask, as in a challenge's validation data."""
+        if self.layout.healthy:
+            return
+        whose = {relative: self.layout.find(relative) for relative in self.new}
+        masked = {name for name, has in self.layout.scan(self.raw_root).items() if LESION in has}
+        masked |= {member.subject for member in whose.values() if member.role == LESION}
+        self.left_out = sorted({member.subject for member in whose.values()} - masked)
+        for relative, member in whose.items():
+            if member.subject in self.left_out:
+                del self.new[relative]
 
     def check_grids(self) -> None:
         """Check that new images, or those with a new lesion mask, are on the grid of the mask."""

@@ -11,7 +11,15 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from uad.core.errors import ConfigError, unknown
-from uad.core.patterns import Expression, Layout, not_valid, read_registry, registry_path
+from uad.core.patterns import (
+    AnyLayout,
+    Expression,
+    Layout,
+    layout_of,
+    not_valid,
+    read_registry,
+    registry_path,
+)
 from uad.core.strict import Strict
 
 Url = Annotated[str, Field(pattern=r"^https?://")]
@@ -32,32 +40,36 @@ class File(Strict):
 
 
 class DataSet(Strict):
-    """One public data set, or the atlas (which has no layout)."""
+    """One public data set, the atlas (which has no layout), or only a layout."""
 
     title: str
-    home: Url
-    access: Literal["open", "registration"]
-    licence: str
+    home: Url | None = None
+    access: Literal["open", "registration", "layout"] = Field(
+        description="layout: only the names of its files are known here."
+    )
+    licence: str = "not known here"
     terms: str | None = Field(None, description="What to sign and where, as a sentence.")
-    citation: str
+    citation: str = ""
     layout: Layout | None = None
     preprocessed: list[str] = Field(
         default_factory=list, description="Its folders in the preprocessed tree of pDDPM."
     )
-    subjects: int = Field(ge=1, description="Subjects with all modalities.")
-    files: list[File] = Field(min_length=1)
+    subjects: int = Field(0, description="Subjects with all modalities; 0: not known.")
+    files: list[File] = Field(default_factory=list)
     any_file: bool = Field(False, description="Any one of the files holds the whole data set.")
     nested: Expression | None = Field(None, description="An archive inside a zip, by its name.")
     tables: list[File] = Field(
         default_factory=list,
         description="Tables about the subjects, for the root of the raw tree; none is needed.",
     )
-    facts: dict[str, str] = Field(description="Where each fact is from.")
+    facts: dict[str, str] = Field(default_factory=dict, description="Where each fact is from.")
 
     @model_validator(mode="after")
     def _way_in(self) -> DataSet:
         if self.access == "registration" and not self.terms:
             raise ValueError("access 'registration' needs 'terms': what to sign and where")
+        if self.access != "layout" and not self.files:
+            raise ValueError("needs 'files'; or access 'layout', if only their names are known")
         for file in [*self.files, *self.tables] if self.access == "open" else ():
             if not file.urls:
                 raise ValueError(f"access 'open', but {file.name} has no address (urls)")
@@ -74,7 +86,7 @@ class DataSet(Strict):
         return files[0].subjects or self.subjects if alone else self.subjects
 
     def lacking(self, subjects: Mapping[str, Iterable[str]], needs: Iterable[str]) -> list[File]:
-        """The files that a raw tree still needs, by what its subjects have (:meth:`Layout.scan`)."""
+        """The files that a raw tree still needs, by what its subjects have (of :meth:`scan`)."""
 
         def count(needs: set[str], names: str | None = None) -> int:
             having = [name for name, has in subjects.items() if needs <= set(has)]
@@ -110,6 +122,9 @@ class DataSet(Strict):
     def how_to_get(self, files: list[File] | None = None) -> str:
         """Where to get some of its files (default: all), as a sentence without its end."""
         what = self.in_words(files or self.files)
+        if self.access == "layout":
+            where = f"get it from {self.home} and " if self.home else ""
+            return f"{where}put or link its files where datasets.<name>.path points to"
         if self.access == "registration":
             return f"{self.terms}; get {what}"
         return f"get {what} from {self.home}"
@@ -120,8 +135,10 @@ class Registry(Strict):
 
     datasets: dict[str, DataSet]
 
-    def of_layout(self, layout: str) -> DataSet:
-        """The data set that has a layout, which is called as the data set is."""
+    def of_layout(self, layout: AnyLayout) -> DataSet:
+        """The data set that has a layout, which is called as the data set is; or a user's own."""
+        if not isinstance(layout, str):
+            return DataSet(title="own data", access="layout", layout=layout_of(layout))
         if layout not in self.datasets:
             raise ConfigError(unknown("data set", layout, self.datasets))
         return self.datasets[layout]

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from uad.core.patterns import AnyLayout
+from uad.data.layouts import dead_links
 from uad.data.place import find_archives, state_of
 from uad.data.sources import load_registry
 from uad.data.sri24 import PACKAGE, sri24_pair
@@ -31,7 +33,7 @@ class Status(NamedTuple):
 
 def status(
     name: str,
-    layout: str,
+    layout: AnyLayout,
     raw_root: str | Path,
     archives: str | Path | None = None,
     source: str = "folder",
@@ -47,7 +49,7 @@ def status(
     entry = load_registry().of_layout(layout)
     needs, files = entry.layout.needs(modalities), entry.layout.scan(root)
     there, wanted = state_of(layout, root, needs), entry.lacking(files, needs)
-    if there.subjects >= there.expected:
+    if there.subjects and there.subjects >= there.expected:
         return Status(name, "present", there.subjects, there.expected, str(root))
     lacking = [n for n in needs if not any(n in has for has in files.values())]
     step = f"{entry.how_to_get(entry.files_for(lacking or needs))}, {IMPORT}"
@@ -62,8 +64,10 @@ def status(
                 f"{len(there.incomplete)} subject(s) lack files ({first}: {', '.join(missing)}): "
                 "import the archive again, or exclude them in the config with the reason"
             )
-    if archives and Path(archives).is_dir() and layout in find_archives(archives, [root])[0]:
+    if archives and Path(archives).is_dir() and find_archives(archives, {name: layout}, [root])[0]:
         step = f"make import ARCHIVES={archives}; or, if that was done: {step}"
+    if dead := dead_links(root):
+        step = dead
     state = "partial" if files else "missing"
     return Status(name, state, there.subjects, there.expected, str(root), step)
 

@@ -16,8 +16,10 @@ from uad.config import Config, Dataset
 from uad.core.errors import DataError
 from uad.core.files import read_tsv
 from uad.core.paths import Tree
+from uad.core.patterns import layout_name
 from uad.data.sources import load_registry
 from uad.phantom import subject_names
+from uad.phantom.anatomy import LAYOUTS
 from uad.qc.decide import exclusions, index_used, read_decisions
 from uad.run.jobs import Job
 
@@ -153,6 +155,12 @@ class Mirror:
         """Subjects of a data set that is not there."""
         if spec.source == "phantom":
             return spec.phantom.subjects
+        if layout_name(spec.layout) not in LAYOUTS:
+            raise DataError(
+                f"{name}: no folder '{spec.path}' (looked at {self.directory / root}); put or "
+                "link the scans there, or name another: only the paper's data sets can be stood in "
+                "for."
+            )
         if spec.source == "preprocessed":
             raise DataError(
                 f"{name}: no folder '{spec.path}' (looked at {self.directory / root}), and a "
