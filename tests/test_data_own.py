@@ -16,8 +16,10 @@ import yaml
 
 from tools.datasets import folder_of, image, names
 from tools.workflow import snakemake
-from uad.config import load_files
+from uad.config import load, load_files
+from uad.config.params import PARAMS
 from uad.core.errors import DataError
+from uad.core.nifti import read_scan, read_scan_mask
 from uad.core.patterns import LESION, Layout, layout_of
 from uad.data.fit import fits
 from uad.data.layouts import index_dataset
@@ -137,6 +139,19 @@ def test_the_session_is_the_first_that_has_what_is_asked_for(tmp_path):
     found = {m: index_dataset(layout, tmp_path, m.split()) for m in ("T1", "T2", "T1 T2")}
     taken = {m: [Path(p).parent.name for p in table["image"]] for m, table in found.items()}
     assert taken == {"T1": ["1"], "T2": ["2"], "T1 T2": ["2", "2"]}
+
+
+def test_only_the_labels_that_are_lesions_count(tmp_path, content):
+    spec = {"layout": "wmh", "path": str(tmp_path), "modalities": ["FLAIR"]}
+    labels = PARAMS["register_scan"]["lesion_labels"]
+    content["datasets"]["wmh"] = spec
+    assert labels(load(content), {"dataset": "wmh"}) == [1]
+    assert labels(load(content), {"dataset": "brats21"}) is None
+    voxels = np.zeros((4, 4, 4), np.uint8)
+    voxels[0], voxels[1] = 1, 2
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "wmh.nii.gz")
+    scan = read_scan(tmp_path / "wmh.nii.gz")
+    assert [read_scan_mask(scan.path, scan, ask)[0].sum() for ask in (None, [1])] == [32, 16]
 
 
 # --- what fits a folder, and what does not

@@ -32,6 +32,7 @@ with job(snakemake) as context, tempfile.TemporaryDirectory() as folder:
             seed=seed,
             threads=snakemake.threads,
             lesion_interpolation=params.lesion_interpolation,
+            lesion_labels=params.lesion_labels,
             n4=n4["enabled"],
             n4_iterations=n4["iterations"],
             n4_tolerance=n4["tolerance"],

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from uad.config.model import Config
-from uad.core.patterns import layout_name
+from uad.core.patterns import layout_name, layout_of
 
 Names = Mapping[str, str]
 Param = Callable[[Config, Names], Any]
@@ -167,6 +167,7 @@ PARAMS: dict[str, dict[str, Param]] = {
         "spacing": _preprocessing("spacing"),
         "n4": _preprocessing("n4"),
         "lesion_interpolation": _protocol("lesion_interpolation"),
+        "lesion_labels": lambda cfg, n: layout_of(cfg.datasets[n["dataset"]].layout).lesion_labels,
         "seed": _of_config("seed"),
     },
     "pack_slices": {"preprocessing": _packing, "curvature_flow": _protocol("curvature_flow")},

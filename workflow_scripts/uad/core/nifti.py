@@ -155,14 +155,18 @@ def read_volume(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_mask(
-    path: str | os.PathLike[str], like: Sequence[int], image: str | os.PathLike[str]
+    path: str | os.PathLike[str],
+    like: Sequence[int],
+    image: str | os.PathLike[str],
+    labels: Sequence[int] | None = None,
 ) -> Volume:
-    """Read a mask (any value above zero counts) as bool.
+    """Read a mask as bool.
 
     Args:
         path: the mask file.
         like: the shape of its image, which the mask must have.
         image: the image, for the message.
+        labels: the values that count; default: any above zero.
 
     Raises:
         DataError: as :func:`read_volume`, or the shape differs from ``like``.
@@ -173,7 +177,8 @@ def read_mask(
             f"{path}: the mask has shape {volume.data.shape}, but {image} has {tuple(like)}. "
             "A mask must be on the grid of its image."
         )
-    return Volume(volume.data > 0, volume.affine, volume.header)
+    inside = volume.data > 0 if labels is None else np.isin(volume.data, labels)
+    return Volume(inside, volume.affine, volume.header)
 
 
 def corner_distance(first: np.ndarray, second: np.ndarray, shape: Sequence[int]) -> float:
@@ -195,7 +200,9 @@ def read_scan(path: str | os.PathLike[str]) -> Scan:
     return Scan(data, affine, raw.header, raw.affine, Path(path))
 
 
-def read_scan_mask(path: str | os.PathLike[str], scan: Scan) -> tuple[np.ndarray, list[str]]:
+def read_scan_mask(
+    path: str | os.PathLike[str], scan: Scan, labels: Sequence[int] | None = None
+) -> tuple[np.ndarray, list[str]]:
     """Read a mask that is stored on the grid of a scan.
 
     Returns:
@@ -207,7 +214,10 @@ def read_scan_mask(path: str | os.PathLike[str], scan: Scan) -> tuple[np.ndarray
         DataError: the shapes differ, the axes point elsewhere, or the file is unusable.
     """
     path, shape = Path(path), scan.to_raw(scan.data).shape
-    mask, axes = read_mask(path, shape, scan.path), "".join(nib.aff2axcodes(scan.raw_affine))
+    mask, axes = (
+        read_mask(path, shape, scan.path, labels),
+        "".join(nib.aff2axcodes(scan.raw_affine)),
+    )
     if axes != mask.axes:
         raise DataError(
             f"{path}: the axes of the mask point to {mask.axes}, those of {scan.path} to "

@@ -93,6 +93,9 @@ class Layout(Strict):
     labels: list[int] | None = Field(
         None, description="Values of a lesion mask other than 0; null: any."
     )
+    lesion_labels: list[int] | None = Field(
+        None, description="Those of them that count as lesion; null: any above 0."
+    )
     grid: Literal["scan", "subject", "data set"] = Field(
         "subject", description="Whose images share one grid."
     )

@@ -215,7 +215,7 @@ def listing_digest(root: str | Path, *, content: bool = False) -> str:
             if name.lower().endswith((".nii.gz", ".nii")):
                 path = Path(folder) / name
                 row: list[Any] = [os.path.relpath(path, root)]
-                if content:
+                if content and path.exists():  # else a link to nowhere
                     state = path.stat()
                     row += [state.st_size, state.st_mtime_ns]
                     ahead += [str(path)] if state.st_mtime_ns > now else []

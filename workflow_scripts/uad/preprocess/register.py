@@ -62,6 +62,7 @@ class RegisterOptions:
         threads: ITK threads; only 1 gives the same bytes in every run.
         lesion_interpolation: ``nearest``, or ``linear``, then above 0: what the authors ran, by
             which lesions grow.
+        lesion_labels: values of a lesion mask that count; None: any above 0.
         n4: correct the bias field, at most ``n4_iterations`` per level, to ``n4_tolerance``.
         n4_shrink: subsampling of N4 at 1 mm; less at coarser voxels: N4 sees the same resolution.
     """
@@ -70,6 +71,7 @@ class RegisterOptions:
     seed: int
     threads: int = 1
     lesion_interpolation: str = "nearest"
+    lesion_labels: Sequence[int] | None = None
     n4: bool = True
     n4_iterations: Sequence[int] = (200, 200, 200, 200)
     n4_tolerance: float = 5e-4
@@ -83,7 +85,8 @@ class RegisterOptions:
     @property
     def facts(self) -> dict[str, Any]:
         """What the sidecar says of them."""
-        return {
+        labels = {} if self.lesion_labels is None else {"lesion_labels": list(self.lesion_labels)}
+        return labels | {
             "spacing": float(self.spacing),
             "seed": int(self.seed),
             "image_interpolation": "bspline to the voxel size, linear to the atlas",
@@ -130,7 +133,7 @@ def register_scan(
     prepared, spacing = atlas_spacing(atlas_dir), options.spacing
     if not np.isclose(prepared, spacing):
         raise ConfigError(f"{atlas_dir}: prepared at {prepared:g} mm, but {spacing:g} mm is asked")
-    scan, mask, lesions, warnings = _read_inputs(image, brain_mask, lesion)
+    scan, mask, lesions, warnings = _read_inputs(image, brain_mask, lesion, options.lesion_labels)
     import_ants(options.threads)
     with ants_workspace(options.seed) as folder:
         warped, affine, facts, transform = _to_atlas(
@@ -166,7 +169,10 @@ def register_scan(
 
 
 def _read_inputs(
-    image: str | Path, brain_mask: str | Path, lesion: str | Path | None
+    image: str | Path,
+    brain_mask: str | Path,
+    lesion: str | Path | None,
+    labels: Sequence[int] | None,
 ) -> tuple[Scan, np.ndarray, np.ndarray | None, list[str]]:
     """The scan, its masks (bool, on its axes) and warnings about them."""
     scan = read_scan(image)
@@ -180,7 +186,7 @@ def _read_inputs(
         warnings.append(f"{Path(image).name}: its axes are not orthogonal; the shear is ignored")
     if lesion is None:
         return scan, mask, None, warnings
-    lesions, more = read_scan_mask(lesion, scan)
+    lesions, more = read_scan_mask(lesion, scan, labels)
     warnings += more
     if not lesions.any():
         warnings.append(f"{Path(lesion).name}: the lesion mask is empty")
