@@ -217,7 +217,8 @@ def test_one_name_with_two_endings_must_be_one_image(tmp_path, kind):
     nib.save(nib.Nifti1Image(voxels + np.uint8(1), stored.affine), plain)
     with pytest.raises(DataError, match=f"{path} and {plain} are the same image .* and differ"):
         index_dataset("brats21", tmp_path, ["T2"])
-    assert len(index_dataset("brats21", tmp_path, ["T1"])) == 2 or kind == "seg"
+    if kind == "t2":  # what is not used does no harm
+        assert len(index_dataset("brats21", tmp_path, ["T1"])) == 2
 
 
 def test_links_whose_target_moved_are_named_with_the_way_out(tmp_path):

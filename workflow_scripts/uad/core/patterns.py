@@ -156,18 +156,19 @@ class Layout(Strict):
 
     def expression(self, pattern: str, suffix: str = _SUFFIX) -> str:
         """A pattern, or the beginning of one, as a regular expression."""
-        # as few characters as possible for a star, so that the rest may be a longer modality
         tokens = "|".join(re.escape(t).replace(r"\*", "[^/]*?") for t in self.modalities.values())
         kinds = {"subject": self.subject, "modality": tokens, "session": self.session}
         kinds["site"] = "[^/]+"
-        parts, seen = [], set()
+        parts, seen, star = [], set(), False
         for piece in _PIECE.finditer(pattern.removesuffix(".nii.gz")):
             if name := piece[1]:
                 parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{kinds[name]})")
                 seen.add(name)
             else:
-                special = {"[": "(?:", "]": ")??", "*": "([^/]*?)"}
+                # a star takes as little as it can, so that the rest may be a longer modality
+                special = {"[": "(?:", "]": ")??" if star else ")?", "*": "([^/]*?)"}
                 parts.append(special.get(piece[0]) or re.escape(piece[0]))
+                star = piece[0] == "*" or (star and piece[0] not in "[]")
         return "".join(parts) + suffix
 
     def is_known(self, name: str) -> bool:

@@ -80,7 +80,7 @@ def index_dataset(
     found = patterns.scan(root, modalities)
     if dead := dead_links(root, exclude or ()):
         raise DataError(f"{root}: {dead}")
-    if not found:
+    if not any(found.values()):
         how = load_registry().of_layout(layout).how_to_get()
         raise DataError(
             f"{root}: no subject in the {called} layout. What fits it: uad layouts {root}. "
@@ -114,11 +114,11 @@ def index_subjects(
     if patterns.incomplete == "skip":
         found = {n: files for n, files in found.items() if set(modalities) <= set(files)}
     names = list(found)[:limit]
-    for name in names:
-        _refuse_other_twin(name, found[name])
     if not names:
         raise DataError(nobody)
     needed = [*modalities, *([] if patterns.healthy else [LESION]), *([BRAIN] if masks else [])]
+    for name in names:
+        _refuse_other_twin(name, found[name], needed)
     gaps = [f"{n} ({what})" for n in names for what in needed if what not in found[n]]
     if gaps:
         raise DataError(
@@ -145,14 +145,14 @@ def index_subjects(
     )
 
 
-def _refuse_other_twin(name: str, files: Mapping[str, Any]) -> None:
+def _refuse_other_twin(name: str, files: Mapping[str, Any], needed: list[str]) -> None:
     """Stop where two files claim to be one image of a subject, and their voxels differ."""
     import numpy as np
 
     from uad.core.nifti import open_volume
 
     for one, other in getattr(files, "twins", ()):
-        if one not in files.values():
+        if one not in (files.get(what) for what in needed):
             continue
         first, second = open_volume(one), open_volume(other)
         same = np.array_equal(first.data, second.data, equal_nan=True)

@@ -32,7 +32,7 @@ from uad.data.unpack import extract, names_in
 ARCHIVES = re.compile(r".*\.(zip|tar|tar\.gz|tgz|tar\.bz2|tar\.xz)", re.IGNORECASE)
 #: How deep below a folder images are looked for, and how many members of an archive are read
 #: to see what it is.
-DEPTH, PROBE = 6, 40
+DEPTH, PROBE = 8, 40
 NOTHING = "no image of a known data set in it"
 ATLAS = "for 'preprocessing.atlas: download', put it into data/archives"
 #: What file systems without symbolic links answer.
