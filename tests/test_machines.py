@@ -72,6 +72,23 @@ def test_a_reader_that_has_seen_enough_is_no_error(root):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_home_that_cannot_be_written_is_not_needed(root, tmp_path):
+    (tmp_path / "file").touch()
+    run = start(root, tmp_path, "-n", "--", MANIFEST, HOME=str(tmp_path / "file/home"))
+    output, _ = run.communicate(timeout=300)
+    assert run.returncode == 0 and "make_phantom" in output, output
+
+
+def test_make_takes_no_profile_package_or_python_of_the_user(root):
+    names = "SNAKEMAKE_PROFILE PYTHONHOME PYTHONPATH PYTHONNOUSERSITE".split()
+    show = "show:; @echo " + " ".join(f"[$${{{name}-}}]" for name in names)
+    theirs = os.environ | dict.fromkeys(names, "/theirs")
+    done = subprocess.run(
+        ["make", "--eval", show, "show"], cwd=root, env=theirs, capture_output=True, text=True
+    )
+    assert done.stdout == f"[] [] [{root}/workflow_scripts] [1]\n"
+
+
 @pytest.mark.parametrize(
     ("environment", "arguments", "expected"),
     [
