@@ -23,6 +23,8 @@ from uad.core.files import read_json, sha256, write_json, write_tsv
 from uad.core.walk import working_directory
 from uad.evaluate import evaluate_volume, search_threshold
 from uad.preprocess.slices import read_store, subjects_in, write_store, write_volumes
+from uad.report.metric_files import collect_metrics
+from uad.report.metrics_table import summarise_metrics, with_facts
 from uad.splits import intra_dataset, subjects_of
 
 EXPERIMENT, TEST, METHOD = "intra_FLAIR", "brats21", "thresh"
@@ -581,6 +583,26 @@ def test_a_cell_that_its_metrics_do_not_give_is_named(run, forge, forged):
     (finding,) = audited(run).findings
     assert finding.artifact == TABLE
     assert f"Cell {METHOD}/{EXPERIMENT}/{TEST}/dice: mean is 12.3456" in finding.why
+
+
+def test_a_mean_in_the_table_of_all_metrics_that_its_volumes_do_not_give_is_named(run, forge):
+    key, names = "tables/metrics_table3.csv", {"table": "table3"}
+    metrics = collect_metrics([run.path(path) for path in METRICS])
+    people = pd.read_csv(run.path(PEOPLE), sep="\t")
+    column = {"experiment": EXPERIMENT, "test": TEST}
+    table = {"name": "table3", "title": "T", "rows": [METHOD], "columns": [column]}
+    facts = with_facts(metrics, {TEST: people}, 0.001)
+    summary = summarise_metrics(facts, table, ["dice", "auprc", "lesion_voxels"], seed=0)
+    summary.to_csv(run.path(key), index=False, float_format="%.6g", na_rep="nan")
+    run.asked("make_metrics_table", [key], [*METRICS, PEOPLE], names, phantom=True)
+    verdict = audited(run)
+    assert not verdict.findings and verdict.checks["cells of all metrics recomputed"] == 3
+    summary.loc[2, "mean"] *= 1.01
+    summary.to_csv(run.path(key), index=False, float_format="%.6g", na_rep="nan")
+    forge.rehash(key)
+    (finding,) = audited(run).findings
+    assert finding.artifact == key
+    assert f"Cell {METHOD}/{EXPERIMENT}/{TEST}/lesion_voxels: mean is" in finding.why
 
 
 def test_kept_maps_are_compared_with_the_thresholds(run, forge):

@@ -215,15 +215,15 @@ def _impossible(row: Any) -> str | None:
 # Tables --------------------------------------------------------------------------------------
 
 
-def fold_means(frames: Iterable[pd.DataFrame]) -> pd.Series:
+def fold_means(frames: Iterable[pd.DataFrame], metrics: Iterable[str] = METRICS) -> pd.Series:
     """Means over the volumes of each fold in percent, from the metrics of volumes.
 
     Not by the code that makes the tables. Volumes without a value do not count.
     """
-    return _long(frames).groupby([*CELL, "fold"])["value"].mean().mul(100)
+    return _long(frames, metrics).groupby([*CELL, "fold"])["value"].mean().mul(100)
 
 
-def cells_of(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+def cells_of(frames: Iterable[pd.DataFrame], metrics: Iterable[str] = METRICS) -> pd.DataFrame:
     """Cells of tables, from the metrics of volumes.
 
     Returns:
@@ -231,13 +231,13 @@ def cells_of(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
         ``n_volumes`` (different subjects with a value), by row, experiment, test set, metric.
     """
     frames = list(frames)
-    cells = fold_means(frames).groupby(CELL).agg(mean="mean", std="std", n_folds="count")
-    return cells.assign(n_volumes=_long(frames).groupby(CELL)["subject"].nunique())
+    cells = fold_means(frames, metrics).groupby(CELL).agg(mean="mean", std="std", n_folds="count")
+    return cells.assign(n_volumes=_long(frames, metrics).groupby(CELL)["subject"].nunique())
 
 
-def _long(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+def _long(frames: Iterable[pd.DataFrame], metrics: Iterable[str]) -> pd.DataFrame:
     place = ["method", "experiment", "test_dataset", "fold", "subject"]
-    table = pd.concat([frame[[*place, *METRICS]] for frame in frames], ignore_index=True)
+    table = pd.concat([frame[[*place, *metrics]] for frame in frames], ignore_index=True)
     long = table.melt(place, var_name="metric").dropna(subset="value")
     return long.rename(columns={"method": "row"})
 
@@ -277,14 +277,34 @@ def tables(tree: AuditedTree) -> None:
             _compare_cells(tree, name, said, known.assign(difference=apart), 2 * ROUNDED)
 
 
+def metrics_tables(tree: AuditedTree) -> None:
+    """The tables of all metrics, as far as they are about whole test sets; they have six digits."""
+    for record in tree.of_rule("make_metrics_table"):
+        sources = [e.key for e in record.inputs if e.key.startswith("metrics/")]
+        name = record.outputs[0].key
+        if tree.digest(name) is None or not tree.ready(f"recomputation of {name}", *sources):
+            continue
+        said = pd.read_csv(tree.path(name))
+        said = said[said["strata"] == "all volumes"].set_index(CELL)
+        wanted = cells_of(map(tree.table, sources), said.index.unique("metric")).reindex(said.index)
+        wanted[["mean", "std"]] /= 100  # in the units of the metrics
+        tree.checks["cells of all metrics recomputed"] += len(said)
+        _compare_cells(tree, name, said, wanted, 1e-5 * wanted.abs().fillna(0) + 1e-9)
+
+
 def _compare_cells(
-    tree: AuditedTree, name: str, said: pd.DataFrame, wanted: pd.DataFrame, close: float = ROUNDED
+    tree: AuditedTree,
+    name: str,
+    said: pd.DataFrame,
+    wanted: pd.DataFrame,
+    close: float | pd.DataFrame = ROUNDED,
 ) -> None:
     for column in wanted:
         counted = column.startswith("n_")
         there = said[column].reindex(wanted.index)
         should = wanted[column].astype(float).fillna(0 if counted else math.nan)
-        wrong = ~((there - should).abs() <= close) & ~(there.isna() & should.isna())
+        most = close if isinstance(close, float) else close[column]
+        wrong = ~((there - should).abs() <= most) & ~(there.isna() & should.isna())
         for cell in wanted.index[wrong]:
             why = f"{column} is {there[cell]:g}, it should be {should[cell]:.4f}"
             _fail(tree, name, f"Cell {'/'.join(cell)}: {why}.")

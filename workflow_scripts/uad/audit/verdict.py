@@ -41,6 +41,7 @@ CHECKS = (
     recompute.thresholds,
     recompute.metrics,
     recompute.tables,
+    recompute.metrics_tables,
     recompute.air_table,
 )
 #: What is counted of each stage.

@@ -102,9 +102,7 @@ def figure_maps(
     from matplotlib.figure import Figure
 
     keys = ["truth", *(column.key for column in columns)]
-    arrays = [
-        {key: np.asarray(sample[key], dtype=np.float64) for key in keys} for sample in samples
-    ]
+    arrays = [{key: np.asarray(sample[key], float) for key in keys} for sample in samples]
     shape = arrays[0]["truth"].shape
     groups = {c.key: (c.scale, "" if c.scale else c.key) for c in columns if c.kind == "map"}
     scales = map_scales(arrays, groups)
@@ -113,7 +111,7 @@ def figure_maps(
     tall = _SIZE * shape[0] / shape[1]
     width = _LABEL + len(columns) * (_SIZE + _GAP)
     heading = textwrap.fill(titled(title, phantom), max(40, int(width * 12.5)))
-    deepest = max(len(name.splitlines()) for name in names)
+    deepest = max(name.count("\n") + 1 for name in names)
     top = 0.29 + 0.15 * len(heading.splitlines()) + 0.13 * deepest
     height = top + len(samples) * (tall + _GAP) + _BOTTOM
     below = height - _BOTTOM + 0.06
@@ -121,13 +119,13 @@ def figure_maps(
         figure = Figure(figsize=(width, height), facecolor="white")
 
         def place(x: float, y: float, w: float, h: float) -> Axes:
-            """Axes, in inches from the upper left corner."""
+            # in inches from the upper left corner
             return figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
 
         def write(x: float, y: float, text: str, **look: Any) -> None:
             figure.text(x / width, 1 - y / height, text, **look)
 
-        write(0.06, 0.08, heading, va="top", ha="left", size=9, weight="bold")
+        write(0.06, 0.08, heading, va="top", size=9, weight="bold")
         for i, (sample, row) in enumerate(zip(samples, arrays, strict=True)):
             y = top + i * (tall + _GAP)
             write(0.06, y + tall / 2, _row_label(sample), va="center", ha="left", size=6.5)
@@ -138,14 +136,13 @@ def figure_maps(
                 axes.set_axis_off()
                 if i == 0:
                     write(x + _SIZE / 2, top - 0.06, names[j], va="bottom", ha="center", size=8)
-                limit = scales.get(column.key, (1, False))[0]
+                limit, _ = scales.get(column.key, (1, False))
                 _draw(axes, column.kind, row[column.key], row["truth"], ground, limit)
         for j, column in enumerate(columns):
             if column.kind == "map":
                 x = _LABEL + j * (_SIZE + _GAP) + 0.08
                 _colour_bar(place(x, below, _SIZE - 0.16, 0.06), *scales[column.key])
-        text = f"outline: lesion\nscale: {shared}"
-        write(0.06, below, text, va="top", ha="left", size=5.5, color=GREY)
+        write(0.06, below, f"outline: lesion\nscale: {shared}", va="top", size=5.5, color=GREY)
         save(figure, path)
 
 

@@ -9,7 +9,7 @@ import math
 import os
 import textwrap
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
@@ -109,49 +109,39 @@ class Document:
         found = groupby(self.heads[columns], key=lambda head: head[0])
         return [(group, [head for _, head in heads]) for group, heads in found]
 
-    def panels(self, fits: Callable[[slice], bool]) -> list[slice]:
-        """Columns that stand side by side: whole groups, as many as fit (one at least)."""
+    def panels(self, most: int) -> list[slice]:
+        """Columns that stand side by side: whole groups, at most so many columns, or one group."""
         found: list[slice] = []
         place = 0
         for _, heads in self.groups():
             end = place + len(heads)
-            if found and fits(slice(found[-1].start, end)):
-                found[-1] = slice(found[-1].start, end)
-            else:
-                found.append(slice(place, end))
+            start = found.pop().start if found and end - found[-1].start <= most else place
+            found.append(slice(start, end))
             place = end
         return found
-
-    def narrow(self, most: int) -> list[slice]:
-        """Panels of at most so many columns (a wider group alone)."""
-        return self.panels(lambda columns: columns.stop - columns.start <= most)
 
 
 def terminal(document: Document, width: int = 100) -> str:
     """Render as plain text, at most so many characters wide, published values beside.
 
-    Groups of columns that do not fit side by side go below each other.
+    Groups of columns stand below each other.
     """
     import pandas as pd
 
     blank = " " if any(cell.mark for row in document.rows for cell in row.cells) else ""
     labels = [textwrap.shorten(row.label, 36, placeholder="...") for row in document.rows]
-
-    def text(panel: slice) -> str:
+    parts = []
+    for panel in document.panels(2):
         shown = {}
         for place, (group, head) in list(enumerate(document.heads))[panel]:
             cells = [row.cells[place] for row in document.rows]
             values = [f"{c.text}{' *+'[c.rank]}{c.mark or blank}" for c in cells]
-            shown |= {(place, group, head): values}
-            shown |= {(place, group, "published"): [c.published for c in cells]}
+            shown[place, group, head] = values
+            shown[place, group, "published"] = [c.published for c in cells]
         frame = pd.DataFrame(shown, index=labels).droplevel(0, axis=1)
         frame.columns.names = ["", document.corner]
-        return "\n".join(line.rstrip() for line in frame.to_string().splitlines())
-
-    def fits(panel: slice) -> bool:
-        return max(map(len, text(panel).splitlines())) <= width
-
-    body = f"\n{'-' * width}\n".join(map(text, document.panels(fits)))
+        parts.append("\n".join(line.rstrip() for line in frame.to_string().splitlines()))
+    body = f"\n{'-' * width}\n".join(parts)
     title, below = (
         "\n".join(textwrap.wrap(part, width))
         for part in (document.title, " ".join([document.text, *document.notes]).strip())
