@@ -40,6 +40,8 @@ IDENTITY = {
     "test_dataset": "test",
     "variant": "variant",
     "fold": "fold",
+    "strata": "strata",
+    "stratum": "stratum",
     "metric": "metric",
 }
 #: Columns that a reader finds a cell's row by; the other identities make its column.
