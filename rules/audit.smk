@@ -6,9 +6,9 @@ rule pack_crate:
         rules.report.input,
         config=rules.save_config.output[0],
     output:
-        tree.crate(),
+        "<results>/crate.zip",
     log:
-        tree.log("pack_crate"),
+        "<logs>/pack_crate/job.log",
     localrule: True
     conda:
         "../envs/report.yaml"

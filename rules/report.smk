@@ -122,7 +122,7 @@ rule run_notebook:
 
 rule notebooks:
     input:
-        expand(tree.notebook("html"), notebook=notebooks_of_run()),
+        expand(rules.run_notebook.output.html, notebook=notebooks_of_run()),
 
 
 rule save_config:

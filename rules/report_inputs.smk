@@ -112,7 +112,7 @@ def results_notebook():
     tables = {name: cfg.tables[name] for name in cfg.tables_of_run()}
     inputs = {
         "tables": expand(tree.table("csv"), table=tables),
-        "significance": expand(tree.significance(), table=tables),
+        "significance": expand(rules.compare_methods.output, table=tables),
         **analyses_of_run(".csv"),
     }
     methods = sorted({row for table in tables.values() for row in table.rows})

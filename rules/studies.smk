@@ -167,7 +167,7 @@ rule measure_cost:
 
 rule make_cost_table:
     input:
-        expand(tree.cost(), method=cost_methods()),
+        expand(rules.measure_cost.output, method=cost_methods()),
     output:
         csv="<results>/tables/cost.csv",
         md="<results>/tables/cost.md",

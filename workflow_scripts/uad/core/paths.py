@@ -76,10 +76,6 @@ class Tree:
         """Roles of all subjects in one fold."""
         return f"{self.root}/splits/{experiment}/fold-{fold}.tsv"
 
-    def published_split(self, name: str = "{list}") -> str:
-        """A subject list that pDDPM published."""
-        return f"{self.root}/splits/published/{name}"
-
     def validation(self, ending: str, dataset: str = "{dataset}") -> str:
         """Verdict of the raw scans' validation."""
         return f"{self.root}/validation/{dataset}.{ending}"
@@ -142,33 +138,9 @@ class Tree:
         """A figure."""
         return f"{self.root}/figures/{figure}.{ending}"
 
-    def significance(self, table: str = "{table}") -> str:
-        """Tests of a table's claims."""
-        return f"{self.root}/significance/{table}.tsv"
-
     def study(self, ending: str, study: str = "{study}") -> str:
         """Report of a study: the same reconstructions under several variants."""
         return f"{self.root}/studies/{study}.{ending}"
-
-    def cost(self, method: str = "{method}") -> str:
-        """What one method costs, measured on this machine."""
-        return f"{self.root}/cost/{method}.json"
-
-    def notebook(self, ending: str, notebook: str = "{notebook}") -> str:
-        """An executed notebook."""
-        return f"{self.root}/notebooks/{notebook}.{ending}"
-
-    def crate(self) -> str:
-        """The run as one file for others."""
-        return f"{self.root}/crate.zip"
-
-    def page(self, name: str) -> str:
-        """A page of the report about the run: its data or its configuration."""
-        return f"{self.root}/report/{name}.html"
-
-    def runtime(self) -> str:
-        """What the run took, by rule; differs between runs as all of ``cost/`` does."""
-        return f"{self.root}/cost/runtime.html"
 
     def log(self, rule: str, *wildcards: str) -> str:
         """Log of a job."""
