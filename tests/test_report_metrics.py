@@ -103,6 +103,12 @@ def test_equal_metrics_give_equal_bytes_and_small_test_sets_are_noted(tmp_path):
     assert "| **BraTS21 (T2), lesion volume \\[ml\\]: below 1 (3 volumes)** |" in md
     assert "MSLUB (T2): 8 volumes, fewer than 50." in md
     assert "BCa bootstrap" in html and "(phantom data)" in tex and "cannot rank methods" in md
+    assert "lesion volume" not in tex  # a page has no room for the strata
+    wide = metrics_of().assign(**{f"m{i}": 0.5 for i in range(6)})
+    summary = summarise_metrics(wide, SPEC, [f"m{i}" for i in range(6)], seed=0)
+    write_metrics(summary, SPEC, {}, [tmp_path / "w.tex"], phantom=True, seed=7)
+    text = (tmp_path / "w.tex").read_text()  # four metrics side by side, two below them
+    assert text.count("{@{}lcccc@{}}") == text.count("{@{}lcc@{}}") == 1
     many = summary_of(metrics_of(volumes=50))
     write_metrics(many, SPEC, described, [tmp_path / "m.md"], phantom=False, seed=7)
     text = (tmp_path / "m.md").read_text()

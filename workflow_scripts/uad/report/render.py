@@ -112,12 +112,11 @@ class Document:
     def panels(self, most: int) -> list[slice]:
         """Columns that stand side by side: whole groups, at most so many columns, or one group."""
         found: list[slice] = []
-        place = 0
-        for _, heads in self.groups():
-            end = place + len(heads)
+        for _, group in groupby(range(len(self.heads)), key=lambda i: self.heads[i][0] or i):
+            place, *others = group
+            end = place + len(others) + 1
             start = found.pop().start if found and end - found[-1].start <= most else place
             found.append(slice(start, end))
-            place = end
         return found
 
 
