@@ -408,6 +408,23 @@ def test_a_table_whose_cell_cannot_be_found_is_an_error(run):
             traced(run)
 
 
+def test_a_cell_of_a_table_of_all_metrics_is_traced_in_its_own_unit(run):
+    made = next(r for r in load_records(run.root).all.values() if r.rule == "make_table")
+    key, read = "tables/metrics_table9.csv", [e.key for e in made.inputs if e.key != PUBLISHED]
+    head = "row,experiment,test_dataset,strata,stratum,metric,mean,std,n_folds,n_volumes"
+    for mean, problems in ((0.55, 0), (0.56, 1)):
+        lines = f"{head}\naided,cross,sick,all volumes,all volumes,dice,{mean},0.0707107,2,4\n"
+        outputs, options = {key: lines}, {"wildcards": made.wildcards, "params": made.params}
+        run.job("make_metrics_table", outputs, read, **options)
+        lineage = traced(run, table="metrics_table9")
+        (cell,) = lineage.of("cell")
+        assert len(cell.problems) == problems
+        text = text_of(lineage)
+        assert f"{mean} ± 0.07071 (phantom)" in text and "recomputed mean 0.5500" in text
+    with pytest.raises(DataError, match="unknown metric 'hd95'. Known are: dice"):
+        traced(run, table="metrics_table9", metric="hd95")
+
+
 # Text, JSON, picture
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from uad.audit.recompute import METRICS, PUBLISHED
+from uad.audit.recompute import METRICS, PUBLISHED, ROUNDED
 from uad.core.errors import DataError, unknown
 from uad.core.provenance import SUFFIX
 from uad.core.records import Record, Records
@@ -17,7 +17,7 @@ from uad.core.records import Record, Records
 
 @dataclass(frozen=True)
 class Value:
-    """A cell of a table, in percent as the table has it; NaN where there is no number."""
+    """A cell of a table; NaN where there is no number."""
 
     mean: float
     std: float
@@ -27,10 +27,24 @@ class Value:
     published_std: float
     published_source: str
     phantom: bool
+    percent: bool = True  # else in the unit of the metric, as the tables of all metrics have it
 
     def __str__(self) -> str:
         """``44.08 ± 2.95 %``, with ``(phantom)`` where it is one."""
-        return f"{plus_minus(self.mean, self.std)} %{' (phantom)' if self.phantom else ''}"
+        number = f"{plus_minus(self.mean, self.std)} %"
+        if not self.percent:
+            number = plus_minus(self.mean, self.std, ".4g")
+        return f"{number}{' (phantom)' if self.phantom else ''}"
+
+    def is_about(self, mean: float, std: float) -> bool:
+        """Whether computed numbers (in percent) are those of the cell, to its last digit."""
+        scale = 1 if self.percent else 100
+        return all(
+            isnan(said) == isnan(found)
+            and not abs(said - found / scale)
+            > (ROUNDED if self.percent else 1e-5 * abs(said) + 1e-9)
+            for said, found in ((self.mean, mean), (self.std, std))
+        )
 
     @property
     def published(self) -> str:
@@ -66,8 +80,13 @@ def find_cell(
     params = made.params
     row = _row(records, made, row)
     found = _column(table, params["table"]["columns"], column)
-    if metric not in METRICS:
-        raise DataError(f"{table}: {unknown('metric', metric, METRICS)}")
+    metrics = METRICS
+    if made.rule == "make_metrics_table":
+        metrics = tuple(
+            dict.fromkeys(line["metric"] for line in _lines(records.path(csv_of(made))))
+        )
+    if metric not in metrics:
+        raise DataError(f"{table}: {unknown('metric', metric, metrics)}")
     label = params["labels"].get(row, row)
     cell = Cell(table, row, label, found["experiment"], found["test"], _label(found), metric)
     return made, cell, _value(records, made, cell)
@@ -78,13 +97,15 @@ def csv_of(made: Record) -> str:
     return next(output.key for output in made.outputs if output.key.endswith(".csv"))
 
 
-def plus_minus(mean: float, std: float) -> str:
+def plus_minus(mean: float, std: float, digits: str = ".2f") -> str:
     """``44.08 ± 2.95``; the mean alone where there is no deviation."""
-    return f"{mean:.2f}" if isnan(std) else f"{mean:.2f} ± {std:.2f}"
+    return " ± ".join(f"{number:{digits}}" for number in (mean, std) if not isnan(number))
 
 
 def _table_record(records: Records, table: str) -> Record:
-    made = {r.wildcards["table"]: r for r in records.all.values() if r.rule == "make_table"}
+    names = {"make_table": "{table}", "make_metrics_table": "metrics_{table}"}
+    jobs = [record for record in records.all.values() if record.rule in names]
+    made = {names[record.rule].format(**record.wildcards): record for record in jobs}
     key = f"tables/{table}.csv"
     if table not in made and records.path(key).is_file():
         why = records.broken.get(f"{key}{SUFFIX}", "is missing")
@@ -156,7 +177,8 @@ def _value(records: Records, made: Record, cell: Cell) -> Value:
     mean, std, folds, volumes, *published = numbers
     counts = (0 if isnan(count) else int(count) for count in (folds, volumes))
     source, phantom = line.get("published_source", "none"), bool(made.params["phantom"])
-    value = Value(mean, std, *counts, *published, source, phantom)
+    percent = made.rule == "make_table"
+    value = Value(mean, std, *counts, *published, source, phantom, percent)
     if isnan(mean):
         raise DataError(
             f"{path}: the cell {name} is – (it was not run). Published: {value.published}."

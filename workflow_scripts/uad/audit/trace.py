@@ -14,7 +14,7 @@ from math import isnan
 from typing import Any
 
 from uad.audit.cells import Cell, Value, csv_of, find_cell
-from uad.audit.recompute import CELL, PUBLISHED, ROUNDED, cells_of, fold_means
+from uad.audit.recompute import CELL, PUBLISHED, cells_of, fold_means
 from uad.audit.trace_facts import STAGES, facts_of, stage_of
 from uad.audit.tree import MANIFEST, participants_key, split_key
 from uad.core.files import read_tsv, sha256_of_all
@@ -190,7 +190,7 @@ class _Walk:
             made_by = self.records.producers.get(entry.key)
             names = made_by.wildcards if made_by else {}
             subject = record.wildcards.get("subject") or names.get("subject")
-            if record.rule == "make_table":
+            if record.rule in ("make_table", "make_metrics_table"):
                 follows = entry.key == PUBLISHED or self.own.fullmatch(entry.key)
             elif record.rule == "compute_air":
                 # AIR is measured on all test sets, but the reference set alone decides
@@ -327,15 +327,15 @@ class _Walk:
 
     def recompute(self, table: str, value: Value) -> list[Fold]:
         """The cell and its folds from the metrics; the tested subjects must be the split's."""
-        cell, frames, folds = self.cell, [], []
+        cell, frames, folds, scale = self.cell, [], [], 1 if value.percent else 100
         shared = {"method": cell.row, "experiment": cell.experiment, "test_dataset": cell.test}
         metrics = [node for node in self.nodes.values() if node.stage == "metrics"]
         for node in sorted(metrics, key=lambda node: int(node.place["fold"])):
             fold, mean, subjects = int(node.place["fold"]), None, []
             try:
                 rows = read_tsv(self.records.path(node.key)).assign(**shared, fold=fold)
-                means = fold_means([rows]).xs(cell.metric, level="metric")
-                mean = float(means.iloc[0]) if len(means) else None
+                means = fold_means([rows], [cell.metric]).xs(cell.metric, level="metric")
+                mean = float(means.iloc[0]) / scale if len(means) else None
                 subjects = rows.loc[rows[cell.metric].notna(), "subject"].tolist()
                 frames.append(rows)
                 split = self.split(split_key({**node.place, "experiment": cell.experiment}))
@@ -361,10 +361,12 @@ class _Walk:
             self.note(table, "the cell cannot be computed again: metrics of a fold are missing")
             return
         where = dict(zip(CELL, (cell.row, cell.experiment, cell.test, cell.metric), strict=True))
-        mean, std = map(float, cells_of(frames).loc[tuple(where.values()), ["mean", "std"]])
+        cells = cells_of(frames, [cell.metric])
+        mean, std = map(float, cells.loc[tuple(where.values()), ["mean", "std"]])
+        right, scale = value.is_about(mean, std), 1 if value.percent else 100
+        mean, std = mean / scale, std / scale
         table.facts |= {"recomputed_mean": mean, "recomputed_std": None if isnan(std) else std}
-        wrong = abs(mean - value.mean) > ROUNDED or isnan(std) != isnan(value.std)
-        if wrong or abs(std - value.std) > ROUNDED:  # never for NaN
+        if not right:
             self.note(
                 table,
                 f"the cell says {value.mean:.4f} ± {value.std:.4f}, its metrics give "

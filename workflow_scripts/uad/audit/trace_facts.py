@@ -17,6 +17,7 @@ STAGES = (
 #: What the outputs of a rule are; a rule that is not here makes nodes of the kind ``other``.
 _OF_RULE = {
     "make_table": "cell",
+    "make_metrics_table": "cell",
     "evaluate_volumes": "metrics",
     "search_threshold": "threshold",
     "score_volumes": "maps",
