@@ -17,6 +17,7 @@ VERBS = {
     "plan": ("show_plan", "jobs, hours and disk of a target, before it is run"),
     "launch": ("launch_workflow", "start a run on a cluster, with a profile"),
     "results": ("show_results", "the tables of a finished run, and where to look"),
+    "detect": ("detect_scans", "anomaly map and mask of a scan, by a trained model"),
     "audit": ("audit_results", "whether every file is what its record says, and all agree"),
     "trace": ("trace_cell", "where a cell of a table is from, down to the raw files"),
     "compare": ("compare_results", "two runs, file by file"),
