@@ -20,7 +20,7 @@ for folder in (site.getusersitepackages(), *os.environ.get("PYTHONPATH", "").spl
     if folder and Path(snakemake.__file__).is_relative_to(folder):
         raise WorkflowError(
             f"Snakemake is loaded from {folder}, which is outside its environment, so that jobs would "
-            "not find it. Use make, or install it in an environment of its own (docs/cluster.md)."
+            "not find it. Use make, or an environment of its own (CONTRIBUTING.md)."
         )
 os.environ.update(PYTHONPATH=str(LIBRARY), PYTHONNOUSERSITE="1")
 os.environ.pop("PYTHONHOME", None)
