@@ -35,7 +35,7 @@ BUSY = || { code=$$?; [ $$code -ne 75 ] || echo "Another run is at work in this 
 REQUIREMENTS = { echo "\# Written by 'make lock'; CONTRIBUTING.md says how pip installs it."; \
   uv export --quiet --frozen --no-emit-project --no-annotate --no-header --prune torch; }
 
-.PHONY: help env-test env-lint demo test datasets import plan paper report audit trace compare crate verify-crate env test-all test-fast test-e2e test-slow test-browser test-slurm test-real lint format schema picture lock clean-env bench bench-gpu
+.PHONY: help env-test env-lint demo test datasets import plan paper report audit trace maps compare crate verify-crate env test-all test-fast test-e2e test-slow test-browser test-slurm test-real lint format schema picture lock clean-env bench bench-gpu
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##|^## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/; s/^## (.*)/\n\1/' | expand -t 14
@@ -78,6 +78,9 @@ audit: env ## whether every file is what its record says, and all agree: make au
 trace: env ## where a cell is from, down to raw files: make trace TABLE=table3 ROW=pddpm-iqa
 	@[ -n "$(TABLE)" ] && [ -n "$(ROW)" ] || { echo "Name a cell: make trace TABLE=table3 ROW=pddpm-iqa [COLUMN=intra_FLAIR/brats21] [METRIC=dice]"; exit 2; }
 	@python -m uad trace --table "$(TABLE)" --row "$(ROW)" $(if $(COLUMN),--column "$(COLUMN)") $(if $(METRIC),--metric "$(METRIC)") $(if $(RESULTS),--results "$(RESULTS)") $(if $(ALL),--all) $(if $(NO_CHECK),--no-check) $(if $(OUTPUT),--output "$(OUTPUT)")
+
+maps: env ## volumes as NIfTI in two spaces, and a page: make maps [ARGS="--method pddpm-iqa --subject X"]
+	@python -m uad export $(if $(RESULTS),--results "$(RESULTS)") $(ARGS)
 
 compare: env ## two runs, file by file, and where they part: make compare OTHER=/their/results
 	@[ -n "$(OTHER)" ] || { echo "Name the other run: make compare OTHER=<results folder, crate folder or zip> [RESULTS=results]"; exit 2; }

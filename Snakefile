@@ -74,6 +74,7 @@ rule extras:
         part_files("extras"),
         list(analyses_of_run().values()),
         rules.cost.input,
+        rules.healthy.input,
 
 
 # table1, table2, ...: one target per table of the config

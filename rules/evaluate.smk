@@ -74,6 +74,7 @@ rule evaluate_volumes:
         threshold=rules.search_threshold.output,
     output:
         metrics="<results>/metrics/<cell>/{test}.tsv",
+        columns="<results>/metrics/<cell>/{test}.json",
         curve="<results>/curves/<cell>/{test}.tsv",
     log:
         "<logs>/evaluate_volumes/<cell>/{test}.log",
@@ -86,3 +87,60 @@ rule evaluate_volumes:
         **settings("evaluate_volumes"),
     script:
         f"{SCRIPTS}/evaluate_volumes.py"
+
+
+# the healthy test subjects of a cross-dataset experiment, restored and scored as a test set is
+use rule reconstruct_volumes as reconstruct_healthy with:
+    input:
+        weights=weights_if_trained,
+        store=healthy_store,
+        split="<results>/splits/{experiment}/fold-{fold}.tsv",
+        air=air_if_used,
+    output:
+        kept("<results>/healthy/<cell>/{test}.reconstructions.safetensors"),
+    log:
+        "<logs>/reconstruct_healthy/<cell>/{test}.log",
+    params:
+        **settings("reconstruct_healthy"),
+
+
+use rule score_volumes as score_healthy with:
+    input:
+        reconstructions=rules.reconstruct_healthy.output,
+        store=healthy_store,
+        air=air_if_used,
+    output:
+        kept("<results>/healthy/<cell>/{test}.maps.safetensors"),
+    log:
+        "<logs>/score_healthy/<cell>/{test}.log",
+    params:
+        **settings("score_healthy"),
+
+
+rule evaluate_healthy:
+    input:
+        healthy=rules.score_healthy.output[0],
+        healthy_store=healthy_store,
+        maps=rules.score_volumes.output[0],
+        store=test_store,
+        threshold=rules.search_threshold.output[0],
+    output:
+        scans="<results>/healthy/<cell>/{test}.tsv",
+        summary="<results>/healthy/<cell>/{test}.json",
+    log:
+        "<logs>/evaluate_healthy/<cell>/{test}.log",
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=request_memory(2000, 1, of_test),
+        runtime=request(30, 0.1, of_test),
+    params:
+        **settings("evaluate_healthy"),
+    script:
+        f"{SCRIPTS}/evaluate_healthy.py"
+
+
+rule healthy:
+    input:
+        healthy_files(),
+    localrule: True

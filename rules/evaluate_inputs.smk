@@ -11,3 +11,19 @@ def weights_if_trained(wildcards):
 def kept(path):
     """Large intermediate files go when they have been used, unless the config keeps them."""
     return path if cfg.run.keep_reconstructions else temp(path)
+
+
+def healthy_store(wildcards):
+    """Slice store of the healthy data set of an experiment."""
+    return store_of(experiment_of(wildcards).train, wildcards)
+
+
+def healthy_files():
+    """Judgements on the healthy test subjects, of all cells of the tables that have any."""
+    return [
+        f"{cfg.results}/healthy/{experiment}/{method}/fold-{fold}/{test}.json"
+        for experiment, method in cfg.cells_of_run()
+        for fold in cfg.folds_of(experiment)
+        for test in cfg.experiments[experiment].test
+        if cfg.splits.healthy_test and test != cfg.experiments[experiment].train
+    ]

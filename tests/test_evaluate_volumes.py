@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score
 from uad.core.errors import DataError
 from uad.evaluate import (
     average_precision,
+    described_columns,
     dice,
     evaluate_volume,
     postprocess,
@@ -566,7 +567,7 @@ class TestEvaluateVolume:
     def test_fields_and_their_order(self):
         found = evaluate_volume(self.scores, self.lesion, self.mask, 0.9, 1)
         prediction = remove_small_components(self.scores > 0.9, 1)
-        assert list(found.items()) == [
+        assert list(found.items())[:7] == [
             ("dice", dice(prediction, self.lesion)),
             ("auprc", average_precision(self.scores, self.lesion)),
             ("threshold", 0.9),
@@ -576,6 +577,8 @@ class TestEvaluateVolume:
             ("prevalence", self.lesion.mean()),
         ]
         assert {type(value) for value in found.values()} == {int, float}
+        cell = ["experiment", "method", "fold", "test_dataset", "subject"]
+        assert list(described_columns()) == [*cell, *found]
 
     @given(masks, st.floats(0, 1), st.integers(0, 9))
     def test_the_prediction_is_above_the_threshold_and_has_no_small_component(

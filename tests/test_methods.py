@@ -12,6 +12,7 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_divergence
 
 from test_training import DAE, PDDPM, SIZE, UNET, fit, phantom_slices
+from uad.evaluate import average_precision
 from uad.evaluate.reconstruct import load_network, reconstruct_volume
 from uad.methods import families, load
 from uad.methods.base import Setup
@@ -30,6 +31,10 @@ CASES = {
     "autoencoder": {
         "ae": (CODE, "l1", {"epochs": 20}),
         "vae": ({**CODE, "variational": True}, "l1", {"epochs": 40}),
+    },
+    "control": {
+        "oracle": ({"answer": "oracle"}, "l1", {}),
+        "random": ({"answer": "random"}, "l1", {}),
     },
     "denoising": {"dae": (DAE, "l2", {})},
     "diffusion": {
@@ -555,3 +560,19 @@ def test_pixel_blocks_need_slices_that_they_and_the_levels_divide(family, option
     assert "3 levels on blocks of 2x2 pixels need slices divisible by 8" in problem
     network = method({**options}, Setup(loss="l1", image_size=(48, 48))).build()
     assert hasattr(network, "block")
+
+
+# Controls
+
+
+def test_the_oracle_scores_the_lesion_and_random_knows_nothing():
+    _, masks = batch(8, 48)
+    lesion = (torch.rand(masks.shape, generator=seeded(3)) < 0.05) & masks
+    oracle, chance = make("control", "oracle"), make("control", "random")
+    assert (oracle.sees_lesions, chance.sees_lesions) == (True, False)
+    assert torch.equal(restore(oracle, None, lesion.float(), masks), lesion.float())
+    scores = restore(chance, None, torch.zeros(masks.shape), masks)
+    assert (scores[~masks] == 0).all()
+    assert scores[masks].mean() == pytest.approx(0.5, abs=0.02)
+    found = average_precision(scores[masks].numpy(), lesion[masks].numpy())
+    assert found == pytest.approx(float(lesion[masks].float().mean()), rel=0.15)

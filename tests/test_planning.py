@@ -168,7 +168,8 @@ class TestADryRun:
 class TestStoredCosts:
     def test_every_rule_has_one_that_says_what_was_measured_where_and_when(self, root):
         text = "".join(path.read_text() for path in root.glob("rules/*.smk"))
-        rules = re.findall(r"^(?:rule|checkpoint) (\w+):\n(.*?)(?=^\S|\Z)", text, re.M | re.S)
+        head = r"(?:rule|checkpoint|use rule \w+ as) (\w+)(?: with)?:"
+        rules = re.findall(rf"^{head}\n(.*?)(?=^\S|\Z)", text, re.M | re.S)
         with_work = {name for name, body in rules if "output:" in body}
         costs = load_costs()
         assert {cost["rule"] for cost in costs["costs"]} == with_work

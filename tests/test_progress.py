@@ -100,9 +100,9 @@ def test_a_dry_run_prints_its_plan_and_an_unknown_target_its_error(toy):
 def test_every_script_has_its_words(root):
     named = {}
     for path in (root / "rules").glob("*.smk"):
-        for block in re.split(r"^(?=(?:rule|checkpoint) )", path.read_text(), flags=re.M):
-            if match := re.match(r"(?:rule|checkpoint) (\w+):", block):
-                named[match[1]] = "\n    script:" in block
+        for block in re.split(r"^(?=(?:rule|checkpoint|use rule) )", path.read_text(), flags=re.M):
+            if match := re.match(r"(use )?(?:rule|checkpoint)(?: \w+ as)? (\w+)(?: with)?:", block):
+                named[match[2]] = bool(match[1]) or "\n    script:" in block
     assert set(WORDS) == {name for name, script in named.items() if script}
 
 

@@ -231,7 +231,7 @@ def test_every_measured_family_is_a_row(records, tmp_path):
         for family, (method, record) in records.items()
     ]
     table = cost_table(rows)
-    without = {"adversarial", "thresholding"}
+    without = {"adversarial", "control", "thresholding"}
     assert set(table["method"][table["overhead_percent"].isna()]) == without
     lines = texts_of(tmp_path, rows)["md"].splitlines()
     assert next(x for x in lines if x.startswith("| adversarial")).count(" / ") == 2

@@ -36,13 +36,17 @@ with job(snakemake) as context:
     reuse_freed_memory()
     network = load_network(method, files.weights, device) if method.trained else None
     place = names.experiment, params.seed_name, names.fold, names.test
-    parts = {role: subjects_of(split, names.test, role) for role in ("val_unhealthy", "test")}
+    healthy = params.get("healthy")  # the data set whose healthy test subjects are restored
+    roles = ("test_healthy",) if healthy else ("val_unhealthy", "test")
+    parts = {role: subjects_of(split, healthy or names.test, role) for role in roles}
     keys = [(role, subject) for role, subjects in parts.items() for subject in subjects]
     stored = (f"{role}/{subject}" for role, subject in keys)
     with volume_writer(snakemake.output[0], stored, shape, np.float16) as write:
         for role, subject in keys:
             part = read_store(files.store, [subject])
             volume, mask = part.volumes[0], part.masks[0]
+            if method.sees_lesions:
+                volume = part.lesions[0].astype(volume.dtype)
             restored = reconstruct_volume(
                 method,
                 network,

@@ -18,6 +18,7 @@ VERBS = {
     "launch": ("launch_workflow", "start a run on a cluster, with a profile"),
     "results": ("show_results", "the tables of a finished run, and where to look"),
     "detect": ("detect_scans", "anomaly map and mask of a scan, by a trained model"),
+    "export": ("export_maps", "volumes of test subjects as NIfTI, in two spaces, and a page"),
     "audit": ("audit_results", "whether every file is what its record says, and all agree"),
     "trace": ("trace_cell", "where a cell of a table is from, down to the raw files"),
     "compare": ("compare_results", "two runs, file by file"),

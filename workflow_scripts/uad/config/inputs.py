@@ -130,6 +130,11 @@ class Preprocessing(Strict):
     shape: tuple[int, int, int] = (96, 96, 50)
     percentiles: tuple[float, float] = (1.0, 99.0)
 
+    @property
+    def voxel_mm(self) -> list[float]:
+        """Size of a voxel of the packed volumes."""
+        return [extent / n for extent, n in zip(self.field_of_view, self.shape, strict=True)]
+
     @field_validator("atlas")
     @classmethod
     def _route(cls, value: str) -> str:

@@ -207,7 +207,10 @@ PARAMS: dict[str, dict[str, Param]] = {
         "postprocessing": _postprocessing,
     },
     "search_threshold": {"search": _protocol("threshold_search")},
-    "evaluate_volumes": {"component_max_size": _protocol("component_max_size")},
+    "evaluate_volumes": {
+        "component_max_size": _protocol("component_max_size"),
+        "voxel_mm": lambda cfg, names: cfg.preprocessing.voxel_mm,
+    },
     "rescore_volumes": {
         "air": _method("air"),
         "variants": lambda cfg, names: cfg.variants_of(names["study"], names["method"]),
@@ -239,3 +242,10 @@ PARAMS: dict[str, dict[str, Param]] = {
         "seed": _of_config("seed"),
     },
 }
+
+PARAMS["reconstruct_healthy"] = {
+    **PARAMS["reconstruct_volumes"],
+    "healthy": lambda cfg, names: cfg.experiments[names["experiment"]].train,
+}
+PARAMS["score_healthy"] = PARAMS["score_volumes"]
+PARAMS["evaluate_healthy"] = PARAMS["evaluate_volumes"]

@@ -33,8 +33,7 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     .. math:: \mathrm{AP} = \sum_n (R_n - R_{n-1}) P_n
 
     over all distinct thresholds, without interpolation. Every voxel counts, the
-    background around the brain included, as in the authors' evaluation. Recall moves only at
-    the scores of lesion voxels, so those and the ranks of the others are all that is needed.
+    background around the brain included, as in the authors' evaluation.
 
     Returns:
         A number in (0, 1]; NaN if no label is above zero.
@@ -42,12 +41,33 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     Raises:
         DataError: the shapes differ, or a score is NaN.
     """
-    lesion, *other = split_scores(scores, labels)
+    return ranking_metrics(scores, labels)["auprc"]
+
+
+def ranking_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """``auprc`` (:func:`average_precision`), ``auroc`` and ``best_dice``, that of the threshold
+    which suits the volume best, from one sorting of the scores; NaN where there is no lesion.
+
+    Recall moves, and Dice is best, only at the scores of lesion voxels, so those and the ranks of
+    the others are all that is needed.
+    """
+    lesion, *rest = split_scores(scores, labels)
     if lesion.size == 0:
-        return float("nan")
+        return dict.fromkeys(("auprc", "auroc", "best_dice"), float("nan"))
+    other = Ranked.of([rest])
     thresholds, counts, true_positives = steps_of(lesion)
-    precision = true_positives / (true_positives + Ranked.of([other]).at_least(thresholds))
-    return float(np.sum(counts * precision) / lesion.size)
+    not_below = other.at_least(thresholds)
+    precision = true_positives / (true_positives + not_below)
+    ranked_higher = (not_below + other.above(thresholds)) / 2  # ties count half
+    negatives = other.values.size + other.zeros
+    wrong = (
+        float(np.sum(counts * ranked_higher)) / (lesion.size * negatives) if negatives else np.nan
+    )
+    return {
+        "auprc": float(np.sum(counts * precision) / lesion.size),
+        "auroc": 1 - wrong,
+        "best_dice": float(np.max(2 * true_positives / (true_positives + not_below + lesion.size))),
+    }
 
 
 def steps_of(lesion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -72,14 +72,15 @@ def postprocess(
 def _mask_out(volume: np.ndarray, brain_mask: np.ndarray, erosion: int) -> np.ndarray:
     if erosion == 0:
         return volume
-    return np.where(_eroded(binary(brain_mask), erosion), volume, volume.dtype.type(0))
+    return np.where(eroded(binary(brain_mask), erosion), volume, volume.dtype.type(0))
 
 
-def _eroded(mask: np.ndarray, iterations: int) -> np.ndarray:
-    """``ndimage.binary_erosion`` of every axial slice by the cross, five times faster."""
+def eroded(mask: np.ndarray, iterations: int = 1, axes: tuple[int, ...] = (0, 1)) -> np.ndarray:
+    """``ndimage.binary_erosion`` by the cross along these axes, five times faster."""
     for _ in range(iterations):
         kept = mask.copy()
-        for before, after in ((mask, kept), (mask.swapaxes(0, 1), kept.swapaxes(0, 1))):
+        for axis in axes:
+            before, after = mask.swapaxes(0, axis), kept.swapaxes(0, axis)
             after[1:] &= before[:-1]
             after[:-1] &= before[1:]
             after[[0, -1]] = False  # outside the image is background

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from uad.core.errors import DataError
+from uad.evaluate.lesions import lesion_metrics, surface_metrics
 from uad.evaluate.metrics import (
     Ranked,
-    average_precision,
     binary,
     check_same_shape,
     dice,
+    ranking_metrics,
     split_scores,
 )
 from uad.evaluate.postprocessing import remove_small_components
@@ -33,41 +36,65 @@ def evaluate_volume(
     brain_mask: np.ndarray,
     threshold: float,
     component_max_size: int,
+    voxel_mm: Sequence[float] = (2.0, 2.0, 2.0),
 ) -> dict[str, Any]:
-    """Dice, AUPRC and sizes of one test volume: a row of ``results/metrics/``.
+    """All metrics of one test volume: a row of ``results/metrics/``.
 
-    Dice is of the prediction; AUPRC is of the map, without threshold and component filter.
-    Both are over all voxels of the volume, the background included, as in the authors' code.
+    What each is, its unit and when it is NaN is in ``resources/metric_columns.yaml``.
 
     Args:
         scores: post-processed anomaly map ``(x, y, z)``, larger is more anomalous.
         lesion: annotated lesion, same shape; above zero is lesion.
-        brain_mask: brain mask, same shape; only counted.
+        brain_mask: brain mask, same shape.
         threshold: from :func:`uad.evaluate.search_threshold`; the prediction is above it.
         component_max_size: largest component, in voxels, that is not predicted; 0 keeps all.
-
-    Returns:
-        ``dice`` and ``auprc`` in [0, 1], each NaN where it is undefined (no lesion and nothing
-        predicted; no lesion); ``threshold``; ``lesion_voxels``, ``predicted_voxels`` and
-        ``brain_voxels``; ``prevalence``, the share of lesion voxels among all of the volume,
-        which is the AUPRC of a score that knows nothing.
+        voxel_mm: size of a voxel.
 
     Raises:
         DataError: the shapes differ, or a score is NaN.
     """
-    lesion, brain_mask = binary(lesion), binary(brain_mask)
+    lesion, brain_mask, scores = binary(lesion), binary(brain_mask), np.asarray(scores)
     check_same_shape(brain_mask, lesion)
+    check_same_shape(scores, lesion)
     prediction = predict(scores, threshold, component_max_size)
-    lesion_voxels = int(np.count_nonzero(lesion))
+    annotated, predicted, brain = (
+        int(np.count_nonzero(mask)) for mask in (lesion, prediction, brain_mask)
+    )
+    hits = int(np.count_nonzero(prediction & lesion))
+    healthy, voxel_ml = lesion.size - annotated, math.prod(voxel_mm) / 1000
+    whole = ranking_metrics(scores, lesion)
+    within = ranking_metrics(scores[brain_mask], inside := lesion[brain_mask])
+    prevalence = annotated / lesion.size
     return {
         "dice": dice(prediction, lesion),
-        "auprc": average_precision(scores, lesion),
+        "auprc": whole["auprc"],
         "threshold": float(threshold),
-        "lesion_voxels": lesion_voxels,
-        "predicted_voxels": int(np.count_nonzero(prediction)),
-        "brain_voxels": int(np.count_nonzero(brain_mask)),
-        "prevalence": lesion_voxels / lesion.size,
+        "lesion_voxels": annotated,
+        "predicted_voxels": predicted,
+        "brain_voxels": brain,
+        "prevalence": prevalence,
+        "best_dice": whole["best_dice"],
+        "precision": hits / predicted if predicted else math.nan,
+        "recall": hits / annotated if annotated else math.nan,
+        "specificity": 1 - (predicted - hits) / healthy if healthy else math.nan,
+        "auroc": whole["auroc"],
+        "auprc_over_chance": whole["auprc"] / prevalence if annotated else math.nan,
+        "auprc_brain": within["auprc"],
+        "auroc_brain": within["auroc"],
+        "prevalence_brain": int(np.count_nonzero(inside)) / brain if brain else math.nan,
+        "volume_difference_ml": (predicted - annotated) * voxel_ml,
+        "false_positive_ml": (predicted - hits) * voxel_ml,
+        **surface_metrics(prediction, lesion, voxel_mm),
+        **lesion_metrics(prediction, lesion, voxel_ml),
     }
+
+
+def described_columns() -> dict[str, Any]:
+    """The columns of ``results/metrics/``: meaning, unit, range, direction, when NaN, source."""
+    import yaml
+
+    described = Path(__file__).resolve().parents[3] / "resources" / "metric_columns.yaml"
+    return yaml.safe_load(described.read_text(encoding="utf-8"))
 
 
 def threshold_curve(

@@ -109,6 +109,11 @@ class Method:
         """
         return 1
 
+    @property
+    def sees_lesions(self) -> bool:
+        """Whether :meth:`reconstruct` gets the annotated lesion in place of the image."""
+        return False
+
     def build(self) -> nn.Module:
         """The network, freshly initialised from the global torch seed."""
         raise NotImplementedError

@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 
 #: Bytes per voxel of a stored reconstruction (float16) and anomaly map (float32).
 _RESULT_BYTES = {"reconstruct_volumes": 2, "score_volumes": 4}
+_RESULT_BYTES |= {"reconstruct_healthy": 2, "score_healthy": 4}
 _SCAN_PARTS = {"make_phantom": "raw", "register_scan": "registered", "pack_slices": "packed"}
-_OF_NETWORKS = ("train_model", "reconstruct_volumes")
+_OF_NETWORKS = ("train_model", "reconstruct_volumes", "reconstruct_healthy")
 #: Volumes that a job of a table cell works on, by their role in the split; default: both.
 _ROLES = {
     "search_threshold": ["val_unhealthy"],
     "compute_air": ["val_unhealthy"],
     "evaluate_volumes": ["test"],
+    "reconstruct_healthy": ["test_healthy"],
+    "score_healthy": ["test_healthy"],
+    "evaluate_healthy": ["test"],
 }
 
 
@@ -98,7 +102,7 @@ class Estimator:
         names, cfg = job.wildcards, self.cfg
         if job.rule in _OF_NETWORKS:
             return cfg.methods[names["method"]].model
-        if job.rule == "score_volumes":
+        if job.rule in ("score_volumes", "score_healthy"):
             return cfg.methods[names["method"]].score
         if job.rule == "skullstrip_scan" and predicts_in_batches(cfg, names["dataset"]):
             return "predicted"
@@ -116,7 +120,8 @@ class Estimator:
             return {"step": steps * loop.batch_size / 32 * self.area}
         if job.rule == "compute_air" or "test" in names:
             roles = _ROLES.get(job.rule, ["val_unhealthy", "test"])
-            count = self.volumes(names["experiment"], roles, names.get("test"))
+            dataset = None if roles == ["test_healthy"] else names.get("test")
+            count = self.volumes(names["experiment"], roles, dataset)
             if job.rule == "rescore_volumes":
                 count *= len(cfg.variants_of(names["study"], names["method"]))
             return {"volume": count * self.size}

@@ -1,0 +1,66 @@
+"""Healthy test scans: false positives, thresholds that fix their rate, telling scans apart."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from uad.evaluate import dice, predict
+from uad.evaluate.healthy import judge_healthy
+
+SHAPE, VOXEL = (12, 12, 8), (1.0, 2.0, 3.0)
+
+
+def scans(count, lesion, seed):
+    """Noise in a brain that fills most of the volume; with a lesion, brighter there."""
+    rng = np.random.default_rng(seed)
+    brain = np.zeros(SHAPE, bool)
+    brain[1:-1, 1:-1] = True
+    truth = np.zeros(SHAPE, bool)
+    truth[3:7, 3:7, 3:6] = lesion
+    for number in range(count):
+        scores = (rng.random(SHAPE) + 0.5 * truth) * brain
+        yield f"{'ill' if lesion else 'well'}{number}", scores.astype(np.float32), brain, truth
+
+
+def judged(threshold=0.9, component=0, healthy=5, unhealthy=4, seed=0):
+    return judge_healthy(
+        scans(healthy, False, seed), scans(unhealthy, True, seed + 99), threshold, component, VOXEL
+    )
+
+
+def test_a_row_per_scan_with_what_is_wrongly_predicted():
+    frame, summary = judged(component=1)
+    assert frame["healthy"].tolist() == [True] * 5 + [False] * 4
+    parts = [*scans(5, False, 0), *scans(4, True, 99)]
+    for row, (subject, scores, brain, truth) in zip(frame.itertuples(), parts, strict=True):
+        assert row.subject == subject
+        wrong = predict(scores, 0.9, 1) & ~truth
+        assert row.false_positive_ml == pytest.approx(wrong.sum() * 0.006)
+        assert row.mean_score == pytest.approx(scores[brain].mean(), rel=1e-5)
+        assert row.maximum_score == scores[brain].max()
+    assert (summary["n_healthy"], summary["n_unhealthy"]) == (5, 4)
+    assert summary["false_positive_ml"] == pytest.approx(frame["false_positive_ml"][:5].mean())
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.01, 0.05]))
+def test_at_most_the_given_share_of_the_healthy_brain_is_above_a_threshold(seed, rate):
+    _, summary = judged(seed=seed)
+    found = summary["thresholds"][f"rate_{rate:g}"]
+    pooled = np.concatenate([scores[brain] for _, scores, brain, _ in scans(5, False, seed)])
+    threshold = np.float32(found["threshold"])
+    assert (pooled > threshold).mean() <= rate
+    assert (pooled >= threshold).mean() > rate  # the next lower one is too low
+    dices = [dice(predict(s, found["threshold"], 0), t) for _, s, _, t in scans(4, True, seed + 99)]
+    assert found["mean_dice"] == pytest.approx(np.mean(dices))
+
+
+def test_healthy_against_unhealthy_scans_as_scikit_learn():
+    frame, summary = judged(healthy=12, unhealthy=9)
+    for name in ("mean_score", "maximum_score"):
+        ill, score = ~frame["healthy"], frame[name]
+        assert summary[f"auroc_{name}"] == pytest.approx(roc_auc_score(ill, score))
+        expected = average_precision_score(ill, score)
+        assert summary[f"average_precision_{name}"] == pytest.approx(expected)
+    assert summary["auroc_mean_score"] > 0.9  # lesions are brighter

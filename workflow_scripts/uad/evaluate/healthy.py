@@ -1,0 +1,83 @@
+"""What a method finds in healthy scans, and thresholds that fix how much that may be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from uad.evaluate.metrics import dice, ranking_metrics
+from uad.evaluate.volumes import predict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Shares of the voxels of healthy brains that may be called anomalous.
+RATES = (0.01, 0.05)
+
+#: Statistics of the map within the brain that rank scans.
+STATISTICS = {"mean_score": np.mean, "maximum_score": np.max}
+
+#: A subject, its post-processed map, brain mask and lesion.
+Scored = tuple[str, np.ndarray, np.ndarray, np.ndarray]
+
+
+def judge_healthy(
+    healthy: Iterable[Scored],
+    unhealthy: Iterable[Scored],
+    threshold: float,
+    component_max_size: int,
+    voxel_mm: Sequence[float],
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Compare the maps of healthy and unhealthy test scans of one cell.
+
+    Returns:
+        A row per scan: ``subject``, ``healthy``, ``false_positive_ml`` at the threshold, without
+        small components, and the mean and maximum score within the brain. And of all scans: the
+        mean false-positive volume of healthy ones; ``auroc_<statistic>`` and
+        ``average_precision_<statistic>`` of telling unhealthy scans from healthy ones; by name of
+        a threshold (``searched`` on unhealthy validation, or that of a false-positive rate in the
+        healthy brain) its value and the mean Dice of the unhealthy scans.
+    """
+    import pandas as pd
+
+    voxel_ml = float(np.prod(voxel_mm)) / 1000
+    rows, within = [], []
+    for subject, scores, brain, _ in healthy:
+        within.append(scores[brain])
+        found = predict(scores, threshold, component_max_size)
+        rows.append(_row(subject, True, int(np.count_nonzero(found)) * voxel_ml, within[-1]))
+    pooled = np.concatenate(within)
+    # a prediction is above its threshold: at most this share of the voxels is
+    at_rate = {
+        f"rate_{r:g}": float(np.quantile(pooled, 1 - r, method="inverted_cdf")) for r in RATES
+    }
+    thresholds = {"searched": threshold, **at_rate}
+    dices: dict[str, list[float]] = {name: [] for name in thresholds}
+    for subject, scores, brain, lesion in unhealthy:
+        for name, value in thresholds.items():
+            prediction = predict(scores, value, component_max_size)
+            dices[name].append(dice(prediction, lesion))
+            if name == "searched":
+                wrong = int(np.count_nonzero(prediction & ~lesion)) * voxel_ml
+        rows.append(_row(subject, False, wrong, scores[brain]))
+    frame = pd.DataFrame(rows)
+    summary: dict[str, Any] = {
+        "n_healthy": int(frame["healthy"].sum()),
+        "n_unhealthy": int((~frame["healthy"]).sum()),
+        "false_positive_ml": float(frame.loc[frame["healthy"], "false_positive_ml"].mean()),
+    }
+    for name in STATISTICS:
+        ranks = ranking_metrics(frame[name].to_numpy(), ~frame["healthy"].to_numpy())
+        summary |= {f"auroc_{name}": ranks["auroc"], f"average_precision_{name}": ranks["auprc"]}
+    summary["thresholds"] = {
+        name: {"threshold": value, "mean_dice": float(np.nanmean(dices[name]))}
+        for name, value in thresholds.items()
+    }
+    return frame, summary
+
+
+def _row(subject: str, healthy: bool, wrong_ml: float, scores: np.ndarray) -> dict[str, Any]:
+    statistics = {name: float(function(scores)) for name, function in STATISTICS.items()}
+    return {"subject": subject, "healthy": healthy, "false_positive_ml": wrong_ml, **statistics}

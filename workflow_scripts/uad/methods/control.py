@@ -1,0 +1,55 @@
+"""Controls: rows whose result is known beforehand, so that a broken metric shows at once.
+
+``oracle`` scores the annotated lesion itself: what it lacks of a Dice of 1 is the price of
+post-processing. ``random`` draws a score for every voxel of the brain: chance level.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from uad.methods.base import Method, MethodOptions
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+class ControlOptions(MethodOptions):
+    """Options of the family ``control``."""
+
+    answer: Literal["oracle", "random"]
+
+
+class Control(Method):
+    """Knows everything, or nothing."""
+
+    Options = ControlOptions
+    options: ControlOptions
+    trained = False
+    losses = ()
+    scores = True
+    whole_volume = True
+
+    @property
+    def sees_lesions(self) -> bool:
+        """The oracle alone does."""
+        return self.options.answer == "oracle"
+
+    def reconstruct(
+        self,
+        network: nn.Module | None,
+        images: Tensor,
+        masks: Tensor,
+        t_test: int,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """The lesion that is given in place of the image, or U(0, 1) within the brain."""
+        import torch
+
+        if self.sees_lesions:
+            return images
+        return masks * torch.rand(images.shape, generator=generator, device=images.device)
+
+
+METHOD = Control
