@@ -153,8 +153,8 @@ def test_a_hand_arrives_at_the_same_number_and_files_with_the_same_hashes(finish
     lineage = trace(load_records(finished / "results"), table="table3", row=row, metric=metric)
     hand = ByHand(finished)
     computed = hand.cell(row, metric)
-    assert lineage.problems == [] and lineage.value.phantom
-    assert (lineage.value.mean, lineage.value.std) == pytest.approx(computed, abs=1e-4)
+    assert lineage.problems == [] and lineage.value["phantom"]
+    assert (lineage.value["mean"], lineage.value["std"]) == pytest.approx(computed, abs=1e-4)
     # what the table read for other rows, and its significance, is not of this cell
     passed = {
         path: digest

@@ -2,94 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from uad.audit.recompute import METRICS, PUBLISHED, ROUNDED
+from uad.audit.recompute import METRICS, PUBLISHED
 from uad.core.errors import DataError, unknown
 from uad.core.provenance import SUFFIX
 from uad.core.records import Record, Records
 
-
-@dataclass(frozen=True)
-class Value:
-    """A cell of a table; NaN where there is no number."""
-
-    mean: float
-    std: float
-    n_folds: int
-    n_volumes: int
-    published_mean: float
-    published_std: float
-    published_source: str
-    phantom: bool
-    percent: bool = True  # else in the unit of the metric, as the tables of all metrics have it
-
-    def __str__(self) -> str:
-        """``44.08 ± 2.95 %``, with ``(phantom)`` where it is one."""
-        number = f"{plus_minus(self.mean, self.std)} %"
-        if not self.percent:
-            number = plus_minus(self.mean, self.std, ".4g")
-        return f"{number}{' (phantom)' if self.phantom else ''}"
-
-    def is_about(self, mean: float, std: float) -> bool:
-        """Whether computed numbers (in percent) are those of the cell, to its last digit."""
-        scale = 1 if self.percent else 100
-        return all(
-            isnan(said) == isnan(found)
-            and not abs(said - found / scale)
-            > (ROUNDED if self.percent else 1e-5 * abs(said) + 1e-9)
-            for said, found in ((self.mean, mean), (self.std, std))
-        )
-
-    @property
-    def published(self) -> str:
-        """The published value with its source; ``not published`` where there is none."""
-        if isnan(self.published_mean):
-            return "not published"
-        return f"{plus_minus(self.published_mean, self.published_std)} ({self.published_source})"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Which cell of which table: ``row`` and its label, ``column`` is a label."""
-
-    table: str
-    row: str
-    label: str
-    experiment: str
-    test: str
-    column: str
-    metric: str
+_NUMBERS = ("mean", "std", "n_folds", "n_volumes", "published_mean", "published_std")
 
 
 def find_cell(
     records: Records, *, table: str, row: str, column: str | None, metric: str
-) -> tuple[Record, Cell, Value]:
+) -> tuple[Record, dict[str, str], dict[str, Any]]:
     """The job that made a cell's table, the cell, and its value; names as ``trace`` takes them.
+
+    Returns:
+        The cell as ``table``, ``row``, ``label``, ``experiment``, ``test``, ``column`` (a label),
+        ``metric``; the value as the table has it: ``mean``, ``std`` over folds, ``n_folds``,
+        ``n_volumes``, ``published_mean``, ``published_std``, ``published_source``, ``phantom``,
+        ``percent`` (else in the unit of the metric, as tables of all metrics have it); NaN where
+        there is no number.
 
     Raises:
         DataError: there is no such table, row, column or metric (the message lists what there
             is), or the cell was not computed here.
     """
     made = _table_record(records, table)
-    params = made.params
-    row = _row(records, made, row)
-    found = _column(table, params["table"]["columns"], column)
-    metrics = METRICS
+    spec, labels = made.params["table"], made.params["labels"]
+    rows = [key for key in spec["rows"] if row.lower() in (key, labels.get(key, key).lower())]
+    if not rows:
+        _refuse(records, unknown("row", row, spec["rows"]), table=table, row=row)
+    metrics, path = METRICS, records.path(csv_of(made))
     if made.rule == "make_metrics_table":
-        metrics = tuple(
-            dict.fromkeys(line["metric"] for line in _lines(records.path(csv_of(made))))
-        )
+        metrics = list(dict.fromkeys(line["metric"] for line in _lines(path)))
     if metric not in metrics:
         raise DataError(f"{table}: {unknown('metric', metric, metrics)}")
-    label = params["labels"].get(row, row)
-    cell = Cell(table, row, label, found["experiment"], found["test"], _label(found), metric)
-    return made, cell, _value(records, made, cell)
+    found = _column(table, spec["columns"], column)
+    cell = {
+        "table": table,
+        "row": rows[0],
+        "label": labels.get(rows[0], rows[0]),
+        "experiment": found["experiment"],
+        "test": found["test"],
+        "column": _label(found),
+        "metric": metric,
+    }
+    return made, cell, _value(path, made, cell)
 
 
 def csv_of(made: Record) -> str:
@@ -102,47 +65,49 @@ def plus_minus(mean: float, std: float, digits: str = ".2f") -> str:
     return " ± ".join(f"{number:{digits}}" for number in (mean, std) if not isnan(number))
 
 
+def measured(value: dict[str, Any]) -> str:
+    """``44.08 ± 2.95 %``, with ``(phantom)`` where it is one."""
+    unit, digits = (" %", ".2f") if value["percent"] else ("", ".4g")
+    phantom = " (phantom)" if value["phantom"] else ""
+    return f"{plus_minus(value['mean'], value['std'], digits)}{unit}{phantom}"
+
+
+def published(value: dict[str, Any]) -> str:
+    """The published value with its source; ``not published`` where there is none."""
+    if isnan(value["published_mean"]):
+        return "not published"
+    numbers = plus_minus(value["published_mean"], value["published_std"])
+    return f"{numbers} ({value['published_source']})"
+
+
 def _table_record(records: Records, table: str) -> Record:
     names = {"make_table": "{table}", "make_metrics_table": "metrics_{table}"}
     jobs = [record for record in records.all.values() if record.rule in names]
     made = {names[record.rule].format(**record.wildcards): record for record in jobs}
+    if table in made:
+        return made[table]
     key = f"tables/{table}.csv"
-    if table not in made and records.path(key).is_file():
+    if records.path(key).is_file():
         why = records.broken.get(f"{key}{SUFFIX}", "is missing")
         raise DataError(
             f"{records.path(key)}: its record ({key}{SUFFIX}) {why}; nothing says what the table "
             "was made from. Make it again."
         )
-    if table not in made and any(entry["table"] == table for entry in _published(records)):
-        raise DataError(
-            f"{table}: – (this run did not make it; its values are published only). Tables of "
-            f"this run: {', '.join(sorted(made)) or 'none'}."
-        )
-    if table not in made:
-        raise DataError(f"{records.root}: {unknown('table', table, made)}")
-    return made[table]
+    return _refuse(records, unknown("table", table, made), table=table)
 
 
-def _row(records: Records, made: Record, row: str) -> str:
-    """The key of a row that was named by its key or its label."""
-    table, rows, labels = (
-        made.wildcards["table"],
-        made.params["table"]["rows"],
-        made.params["labels"],
-    )
-    for key in rows:
-        if row == key or row.lower() == labels.get(key, key).lower():
-            return key
-    if found := [e for e in _published(records) if (e["row"], e["table"]) == (row, table)]:
-        texts = [
-            f"{e['experiment']}/{e['test_dataset']} {e['metric']} {plus_minus(e['mean'], e['std'])}"
-            for e in found
-        ]
-        raise DataError(
-            f"{table}: the cells of {row} are – (this run did not compute them). Published only: "
-            f"{'; '.join(texts)} ({found[0]['source']}). Rows of this run: {', '.join(rows)}."
-        )
-    raise DataError(f"{table}: {unknown('row', row, rows)}")
+def _refuse(records: Records, message: str, **place: str) -> Any:
+    """A table or row that this run does not have, with the published values where there are."""
+    path, known = records.path(PUBLISHED), []
+    for entry in _lines(path) if path.is_file() else []:
+        if place.items() <= entry.items():
+            where = (
+                f"{entry['row']} {entry['experiment']}/{entry['test_dataset']} {entry['metric']}"
+            )
+            numbers = plus_minus(entry["mean"], entry["std"])
+            known.append(f"{where} {numbers} ({entry['source']})")
+    only = f" – (not of this run). Published only: {'; '.join(known[:4])}." if known else ""
+    raise DataError(f"{place['table']}: {message}{only}")
 
 
 def _label(column: dict[str, str]) -> str:
@@ -164,26 +129,23 @@ def _column(table: str, columns: list[dict[str, str]], name: str | None) -> dict
     return found[0]
 
 
-def _value(records: Records, made: Record, cell: Cell) -> Value:
-    path = records.path(csv_of(made))
-    wanted = {"row": cell.row, "experiment": cell.experiment, "test_dataset": cell.test}
-    wanted |= {"metric": cell.metric}
-    line = next((line for line in _lines(path) if wanted.items() <= line.items()), None)
+def _value(path: Path, made: Record, cell: dict[str, str]) -> dict[str, Any]:
+    wanted = {"row": cell["row"], "experiment": cell["experiment"], "test_dataset": cell["test"]}
+    wanted |= {"metric": cell["metric"]}
     name = "/".join(wanted.values())
+    line = next((line for line in _lines(path) if wanted.items() <= line.items()), None)
     if line is None:
         raise DataError(f"{path}: has no line for {name}. Make it again.")
-    names = ("mean", "std", "n_folds", "n_volumes", "published_mean", "published_std")
-    numbers = pd.to_numeric(pd.Series([line.get(key) for key in names]), errors="coerce")
-    mean, std, folds, volumes, *published = numbers
-    counts = (0 if isnan(count) else int(count) for count in (folds, volumes))
-    source, phantom = line.get("published_source", "none"), bool(made.params["phantom"])
-    percent = made.rule == "make_table"
-    value = Value(mean, std, *counts, *published, source, phantom, percent)
-    if isnan(mean):
+    numbers = pd.to_numeric(pd.Series({n: line.get(n) for n in _NUMBERS}), errors="coerce")
+    value = numbers.to_dict() | {"published_source": line.get("published_source", "none")}
+    for count in ("n_folds", "n_volumes"):
+        value[count] = 0 if isnan(value[count]) else int(value[count])
+    if isnan(value["mean"]):
         raise DataError(
-            f"{path}: the cell {name} is – (it was not run). Published: {value.published}."
+            f"{path}: the cell {name} is – (it was not run). Published: {published(value)}."
         )
-    return value
+    percent = made.rule == "make_table"
+    return value | {"phantom": bool(made.params["phantom"]), "percent": percent}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -192,8 +154,3 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         return pd.read_csv(path, keep_default_na=False, na_values=["nan", ""]).to_dict("records")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Make it again.") from error
-
-
-def _published(records: Records) -> list[dict[str, Any]]:
-    path = records.path(PUBLISHED)
-    return _lines(path) if path.is_file() else []

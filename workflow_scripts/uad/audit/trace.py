@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from math import isnan
 from typing import Any
 
-from uad.audit.cells import Cell, Value, csv_of, find_cell
-from uad.audit.recompute import CELL, PUBLISHED, cells_of, fold_means
+from uad.audit.cells import csv_of, find_cell
+from uad.audit.recompute import PUBLISHED, ROUNDED, cells_of, fold_means
 from uad.audit.trace_facts import STAGES, facts_of, stage_of
 from uad.audit.tree import MANIFEST, participants_key, split_key
 from uad.core.files import read_tsv, sha256_of_all
@@ -36,16 +36,6 @@ ROLES_READ = {
     "evaluate_volumes": ("test",),
 }
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One fold: its value in percent (None if it cannot be computed), and the test volumes."""
-
-    fold: int
-    value: float | None
-    subjects: list[str]
-    metrics: str
 
 
 @dataclass
@@ -71,10 +61,10 @@ class Node:
     status: str = UNCHECKED
     problems: list[str] = field(default_factory=list)
 
-    @property
-    def short(self) -> str:
-        """The first 12 characters of the SHA-256."""
-        return self.sha256[:12] if self.sha256 else "no hash"
+    def note(self, problem: str) -> None:
+        """Add a problem, once."""
+        if problem not in self.problems:
+            self.problems.append(problem)
 
 
 @dataclass(frozen=True)
@@ -82,24 +72,20 @@ class Lineage:
     """Everything that a cell depends on.
 
     Attributes:
+        cell: which it is, and ``value``, what the table says (see ``cells.find_cell``).
+        folds: of each its ``value``, the test ``subjects`` and the key of the ``metrics``.
         nodes: the files, in order from the cell to the raw data.
         subjects: which subjects matter, by key of the slice store, role and subject: the folds.
         code: commits of the jobs and how many jobs ran from each.
     """
 
-    cell: Cell
-    value: Value
-    folds: list[Fold]
+    cell: dict[str, str]
+    value: dict[str, Any]
+    folds: list[dict[str, Any]]
     nodes: list[Node]
     subjects: dict[str, dict[str, dict[str, list[int]]]]
     code: list[dict[str, Any]]
     checked: bool
-
-    @property
-    def name(self) -> str:
-        """Name of its files: table, row, experiment, test data set and metric."""
-        cell = self.cell
-        return "_".join((cell.table, cell.row, cell.experiment, cell.test, cell.metric))
 
     @property
     def problems(self) -> list[str]:
@@ -112,7 +98,7 @@ class Lineage:
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain data, without NaN."""
-        value = {k: None if v != v else v for k, v in asdict(self.value).items()}
+        value = {k: None if v != v else v for k, v in self.value.items()}
         return {"format": FORMAT, **asdict(self), "value": value, "problems": self.problems}
 
 
@@ -142,7 +128,7 @@ def trace(
     made, cell, value = find_cell(records, table=table, row=row, column=column, metric=metric)
     walk = _Walk(records, cell)
     walk.follow(made)
-    folds = walk.recompute(csv_of(made), value)
+    folds = walk.recompute(walk.nodes[csv_of(made)], value)
     nodes = sorted(walk.nodes.values(), key=lambda node: STAGES.index(node.stage))
     for node in nodes:
         walk.tell(node)
@@ -156,15 +142,21 @@ class _Walk:
     Everything between the cell and the slice stores comes first: it tells which subjects matter.
     """
 
-    def __init__(self, records: Records, cell: Cell) -> None:
+    def __init__(self, records: Records, cell: dict[str, str]) -> None:
         self.records, self.cell = records, cell
         self.nodes: dict[str, Node] = {}
         self.subjects: dict[str, dict[str, dict[str, list[int]]]] = {}
         self.tables: dict[str, list[dict[str, Any]]] = {}
         self.manifests: dict[str, dict[str, str]] = {}
-        place = {"experiment": cell.experiment, "method": cell.row, "test": cell.test}
+        self.cell_place = {
+            "experiment": cell["experiment"],
+            "method": cell["row"],
+            "test": cell["test"],
+        }
         # by their names, so that a file whose record is lost is followed, too
-        self.own = re.compile(Tree("").per_test("metrics", "tsv", fold=r"(\d+)", **place)[1:])
+        self.own = re.compile(
+            Tree("").per_test("metrics", "tsv", fold=r"(\d+)", **self.cell_place)[1:]
+        )
 
     def follow(self, made: Record) -> None:
         waiting, stores = deque([self.node(csv_of(made))]), deque()
@@ -207,9 +199,7 @@ class _Walk:
         if record.rule == "pack_slices":
             node.facts |= {"packed": len(packed - {None}), "used": len(wanted)}
             if absent := sorted(wanted - packed):
-                self.note(
-                    node, f"was not packed from scans of {_some(absent)}, whom the split names"
-                )
+                node.note(f"was not packed from scans of {_some(absent)}, whom the split names")
 
     def wanted(self, record: Record) -> set[str]:
         dataset = record.wildcards["dataset"]
@@ -268,10 +258,10 @@ class _Walk:
                 node.inputs.append(key)
         listed = self.listed(manifest)
         if listed and node.key not in listed:
-            self.note(node, f"is not listed in {manifest}")
+            node.note(f"is not listed in {manifest}")
         elif listed and listed[node.key] != node.sha256:
             short = str(listed[node.key])[:12]
-            self.note(node, f"was read with other bytes than its manifest lists ({short})")
+            node.note(f"was read with other bytes than its manifest lists ({short})")
 
     def listed(self, manifest: str) -> dict[str, str]:
         if manifest not in self.manifests:
@@ -301,9 +291,9 @@ class _Walk:
             node.sha256, node.bytes = entry.sha256, entry.bytes
         broken = self.records.broken.get(record.key if record else f"{key}{SUFFIX}")
         if broken:
-            self.note(node, f"its record {broken}")
+            node.note(f"its record {broken}")
         elif record is None and stage not in ("raw", "published"):
-            self.note(node, "no record says how it was made")
+            node.note("no record says how it was made")
         return node
 
     def link(self, node: Node, record: Record, entry: Artifact) -> Node:
@@ -315,65 +305,52 @@ class _Walk:
             node.inputs.append(entry.key)
         if entry.sha256 != child.sha256:
             seen = entry.sha256[:12] if entry.sha256 else "no file"
-            self.note(child, f"{record.rule} read other bytes ({seen}) for {node.key}")
+            child.note(f"{record.rule} read other bytes ({seen}) for {node.key}")
         return child
-
-    @staticmethod
-    def note(node: Node, problem: str) -> None:
-        if problem not in node.problems:
-            node.problems.append(problem)
 
     # What the numbers say
 
-    def recompute(self, table: str, value: Value) -> list[Fold]:
+    def recompute(self, table: Node, value: dict[str, Any]) -> list[dict[str, Any]]:
         """The cell and its folds from the metrics; the tested subjects must be the split's."""
-        cell, frames, folds, scale = self.cell, [], [], 1 if value.percent else 100
-        shared = {"method": cell.row, "experiment": cell.experiment, "test_dataset": cell.test}
+        cell, place, frames, folds = self.cell, self.cell_place, [], []
+        metric, scale = cell["metric"], 1 if value["percent"] else 100
+        shared = {"method": cell["row"], "experiment": cell["experiment"]}
         metrics = [node for node in self.nodes.values() if node.stage == "metrics"]
         for node in sorted(metrics, key=lambda node: int(node.place["fold"])):
             fold, mean, subjects = int(node.place["fold"]), None, []
             try:
-                rows = read_tsv(self.records.path(node.key)).assign(**shared, fold=fold)
-                means = fold_means([rows], [cell.metric]).xs(cell.metric, level="metric")
+                rows = read_tsv(self.records.path(node.key))
+                rows = rows.assign(**shared, test_dataset=cell["test"], fold=fold)
+                means = fold_means([rows], [metric]).xs(metric, level="metric")
                 mean = float(means.iloc[0]) / scale if len(means) else None
-                subjects = rows.loc[rows[cell.metric].notna(), "subject"].tolist()
+                subjects = rows.loc[rows[metric].notna(), "subject"].tolist()
                 frames.append(rows)
-                split = self.split(split_key({**node.place, "experiment": cell.experiment}))
-                mine = [r for r in split if (r["dataset"], r["role"]) == (cell.test, "test")]
-                tested = {row["subject"] for row in mine}
+                split = self.split(split_key({**place, "fold": str(fold)}))
+                mine = [row for row in split if row["dataset"] == cell["test"]]
+                tested = {row["subject"] for row in mine if row["role"] == "test"}
                 if tested and (odd := sorted(set(rows["subject"]) ^ tested)):
-                    self.note(
-                        node, f"tests other subjects than the split's test set ({_some(odd)})"
-                    )
+                    node.note(f"tests other subjects than the split's test set ({_some(odd)})")
             except _UNREADABLE:
-                self.note(node, f"is not a table with the columns subject and {cell.metric}")
-            node.facts |= {"value": mean, "subjects": subjects, "metric": cell.metric}
-            folds.append(Fold(fold, mean, subjects, node.key))
-        self.compare(self.nodes[table], value, frames, folds)
+                node.note(f"is not a table with the columns subject and {metric}")
+            node.facts |= {"value": mean, "subjects": subjects, "metric": metric}
+            fold_of = {"fold": fold, "value": mean, "subjects": subjects, "metrics": node.key}
+            folds.append(fold_of)
+        table.place |= {"table": cell["table"], **place}
+        table.facts |= {"mean": value["mean"], "std": _or_none(value["std"])}
+        if not folds or any(fold["value"] is None for fold in folds):
+            table.note("the cell cannot be computed again: metrics of a fold are missing")
+            return folds
+        name = cell["row"], cell["experiment"], cell["test"], metric
+        found = cells_of(frames, [metric]).loc[name, ["mean", "std"]]
+        mean, std = (float(number) / scale for number in found)
+        table.facts |= {"recomputed_mean": mean, "recomputed_std": _or_none(std)}
+        pairs = ((value["mean"], mean), (value["std"], std))
+        if not all(_agree(*pair, ROUNDED if value["percent"] else None) for pair in pairs):
+            said = f"{value['mean']:.4f} ± {value['std']:.4f}"
+            table.note(f"the cell says {said}, its metrics give {mean:.4f} ± {std:.4f}")
+        if len(folds) != value["n_folds"]:
+            table.note(f"the cell counts {value['n_folds']} folds, there are {len(folds)}")
         return folds
-
-    def compare(self, table: Node, value: Value, frames: list[Any], folds: list[Fold]) -> None:
-        cell = self.cell
-        table.place |= {"table": cell.table, "experiment": cell.experiment, "method": cell.row}
-        table.place["test"] = cell.test
-        table.facts |= {"mean": value.mean, "std": None if isnan(value.std) else value.std}
-        if not folds or any(fold.value is None for fold in folds):
-            self.note(table, "the cell cannot be computed again: metrics of a fold are missing")
-            return
-        where = dict(zip(CELL, (cell.row, cell.experiment, cell.test, cell.metric), strict=True))
-        cells = cells_of(frames, [cell.metric])
-        mean, std = map(float, cells.loc[tuple(where.values()), ["mean", "std"]])
-        right, scale = value.is_about(mean, std), 1 if value.percent else 100
-        mean, std = mean / scale, std / scale
-        table.facts |= {"recomputed_mean": mean, "recomputed_std": None if isnan(std) else std}
-        if not right:
-            self.note(
-                table,
-                f"the cell says {value.mean:.4f} ± {value.std:.4f}, its metrics give "
-                f"{mean:.4f} ± {std:.4f}",
-            )
-        if len(folds) != value.n_folds:
-            self.note(table, f"the cell counts {value.n_folds} folds, there are {len(folds)}")
 
     def tell(self, node: Node) -> None:
         """Gather what is worth telling about a node; check who a threshold or AIR is from."""
@@ -381,7 +358,7 @@ class _Walk:
         if node.stage in ("split", "participants") and there:
             rows = self.split(node.key) if node.stage == "split" else self.table(node.key)
             if not rows:
-                self.note(node, "cannot be read, or lacks a column or all rows")
+                node.note("cannot be read, or lacks a column or all rows")
             elif node.stage == "split":
                 sizes = node.facts.setdefault("sizes", {})
                 counts = Counter((row["dataset"], row["role"]) for row in rows)
@@ -391,7 +368,7 @@ class _Walk:
             node.facts |= facts_of(node.stage, record, self.records) if record else {}
         except _UNREADABLE:
             if there:
-                self.note(node, "its content cannot be read")
+                node.note("its content cannot be read")
         if node.stage in ("threshold", "air") and "fold" in node.place:
             used = {
                 name
@@ -400,9 +377,7 @@ class _Walk:
                 if int(node.place["fold"]) in folds
             }
             if odd := sorted(set(node.facts.get("subjects", used)) - used):
-                self.note(
-                    node, f"is from {_some(odd)}, who are not in the split's val_unhealthy set"
-                )
+                node.note(f"is from {_some(odd)}, who are not in the split's val_unhealthy set")
 
 
 def _compare_with_files(records: Records, nodes: list[Node], check: bool) -> None:
@@ -418,7 +393,7 @@ def _compare_with_files(records: Records, nodes: list[Node], check: bool) -> Non
                 node.problems.append("the file is missing")
             elif node.status == CHANGED:
                 node.problems.append(
-                    f"the file's SHA-256 is {found[:12]}, recorded is {node.short}"
+                    f"the file's SHA-256 is {found[:12]}, recorded is {short(node.sha256)}"
                 )
 
 
@@ -433,6 +408,21 @@ def _code(records: Records, nodes: Iterable[Node]) -> list[dict[str, Any]]:
         {"commit": commit, "diff_sha256": diff, "lock_sha256": lock, "jobs": number}
         for (commit, diff, lock), number in counts.most_common()
     ]
+
+
+def short(digest: str | None) -> str:
+    """The first 12 characters of a SHA-256."""
+    return digest[:12] if digest else "no hash"
+
+
+def _agree(said: float, computed: float, rounded: float | None) -> bool:
+    """Whether a number of a table, to its last digit (of six if not given), is a computed one."""
+    most = 1e-5 * abs(said) + 1e-9 if rounded is None else rounded
+    return isnan(said) == isnan(computed) and not abs(said - computed) > most
+
+
+def _or_none(number: float) -> float | None:
+    return None if isnan(number) else number
 
 
 def _some(names: Sequence[str]) -> str:

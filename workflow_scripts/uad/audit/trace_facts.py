@@ -58,58 +58,48 @@ def stage_of(key: str, record: Record | None) -> tuple[str, dict[str, str]]:
     return stage, {"dataset": name.partition(".")[0]} if stage == "participants" else {}
 
 
+#: What is worth telling about a file, by stage: where it stands in its job's record, or in the JSON
+#: that the job has written. A fact is called as the last part of its place.
+_FACTS = {
+    "threshold": "written.threshold written.method written.subjects",
+    "air": "written.invert written.rule written.reference_dataset written.air_before "
+    "written.air_after",
+    "weights": "seeds.seed params.loop.epochs facts.weights_of_epoch facts.steps facts.resumed "
+    "host.device seconds",
+    "reconstructions": "facts.volumes facts.t_test host.device",
+    "maps": "params.score",
+    "split": "params.splits.kind params.splits.seed",
+    "list": "facts.url facts.checksum facts.verified",
+    "atlas": "written.name written.source",
+    "participants": "params.dataset.source params.folder facts.scans",
+}
+
+
 def facts_of(stage: str, record: Record, records: Records) -> dict[str, Any]:
     """What is worth telling about a file of a stage, from its job's record and its content."""
-    content, facts, params = record.content, record.content["facts"], record.params
-
-    def of_first(*names: str) -> dict[str, Any]:
-        written = read_json(records.path(record.outputs[0].key))
-        return {name: written[name] for name in names}
-
-    if stage == "threshold":
-        return of_first("threshold", "method", "subjects")
+    content, params = record.content, record.params
+    job_seed = content["seeds"].get("job")
+    content = content | {"seeds": {"seed": job_seed}}
+    content["params"] = params | {"folder": params.get("root")}
+    written = next((e.key for e in record.outputs if e.key.endswith(".json")), None)
+    if written and stage in ("threshold", "air", "atlas", "source"):
+        content["written"] = read_json(records.path(written))
+    found = {}
+    for place in _FACTS.get(stage, "").split():
+        value = content
+        for name in place.split("."):
+            value = (value or {}).get(name)
+        found[place.rpartition(".")[2]] = value
     if stage == "air":
-        told = of_first("invert", "rule", "reference_dataset", "air_before", "air_after", "sets")
-        decisive = told.pop("sets")[told["reference_dataset"]]
-        return {**told, "subjects": decisive["subjects"]}
-    if stage == "weights":
-        return {
-            "seed": content["seeds"].get("job"),
-            "epochs": params.get("loop", {}).get("epochs"),
-            **{name: facts.get(name) for name in ("weights_of_epoch", "steps", "resumed")},
-            "device": content["host"]["device"],
-            "seconds": content["seconds"],
-        }
-    if stage == "reconstructions":
-        return {**_chosen(facts, "volumes", "t_test"), "device": content["host"]["device"]}
-    if stage == "maps":
-        return _chosen(params, "score")
-    if stage == "split":
-        return _chosen(params.get("splits", {}), "kind", "seed")
-    if stage == "list":
-        return _chosen(facts, "url", "checksum", "verified")
-    if stage == "atlas":
-        key = next(output.key for output in record.outputs if output.key.endswith(".json"))
-        written = read_json(records.path(key))
-        return {name: written[name] for name in ("name", "source")}
-    if stage == "participants":
+        found["subjects"] = content["written"]["sets"][found["reference_dataset"]]["subjects"]
+    elif stage == "participants":
         spec = params.get("dataset", {})
         reviewed = {scan["subject"] for scan in spec.get("reviewed", [])}
-        return {
-            "source": spec.get("source"),
-            "folder": params.get("root"),
-            "scans": facts.get("scans"),
-            "left_out": sorted({*spec.get("exclude", {}), *reviewed}),
-        }
-    if stage == "source" and record.rule == "make_phantom":
-        phantom = params["dataset"]["phantom"]
-        return {"kind": "phantom", "seed": content["seeds"].get("job"), **phantom}
-    if stage == "source":
+        found["left_out"] = sorted({*spec.get("exclude", {}), *reviewed})
+    elif stage == "source" and record.rule == "make_phantom":
+        found = {"kind": "phantom", "seed": job_seed, **params["dataset"]["phantom"]}
+    elif stage == "source":
         names = ("name", "url", "checksum", "verified")
-        files = [_chosen(file, *names) for file in of_first("files")["files"]]
-        return {"kind": "download", "files": files}
-    return {}
-
-
-def _chosen(content: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: content[name] for name in names if name in content}
+        files = [{n: file[n] for n in names if n in file} for file in content["written"]["files"]]
+        found = {"kind": "download", "files": files}
+    return found

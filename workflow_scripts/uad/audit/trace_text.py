@@ -13,7 +13,8 @@ from typing import Any
 
 import networkx
 
-from uad.audit.trace import CHANGED, MISSING, NOT_KEPT, SAME, Lineage, Node
+from uad.audit.cells import measured, published
+from uad.audit.trace import CHANGED, MISSING, NOT_KEPT, SAME, Lineage, Node, short
 from uad.report.render import counted
 
 WIDTH, LEFT = 100, 64
@@ -58,7 +59,7 @@ class _Text:
         mark = "×" if node.problems else MARKS.get(node.status, " ")
         room = LEFT - len(prefix)
         title, *more = textwrap.wrap(self.title(node), room, break_on_hyphens=False)
-        yield f"{prefix}{title:{room}} {mark} {node.short:<12}  {(node.rule or '')[:20]}"
+        yield f"{prefix}{title:{room}} {mark} {short(node.sha256):<12}  {(node.rule or '')[:20]}"
         others = {
             self.title(self.nodes[k]): None for k in node.inputs if not tree.has_edge(node.key, k)
         }
@@ -121,13 +122,13 @@ def _wrapped(text: str, prefix: str, rest: str) -> list[str]:
 
 def _head(lineage: Lineage) -> Iterator[str]:
     cell, value = lineage.cell, lineage.value
-    title = f"{cell.table}, {cell.label} ({cell.row}), {cell.column}, {cell.metric}"
-    yield from _wrapped(title + ("   PHANTOM DATA" if value.phantom else ""), "", "")
+    title = f"{cell['table']}, {cell['label']} ({cell['row']}), {cell['column']}, {cell['metric']}"
+    yield from _wrapped(title + ("   PHANTOM DATA" if value["phantom"] else ""), "", "")
     yield "=" * WIDTH
-    volumes = counted(value.n_volumes, "test volume")
-    yield f"{value}: {counted(value.n_folds, 'fold')}, {volumes}"
-    against = "; a phantom is not comparable with it" if value.phantom else ""
-    yield from _wrapped(f"published: {value.published}{against}", "", "")
+    counts = f"{counted(value['n_folds'], 'fold')}, {counted(value['n_volumes'], 'test volume')}"
+    yield f"{measured(value)}: {counts}"
+    against = "; a phantom is not comparable with it" if value["phantom"] else ""
+    yield from _wrapped(f"published: {published(value)}{against}", "", "")
 
 
 def _foot(lineage: Lineage) -> Iterator[str]:

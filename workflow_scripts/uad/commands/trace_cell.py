@@ -37,10 +37,13 @@ def run(options: argparse.Namespace) -> int:
     text = text_of(lineage, options.all)
     print(text, flush=True)
     folder = options.output or options.results / "audit" / "trace"
+    cell = lineage.cell
+    names = ("table", "row", "experiment", "test", "metric")
+    path = folder / "_".join(cell[name] for name in names)
     try:
-        write_json(folder / f"{lineage.name}.json", lineage.as_json())
-        write_text(folder / f"{lineage.name}.txt", text)
-        print(f"Written: {folder / lineage.name}.{{json,txt}}")
+        write_json(f"{path}.json", lineage.as_json())
+        write_text(f"{path}.txt", text)
+        print(f"Written: {path}.{{json,txt}}")
     except OSError as error:
         print(f"The files could not be written ({error}): name a folder with --output.")
     return int(bool(lineage.problems))
