@@ -61,7 +61,7 @@ def pack(
 
     records = _without_older_crate(load_records(results, repository), Path(out))
     files = collect(records, choice)
-    described, folders = describe(records, files, about, [README, MANIFEST, CHECKSUMS])
+    described = describe(records, files, about, [README, MANIFEST, CHECKSUMS])
     left_out = Counter(file.left_out for file in files if file.left_out)
     readme = render_page("crate.md", about=about, choice=choice, left_out=sorted(left_out.items()))
     texts = {METADATA: described, README: readme}
@@ -70,7 +70,7 @@ def pack(
     own.append(File(MANIFEST, 0, _digest(texts[MANIFEST])))
     packed = [file for file in files if not file.left_out]
     texts[CHECKSUMS] = "".join(f"{file.sha256}  {file.place}\n" for file in [*own, *packed])
-    write_zip(Path(out), texts, [(f.place, f.source) for f in packed if f.source], folders)
+    write_zip(Path(out), texts, [(f.place, f.source) for f in packed if f.source])
     return files
 
 
@@ -97,25 +97,18 @@ def _manifest(files: list[File]) -> str:
     return "".join("\t".join(row) + "\n" for row in rows)
 
 
-def write_zip(
-    path: Path, texts: dict[str, str], files: Iterable[tuple[str, Path]], folders: Iterable[str]
-) -> None:
-    """Write a zip file whose bytes depend on the content only.
-
-    ``texts`` (content by place) are first; ``folders`` (with ``/`` at the end) get entries, too.
-    """
+def write_zip(path: Path, texts: dict[str, str], files: Iterable[tuple[str, Path]]) -> None:
+    """Write a zip file of texts and files by place, whose bytes depend on the content only."""
 
     def entry(place: str) -> zipfile.ZipInfo:
         # the earliest time that a zip file can name: the real ones would differ
-        info, is_folder = zipfile.ZipInfo(place, (1980, 1, 1, 0, 0, 0)), place.endswith("/")
-        info.create_system = 3
-        # Unix permissions; the low byte marks a folder for MS-DOS
-        info.external_attr = (0o40755 << 16) | 0x10 if is_folder else 0o100644 << 16
-        info.compress_type = zipfile.ZIP_STORED if is_folder else zipfile.ZIP_DEFLATED
+        info = zipfile.ZipInfo(place, (1980, 1, 1, 0, 0, 0))
+        info.create_system, info.external_attr = 3, 0o100644 << 16  # Unix, and its permissions
+        info.compress_type = zipfile.ZIP_DEFLATED
         return info
 
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for place, text in [*texts.items(), *((place, "") for place in folders)]:
+        for place, text in texts.items():
             archive.writestr(entry(place), text.encode())
         for place, source in sorted(files):
             info = entry(place)

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from rocrate.model import ContextEntity, Dataset
+from rocrate.model import ContextEntity
 from rocrate.model import File as DataFile
 from rocrate.rocrate import ROCrate
 
@@ -48,24 +48,20 @@ MEDIA = mimetypes.MimeTypes().types_map[True] | {
 }
 
 
-def describe(
-    records: Records, files: Iterable[File], about: About, own: Iterable[str]
-) -> tuple[str, list[str]]:
-    """Text of ``ro-crate-metadata.json``, and the folders that it describes.
-
-    ``own`` are places of the crate's own lists and its README.
-    """
+def describe(records: Records, files: Iterable[File], about: About, own: Iterable[str]) -> str:
+    """Text of ``ro-crate-metadata.json``; ``own`` are the crate's own lists and its README."""
     crate = _Description(records, {file.place: file for file in files}, about)
     crate.root()
     for place in own:
         crate.data(place, encodingFormat=MEDIA.get(PurePosixPath(place).suffix, "text/plain"))
-    crate.folder(CODE_FOLDER, "The code that made the results, with its tests and documents.")
     workflow, actions = crate.workflow(), crate.actions()
-    run = crate.run(workflow)
+    crate.root_dataset["mentions"] = [crate.run(workflow), *actions]
     crate.steps(workflow)
-    crate.root_dataset["mentions"] = [run, *actions]
-    text = json.dumps(crate.metadata.generate(), indent=1, ensure_ascii=False) + "\n"
-    return text, sorted(entity.id for entity in crate.get_by_type("Dataset"))[1:]
+    return json.dumps(crate.metadata.generate(), indent=1, ensure_ascii=False) + "\n"
+
+
+def _but_subject(record: Record) -> list[str]:
+    return [value for name, value in sorted(record.wildcards.items()) if name != "subject"]
 
 
 def _start(record: Record) -> datetime.datetime:
@@ -131,18 +127,6 @@ class _Description(ROCrate):
         }
         return self.thing(f"#{quote(place)}", "CreativeWork", **known)
 
-    def folder(self, place: str, description: str) -> Any:
-        if found := self.get(place) or self.get(f"#{place}"):
-            return found
-        inside = [file for name, file in self.files.items() if name.startswith(place)]
-        packed = sum(not file.left_out for file in inside)
-        if not packed:
-            text = f"{description} {len(inside)} files, not included."
-            return self.thing(f"#{place}", "CreativeWork", name=place, description=text)
-        text = f"{description} {packed} of {len(inside)} files are included."
-        known = {"name": place, "description": text}
-        return self.add(Dataset(self, dest_path=place, properties=known))
-
     def of_keys(self, keys: Iterable[str]) -> Any:
         return _one_or_many(map(self.of_key, dict.fromkeys(keys)))
 
@@ -152,10 +136,9 @@ class _Description(ROCrate):
             return self.raw_data(self.raw[key])
         if made_by is None or "subject" not in made_by.wildcards:
             return self.file(place_of(key))
-        parts, subject = PurePosixPath(key).parts, made_by.wildcards["subject"]
-        depth = next((i for i, part in enumerate(parts) if subject in part), len(parts) - 1)
-        place = RESULTS_FOLDER + "".join(f"{part}/" for part in parts[:depth])
-        return self.folder(place, "One file or more for each scan; see the list of files.")
+        name = "/".join([made_by.rule, *_but_subject(made_by)])
+        text = "One file or more for each scan, by hash and size in the crate's list of files."
+        return self.thing(f"#scans/{quote(name)}", "CreativeWork", name=name, description=text)
 
     def raw_data(self, dataset: str) -> Any:
         number = sum(name == dataset for name in self.raw.values())
@@ -215,16 +198,16 @@ class _Description(ROCrate):
     # What ran
 
     def actions(self) -> list[Any]:
-        groups: dict[tuple[str, ...], list[Record]] = {}
+        groups: dict[str, list[Record]] = {}
         for key, record in sorted(self.records.all.items()):
-            scans = [v for k, v in sorted(record.wildcards.items()) if k != "subject"]
-            group = (record.rule, *(scans if "subject" in record.wildcards else [key]))
-            groups.setdefault(group, []).append(record)
-        return [self.action("/".join(group), jobs) for group, jobs in groups.items()]
+            group = "/".join([record.rule, *_but_subject(record)])
+            is_scan = "subject" in record.wildcards
+            groups.setdefault(group if is_scan else key, []).append(record)
+        return [self.action(group, jobs) for group, jobs in groups.items()]
 
     def action(self, group: str, jobs: list[Record]) -> Any:
         first = jobs[0]
-        name = ", ".join([first.rule, *(v for k, v in first.wildcards.items() if k != "subject")])
+        name = ", ".join([first.rule, *_but_subject(first)])
         if "subject" in first.wildcards:
             identifier, name = f"#jobs/{quote(group)}", f"{name}: {len(jobs)} scans"
             more = {"description": f"{len(jobs)} jobs; each has its record beside its output."}
