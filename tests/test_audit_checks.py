@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tools.result_trees import LOCK, Forge, ResultTree
+from tools.result_trees import LOCK, Forge, ResultTree, uad
 from uad import config as uad_config
 from uad.air import air_statistics
 from uad.audit.check import expected
@@ -649,25 +647,21 @@ def test_relative_paths_begin_where_the_run_was_started(tmp_path, recorded, want
 
 
 def test_the_command_ends_with_the_verdict(run, tmp_path):
-    def command(*arguments):
-        whole = [sys.executable, "-m", "uad", "audit", *map(str, arguments)]
-        return subprocess.run(whole, capture_output=True, text=True)
-
     # the published values of this repository are not those of the tree's
-    done = command(run.root)
+    done = uad("audit", run.root)
     assert done.returncode == 1
     assert f"{PUBLISHED}: input changed" in done.stdout
     assert not read_json(run.root / "audit/audit.json")["passed"]
     Forge(run.root).record(TABLE, lambda content: content["inputs"].pop())
     shutil.rmtree(run.root / "audit")
     run.write("audit", "a file where the folder would be")
-    done = command(run.root)
+    done = uad("audit", run.root)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "PASSED" in done.stdout and "(100 %)" in done.stdout
     assert "could not be written" in done.stdout
-    assert command(run.root, "--output", tmp_path / "pages").returncode == 0
+    assert uad("audit", run.root, "--output", tmp_path / "pages").returncode == 0
     assert (tmp_path / "pages/audit.html").is_file()
-    done = command("nowhere")
+    done = uad("audit", "nowhere")
     assert done.returncode == 2 and "nowhere: no such folder" in done.stderr
 
 

@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
 import pytest
 
-from tools.result_trees import CODE, ENVIRONMENT, LIBRARY, Forge, ResultTree
+from tools.result_trees import CODE, ENVIRONMENT, LIBRARY, Forge, ResultTree, uad
 from uad.audit import compare_report
 from uad.audit.compare import compare
 from uad.audit.compare_contents import TOLERANCES, Tolerance, compare_files
@@ -486,20 +484,18 @@ def test_the_summary_fits_a_screen_and_the_reports_hold_everything(tmp_path):
 
 
 def test_the_status_of_the_command_is_the_verdict(here, other, tmp_path):
-    def command(*arguments):
-        whole = [sys.executable, "-m", "uad", "compare", *map(str, arguments)]
-        return subprocess.run(whole, capture_output=True, text=True)
-
     there = other(noise=0.5)
-    done = command(there, there)
+    done = uad("compare", there, there)
     assert done.returncode == 0 and "Verdict: identical" in done.stdout
     assert (there / "audit/compare.json").is_file() and (there / "audit/compare.html").is_file()
-    assert command(there, here).returncode == 1
-    done = command(here, tmp_path / "nowhere")
+    assert uad("compare", there, here).returncode == 1
+    done = uad("compare", here, tmp_path / "nowhere")
     assert done.returncode == 2 and "no such folder" in done.stderr
     assert "Traceback" not in done.stderr
-    assert command(here, here, "--tolerance", "arrays=1").returncode == 2
+    assert uad("compare", here, here, "--tolerance", "arrays=1").returncode == 2
     archive = zipped(here, tmp_path / "here.zip")
-    assert "--output" in command(archive, here).stderr
-    done = command(archive, here, "--tolerance", "array=1e-3,1e-2", "--output", tmp_path / "out")
+    assert "--output" in uad("compare", archive, here).stderr
+    done = uad(
+        "compare", archive, here, "--tolerance", "array=1e-3,1e-2", "--output", tmp_path / "out"
+    )
     assert done.returncode == 0 and (tmp_path / "out" / "compare.html").is_file()

@@ -3,7 +3,6 @@
 import json
 import runpy
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from rocrate.rocrate import ROCrate
 
-from tools.result_trees import Forge, ResultTree
+from tools.result_trees import Forge, ResultTree, uad
 from uad.audit.crate import about_run, pack
 from uad.audit.crate_contents import UNTRACKED, About, Choice, code_files
 from uad.audit.crate_verify import unpack, verify
@@ -399,7 +398,6 @@ def test_what_is_no_crate_is_refused(tmp_path):
 
 
 def test_the_command_ends_with_a_sentence_not_a_traceback(tmp_path):
-    command = [sys.executable, "-m", "uad", "verify", tmp_path / "none.zip"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = uad("verify", tmp_path / "none.zip")
     assert done.returncode == 2
     assert done.stderr.startswith("ERROR: ") and "no such crate" in done.stderr

@@ -4,13 +4,11 @@ import csv
 import hashlib
 import json
 import statistics
-import subprocess
-import sys
 import zipfile
 
 import pytest
 
-from tools.result_trees import Forge
+from tools.result_trees import Forge, uad
 from tools.workflow import snakemake
 from uad.audit.compare import compare
 from uad.audit.crate import about_run, pack
@@ -209,8 +207,7 @@ def test_a_crate_is_verified_from_an_empty_folder(root, finished, tmp_path, tamp
         if "hashes" in tampered:
             forge.rehash("tables/table3.csv")
     (tmp_path / "empty").mkdir()
-    command = [sys.executable, "-m", "uad", "verify", str(crate)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path / "empty")
+    done = uad("verify", crate, cwd=tmp_path / "empty")
     if tampered == "no":
         assert done.returncode == 0, done.stdout + done.stderr
         assert "PASSED: the crate is as it was packed" in done.stdout

@@ -2,12 +2,10 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
-from tools.result_trees import Forge, ResultTree
+from tools.result_trees import Forge, ResultTree, uad
 from uad.audit.trace import trace
 from uad.audit.trace_text import text_of
 from uad.core.errors import DataError
@@ -475,19 +473,16 @@ def test_the_json_holds_all_and_is_plain(lineage):
 
 
 def test_the_command_prints_the_tree_and_writes_three_files(run, tmp_path):
-    def command(*arguments):
-        whole = [sys.executable, "-m", "uad", "trace", "--results", run.root, "--table", "table9"]
-        return subprocess.run([*whole, *arguments], capture_output=True, text=True)
-
+    table = ("trace", "--results", run.root, "--table", "table9")
     cell, name = ("--row", "aided", "--column", "sick"), "table9_aided_cross_sick_dice"
-    done, folder = command(*cell), run.root / "audit" / "trace"
+    done, folder = uad(*table, *cell), run.root / "audit" / "trace"
     written = sorted(path.name for path in folder.iterdir())
     assert written == [f"{name}.{ending}" for ending in ("json", "txt")]
     assert done.stdout.startswith((folder / f"{name}.txt").read_text())
     # the published values of this repository are not those of the synthetic one
     assert done.returncode == 1 and PUBLISHED in done.stdout
-    done = command(*cell, "--output", run.path(TABLE))  # a file where the folder would be
+    done = uad(*table, *cell, "--output", run.path(TABLE))  # a file where the folder would be
     assert "table9" in done.stdout and "could not be written" in done.stdout
     assert "Traceback" not in done.stderr
-    done = command("--row", "aide")
+    done = uad(*table, "--row", "aide")
     assert done.returncode == 2 and done.stderr.startswith("ERROR: table9: unknown row 'aide'")

@@ -10,6 +10,8 @@ import copy
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from uad.core.files import sha256, write_json
@@ -21,6 +23,12 @@ LIBRARY = {"core/errors.py": "1" * 64, "core/files.py": "2" * 64}
 LOCK = 'requires-python = ">=3.11, <3.14"\n[[package]]\nname = "numpy"\nversion = "2.3.5"\n'
 ENVIRONMENT = {"python": "3.11.7", "numpy": "2.3.5"}
 ENVIRONMENT["lock_sha256"] = hashlib.sha256(LOCK.encode()).hexdigest()
+
+
+def uad(*arguments, **options):
+    """Run ``uad`` as a user does; its status and what it prints."""
+    command = [sys.executable, "-m", "uad", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
 
 
 class ResultTree:
