@@ -32,25 +32,29 @@ def main(words: list[str] | None = None) -> int:
 
     missed = False
     if not arguments.table:
-        results = measure(arguments.device, arguments.figures)
+        name = "speed_gpu.json" if arguments.device == "cuda" else "speed.json"
+        # what was measured stays if the command is ended
+        kept = None if arguments.figures else arguments.folder / name
+        results = measure(arguments.device, arguments.figures, kept)
         print(speed_tables.render_speed(results))
         missed = any(not limit["holds"] for limit in results["limits"])
         if arguments.figures:
             return int(arguments.strict and missed)
-        from uad.core.files import write_json
-
-        name = "speed_gpu.json" if arguments.device == "cuda" else "speed.json"
-        write_json(arguments.folder / name, results)
     speed_tables.update(arguments.folder)
     return int(arguments.strict and missed)
 
 
-def measure(device: str, wanted: list[str]) -> dict:
-    """Measure figures (none named: all), and say when, on what and with what."""
+def measure(device: str, wanted: list[str], kept: Path | None) -> dict:
+    """Measure figures (none named: all), and say when, on what and with what.
+
+    Each entry is written to the file ``kept`` as soon as it is there.
+    """
     import speed_cpu
     import speed_gpu
     import speed_material
     import torch
+
+    from uad.core.files import write_json
 
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit(
@@ -67,6 +71,8 @@ def measure(device: str, wanted: list[str]) -> dict:
         begin = time.perf_counter()
         for kind, entry in known[name](sizes):
             results[kind].append(entry)
+            if kept:
+                write_json(kept, results)
         print(f"{name}: measured in {time.perf_counter() - begin:.0f} s", file=sys.stderr)
     return results
 

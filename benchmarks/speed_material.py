@@ -48,7 +48,14 @@ class Sizes:
     matmul: int = 8192  # side of the square matrices of the ceiling
     short_and_long: tuple[int, int] = (5, 45)  # epochs of two trainings, whose difference is taken
     restored: int = 1151  # volumes
-    compile_modes: tuple[str, ...] = ("off", "default")
+    # of the training loop: each is tried in turn, beside the best of those before it
+    choices: tuple[tuple[str, tuple[Any, ...]], ...] = (
+        ("compile", ("off", "default", "max-autotune")),
+        ("layout", ("contiguous", "channels_last")),
+        ("deterministic", (True, False)),
+        ("precision", ("bf16-mixed", "tf32", "32-true")),
+    )
+    epochs_of_curves: int = 42  # 500 steps
 
 
 def _network(*channels: int, **options: Any) -> dict[str, Any]:
@@ -72,7 +79,8 @@ TINY = Sizes(
     matmul=128,
     short_and_long=(1, 3),
     restored=3,
-    compile_modes=("off",),
+    choices=(("layout", ("contiguous", "channels_last")), ("precision", ("bf16-mixed", "tf32"))),
+    epochs_of_curves=2,
 )
 
 

@@ -132,11 +132,16 @@ class Train(Strict):
         description="Mode of torch.compile, for networks that are trained as one call; the first "
         "steps take minutes.",
     )
+    layout: Literal["auto", "channels_last", "contiguous"] = Field(
+        "auto",
+        description="Order of the networks' memory; auto: channels last for a compiled network on "
+        "a GPU, else contiguous (a network that reconstructs on a CPU is always channels last).",
+    )
     inference_batch: int = Field(50, ge=1, description="Slices per forward pass at test time.")
 
     #: How a training is run, not what it is: free to change without a new training.
     HOW: ClassVar[frozenset[str]] = frozenset(
-        "accelerator data_device compile inference_batch checkpoint_every "
+        "accelerator data_device compile layout inference_batch checkpoint_every "
         "checkpoint_seconds".split()
     )
 

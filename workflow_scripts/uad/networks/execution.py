@@ -67,15 +67,13 @@ class Compiled:
     """A network that is called as one graph of one shape; all else is the network's own.
 
     Smaller batches are padded with their last row and cut again, so that a last batch does not
-    make Inductor compile for any size. On a GPU the weights lie channels last.
+    make Inductor compile for any size.
     """
 
     def __init__(self, network: nn.Module, mode: str, batch_size: int) -> None:
         # Inductor keeps channels last in a training only if told to: otherwise it gives up where
         # a convolution narrows to half or less (torch/_inductor/graph.py, decide_layout_opt)
         os.environ.setdefault("TORCHINDUCTOR_FORCE_LAYOUT_OPT", "1")
-        if next(network.parameters()).is_cuda:
-            network.to(memory_format=torch.channels_last)
         self._network, self._batch_size = network, batch_size
         self._call = torch.compile(network, mode=mode, dynamic=False, fullgraph=True)
 

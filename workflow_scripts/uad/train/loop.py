@@ -59,9 +59,16 @@ class Trainer:
         torch.manual_seed(derive_seed(self.seed, "weights"))
         self.network = self.method.build().to(device)
         self.device = next(self.network.parameters()).device
+        compiled = self.loop.compile != "off" and self.method.automatic  # no second derivatives
+        on_gpu = "channels_last" if compiled and device == "cuda" else "contiguous"
+        layout = on_gpu if self.loop.layout == "auto" else self.loop.layout
+        if layout == "channels_last":
+            self.network.to(memory_format=torch.channels_last)
         self.forward = self.network
-        if self.loop.compile != "off" and self.method.automatic:  # not with second derivatives
+        if compiled:
             self.forward = Compiled(self.network, self.loop.compile, self.loop.batch_size)
+            options = {"mode": self.loop.compile, "dynamic": False, "fullgraph": True}
+            self.method.quality_loss = torch.compile(self.method.quality_loss, **options)
         half = self.loop.precision == "16-mixed" and device == "cuda"
         self.scaler = torch.amp.GradScaler(device, enabled=half)
         self.optimizers = self.method.optimizers(self.network, self.loop.learning_rate)
