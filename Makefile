@@ -35,7 +35,7 @@ BUSY = || { code=$$?; [ $$code -ne 75 ] || echo "Another run is at work in this 
 REQUIREMENTS = { echo "\# Written by 'make lock'; CONTRIBUTING.md says how pip installs it."; \
   uv export --quiet --frozen --no-emit-project --no-annotate --no-header --prune torch; }
 
-.PHONY: help env-test env-lint demo test datasets import plan paper report audit trace maps compare crate verify-crate env test-all test-fast test-e2e test-slow test-browser test-slurm test-real lint format schema picture lock clean-env bench bench-gpu
+.PHONY: help env-test env-lint demo test datasets import plan paper report audit trace maps compare crate verify-crate env test-all test-fast test-e2e test-slow test-browser test-slurm test-real test-gpu lint format schema picture lock clean-env bench bench-gpu
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##|^## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/; s/^## (.*)/\n\1/' | expand -t 14
@@ -106,19 +106,22 @@ env-lint: env
 	@envs/setup.sh lint
 
 test-fast: env-test
-	@python -m pytest -n 2 --dist worksteal -m "not (e2e or slow or browser or slurm or real)"
+	@python -m pytest -n 2 --dist worksteal -m "not (e2e or slow or browser or slurm or real or gpu)"
 
 test-e2e: env-test
 	@python -m pytest -m e2e tests/test_whole_run.py
 
 test-all: export UAD_EXAMPLES := 100 # of each property, in place of 15
-test-all: test test-slow test-browser test-slurm test-real ## all tests; what cannot run here is skipped and says why
+test-all: test test-slow test-browser test-slurm test-real test-gpu ## all tests; what cannot run here is skipped and says why
 
 test-slow: env-test ## variants of the end-to-end run: killed, changed, tampered with
-	@python -m pytest -m "slow and not (browser or slurm or real)" $(FILES)
+	@python -m pytest -m "slow and not (browser or slurm or real or gpu)" $(FILES)
 
 test-browser: env-test ## the gallery of scans in Chromium, where that is installed
 	@python -m pytest -m browser -rs
+
+test-gpu: env-test ## what only a GPU can show, some minutes
+	@python -m pytest -m gpu -rs
 
 test-slurm: env-test ## the workflow on a real SLURM of one node, which it installs (Debian, as root)
 	@if [ "$$(id -u)" != 0 ]; then echo "SKIPPED: the SLURM tests start its daemons, which needs root"; \

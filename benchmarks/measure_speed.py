@@ -41,6 +41,8 @@ def main(words: list[str] | None = None) -> int:
         if arguments.figures:
             return int(arguments.strict and missed)
     speed_tables.update(arguments.folder)
+    if arguments.device == "cuda" and not arguments.table:
+        speed_tables.set_gpu_rate(HERE.parent / "resources/unit_costs.yaml", results)
     return int(arguments.strict and missed)
 
 

@@ -60,6 +60,21 @@ def with_tables(text: str, folder: Path) -> str:
     return text
 
 
+def set_gpu_rate(path: Path, results: dict[str, Any]) -> None:
+    """Write the rate of a training step on the measured GPU into the unit costs of `make plan`."""
+    values = {entry["what"]: entry["value"] for entry in results["values"]}
+    rate, machine = values["tf32: reached by a step"], results["machine"]["gpu"]
+    text = path.read_text(encoding="utf-8")
+    gpu = re.compile(r"(?<=  gpu:\n)    tflops: .*?(?=  cpu:\n)", re.DOTALL)
+    how = (
+        f"measured on {machine}, {results['date'][:10]}: a training step of the paper's pDDPM, tf32"
+    )
+    text, count = gpu.subn(f"    tflops: {rate:.3g}\n    how: {how}\n", text)
+    if count != 1:
+        raise ValueError(f"{path}: has no rate of a GPU to replace")
+    write_text(path, text)
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, all but the first column aligned to the right."""
     rule = ["---", *["---:"] * (len(head) - 1)]

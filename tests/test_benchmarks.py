@@ -8,6 +8,7 @@ import numpy as np
 import opensimplex
 import pytest
 import torch
+import yaml
 
 from conftest import ROOT
 from uad import noise
@@ -141,13 +142,28 @@ class TestFiguresOfAGpu:
         rate = values["bf16-mixed: reached by a step"] / values["bf16-mixed: matmul ceiling"]
         assert rate == pytest.approx(found["limits"][0]["value"])
         steps = [value for name, value in values.items() if name.startswith("step with")]
-        assert len(steps) == 4
+        assert len(steps) == 3
         assert values["steps of a fold"] in [pytest.approx(step * 19_200 / 60) for step in steps]
 
     def test_an_epoch_is_a_difference_of_two_trainings(self):
         assert speed_gpu.per_epoch((3.0, 23.0), (5, 45)) == pytest.approx(0.5)
         with pytest.raises(SystemExit, match="too busy"):
             speed_gpu.per_epoch((3.0, 2.9), (5, 45))
+
+
+def test_the_plan_takes_the_rate_of_a_measured_gpu(tmp_path):
+    costs = tmp_path / "unit_costs.yaml"
+    shutil.copy(BENCHMARKS.parent / "resources/unit_costs.yaml", costs)
+    rate = {"what": "tf32: reached by a step", "value": 123.4, "unit": "TFLOP/s"}
+    facts = {"values": [rate], "machine": {"gpu": "H200"}, "date": "2027-01-02T00:00:00Z"}
+    speed_tables.set_gpu_rate(costs, facts)
+    before, after = (
+        yaml.safe_load(path.read_text())
+        for path in (BENCHMARKS.parent / "resources/unit_costs.yaml", costs)
+    )
+    gpu = after["rates"].pop("gpu")
+    assert gpu["tflops"] == 123 and "H200, 2027-01-02" in gpu["how"]
+    assert before["rates"].pop("gpu") and after == before
 
 
 class TestTheCommand:
