@@ -16,8 +16,9 @@ REPOSITORY = os.environ.get("UAD_REPOSITORY") or workflow.basedir
 LIBRARY = Path(workflow.basedir).resolve() / "workflow_scripts"
 
 # jobs run this library and the packages of the environment, nothing of PYTHONPATH or of the user
-for folder in (site.getusersitepackages(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)):
-    if folder and Path(snakemake.__file__).is_relative_to(folder):
+outside = {site.getusersitepackages(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
+for folder in outside - {"", *site.getsitepackages()}:
+    if Path(snakemake.__file__).is_relative_to(folder):
         raise WorkflowError(
             f"Snakemake is loaded from {folder}, which is outside its environment, so that jobs would "
             "not find it. Use make, or an environment of its own (CONTRIBUTING.md)."

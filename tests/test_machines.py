@@ -6,8 +6,10 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import snakemake
 
 from uad.run.launch import snapshot
 
@@ -38,6 +40,15 @@ def test_jobs_run_the_library_beside_the_snakefile_and_no_package_of_pythonpath(
     assert run.returncode == 0, output
     record = json.loads((tmp_path / f"{MANIFEST}.prov.json").read_text())
     assert record["roots"]["repository"] == str(code)
+
+
+def test_a_snakemake_that_jobs_would_not_find_is_refused(root, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/snakemake").symlink_to(Path(snakemake.__file__).parent)
+    run = start(root, tmp_path, "-n", "--", MANIFEST, PYTHONPATH=str(tmp_path / "theirs"))
+    output, _ = run.communicate(timeout=300)
+    message = f"Snakemake is loaded from {tmp_path}/theirs, which is outside its environment"
+    assert run.returncode == 1 and output.count(message) == 1, output
 
 
 def test_a_second_run_is_refused_with_one_sentence(root, tmp_path):

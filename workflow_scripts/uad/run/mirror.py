@@ -69,21 +69,20 @@ class Mirror:
     def _mirror_results(self) -> None:
         source, target = self.directory / self.cfg.results, self._place(self.results)
         target.mkdir(parents=True)
-        for path in _children(source):
+        for path in sorted(source.glob("*")):
             inside = path.name in ("participants", "raw")  # stand-ins may go here
-            for linked in _children(path) if inside else [path]:
+            for linked in sorted(path.glob("*")) if inside else [path]:
                 _link(linked, target / linked.relative_to(source))
 
     def unindexed(self) -> list[str]:
         """Data sets without an index, or whose raw data are gone."""
         tree = Tree(str(self.results))
-
-        def is_there(name: str, spec: Dataset) -> bool:
-            raw = spec.path if spec.source in ("folder", "preprocessed") else None
-            raw_is_there = raw is None or self._place(raw).is_dir()
-            return raw_is_there and self._place(tree.participants(name)).exists()
-
-        return [name for name, spec in self.cfg.datasets.items() if not is_there(name, spec)]
+        found = []
+        for name, spec in self.cfg.datasets.items():
+            root = spec.path if spec.source in ("folder", "preprocessed") else "."
+            there = self._place(root).is_dir() and self._place(tree.participants(name)).exists()
+            found += [] if there else [name]
+        return found
 
     def index(self, names: Iterable[str], remade: Iterable[str] = ()) -> None:
         """Index data sets as the workflow would; those that are not there by stand-ins.
@@ -219,10 +218,6 @@ def _raw_bytes(spec: Dataset) -> int | None:
     return unpacked + (sum(archives) if spec.source == "download" else 0)
 
 
-def _children(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
 def _link(source: Path, target: Path) -> None:
     """A link that has the time of what it leads to, which Snakemake looks at, too."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -236,7 +231,7 @@ def _link(source: Path, target: Path) -> None:
 def _link_files(source: Path, target: Path) -> None:
     """Real folders, linked files: to remove one here leaves the other where it is."""
     target.mkdir(parents=True, exist_ok=True)
-    for path in _children(source):
+    for path in sorted(source.glob("*")):
         if path.is_dir():
             _link_files(path, target / path.name)
         else:
