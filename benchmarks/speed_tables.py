@@ -66,10 +66,8 @@ def set_gpu_rate(path: Path, results: dict[str, Any]) -> None:
     rate, machine = values["tf32: reached by a step"], results["machine"]["gpu"]
     text = path.read_text(encoding="utf-8")
     gpu = re.compile(r"(?<=  gpu:\n)    tflops: .*?(?=  cpu:\n)", re.DOTALL)
-    how = (
-        f"measured on {machine}, {results['date'][:10]}: a training step of the paper's pDDPM, tf32"
-    )
-    text, count = gpu.subn(f"    tflops: {rate:.3g}\n    how: {how}\n", text)
+    how = f"measured on {machine}, {results['date'][:10]}; a step of the paper's pDDPM in tf32"
+    text, count = gpu.subn(f"    tflops: {rate:.3g}\n    how: >-\n      {how}\n", text)
     if count != 1:
         raise ValueError(f"{path}: has no rate of a GPU to replace")
     write_text(path, text)

@@ -112,6 +112,7 @@ def test_hd_bet_finds_the_same_brain_on_gpu_and_cpu():
 
     distance = np.linalg.norm(np.mgrid[-40:40, -48:48, -40:40], axis=0)
     head = (distance < 38) * 300.0 + ((distance >= 38) & (distance < 40)) * 900.0
-    scan = Scan(head.astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    scan = Scan(head.astype(np.float32), affine, None, affine, Path("head.nii.gz"))
     on_gpu, on_cpu = (HdBet(device=device).predict(scan) for device in ("cuda", "cpu"))
     assert 2 * (on_gpu & on_cpu).sum() >= 0.99 * (on_gpu.sum() + on_cpu.sum())
