@@ -100,7 +100,10 @@ def test_a_layout_of_ones_own_is_a_handful_of_patterns(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": "{subject}.nii.gz"}, r"'image' must have \{modality\} and \{subject\}"),
+        (
+            {"image": "{subject}.nii.gz", "modalities": {"T1": "a", "T2": "b"}},
+            r"'image' must have \{modality\} and \{subject\}",
+        ),
         ({"image": "{subject}_{modality}_{side}.nii.gz"}, "not modality, side, subject"),
         ({"image": "{subject}_{modality}.mgz"}, "'image' must end with .nii.gz"),
         ({"lesion": None}, "either 'healthy: true' or the pattern 'lesion'"),
@@ -113,7 +116,7 @@ def test_a_fault_in_a_layout_is_named(change, message):
     good = {
         "image": "{subject}_{modality}.nii.gz",
         "lesion": "{subject}_seg.nii.gz",
-        "modalities": {"T2": "t2"},
+        "modalities": {"T1": "t1", "T2": "t2"},
     }
     assert Layout(**good)
     with pytest.raises(ValueError, match=message):

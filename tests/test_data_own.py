@@ -25,6 +25,7 @@ from uad.data.fit import fits
 from uad.data.layouts import index_dataset
 from uad.data.people import add_ages
 from uad.data.place import describe, import_all
+from uad.data.status import status, table
 
 DATA = Path(os.environ.get("UAD_REAL_DATA", Path(__file__).parents[1] / "../shared/data")).resolve()
 KINDS = ("flair", "t1", "t1ce", "t2", "seg")
@@ -189,6 +190,34 @@ def test_any_layout_is_imported_into_places_where_it_is_found(tmp_path):
     folder_of(tmp_path / "mine/export", files, lambda name: name.encode())
     import_all({"b": ("bids", tmp_path / "raw")}, tmp_path / "mine", False)
     assert index_dataset("bids", tmp_path / "raw", ["FLAIR"])["name"].tolist() == ["01", "02"]
+
+
+def test_a_single_modality_needs_no_name(tmp_path):
+    layout = {
+        "image": "{subject}.nii.gz",
+        "lesion": "{subject}_seg.nii.gz",
+        "modalities": {"T2": ""},
+    }
+    touch(tmp_path, ["a.nii.gz", "a_seg.nii.gz", "b.nii.gz", "b_seg.nii.gz"])
+    assert index_dataset(layout, tmp_path, ["T2"])["name"].tolist() == ["a", "b"]
+    assert fits(tmp_path, {"mine": layout})[0] == "mine: 2 subject(s): T2 2, lesion mask 2"
+
+
+def test_a_folder_of_ones_own_may_hold_other_things_and_its_state_is_told(tmp_path):
+    layout = {
+        "image": "{subject}/{modality}.nii.gz",
+        "lesion": "{subject}/mask.nii.gz",
+        "modalities": {"T1": "t1"},
+    }
+    touch(tmp_path, ["a/t1.nii.gz", "a/mask.nii.gz", "notes/readme.txt", "old/t3.nii.gz"])
+    assert index_dataset(layout, tmp_path, ["T1"])["name"].tolist() == ["a"]
+    found = status("mine", layout, tmp_path)
+    assert (found.state, found.found, "1  " in table([found])) == ("present", 1, True)
+    touch(tmp_path, ["b/t1.nii.gz"])
+    found = status("mine", layout, tmp_path)
+    assert (
+        found.state == "partial" and "1 subject(s) lack files (b: lesion mask)" in found.next_step
+    )
 
 
 # --- faults of files

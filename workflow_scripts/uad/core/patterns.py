@@ -63,7 +63,7 @@ class Layout(Strict):
     """How the files of a data set are named, and what they are like."""
 
     image: str | list[str] = Field(
-        description="Pattern(s) with {subject} and {modality}, perhaps {session} and {site}."
+        description="Pattern(s) with {subject} and, of several, {modality}; perhaps {session} and {site}."
     )
     modalities: dict[Modality, str] = Field(
         min_length=1, description="What the files call each; * for any characters."
@@ -117,6 +117,8 @@ class Layout(Strict):
             names = {"subject", "modality"} if role == "image" else {"subject"}
             if not pattern.endswith(".nii.gz"):
                 raise ValueError(f"'{key}' must end with .nii.gz (which stands for .nii, too)")
+            if role == "image" and len(self.modalities) == 1:
+                names = names & _names(pattern) | {"subject"}  # one needs no name
             if (found := _names(pattern)) - VISIT != names:
                 expected = " and ".join(f"{{{name}}}" for name in sorted(names))
                 raise ValueError(f"'{key}' must have {expected}, not {', '.join(sorted(found))}")
@@ -127,8 +129,9 @@ class Layout(Strict):
     # pydantic leaves cached properties alone
     @functools.cached_property
     def patterns(self) -> list[tuple[str, str]]:
-        """What each pattern is of (``image`` or a mask), and the pattern."""
-        named = [("image", self.image), (LESION, self.lesion), (BRAIN, self.brain)]
+        """What each pattern is of (a mask or ``image``), and the pattern."""
+        # a mask's name may look like an image's, but not the other way round
+        named = [(LESION, self.lesion), (BRAIN, self.brain), ("image", self.image)]
         listed = [(role, [p] if isinstance(p, str) else p or []) for role, p in named]
         return [(role, pattern) for role, patterns in listed for pattern in patterns]
 
@@ -151,7 +154,9 @@ class Layout(Strict):
     @functools.cached_property
     def _folders(self) -> list[re.Pattern[str]]:
         folders = [p.rpartition("/")[0] for role, p in self.patterns if role == "image"]
-        folders = [folder for folder in folders if _names(folder) == {"subject"}]
+        # any folder may have a name that may be of any form
+        told = self.subject != Layout.model_fields["subject"].default
+        folders = [folder for folder in folders if told and _names(folder) == {"subject"}]
         return [re.compile(self.expression(f"{folder}.nii.gz", suffix="")) for folder in folders]
 
     def expression(self, pattern: str, suffix: str = _SUFFIX) -> str:
@@ -194,7 +199,7 @@ class Layout(Strict):
             if match := expression.fullmatch(name):
                 parts = match.groupdict()
                 if role == "image":
-                    role = self.modality_of(parts["modality"])
+                    role = self.modality_of(parts.get("modality"))
                 named = set(match.re.groupindex.values())
                 stars = [part or "" for i, part in enumerate(match.groups(), 1) if i not in named]
                 place = parts.get("tail") or name
@@ -204,10 +209,10 @@ class Layout(Strict):
                 return Member(parts["subject"], role, place, session, site, len("".join(stars)))
         return None
 
-    def modality_of(self, token: str) -> str:
-        """Ours for what the files call a modality."""
+    def modality_of(self, token: str | None) -> str:
+        """Ours for what the files call a modality (None: nothing, it is the only one)."""
         called = self.modalities.items()
-        return next(name for name, own in called if fnmatch.fnmatchcase(token, own))
+        return next(n for n, own in called if token is None or fnmatch.fnmatchcase(token, own))
 
     def find(self, name: str) -> Member | None:
         """What a file is, by its path (with ``/``) in an archive or any folder; None: not ours."""
@@ -217,8 +222,8 @@ class Layout(Strict):
 
     def path(self, subject: str, role: str, suffix: str = ".nii.gz") -> str:
         """Where a file of a subject belongs below the raw tree."""
-        token = self.modalities.get(role, "")
-        pattern = next(p for r, p in self.patterns if r == ("image" if token else role))
+        token, kind = self.modalities.get(role, ""), "image" if role in self.modalities else role
+        pattern = next(p for r, p in self.patterns if r == kind)
         name = re.sub(r"[\[\]]", "", pattern).removesuffix(".nii.gz")
         return name.format(subject=subject, modality=token) + suffix
 
@@ -254,7 +259,8 @@ class Layout(Strict):
             files = visits.setdefault(member.subject, {}).setdefault(member.session, Files())
             first = files.setdefault(member.role, path)
             files.site = files.site or member.site
-            if first != path and members[first].stars == member.stars == 0:
+            exact = members[first].stars == member.stars == 0
+            if first != path and (exact or _stem(first) == _stem(path)):
                 files.twins.append((first, path))
         needs = set(self.needs(modalities))
         return {name: _visit(visits[name], needs) for name in sorted(visits)}
@@ -307,6 +313,10 @@ def _visit(sessions: dict[str, Files], needs: set[str]) -> Files:
         files.setdefault(role, path)
     files.twins += common.twins
     return files
+
+
+def _stem(path: Path) -> str:
+    return re.sub(f"{_SUFFIX}$", "", str(path))
 
 
 def _names(pattern: str) -> set[str]:

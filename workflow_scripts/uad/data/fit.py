@@ -43,12 +43,16 @@ def fits(folder: str | Path, own: Mapping[str, AnyLayout] | None = None) -> list
 def _subjects(layout: Layout, names: list[str]) -> tuple[str, dict[str, set[str]]]:
     """Below which folder a layout finds most, and what each subject has there."""
     trees: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for role, pattern in layout.patterns:
-        expression = re.compile(rf"(?:(?P<above>.*?)/)??{layout.expression(pattern)}")
-        for name in names:
-            if match := expression.fullmatch(name):
-                kind = layout.modality_of(match["modality"]) if role == "image" else role
-                trees[match["above"] or ""][match["subject"]].add(kind)
+    expressions = [
+        (role, re.compile(rf"(?:(?P<above>.*?)/)??{layout.expression(pattern)}"))
+        for role, pattern in layout.patterns
+    ]
+    for name in names:
+        matches = [(role, expression.fullmatch(name)) for role, expression in expressions]
+        if matches := [(role, match.groupdict()) for role, match in matches if match]:
+            role, parts = min(matches, key=lambda found: len(found[1]["above"] or ""))
+            kind = layout.modality_of(parts.get("modality")) if role == "image" else role
+            trees[parts["above"] or ""][parts["subject"]].add(kind)
     for above, subjects in trees.items():
         trees[above] = {n: has for n, has in subjects.items() if has & {*layout.modalities}}
     return max(trees.items(), key=lambda tree: len(tree[1]), default=("", {}))

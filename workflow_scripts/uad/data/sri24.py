@@ -30,6 +30,7 @@ PAIRS = {
     "brats_space": ("t1_brats_space", "t1_skullstripped_brats_space"),
 }
 _KNOWN = {name for names in PAIRS.values() for name in names}
+LOOKED_FOR = "it should have " + " or ".join(f"{a}.nii with {b}.nii" for a, b in PAIRS.values())
 SHAPE = (240, 240, 155)
 DEPTH = 6
 #: What an unpacked archive leaves in its folder: its name, its checksums, where it is from.
@@ -47,13 +48,8 @@ HOW_TO_GET = (
 
 @dataclass(frozen=True)
 class Atlas:
-    """Where the atlas is.
-
-    Attributes:
-        head: T1 with skull, 240x240x155 voxels of 1 mm.
-        brain: the same without skull, zero outside the brain.
-        source: where it is from, in a few words.
-        provenance: the same for the record: route, files, checksums, whether these are verified.
+    """Head (T1 with skull, 240x240x155 voxels of 1 mm) and brain (the same, zero outside) of the
+    atlas, where they are from in a few words, and for the record.
     """
 
     head: Path
@@ -151,7 +147,7 @@ def sri24_from_folder(path: str | Path) -> Atlas:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. {how_to_get}")
     if (pair := sri24_pair(folder)) is None:
-        raise DataError(f"{folder}: holds no SRI24 atlas: {_images(folder)}. {how_to_get}")
+        raise DataError(f"{folder}: holds no SRI24 atlas: {LOOKED_FOR}. {how_to_get}")
     package, *files = pair
     _check_grid(*files)
     origins = [_origin(file) for file in files]
@@ -180,7 +176,7 @@ def _unpack(got: Fetched, folder: Path) -> None:
         try:
             if (pair := sri24_pair(new)) is None:
                 raise DataError(
-                    f"is not packed as it was known to be: {_images(new)}. Take the atlas of the "
+                    f"is not packed as it was known to be: {LOOKED_FOR}. Take the atlas of the "
                     "wheel (preprocessing.atlas: wheel), or name a folder with the head and the "
                     "brain under these names."
                 )
@@ -198,13 +194,6 @@ def _origin(file: Path) -> dict[str, Any]:
     """What is known of the archive that a file was unpacked from; empty: it was from none."""
     records = (folder / ORIGIN for folder in file.parents)
     return next((read_json(record) for record in records if record.is_file()), {})
-
-
-def _images(folder: Path) -> str:
-    """What was looked for in a folder, and what it has of it, as words."""
-    pairs = " or ".join(f"{head}.nii with {brain}.nii" for head, brain in PAIRS.values())
-    images = sorted({p.name for p in visible_files(folder, DEPTH) if ".nii" in p.suffixes})
-    return f"it should have {pairs}, and has {', '.join(images[:5]) or 'none of them'}"
 
 
 def _check_grid(*paths: Path) -> None:

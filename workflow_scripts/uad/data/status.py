@@ -49,7 +49,8 @@ def status(
     entry = load_registry().of_layout(layout)
     needs, files = entry.layout.needs(modalities), entry.layout.scan(root)
     there, wanted = state_of(layout, root, needs), entry.lacking(files, needs)
-    if there.subjects and there.subjects >= there.expected:
+    gaps = there.incomplete if entry.layout.incomplete == "refuse" else {}
+    if there.subjects and there.subjects >= there.expected and (there.expected or not gaps):
         return Status(name, "present", there.subjects, there.expected, str(root))
     lacking = [n for n in needs if not any(n in has for has in files.values())]
     step = f"{entry.how_to_get(entry.files_for(lacking or needs))}, {IMPORT}"
@@ -58,10 +59,10 @@ def status(
     elif files and not lacking:
         fewer = f"{there.expected - there.subjects} subject(s) fewer than published"
         step = f"{fewer}: import the rest, or go on with these"
-        if there.incomplete and entry.layout.incomplete == "refuse":
-            first, missing = next(iter(there.incomplete.items()))
+        if gaps:
+            first, missing = next(iter(gaps.items()))
             step = (
-                f"{len(there.incomplete)} subject(s) lack files ({first}: {', '.join(missing)}): "
+                f"{len(gaps)} subject(s) lack files ({first}: {', '.join(missing)}): "
                 "import the archive again, or exclude them in the config with the reason"
             )
     if archives and Path(archives).is_dir() and find_archives(archives, {name: layout}, [root])[0]:
@@ -96,7 +97,7 @@ def table(statuses: Iterable[Status]) -> str:
     """The statuses as a table for a terminal of 100 columns."""
     rows = [("data set", "state", "subjects", "raw tree", "")]
     for s in statuses:
-        count = f"{s.found} of {s.expected}" if s.expected else "-"
+        count = f"{s.found} of {s.expected}" if s.expected else str(s.found or "-")
         rows.append((s.name, s.state, count, s.where, s.next_step))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     rest = WIDTH - sum(widths) - 2 * len(widths)

@@ -218,11 +218,11 @@ def _names(table: pd.DataFrame, promise: Promise) -> Iterator[Finding]:
     for scan in table.itertuples():
         if not promise.layout.is_public(scan.name):
             yield scan.Index, WARNING, f"'{scan.name}' is no public name of this data set"
-    number = table["name"].str.extract(r"^(IXI\d{3})-")[0]
-    for by, sentence in (
-        ("subject", "{names} have the same label {key}"),
-        (number, "subject {key} is there as {names}"),
-    ):
+    looks = [("subject", "{names} have the same label {key}")]
+    if ages := promise.layout.ages:  # a name begins with the number of a person
+        number = table["name"].str.extract(rf"^({ages.prefix}\d{{{ages.digits}}})")[0]
+        looks.append((number, "subject {key} is there as {names}"))
+    for by, sentence in looks:
         for key, part in table.groupby(by):
             if len(names := part["name"].unique()) > 1:
                 text = sentence.format(names=" and ".join(names), key=key)
