@@ -63,7 +63,7 @@ class Layout(Strict):
     """How the files of a data set are named, and what they are like."""
 
     image: str | list[str] = Field(
-        description="Pattern(s) with {subject} and, of several, {modality}; perhaps {session} and {site}."
+        description="Pattern(s) with {subject} and, of several, {modality}; perhaps {session}, {site}."
     )
     modalities: dict[Modality, str] = Field(
         min_length=1, description="What the files call each; * for any characters."
