@@ -109,6 +109,7 @@ def test_a_layout_of_ones_own_is_a_handful_of_patterns(tmp_path):
         ({"lesion": None}, "either 'healthy: true' or the pattern 'lesion'"),
         ({"healthy": True}, "either 'healthy: true' or the pattern 'lesion'"),
         ({"subject": "("}, "not a regular expression"),
+        ({"image": "[{subject}_{modality}.nii.gz"}, "'image' is no pattern .*: \\[.subject"),
         ({"imge": "x"}, "unknown key 'imge'; did you mean 'image'"),
     ],
 )

@@ -26,6 +26,7 @@ from uad.data.layouts import index_dataset
 from uad.data.people import add_ages
 from uad.data.place import describe, import_all
 from uad.data.status import status, table
+from uad.qc.verdicts import stray_files
 
 DATA = Path(os.environ.get("UAD_REAL_DATA", Path(__file__).parents[1] / "../shared/data")).resolve()
 KINDS = ("flair", "t1", "t1ce", "t2", "seg")
@@ -106,6 +107,14 @@ READY = {
 }
 
 
+#: What validation names as belonging to nobody.
+STRAYS = {
+    "isbi15": lambda files: [name for name in files if "_mask2" in name],
+    "bids": lambda files: [name for name in files if "desc-brain" in name],
+    "bids-healthy": lambda files: [name for name in files if "mask" in name],
+}
+
+
 @pytest.mark.parametrize("layout", READY)
 def test_a_ready_layout_finds_the_subjects_of_a_tree_as_it_is_documented(tmp_path, layout):
     files, modalities, count, first = READY[layout]
@@ -113,6 +122,7 @@ def test_a_ready_layout_finds_the_subjects_of_a_tree_as_it_is_documented(tmp_pat
     table = index_dataset(layout, tmp_path, modalities)
     assert table["name"].nunique() == count and len(table) == count * len(modalities)
     assert Path(table["image"].iloc[0]).name == first
+    assert stray_files(layout, tmp_path) == sorted(STRAYS.get(layout, lambda _: [])(files))
     healthy = layout == "bids-healthy"
     assert (table["lesion"] == "").all() == healthy
     assert any(re.match(rf"{layout}: {count} subject\(s\): ", line) for line in fits(tmp_path))

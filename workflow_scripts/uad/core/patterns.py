@@ -63,7 +63,7 @@ class Layout(Strict):
     """How the files of a data set are named, and what they are like."""
 
     image: str | list[str] = Field(
-        description="Pattern(s) with {subject} and, of several, {modality}; perhaps {session}, {site}."
+        description="Pattern(s) with {subject}, {modality} (if several); perhaps {session}, {site}."
     )
     modalities: dict[Modality, str] = Field(
         min_length=1, description="What the files call each; * for any characters."
@@ -122,6 +122,10 @@ class Layout(Strict):
             if (found := _names(pattern)) - VISIT != names:
                 expected = " and ".join(f"{{{name}}}" for name in sorted(names))
                 raise ValueError(f"'{key}' must have {expected}, not {', '.join(sorted(found))}")
+            try:
+                re.compile(self.expression(pattern))
+            except re.error as error:
+                raise ValueError(f"'{key}' is no pattern ({error}): {pattern}") from None
         if self.healthy == bool(self.lesion):
             raise ValueError("either 'healthy: true' or the pattern 'lesion' is needed")
         return self
@@ -143,7 +147,7 @@ class Layout(Strict):
     def _anywhere(self) -> list[tuple[str, re.Pattern[str]]]:
         found = []
         for role, pattern in self.patterns:
-            name = pattern.rpartition("/")[2]
+            name = _base(pattern)
             # folders whose name says nothing that the file's does not may be missing
             whole = _names(re.sub(r"\[.*?\]", "", name)) == _names(pattern)
             whole &= not VISIT & _names(pattern) and "*" not in pattern
@@ -183,7 +187,7 @@ class Layout(Strict):
         tokens = {**self.modalities, **dict(enumerate(self.unused))}
         every = self.model_copy(update={"modalities": tokens})
         for _, pattern in self.patterns:
-            base = pattern.rpartition("/")[2]
+            base = _base(pattern)
             # a wrong folder is not what is looked for; a file's name may say nothing, though
             part = base if "{subject}" in base else pattern
             if re.fullmatch(f"(?:.*/)?{every.expression(part)}", name):
@@ -313,6 +317,11 @@ def _visit(sessions: dict[str, Files], needs: set[str]) -> Files:
         files.setdefault(role, path)
     files.twins += common.twins
     return files
+
+
+def _base(pattern: str) -> str:
+    """The name of the file in a pattern; before it there may be ``[folder/]``."""
+    return pattern.rpartition("/")[2].removeprefix("]")
 
 
 def _stem(path: Path) -> str:
