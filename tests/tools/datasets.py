@@ -110,7 +110,7 @@ def registry_at(path, url, sizes=False, **checksums):
     """A registry whose files are at another address, without checksums."""
     content = yaml.safe_load(REGISTRY.read_text(encoding="utf-8"))
     for entry in content["datasets"].values():
-        for file in [*entry["files"], *entry.get("tables", [])]:
+        for file in [*entry.get("files", []), *entry.get("tables", [])]:
             file["urls"] = [f"{url}/{file['name']}"] if file.get("urls") else []
             file["checksum"] = checksums.get(file["name"])
             file["bytes"] = file.get("bytes") if sizes else None
