@@ -98,6 +98,8 @@ def test_what_is_generated_from_the_model_is_committed(path):
         (("tables", "table3", "columns"), [{"experiment": "intra_FLAIR", "test": "mslub"}], r"unknown test set 'mslub'"),
         (("experiments", "cross_T2", "train"), "ixo", r"experiments\.cross_T2\.train: unknown data set 'ixo'; did you mean 'ixi'"),
         (("experiments", "cross_T2", "modality"), "FLAIR", r"data set 'ixi' has no FLAIR"),
+        (("experiments", "cross_T2", "train"), "mslub", r"cross_T2\.train: 'mslub' has lesion masks, and setting 'cross' trains on healthy"),
+        (("experiments", "cross_T2", "test"), ["ixi"], r"cross_T2\.test: 'ixi' is healthy"),
         (("experiments", "intra_FLAIR", "test"), ["mslub"], r"'intra' tests on the data set it trains on"),
         (("datasets", "ixi", "path"), None, r"source 'folder' needs 'path'"),
         (("protocol", "t_test"), {"cross_T2": 500}, r"t_test needs an entry 'default'"),

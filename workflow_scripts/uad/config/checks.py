@@ -11,7 +11,7 @@ from uad import methods as method_registry
 from uad.config.inputs import BACKENDS
 from uad.config.training import PAPER_PROTOCOL, Train
 from uad.core.errors import near
-from uad.core.patterns import layout_name
+from uad.core.patterns import layout_name, layout_of
 
 if TYPE_CHECKING:
     from uad.config.model import Config
@@ -54,6 +54,14 @@ def find_problems(config: Config) -> Iterator[str]:
             yield f"{where}: setting 'intra' tests on the data set it trains on, and on no other"
         if experiment.setting == "cross" and experiment.train in experiment.test:
             yield f"{where}: setting 'cross' needs test sets other than the training set"
+        patients = {d for d, spec in config.datasets.items() if not layout_of(spec.layout).healthy}
+        if experiment.setting == "cross" and experiment.train in patients:
+            yield (
+                f"{where}.train: '{experiment.train}' has lesion masks, and setting 'cross' trains "
+                "on healthy subjects; setting 'intra' trains on slices without a lesion"
+            )
+        for test in {*experiment.test} & {*config.datasets} - patients:
+            yield f"{where}.test: '{test}' is healthy: there is nothing to find in it"
     yield from _rows(config)
     for name in experiments_in_use(config):
         yield from _experiment_in_use(config, name)
