@@ -527,6 +527,24 @@ def test_thresholds_and_metrics_of_other_subjects_than_the_splits_are_named(run,
     assert set(found) <= {THRESHOLDS[0], METRICS[1], TABLE}
 
 
+def test_healthy_test_scans_of_others_than_the_splits_are_named(run):
+    """Their reconstructions and maps are deleted after use."""
+    rows = "dataset\tsubject\tname\trole\tweight\talso_in\nixi\tA\tA\ttest_healthy\t1\t\n"
+    split, key = "splits/cross_T2/fold-0.tsv", "healthy/cross_T2/thresh/fold-0/mslub.tsv"
+    names = {"experiment": "cross_T2", "fold": "0"}
+    run.asked("make_splits", {split: rows}, wildcards=names)
+    cell = {**names, "method": "thresh", "test": "mslub"}
+    maps = key.replace(".tsv", ".maps.safetensors")
+    run.asked("score_healthy", {maps: "maps"}, wildcards=cell)
+    for subject in "AB":
+        scans = f"subject\thealthy\n{subject}\tTrue\nM\tFalse\n"
+        run.asked("evaluate_healthy", {key: scans}, [maps], cell)
+        found = {finding.artifact: finding.why for finding in audited(run).findings}
+        assert ("used B, whom the split has in no set" in found.get(key, "")) == (subject == "B")
+    run.path(maps).unlink()
+    assert maps not in named(run)
+
+
 # Computed again
 
 

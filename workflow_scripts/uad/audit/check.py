@@ -20,7 +20,9 @@ from uad.qc.gallery import sheets_of
 from uad.report.render import counted
 
 #: Where results lie: what they were made from is never left over. The report lies at the top.
-RESULTS = ("tables/", "figures/", "notebooks/", "studies/", "significance/", "cost/", "qc/gallery")
+RESULTS = tuple(
+    "tables/ figures/ notebooks/ studies/ significance/ healthy/ cost/ qc/gallery".split()
+)
 #: Sections of the config by the wildcard that names an entry of theirs.
 SECTIONS = {
     "dataset": "datasets",

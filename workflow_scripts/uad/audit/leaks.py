@@ -133,19 +133,24 @@ def order_of_stores(tree: AuditedTree) -> None:
 
 def subjects_used(tree: AuditedTree) -> None:
     """Thresholds and AIR come from validation subjects only, metrics from test subjects."""
-    for record in tree.of_rule("compute_air", "search_threshold", "evaluate_volumes"):
+    rules = ("compute_air", "search_threshold", "evaluate_volumes", "evaluate_healthy")
+    for record in tree.of_rule(*rules):
         name, split = record.outputs[0].key, split_key(record.wildcards)
         if not tree.ready(f"subjects of {name}", name, split):
             continue
-        role, test = "val_unhealthy", record.wildcards.get("test", "")
+        role, test, table = "val_unhealthy", record.wildcards.get("test", ""), tree.table(split)
         if record.rule == "compute_air":
             sets = read_json(tree.path(name))["sets"]
             used = {dataset: part["subjects"] for dataset, part in sets.items()}
         elif record.rule == "search_threshold":
             used = {test: read_json(tree.path(name))["subjects"]}
         else:
-            role, used = "test", {test: tree.table(name)["subject"].tolist()}
-        table = tree.table(split)
+            role, scans = "test", tree.table(name)
+            if record.rule == "evaluate_healthy":
+                healthy = table.loc[table["role"] == "test_healthy", "dataset"]
+                role, test = "test_healthy", healthy.iloc[0] if len(healthy) else test
+                scans = scans[scans["healthy"].astype(bool)]
+            used = {test: scans["subject"].tolist()}
         for dataset, subjects in used.items():
             tree.checks["subjects against the split"] += len(subjects)
             rows = table[table["dataset"] == dataset]

@@ -231,9 +231,9 @@ def is_temporary(key: str) -> bool:
     By its name alone: what run.keep_reconstructions says now says nothing of the run that
     deleted it.
     """
-    return key.startswith(KEPT_ON_DEMAND) or (
-        key.startswith("preprocessed/") and "/brain_masks/" in key
-    )
+    healthy = key.startswith("healthy/") and key.endswith(".safetensors")
+    masks = key.startswith("preprocessed/") and "/brain_masks/" in key
+    return healthy or masks or key.startswith(KEPT_ON_DEMAND)
 
 
 def key_of(path: str, roots: dict[str, str]) -> str:
