@@ -601,6 +601,21 @@ def test_a_cell_that_its_metrics_do_not_give_is_named(run, forge, forged):
     assert f"Cell {METHOD}/{EXPERIMENT}/{TEST}/dice: mean is 12.3456" in finding.why
 
 
+@pytest.mark.parametrize("column", [None, "mean_normal", "air_after", "invert"])
+def test_a_table_of_air_that_its_files_do_not_give_is_named(run, column):
+    numbers = ["mean_normal", "mean_anomalous", "air_before", "air_if_inverted", "air_after"]
+    rows = [read_json(run.path(key)) for key in AIR]
+    table = pd.DataFrame(rows)[["experiment", "fold", *numbers, "invert"]]
+    table["invert"] = table["invert"].map({True: "yes", False: "no"})
+    if column:
+        table.loc[1, column] = "maybe" if column == "invert" else table.loc[1, column] + 0.01
+    text = table.to_csv(index=False, float_format="%.4f")
+    run.asked("make_air_table", {"tables/air.csv": text}, AIR)
+    found = {finding.artifact: finding.why for finding in audited(run).findings}
+    assert set(found) == ({"tables/air.csv"} if column else set())
+    assert not column or f"is not what {AIR[1]} says ({column})" in found["tables/air.csv"]
+
+
 def test_a_mean_in_the_table_of_all_metrics_that_its_volumes_do_not_give_is_named(run, forge):
     key, names = "tables/metrics_table3.csv", {"table": "table3"}
     metrics = collect_metrics([run.path(path) for path in METRICS])
