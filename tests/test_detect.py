@@ -42,7 +42,7 @@ def scan(path, shape=(40, 48, 40), head=True):
         ("BraTS2021_00001_t1ce.nii.gz", "T1CE"),
         ("IXI002-Guys-0828-T1.nii.gz", "T1"),
         ("patient01_T2W.nii.gz", "T2"),
-        ("mprage.nii.gz", None),
+        ("mprage.nii.gz", "T1"),
         ("scan-2.nii.gz", None),
     ],
 )

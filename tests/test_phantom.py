@@ -122,7 +122,7 @@ def test_files_are_named_as_in_the_data_set(tmp_path):
     [
         ({"layout": "ixi", "modalities": ["FLAIR"]}, "ixi data set has no FLAIR"),
         ({"modalities": ["PD"]}, "T1"),
-        ({"modalities": []}, "at least 1"),
+        ({"modalities": []}, "'modalities' is missing"),
         ({"phantom": {"spacing": 0.0}}, "spacing"),
         ({"phantom": {"spacing": float("nan")}}, "spacing"),
     ],
