@@ -124,7 +124,7 @@ class TestFiguresOfACpu:
     def test_all_are_measured(self):
         limits = check(measured(speed_cpu.FIGURES.values()))
         assert limits["threshold, Dice and AUPRC of a map"]["holds"]
-        assert len(limits) == 5
+        assert len(limits) == 6
 
 
 @pytest.mark.slow
