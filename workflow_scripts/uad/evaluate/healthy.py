@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from uad.evaluate.metrics import dice, ranking_metrics
+from uad.evaluate.metrics import Ranked, dice, ranking_metrics, split_scores
 from uad.evaluate.volumes import predict
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def judge_healthy(
         "false_positive_ml": float(frame.loc[frame["healthy"], "false_positive_ml"].mean()),
     }
     for name in STATISTICS:
-        ranks = ranking_metrics(frame[name].to_numpy(), ~frame["healthy"].to_numpy())
+        ill, *well = split_scores(frame[name].to_numpy(), ~frame["healthy"].to_numpy())
+        ranks = ranking_metrics(ill, [Ranked.of([well])])
         summary |= {f"auroc_{name}": ranks["auroc"], f"average_precision_{name}": ranks["auprc"]}
     summary["thresholds"] = {
         name: {"threshold": value, "mean_dice": float(np.nanmean(dices[name]))}

@@ -30,21 +30,19 @@ def surface_metrics(
     if not (found and annotated):
         nothing = float("nan") if found == annotated else 0.0
         return {"hausdorff95_mm": float("nan"), "surface_dice": nothing}
+    from scipy.spatial import cKDTree
+
     box = bounding_box(prediction | lesion)
-    surfaces = [mask[box] & ~eroded(mask[box], axes=(0, 1, 2)) for mask in (prediction, lesion)]
-    distances = [
-        _distances(surface, other, voxel_mm) for surface, other in (surfaces, reversed(surfaces))
-    ]
+    masks = prediction[box], lesion[box]
+    surfaces = [np.argwhere(mask & ~eroded(mask, axes=(0, 1, 2))) * voxel_mm for mask in masks]
+    # a tree of the points is faster than the distances of all voxels
+    trees = [cKDTree(points, 32, compact_nodes=False, balanced_tree=False) for points in surfaces]
+    distances = [trees[1].query(surfaces[0])[0], trees[0].query(surfaces[1])[0]]
     near = sum(int(np.count_nonzero(part <= TOLERANCE_MM)) for part in distances)
     return {
         "hausdorff95_mm": max(float(np.percentile(part, 95)) for part in distances),
         "surface_dice": near / sum(part.size for part in distances),
     }
-
-
-def _distances(surface: np.ndarray, other: np.ndarray, voxel_mm: Sequence[float]) -> np.ndarray:
-    """Distance (mm) of every voxel of a surface to the nearest one of another."""
-    return ndimage.distance_transform_edt(~other, sampling=voxel_mm)[surface]
 
 
 def lesion_metrics(prediction: np.ndarray, lesion: np.ndarray, voxel_ml: float) -> dict[str, float]:

@@ -41,31 +41,26 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     Raises:
         DataError: the shapes differ, or a score is NaN.
     """
-    return ranking_metrics(scores, labels)["auprc"]
+    lesion, *other = split_scores(scores, labels)
+    return ranking_metrics(lesion, [Ranked.of([other])])["auprc"]
 
 
-def ranking_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def ranking_metrics(lesion: np.ndarray, others: Sequence[Ranked]) -> dict[str, float]:
     """``auprc`` (:func:`average_precision`), ``auroc`` and ``best_dice``, that of the threshold
-    which suits the volume best, from one sorting of the scores; NaN where there is no lesion.
+    which suits the volume best, from scores of the lesion voxels and ranks of the other voxels.
 
-    Recall moves, and Dice is best, only at the scores of lesion voxels, so those and the ranks of
-    the others are all that is needed.
+    Recall moves, and Dice is best, only at the scores of lesion voxels. Without any all are NaN.
     """
-    lesion, *rest = split_scores(scores, labels)
     if lesion.size == 0:
         return dict.fromkeys(("auprc", "auroc", "best_dice"), float("nan"))
-    other = Ranked.of([rest])
     thresholds, counts, true_positives = steps_of(lesion)
-    not_below = other.at_least(thresholds)
+    not_below = sum(other.at_least(thresholds) for other in others)
+    higher = (not_below + sum(other.above(thresholds) for other in others)) / 2  # ties count half
     precision = true_positives / (true_positives + not_below)
-    ranked_higher = (not_below + other.above(thresholds)) / 2  # ties count half
-    negatives = other.values.size + other.zeros
-    wrong = (
-        float(np.sum(counts * ranked_higher)) / (lesion.size * negatives) if negatives else np.nan
-    )
+    pairs = lesion.size * sum(other.values.size + other.zeros for other in others)
     return {
         "auprc": float(np.sum(counts * precision) / lesion.size),
-        "auroc": 1 - wrong,
+        "auroc": 1 - float(np.sum(counts * higher)) / pairs if pairs else float("nan"),
         "best_dice": float(np.max(2 * true_positives / (true_positives + not_below + lesion.size))),
     }
 
@@ -116,9 +111,11 @@ class Ranked:
         return max(below.max(initial=-np.inf), 0 if self.zeros and threshold > 0 else -np.inf)
 
 
-def split_scores(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def split_scores(
+    scores: np.ndarray, labels: np.ndarray, inside: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, int]:
     """New flat arrays: scores of the lesion voxels; of the others those that are not zero, and
-    how many are.
+    how many are. With a bool mask ``inside`` of the voxels in it alone.
 
     Raises:
         DataError: the shapes differ, or a score is NaN.
@@ -132,8 +129,11 @@ def split_scores(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np
             f"{int(np.isnan(scores).sum())} of {scores.size} anomaly scores are NaN. The model "
             "has probably diverged: look at its training history."
         )
-    lesion, other = scores[labels], scores[(scores != 0) & ~labels]
-    return lesion, other, scores.size - lesion.size - other.size
+    found, rest, count = labels, (scores != 0) & ~labels, scores.size
+    if inside is not None:
+        found, rest, count = found & inside, rest & inside, int(np.count_nonzero(inside))
+    lesion, other = scores[found], scores[rest]
+    return lesion, other, count - lesion.size - other.size
 
 
 def binary(array: np.ndarray) -> np.ndarray:

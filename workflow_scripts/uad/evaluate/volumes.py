@@ -62,8 +62,10 @@ def evaluate_volume(
     )
     hits = int(np.count_nonzero(prediction & lesion))
     healthy, voxel_ml = lesion.size - annotated, math.prod(voxel_mm) / 1000
-    whole = ranking_metrics(scores, lesion)
-    within = ranking_metrics(scores[brain_mask], inside := lesion[brain_mask])
+    parts = [split_scores(scores, lesion, inside) for inside in (brain_mask, ~brain_mask)]
+    others = [Ranked.of([other]) for _, *other in parts]
+    within = ranking_metrics(parts[0][0], others[:1])
+    whole = ranking_metrics(np.concatenate([parts[0][0], parts[1][0]]), others)
     prevalence = annotated / lesion.size
     return {
         "dice": dice(prediction, lesion),
@@ -81,7 +83,7 @@ def evaluate_volume(
         "auprc_over_chance": whole["auprc"] / prevalence if annotated else math.nan,
         "auprc_brain": within["auprc"],
         "auroc_brain": within["auroc"],
-        "prevalence_brain": int(np.count_nonzero(inside)) / brain if brain else math.nan,
+        "prevalence_brain": parts[0][0].size / brain if brain else math.nan,
         "volume_difference_ml": (predicted - annotated) * voxel_ml,
         "false_positive_ml": (predicted - hits) * voxel_ml,
         **surface_metrics(prediction, lesion, voxel_mm),
