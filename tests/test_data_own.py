@@ -26,7 +26,7 @@ from uad.data.layouts import index_dataset
 from uad.data.people import add_ages
 from uad.data.place import describe, import_all
 from uad.data.status import status, table
-from uad.qc.verdicts import stray_files
+from uad.qc.verdicts import stray_files, validate_tree
 
 DATA = Path(os.environ.get("UAD_REAL_DATA", Path(__file__).parents[1] / "../shared/data")).resolve()
 KINDS = ("flair", "t1", "t1ce", "t2", "seg")
@@ -163,6 +163,20 @@ def test_only_the_labels_that_are_lesions_count(tmp_path, content):
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "wmh.nii.gz")
     scan = read_scan(tmp_path / "wmh.nii.gz")
     assert [read_scan_mask(scan.path, scan, ask)[0].sum() for ask in (None, [1])] == [32, 16]
+
+
+def test_a_layout_that_names_no_labels_takes_any_few(tmp_path):
+    layout = {"image": "{subject}.nii.gz", "lesion": "{subject}_seg.nii.gz"}
+    layout["modalities"] = {"T2": ""}
+    grid = np.indices((20, 20, 20)) - 9.5
+    head = ((grid**2).sum(0) < 80) * 100.0
+    lesion = (((grid - 2) ** 2).sum(0) < 8).astype(np.uint8)
+    nib.save(nib.Nifti1Image(head + 200.0 * lesion, np.diag([8.0, 8, 8, 1])), tmp_path / "a.nii.gz")
+    for values, said in (([1], False), ([2, 7], False), ([1, 2, 3, 4, 5], True)):
+        mask = lesion * np.resize(values, lesion.shape).astype(np.uint8)
+        nib.save(nib.Nifti1Image(mask, np.diag([8.0, 8, 8, 1])), tmp_path / "a_seg.nii.gz")
+        checked = validate_tree(layout, index_dataset(layout, tmp_path, ["T2"]))
+        assert checked.to_csv().count("has the value(s)") == said
 
 
 # --- what fits a folder, and what does not

@@ -198,8 +198,8 @@ def _lesion_mask(s: Any, promise: Promise) -> Iterator[tuple[str, str]]:
         elif fractional:
             yield WARNING, f"lesion mask: {fractional} voxels are no whole numbers"
     others = sorted({int(float(v)) for v in str(s.lesion_values).split()} - promise.labels)
-    if others and s.lesion_ml > 0:
-        # whatever is above 0 counts as lesion: a label more does no harm, many are no labels
+    # whatever is above 0 counts as lesion: a label more does no harm, many are no labels
+    if s.lesion_ml > 0 and (len(others) > 3 or (others and promise.labels)):
         found, known = (", ".join(map(str, v)) for v in (others, [0, *sorted(promise.labels)]))
         text = f"lesion mask: has the value(s) {found}, expected are {known}"
         yield FAULT if len(others) > 3 else WARNING, text
