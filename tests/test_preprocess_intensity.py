@@ -40,9 +40,9 @@ def test_crop_or_pad_is_central(data, have):
 
 def test_crop_or_pad_mixes_both_and_fills():
     volume = np.arange(12, dtype=np.int16).reshape(3, 4)
-    result = crop_or_pad(volume, (5, 2), fill=-1)
+    result = crop_or_pad(volume + 1, (5, 2))
     assert result.dtype == np.int16
-    assert result.tolist() == [[-1, -1], [1, 2], [5, 6], [9, 10], [-1, -1]]
+    assert result.tolist() == [[0, 0], [2, 3], [6, 7], [10, 11], [0, 0]]
     with pytest.raises(ValueError, match="2 dimensions"):
         crop_or_pad(volume, (5,))
 
@@ -89,7 +89,6 @@ def test_curvature_flow_keeps_planes_and_smooths_noise():
     smooth = curvature_flow(noise)
     assert smooth.std() < 0.8 * noise.std()
     assert np.allclose(curvature_flow(100 * noise), 100 * smooth, rtol=1e-3, atol=1e-2)
-    assert (curvature_flow(noise, iterations=0) == noise).all()
     assert (curvature_flow(np.full((5, 5, 5), 3.0)) == 3.0).all()
     # the curvature of a sphere is 2/r: its signed distance falls by 2/r per unit time
     radius = np.linalg.norm(grid - 7.5, axis=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 
 from tools.scans import register
 from uad.core.files import read_json
-from uad.core.masks import dice
-from uad.core.nifti import read_scan, read_scan_mask, read_volume
+from uad.core.masks import SMALLEST_HEAD_ML, dice, outline_ml
+from uad.core.nifti import read_scan, read_scan_mask, read_volume, write_volume
 from uad.preprocess.atlas import prepare_atlas
 from uad.preprocess.brain_masks import predict_brain_masks, read_prediction
 from uad.preprocess.intensity import pack_volume
@@ -138,3 +139,40 @@ def test_mslub_lesions_stay_on_bright_tissue(atlas_dir, tmp_path):
     volume, small, sick = pack_volume(image, mask, lesion, SPACING)
     healthy = volume[(small > 0) & (sick == 0)].astype(float).mean()
     assert volume[sick > 0].astype(float).mean() > healthy + 0.2
+
+
+def test_a_brain_among_heads_is_taken_for_what_it_is(atlas_dir, tmp_path):
+    (scan, labels), *_ = labelled(1)
+    image = read_scan(scan)
+    brain, _ = read_scan_mask(labels, image)
+    write_volume(tmp_path / "brain.nii.gz", image.to_raw(image.data * brain), image.raw_affine)
+    facts = skull_strip(tmp_path / "brain.nii.gz", tmp_path / "mask.nii.gz", "auto-ants", atlas_dir)
+    assert facts["backend"] == "foreground" and facts["warnings"] == []
+    assert overlap(tmp_path / "mask.nii.gz", scan, labels) > 0.98
+
+
+@pytest.mark.slow
+def test_heads_and_brains_are_told_apart_by_their_outline():
+    found = {True: [], False: []}
+    for path in sorted(DATA.rglob("*.nii.gz")):
+        if not re.search("seg|gt|mask|labels|faults", path.name):
+            scan = read_scan(path)
+            is_head = not re.search("mslub/mni|tcga/", path.as_posix())
+            found[is_head].append((outline_ml(scan.data, scan.spacing), path.name))
+    assert len(found[True]) > 200 and len(found[False]) == 12
+    assert max(found[False])[0] < 0.9 * SMALLEST_HEAD_ML < SMALLEST_HEAD_ML < min(found[True])[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flair", "t1"])
+def test_a_scan_that_lost_its_orientation_is_turned(kind, atlas_dir, tmp_path):
+    """As if saved again with the affine of a bare array (BraTS: LPS)."""
+    source = DATA / "tcga" / "TCGA-DU-7294" / f"TCGA-DU-7294_{kind}.nii.gz"
+    if not source.exists():
+        pytest.skip(f"no TCGA scans at {source.parent}")
+    write_volume(tmp_path / "image.nii.gz", read_volume(source)[0], np.eye(4))
+    skull_strip(tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", "foreground", None)
+    facts, _ = register(tmp_path, atlas_dir, tmp_path / "out", lesion=None, **OPTIONS)
+    assert "is LPS in the image: it was turned" in facts["warnings"][0]
+    assert facts["registration"]["overlap_dice"] > 0.93
+    assert facts["registration"]["correlation"] > 0.3

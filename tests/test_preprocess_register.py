@@ -3,16 +3,18 @@
 import os
 import subprocess
 import sys
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 
-from tools.scans import QUICK, SPACING, register
+from tools.scans import QUICK, SPACING, register, reorient
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_json, sha256
 from uad.core.masks import dice
 from uad.core.nifti import read_scan, read_scan_mask, read_volume, write_volume
 from uad.data.sri24 import atlas_source
+from uad.preprocess import orientation
 from uad.preprocess.ants_images import import_ants
 from uad.preprocess.atlas import prepare_atlas
 from uad.preprocess.intensity import pack_volume
@@ -99,6 +101,54 @@ def test_two_orientations_give_the_same_volume(registered, scan_dir, atlas_dir, 
     assert first.shape == second.shape
     assert np.abs(first - second).max() < 0.02 * first.max()
     assert not turned.lesion.exists()
+
+
+@pytest.mark.parametrize("codes", ["LPS", pytest.param("SRA", marks=pytest.mark.slow)])
+def test_a_scan_whose_header_lost_its_axes_is_turned_and_says_so(
+    codes, registered, scan_dir, atlas_dir, tmp_path
+):
+    for name in ("image", "mask", "lesion"):
+        turned = reorient(scan_dir / f"ras_{name}.nii.gz", tmp_path / f"{name}.nii.gz", codes)
+        data, affine = read_volume(turned)
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        write_volume(turned, data, np.diag([*spacing, 1.0]))
+    facts, out = register(tmp_path, atlas_dir, tmp_path / "out")
+    assert facts["warnings"] == [ANY] and f"is {codes} in the image" in facts["warnings"][0]
+    for name in ("image", "brain_mask", "lesion"):
+        ours, theirs = (read_volume(getattr(o, name)) for o in (out, registered))
+        assert np.allclose(ours[1], theirs[1]) and ours[0].shape == theirs[0].shape
+        assert dice(ours[0] > 0, theirs[0] > 0) > 0.95
+    assert dice(read_volume(out.lesion)[0] > 0, read_volume(registered.lesion)[0] > 0) > 0.9
+
+
+def test_what_fits_in_no_orientation_is_refused(scan_dir, atlas_dir, tmp_path, monkeypatch):
+    brain = read_scan(atlas_dir / "brain.nii.gz")
+    atlas = orientation.cubes(brain.data, brain.data > 0, brain.spacing)
+    noise = np.random.default_rng(0).random(brain.data.shape) + 1
+    value, will_do = orientation.fit(orientation.cubes(noise, brain.data > 0, brain.spacing), atlas)
+    assert value < orientation.FLOOR and not will_do
+    monkeypatch.setattr(orientation, "FLOOR", 9.0)
+    with pytest.raises(DataError, match=r"image\.nii\.gz: does not fit the atlas in any orient"):
+        register(scan_dir, atlas_dir, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_z_scored_scan_is_moved_up_and_registered_as_before(
+    registered, scan_dir, atlas_dir, tmp_path
+):
+    data, affine = read_volume(scan_dir / "image.nii.gz")
+    inside = data > 0
+    scaled = np.where(inside, (data - data[inside].mean()) / data[inside].std(), 0)
+    write_volume(tmp_path / "z.nii.gz", scaled, affine)
+    facts, out = register(scan_dir, atlas_dir, tmp_path / "out", image=tmp_path / "z.nii.gz")
+    assert facts["warnings"] == [] and 1 < facts["intensities_moved_up"] < 10
+    packed = []
+    for files in (registered, out):
+        image, mask = (read_volume(path)[0] for path in (files.image, files.brain_mask))
+        packed.append(pack_volume(image, mask, None, SPACING, smooth=False))
+    assert dice(packed[0][1] > 0, packed[1][1] > 0) > 0.98
+    both = (packed[0][1] & packed[1][1]) > 0
+    assert np.corrcoef(packed[0][0][both], packed[1][0][both])[0, 1] > 0.98
 
 
 def test_linear_lesion_warping_dilates(registered, scan_dir, atlas_dir, tmp_path):

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from tools.scans import move, reorient
 from uad.core.errors import ConfigError, DataError
 from uad.core.files import sha256
-from uad.core.masks import dice
+from uad.core.masks import SMALLEST_HEAD_ML, dice, outline_ml
 from uad.core.nifti import read_scan, read_scan_mask, read_volume, write_volume
 from uad.preprocess import hdbet, prediction_batches
 from uad.preprocess.brain_masks import predict_brain_masks, read_prediction
 from uad.preprocess.skullstrip import skull_strip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def head(atlas_dir, tmp_path_factory):
     """A head with skull and the true mask of its brain."""
     folder = tmp_path_factory.mktemp("head")
@@ -88,6 +88,47 @@ def test_an_implausible_volume_is_a_warning(tmp_path):
     write_volume(tmp_path / "scan.nii.gz", data, np.eye(4))
     facts = skull_strip(tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz", "foreground", None)
     assert "ml is outside 400 to 2500 ml" in facts["warnings"][0]
+
+
+@pytest.fixture(scope="session")
+def stripped(head, tmp_path_factory):
+    """The head, its skull removed by somebody."""
+    data, affine = read_volume(head[0])
+    path = tmp_path_factory.mktemp("stripped") / "brain.nii.gz"
+    write_volume(path, np.where(read_volume(head[1])[0] > 0, data, 0), affine)
+    return path
+
+
+def test_auto_takes_the_way_that_each_scan_needs_and_says_so(head, stripped, atlas_dir, tmp_path):
+    for scan, backend, body in ((head[0], "ants", "a head"), (stripped, "foreground", "a brain")):
+        facts = skull_strip(scan, tmp_path / "auto.nii.gz", "auto-ants", atlas_dir, seed=3)
+        assert facts["backend"] == backend and facts["auto"].startswith(body)
+        assert facts["warnings"] == []
+        skull_strip(scan, tmp_path / "named.nii.gz", backend, atlas_dir, seed=3)
+        assert sha256(tmp_path / "auto.nii.gz") == sha256(tmp_path / "named.nii.gz")
+
+
+def test_a_back_end_that_is_not_for_such_a_scan_is_a_warning(bright, head, stripped, tmp_path):
+    facts = skull_strip(stripped, tmp_path / "m.nii.gz", "hdbet", None, **OPTIONS)
+    assert "a brain without skull, not a head: 'hdbet' is not for it" in facts["warnings"][0]
+    facts = skull_strip(head[0], tmp_path / "m.nii.gz", "foreground", None)
+    assert any("a head, not a brain: 'foreground'" in text for text in facts["warnings"])
+
+
+@pytest.mark.parametrize("values", ["raw", "z-scored", "inverted", "on a bright background"])
+def test_heads_and_brains_are_told_apart_whatever_the_values(head, stripped, values):
+    def change(data):
+        inside = data[data > 0]
+        return {
+            "raw": data,
+            "z-scored": np.where(data > 0, (data - inside.mean()) / inside.std(), 0),
+            "inverted": np.where(data > 0, data.max() + 1 - data, 0),
+            "on a bright background": data + 500,
+        }[values]
+
+    for path, is_head in ((head[0], True), (stripped, False)):
+        scan = read_scan(path)
+        assert (outline_ml(change(scan.data), scan.spacing) > SMALLEST_HEAD_ML) == is_head
 
 
 def test_an_unknown_back_end_suggests_the_near_one(tmp_path):

@@ -136,6 +136,20 @@ def one_nan(data):
     return data
 
 
+def ball(data, mm):
+    """Voxels (4 mm) at most so far from the middle."""
+    away = np.indices(data.shape) - np.array(data.shape).reshape(3, 1, 1, 1) / 2
+    return np.linalg.norm(4 * away, axis=0) < mm
+
+
+def without_skull(data):
+    return np.where(ball(data, 65), data, 0)
+
+
+def in_a_skull(data):
+    return np.where(ball(data, 85) & (data == 0), 300, data)
+
+
 def noise(data):
     return data + np.random.default_rng(0).uniform(0, 1e-6, data.shape)
 
@@ -157,6 +171,8 @@ IN_ONE_FILE = [
     ),
     ("ixi", 0, "T1", {"change": lambda d: np.stack([d, d], -1)}, BAD, "not a 3D volume but 48x60x"),
     ("ixi", 0, "T1", {"change": lambda d: d.astype(np.complex64)}, BAD, "values of type complex64"),
+    ("ixi", 2, "T1", {"change": without_skull}, BAD, "T1 image: looks like a brain ("),
+    ("brats21", 2, "T2", {"change": in_a_skull}, BAD, "those of this data set are brains without"),
     ("mslub", 0, "T1", {"affine": shear}, WARN, "its axes are not orthogonal (cosine 0.050)"),
     ("mslub", 1, "T1", {"qform": shift_by_9_mm}, WARN, "qform and sform disagree by 9.0 mm"),
     ("brats21", 1, "lesion", {"change": np.zeros_like}, WARN, "lesion mask: empty"),
@@ -192,6 +208,14 @@ def test_a_fault_in_one_file_is_said_of_its_subject_only(
     edit(path, **change)
     found, why = only(check(layout, root), name)
     assert said in why and found in (BAD, WARN) and verdict in (None, found), why
+
+
+def test_heads_and_brains_may_be_mixed_if_each_is_taken_for_what_it_is(tree):
+    root = tree("ixi")
+    edit(scan(root, "ixi", 2, "T1")[1], without_skull)
+    table = index_dataset("ixi", root, ["T1"])
+    assert give_verdicts(validate_tree("ixi", table)).counts[BAD] == 1
+    assert give_verdicts(validate_tree("ixi", table, mixed=True)).counts["used"] == 5
 
 
 def test_files_that_cannot_be_read_are_named_and_stop_the_work(tree):

@@ -75,7 +75,8 @@ def _references(config: Config) -> Iterator[tuple[str, str, str, Iterable[str]]]
         if method.seeded_as:
             yield f"methods.{name}.seeded_as", method.seeded_as, "method", methods
     for name in sets:
-        yield f"datasets.{name}.skullstrip", config.backend_of(name), "back end", BACKENDS
+        backend = config.backend_of(name).removeprefix("auto-")
+        yield f"datasets.{name}.skullstrip", backend, "back end", BACKENDS
     for name in config.splits.unhealthy_validation:
         yield "splits.unhealthy_validation", name, "data set", sets
     for name, experiment in experiments.items():

@@ -63,7 +63,8 @@ class Dataset(Strict):
     skullstrip: str | None = Field(
         None,
         description="Back end for this data set; default: preprocessing.skullstrip.backend, and "
-        "'foreground' where the layout says head: stripped.",
+        "'foreground' where the layout says head: stripped. auto: the former for heads, "
+        "foreground for scans without skull.",
     )
     exclude: dict[str, str] = Field(
         default_factory=dict, description="Subjects left out, by public name, with the reason."
@@ -94,7 +95,7 @@ class Dataset(Strict):
         return self
 
 
-BACKENDS = ("hdbet", "ants", "foreground")
+BACKENDS = ("hdbet", "ants", "foreground", "auto")
 
 
 class SkullStrip(Strict):

@@ -80,11 +80,14 @@ class Config(Strict):
         return Train.model_validate({**self.train.model_dump(), **overrides})
 
     def backend_of(self, dataset: str) -> str:
-        """Skull-stripping back end of a data set; of one that is stripped, its foreground."""
-        spec = self.datasets[dataset]
+        """Skull-stripping back end of a data set: of one that is stripped, its foreground.
+
+        Where each scan is taken for a head or a brain it is ``auto-`` and the one for heads.
+        """
+        spec, common = self.datasets[dataset], self.preprocessing.skullstrip.backend
         stripped = layout_of(spec.layout).head == "stripped"
-        default = "foreground" if stripped else self.preprocessing.skullstrip.backend
-        return spec.skullstrip or default
+        chosen = spec.skullstrip or ("foreground" if stripped else common)
+        return f"auto-{'hdbet' if common == 'auto' else common}" if chosen == "auto" else chosen
 
     def quality_of(self, method: str, name: str | None = None) -> dict[str, Any]:
         """Options of the quality maps of a method; with ``name`` those that this map takes."""

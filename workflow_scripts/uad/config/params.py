@@ -59,7 +59,7 @@ def _quality_of(key: str) -> Param:
 
 def strips_by_network(cfg: Config, dataset: str) -> bool:
     """Whether a network strips the skulls of a data set."""
-    return cfg.backend_of(dataset) == "hdbet"
+    return cfg.backend_of(dataset).removeprefix("auto-") == "hdbet"
 
 
 def predicts_in_batches(cfg: Config, dataset: str) -> bool:
@@ -74,6 +74,10 @@ def predicts_in_batches(cfg: Config, dataset: str) -> bool:
 
 def _backend(cfg: Config, names: Names) -> str:
     return cfg.backend_of(names["dataset"])
+
+
+def _backend_of_heads(cfg: Config, names: Names) -> str:
+    return _backend(cfg, names).removeprefix("auto-")
 
 
 def _network(cfg: Config, names: Names) -> dict[str, Any]:
@@ -161,7 +165,7 @@ PARAMS: dict[str, dict[str, Param]] = {
         "seed": _of_config("seed"),
     },
     "prepare_atlas": {"spacing": _preprocessing("spacing"), "atlas": _preprocessing("atlas")},
-    "predict_brain_masks": {"backend": _backend, "network": _network},
+    "predict_brain_masks": {"backend": _backend_of_heads, "network": _network},
     "skullstrip_scan": {"backend": _backend, "skullstrip": _skullstrip, "seed": _of_config("seed")},
     "register_scan": {
         "spacing": _preprocessing("spacing"),

@@ -101,9 +101,10 @@ def _register(
     if subject.role is not None:
         backend = model.cfg.backend_of(subject.dataset)
     else:
-        backend = "foreground" if stripped else model.cfg.preprocessing.skullstrip.backend
+        common = model.cfg.preprocessing.skullstrip.backend
+        backend = "foreground" if stripped else "hdbet" if common == "auto" else common
     predicted = None
-    if backend == "hdbet":
+    if backend.endswith("hdbet"):
         predicted = model.stripper.predict(read_scan(scan)), model.stripper.facts
     brain = skull_strip(
         scan,

@@ -11,7 +11,7 @@ import importlib.metadata
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,17 @@ from uad.core.masks import dice
 from uad.core.nifti import Scan, read_scan, read_scan_mask, write_volume
 from uad.preprocess.ants_images import ants_workspace, import_ants, shear_of, to_ants
 from uad.preprocess.atlas import atlas_spacing
+from uad.preprocess.intensity import lifted
+from uad.preprocess.orientation import (
+    FLOOR,
+    TRIED,
+    Turn,
+    axes_of,
+    cubes,
+    fit,
+    likeness,
+    mutual_information,
+)
 
 #: Overlap with the atlas' brain below which a registration has probably failed.
 SUSPICIOUS_DICE = 0.85
@@ -134,6 +145,8 @@ def register_scan(
     if not np.isclose(prepared, spacing):
         raise ConfigError(f"{atlas_dir}: prepared at {prepared:g} mm, but {spacing:g} mm is asked")
     scan, mask, lesions, warnings = _read_inputs(image, brain_mask, lesion, options.lesion_labels)
+    data, moved_up = lifted(scan.data, mask)
+    scan = replace(scan, data=data)
     import_ants(options.threads)
     with ants_workspace(options.seed) as folder:
         warped, affine, facts, transform = _to_atlas(
@@ -150,6 +163,7 @@ def register_scan(
             "antspyx": importlib.metadata.version("antspyx"),
             "parameters": options.facts,
             **facts,
+            **({"intensities_moved_up": _rounded(moved_up)} if moved_up else {}),
             "bias_field": field_range,
             "intensity_percentiles": {
                 str(q): _rounded(np.percentile(inside, q)) for q in (1, 5, 25, 50, 75, 95, 99)
@@ -213,26 +227,10 @@ def _to_atlas(
 
     atlas = read_scan(atlas_dir / "brain.nii.gz")
     atlas_mask = read_scan_mask(atlas_dir / "brain_mask.nii.gz", atlas)[0]
-    fixed = to_ants(atlas.data, atlas.affine)
-    found = ants.registration(
-        fixed=fixed,
-        moving=_isotropic(scan, mask, options.spacing),
-        type_of_transform="Affine",
-        outprefix=f"{folder}/register_",
-        **_schedule(options.spacing),
-    )
-    paths = found["fwdtransforms"]
+    image, inside, transform, warnings = _align(scan, mask, atlas, atlas_mask, options, folder)
 
-    def warp(data: np.ndarray, interpolator: str) -> np.ndarray:
-        volume = to_ants(data, scan.affine)
-        return ants.apply_transforms(fixed, volume, paths, interpolator=interpolator).numpy()
-
-    inside = warp(mask, "nearestNeighbor") > 0.5
-    if not inside.any():
-        raise DataError(f"{scan.path}: its brain left the atlas; the registration failed")
-    image = np.maximum(found["warpedmovout"].numpy(), 0) * inside
-    quality = _quality(image, inside, atlas.data, atlas_mask, ants.read_transform(paths[0]))
-    box, warnings = _box(inside), []
+    quality = _quality(image, inside, atlas.data, atlas_mask, ants.read_transform(transform))
+    box = _box(inside)
     warped = {"image": image[box], "mask": inside[box]}
     if quality["overlap_dice"] < SUSPICIOUS_DICE:
         warnings.append(
@@ -241,7 +239,7 @@ def _to_atlas(
         )
     if lesion is not None:
         how = INTERPOLATIONS[options.lesion_interpolation]
-        whole = warp(lesion, how) > (0.5 if how == "nearestNeighbor" else 0.0)
+        whole = _warp(lesion, scan, atlas, transform, how)
         warped["lesion"] = whole[box]
         if lesion.any() and not whole.any():
             warnings.append("the lesion is lost on the atlas' grid")
@@ -259,7 +257,94 @@ def _to_atlas(
         "lesion_ml": volumes.get("lesion"),
         "warnings": warnings,
     }
-    return warped, affine, facts, paths[0]
+    return warped, affine, facts, transform
+
+
+def _align(
+    scan: Scan,
+    mask: np.ndarray,
+    atlas: Scan,
+    atlas_mask: np.ndarray,
+    options: RegisterOptions,
+    folder: Path,
+) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
+    """Image and mask on the atlas, the file of the transform, warnings.
+
+    Starts from the header's orientation and, where the result does not fit, from the three others
+    that are most alike.
+    """
+    import ants
+
+    fixed, moving = to_ants(atlas.data, atlas.affine), _isotropic(scan, mask, options.spacing)
+    goal = cubes(atlas.data, atlas_mask, atlas.spacing)
+
+    def attempt(number: int, turn: Turn | None) -> tuple[float, bool, Any]:
+        start = None if turn is None else _start(turn, scan, mask, atlas, atlas_mask, folder)
+        found = ants.registration(
+            fixed=fixed,
+            moving=moving,
+            type_of_transform="Affine",
+            initial_transform=start,
+            outprefix=f"{folder}/register_{number}_",
+            **_schedule(options.spacing),
+        )
+        transform = found["fwdtransforms"][0]
+        inside = _warp(mask, scan, atlas, transform, "nearestNeighbor")
+        image = np.maximum(found["warpedmovout"].numpy(), 0) * inside
+        if not inside.any():
+            return 0.0, False, ()
+        return *fit(cubes(image, inside, atlas.spacing), goal), (image, inside, transform)
+
+    best, warnings = (*attempt(0, None), None), []
+    if not best[1]:
+        ranked = sorted(likeness(cubes(scan.data, mask, scan.spacing), goal), key=lambda x: -x[0])
+        for number, (_, turn) in enumerate(ranked[:TRIED], 1):
+            best = max(best, (*attempt(number, turn), turn), key=lambda x: (x[1], x[0]))
+    value, will_do, result, turn = best
+    if not will_do:
+        raise DataError(
+            f"{scan.path}: does not fit the atlas in any orientation (mutual information "
+            f"{value:.3f} nats, real scans have {FLOOR} or more). Look at the brain mask and at "
+            "the axes in the header; mend them, or exclude the subject in the config."
+        )
+    if turn is not None and (axes := axes_of(turn)) != "RAS":
+        warnings.append(
+            f"what the header calls right, front and up is {axes} in the image: it was turned. "
+            "Left and right cannot be seen in an image; are they right in the header?"
+        )
+    return *result, warnings
+
+
+def _start(
+    turn: Turn, scan: Scan, mask: np.ndarray, atlas: Scan, atlas_mask: np.ndarray, folder: Path
+) -> str:
+    """A file with the transform that turns a scan and puts middle on middle (ITK, LPS+ world)."""
+    import ants
+
+    flip = np.diag([-1.0, -1.0, 1.0])
+    axes, middles = [], []
+    for volume, inside in ((scan, mask), (atlas, atlas_mask)):
+        axes.append(volume.affine[:3, :3] / volume.spacing)
+        middles.append(flip @ (volume.affine @ [*np.argwhere(inside).mean(axis=0), 1])[:3])
+    transform = ants.create_ants_transform(
+        matrix=flip @ axes[0] @ turn.T @ axes[1].T @ flip,
+        center=middles[1],
+        translation=middles[0] - middles[1],
+    )
+    path = str(folder / "start.mat")
+    ants.write_transform(transform, path)
+    return path
+
+
+def _warp(
+    data: np.ndarray, scan: Scan, atlas: Scan, transform: str, interpolator: str
+) -> np.ndarray:
+    """A mask of a scan on the grid of the atlas; interpolated, everything above 0 counts."""
+    import ants
+
+    fixed, moving = to_ants(atlas.data, atlas.affine), to_ants(data, scan.affine)
+    warped = ants.apply_transforms(fixed, moving, [transform], interpolator=interpolator)
+    return warped.numpy() > (0.5 if interpolator == "nearestNeighbor" else 0.0)
 
 
 def _isotropic(scan: Scan, mask: np.ndarray, spacing: float) -> Any:
@@ -341,7 +426,7 @@ def _quality(
     return {
         "overlap_dice": _rounded(dice(mask, atlas_mask)),
         "correlation": _rounded(_correlation(ours, theirs)),
-        "mutual_information": _rounded(_mutual_information(ours, theirs)),
+        "mutual_information": _rounded(mutual_information(ours, theirs)),
         "determinant": _rounded(np.linalg.det(parameters[:9].reshape(3, 3))),
         "translation_mm": [_rounded(value) for value in parameters[9:]],
     }
@@ -352,18 +437,6 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float:
     if x.size < 2 or x.std() == 0 or y.std() == 0:
         return 0.0
     return float(np.corrcoef(x.astype(np.float64), y.astype(np.float64))[0, 1])
-
-
-def _mutual_information(x: np.ndarray, y: np.ndarray, bins: int = 32) -> float:
-    """Mutual information in nats, from the joint histogram between the 1st and 99th percentiles."""
-    if x.size < 2:
-        return 0.0
-    clipped = [np.clip(v.astype(np.float64), *np.percentile(v, [1, 99])) for v in (x, y)]
-    joint, _, _ = np.histogram2d(*clipped, bins=bins)
-    joint /= joint.sum()
-    expected = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
-    seen = joint > 0
-    return float((joint[seen] * np.log(joint[seen] / expected[seen])).sum())
 
 
 def _rounded(value: Any) -> float:

@@ -2,7 +2,8 @@
 
 ``hdbet`` (Isensee et al. 2019) is what the paper used for IXI and MSLUB; ``ants``
 warps the atlas' brain mask and needs no network; ``foreground`` is for scans that
-come already stripped, as BraTS and the public MSLUB files do.
+come already stripped, as BraTS and the public MSLUB files do. ``auto-<back end>`` takes
+``foreground`` for a scan that has no skull, and the named one for a head.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from uad.core.errors import ConfigError, DataError, unknown
-from uad.core.masks import largest_component
+from uad.core.masks import SMALLEST_HEAD_ML, background_of, largest_component, outline_ml
 from uad.core.nifti import Scan, read_scan, write_volume
 from uad.preprocess.ants_images import ants_workspace, import_ants, to_ants
 from uad.preprocess.hdbet import HdBet
+from uad.preprocess.intensity import lifted
 
 #: Brain volume (ml) outside of which an adult's mask is suspicious.
 PLAUSIBLE_ML = (400.0, 2500.0)
@@ -26,6 +28,9 @@ PLAUSIBLE_ML = (400.0, 2500.0)
 REGISTER_SPACING, REFINE_SPACING = 3.0, 2.0
 #: Brain tissue is brighter than this part of the brain's median.
 TISSUE_LEVEL = 0.35
+
+#: Before the name of the back end for heads: scans without skull take ``foreground``.
+AUTO = "auto-"
 
 BackEnd = Callable[..., tuple[np.ndarray, dict[str, Any]]]
 
@@ -46,7 +51,7 @@ def skull_strip(
     Args:
         image: the raw scan, any orientation and voxel size.
         out_mask: the mask to write.
-        backend: ``hdbet``, ``ants`` or ``foreground``.
+        backend: ``hdbet``, ``ants`` or ``foreground``, or ``auto-`` before one of them.
         atlas_dir: a folder of :func:`uad.preprocess.atlas.prepare_atlas` (``ants`` only).
         seed: seed of the registration (``ants`` only).
         threads: CPU threads; 1 gives the same bytes in every run.
@@ -62,12 +67,19 @@ def skull_strip(
         ConfigError: the back end is unknown or not installed.
         DataError: the scan is unusable, or its mask is empty.
     """
+    auto, backend = backend.startswith(AUTO), backend.removeprefix(AUTO)
     if backend not in BACKENDS:
         raise ConfigError(unknown("skull-stripping back end", backend, BACKENDS))
     scan = read_scan(image)
+    outline = outline_ml(scan.data, scan.spacing)
+    is_head = outline > SMALLEST_HEAD_ML
+    if auto and not is_head:
+        backend, predicted = "foreground", None
     found, facts = predicted or BACKENDS[backend](
         scan, atlas_dir=atlas_dir, seed=seed, threads=threads, **network
     )
+    if auto:
+        facts = {**facts, "auto": f"a {'head' if is_head else 'brain'} of {outline:.0f} ml"}
     if found.shape != scan.data.shape:
         raise DataError(
             f"{image}: has {scan.data.shape} voxels, but its predicted mask {found.shape}. "
@@ -87,6 +99,12 @@ def skull_strip(
         hint = " Is the scan really skull-stripped?" if backend == "foreground" else ""
         warnings.append(
             f"brain volume of {volume:.0f} ml is outside {low:.0f} to {high:.0f} ml.{hint}"
+        )
+    if is_head == (backend == "foreground"):
+        means = "a head, not a brain" if is_head else "a brain without skull, not a head"
+        warnings.append(
+            f"an outline of {outline:.0f} ml is {means}: '{backend}' is not for it. Set "
+            "skullstrip: auto for this data set."
         )
     if touching := _touched_faces(mask):
         warnings.append(f"the brain mask touches the end of the scan: {', '.join(touching)}")
@@ -110,13 +128,10 @@ def _touched_faces(mask: np.ndarray) -> list[str]:
 
 
 def _foreground(scan: Scan, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
-    """Everything that differs from the background, which is the commonest value of the border."""
+    """Everything that differs from the background."""
     from scipy import ndimage
 
-    border = np.ones(scan.data.shape, dtype=bool)
-    border[1:-1, 1:-1, 1:-1] = False
-    values, counts = np.unique(scan.data[border], return_counts=True)
-    background = float(values[counts.argmax()])
+    background = background_of(scan.data)
     mask = largest_component(scan.data != background)
     return ndimage.binary_fill_holes(mask), {"background": background}
 
@@ -133,7 +148,7 @@ def _ants(
         raise ConfigError("the skull-stripping back end 'ants' needs a prepared atlas")
     ants = import_ants(threads)
     head, mask = (read_scan(Path(atlas_dir) / f"{n}.nii.gz") for n in ("head", "brain_mask"))
-    whole = to_ants(scan.data, scan.affine)
+    whole = to_ants(lifted(scan.data)[0], scan.affine)
     coarse = ants.resample_image(whole, (REGISTER_SPACING,) * 3, False, 0)
     working = ants.resample_image(whole, (REFINE_SPACING,) * 3, False, 0)
     with ants_workspace(seed) as folder:

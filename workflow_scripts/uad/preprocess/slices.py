@@ -200,20 +200,25 @@ def volume_writer(
     Raises:
         ValueError: a volume has another shape, was not announced, is written twice or is missing.
     """
-    stored = np.dtype(dtype).newbyteorder("<")
-    size = math.prod(shape) * stored.itemsize
+    shape, stored = tuple(shape), np.dtype(dtype).newbyteorder("<")
+    size, kind = math.prod(shape) * stored.itemsize, _DTYPES[stored.name]
     places = {name: number * size for number, name in enumerate(sorted(names))}
-    header = _header(places, tuple(shape), stored)
+    entries = {
+        name: {"dtype": kind, "shape": shape, "data_offsets": (place, place + size)}
+        for name, place in places.items()
+    }
+    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
     missing = set(places)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(header)
+        file.write(len(header).to_bytes(8, "little") + header)
 
         def write(name: str, volume: np.ndarray) -> None:
             if name not in missing:
                 raise ValueError(f"{path}: volume {name!r} was not announced, or is there already")
-            if volume.shape != tuple(shape):
-                raise ValueError(f"{path}: {name!r} has shape {volume.shape}, not {tuple(shape)}")
-            file.seek(len(header) + places[name])
+            if volume.shape != shape:
+                raise ValueError(f"{path}: {name!r} has shape {volume.shape}, not {shape}")
+            file.seek(8 + len(header) + places[name])
             file.write(np.ascontiguousarray(volume, dtype=stored).data)
             missing.remove(name)
 
@@ -222,25 +227,13 @@ def volume_writer(
             raise ValueError(f"{path}: {len(missing)} volumes are missing, such as {min(missing)}")
 
 
-def _header(places: Mapping[str, int], shape: tuple[int, ...], dtype: np.dtype) -> bytes:
-    """Length and text of the header of a safetensors file, as the library writes them."""
-    size, kind = math.prod(shape) * dtype.itemsize, _DTYPES[dtype.name]
-    entries = {
-        name: {"dtype": kind, "shape": shape, "data_offsets": (place, place + size)}
-        for name, place in places.items()
-    }
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
 def names_in(path: str | os.PathLike[str], prefix: str = "") -> list[str]:
     """Names of the volumes of :func:`write_volumes` that start with ``prefix``, sorted."""
     with _opened(path) as handle:
         return sorted(name for name in handle.keys() if name.startswith(prefix))  # noqa: SIM118
 
 
-def read_volumes(path: str | os.PathLike[str], prefix: str = "") -> StoredVolumes:
+def read_volumes(path: str | os.PathLike[str], prefix: str = "") -> Mapping[str, np.ndarray]:
     """The volumes whose name starts with ``prefix``, as float32, sorted by name.
 
     Each is read when it is asked for, every time, and is not kept.
@@ -248,12 +241,10 @@ def read_volumes(path: str | os.PathLike[str], prefix: str = "") -> StoredVolume
     Raises:
         DataError: the file is damaged.
     """
-    return StoredVolumes(path, names_in(path, prefix))
+    return _StoredVolumes(path, names_in(path, prefix))
 
 
-class StoredVolumes(Mapping[str, np.ndarray]):
-    """What :func:`read_volumes` gives: volume by name."""
-
+class _StoredVolumes(Mapping[str, np.ndarray]):
     def __init__(self, path: str | os.PathLike[str], names: Iterable[str]) -> None:
         self._path = path
         self._names = dict.fromkeys(names)

@@ -23,14 +23,12 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from uad.core.masks import dice
+from uad.core.masks import SMALLEST_HEAD_ML, background_of, dice, outline_ml
 from uad.core.nifti import UnreadableVolumeError, Volume, corner_distance, open_volume
 from uad.core.patterns import Layout, layout_of
 
 #: Grid (mm) on which outlines are compared: fine enough for a head, and fast.
 COARSE = 2.0
-#: Share of equal voxels at the border of a volume whose background was set: there is no skull.
-SET_BACKGROUND = 0.95
 #: Lesion contrast (standard deviations) that supports a mask, by modality. T1 shows too few
 #: lesions to speak against a mask.
 SUPPORT = {"FLAIR": 0.5, "T2": 0.4}
@@ -51,7 +49,7 @@ TEXTS = (
 )  # fmt: skip
 NUMBERS = (
     "voxel_ml", "shear", "header_mm", "nonfinite", "minimum", "maximum", "negative", "nonzero",
-    "foreground_ml", "outline",
+    "foreground_ml", "outline_ml", "outline",
     "mask_off", "mask_ml", "mask_maximum", "mask_fractional", "mask_dice",
     "lesion_off", "lesion_ml", "lesion_fractional", "lesion_faint",
     "lesion_inside", "lesion_contrast", "lesion_best",
@@ -68,17 +66,20 @@ class Promise(NamedTuple):
     preprocessed: bool  # registered, cropped and corrected by somebody else; masks were warped
 
 
-def promise_of(layout: str, rows: pd.DataFrame) -> Promise:
+def promise_of(layout: str, rows: pd.DataFrame, mixed: bool = False) -> Promise:
     """What the scans of a participants table promise; only preprocessed ones have brain masks."""
     patterns, labels = layout_of(layout), frozenset(layout_of(layout).labels or ())
     if "mask" in rows:  # fractions at the edges of a mask are expected
         labels = frozenset(range(1, max(labels, default=0) + 1))
         return Promise(patterns, labels, True, one_grid=False, preprocessed=True)
     stripped = {"whole": False, "stripped": True, "auto": None}[patterns.head]
+    stripped = None if mixed else stripped
     return Promise(patterns, labels, stripped, patterns.grid == "data set", preprocessed=False)
 
 
-def measure_scans(layout: str, rows: pd.DataFrame, threads: int = 1) -> pd.DataFrame:
+def measure_scans(
+    layout: str, rows: pd.DataFrame, threads: int = 1, mixed: bool = False
+) -> pd.DataFrame:
     """Measure the scans of some subjects.
 
     Args:
@@ -87,6 +88,7 @@ def measure_scans(layout: str, rows: pd.DataFrame, threads: int = 1) -> pd.DataF
             ``image``, ``lesion``; ``mask``, a brain mask, for preprocessed data). All rows of
             a subject must be in one call.
         threads: subjects at the same time.
+        mixed: heads and brains without skull, whatever the layout says.
 
     Returns:
         The rows with :data:`TEXTS` and :data:`NUMBERS`. Volumes are in millilitres, distances in
@@ -94,7 +96,7 @@ def measure_scans(layout: str, rows: pd.DataFrame, threads: int = 1) -> pd.DataF
         deviations of the foreground. What concerns a file that cannot be used stands in
         ``error``, ``mask_error`` and ``lesion_error``.
     """
-    promise = promise_of(layout, rows)
+    promise = promise_of(layout, rows, mixed)
     subjects = [part for _, part in rows.groupby("subject", sort=False)]
     with ThreadPoolExecutor(max(1, threads)) as pool:
         found = pool.map(lambda part: _measure_subject(promise, part), subjects)
@@ -167,11 +169,10 @@ class Image:
             self.data = np.nan_to_num(self.data, nan=0, posinf=0, neginf=0)
         self.stride = tuple(max(1, round(COARSE / s)) for s in volume.spacing)
         small = self.coarse(self.data)
-        border = np.concatenate([np.take(small, (0, -1), axis).ravel() for axis in range(3)])
-        values, counts = np.unique(border, return_counts=True)
-        background, share = values[counts.argmax()], counts.max() / border.size
-        self.stripped = bool(share >= SET_BACKGROUND) if stripped is None else stripped
-        foreground = small != background if self.stripped else small > _otsu(small)
+        self.outline_ml = outline_ml(small, np.array(volume.spacing) * self.stride)
+        is_brain = self.outline_ml <= SMALLEST_HEAD_ML
+        self.stripped = is_brain if stripped is None else stripped
+        foreground = small != background_of(small) if self.stripped else small > _otsu(small)
         self.filled = ndimage.binary_fill_holes(foreground)
         self.sd = float(small[foreground].std()) if foreground.any() else 0.0
         self.nonzero = float(np.count_nonzero(small) / small.size)
@@ -200,6 +201,7 @@ class Image:
             "maximum": float(data.max()),
             "negative": float((data < 0).mean()),
             "nonzero": self.nonzero,
+            "outline_ml": self.outline_ml,
             "foreground_ml": float(self.filled.sum() * volume.voxel_ml * np.prod(self.stride)),
         }
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from uad.core.errors import DataError
+from uad.core.masks import SMALLEST_HEAD_ML
 from uad.core.patterns import layout_of
 from uad.qc.raw import (
     NO_AXES,
@@ -52,17 +53,23 @@ FAULT, WARNING = "faults", "warnings"
 Finding = tuple[Any, str, str]
 
 
-def validate_tree(layout: str, participants: pd.DataFrame, threads: int = 1) -> pd.DataFrame:
-    """Measure and check all scans of a participants table, some subjects at the same time."""
-    return check_scans(layout, match_masks(measure_scans(layout, participants, threads)))
+def validate_tree(
+    layout: str, participants: pd.DataFrame, threads: int = 1, mixed: bool = False
+) -> pd.DataFrame:
+    """Measure and check all scans of a participants table, some subjects at the same time.
+
+    ``mixed``: heads and brains without skull are both in order (``skullstrip: auto``).
+    """
+    measures = match_masks(measure_scans(layout, participants, threads, mixed))
+    return check_scans(layout, measures, mixed)
 
 
-def check_scans(layout: str, measures: pd.DataFrame) -> pd.DataFrame:
+def check_scans(layout: str, measures: pd.DataFrame, mixed: bool = False) -> pd.DataFrame:
     """Say what is wrong with which scan of a data set (:func:`uad.qc.raw.measure_scans`).
 
     Two more columns, ``faults`` and ``warnings``, have sentences joined by :data:`SEPARATOR`.
     """
-    promise, table = promise_of(layout, measures), measures.reset_index(drop=True)
+    promise, table = promise_of(layout, measures, mixed), measures.reset_index(drop=True)
     read = table[(table["error"] == "") & (table["shape"] != "")]
     findings = [*_names(table, promise)]
     for scan in table[table["error"] != ""].itertuples():
@@ -111,6 +118,11 @@ def _image(s: Any, promise: Promise) -> Iterator[tuple[str, str]]:
                 f"({low:.0f} to {high:.0f}); is the voxel size of {s.spacing} mm right?"
             ),
         )
+    is_head = s.outline_ml > SMALLEST_HEAD_ML
+    if promise.stripped is not None and s.outline_ml > BRAIN_ML[0] and stripped == is_head:
+        found, others = ("a head", "brains without skull") if stripped else ("a brain", "heads")
+        text = f"looks like {found} ({s.outline_ml:.0f} ml), those of this data set are {others}"
+        yield FAULT, f"{image}: {text}; skullstrip: auto takes each for what it is"
     if s.negative > NEGATIVE:
         yield WARNING, f"{image}: {s.negative:.1%} of its voxels are negative"
     # preprocessed modalities were registered one by one
@@ -245,12 +257,13 @@ def _majority(read: pd.DataFrame, promise: Promise) -> Iterator[Finding]:
             common.pop("orientation", None)  # compared with that already
         if not promise.one_grid:
             common.pop("shape", None)
-        median = same["foreground_ml"].median()
+        bodies = same.groupby("stripped")["foreground_ml"].agg(["size", "median"])
         for scan in part.itertuples():
             for key, usual in common.items():
                 if (own := getattr(scan, key)) != usual and not {own, usual} & {NO_CODES, NO_AXES}:
                     yield scan.Index, WARNING, f"{modality} image: {_odd(key, own, usual)}"
-            if len(same) > FEW and EMPTY_ML < scan.foreground_ml < 0.6 * median:
+            size, median = bodies.loc[scan.stripped]
+            if size > FEW and EMPTY_ML < scan.foreground_ml < 0.6 * median:
                 text = (
                     f"{modality} image: {scan.foreground_ml:.0f} ml of foreground, others have "
                     f"{median:.0f}; is a part of it missing?"

@@ -106,7 +106,9 @@ class Estimator:
             return cfg.methods[names["method"]].score
         if job.rule == "skullstrip_scan" and predicts_in_batches(cfg, names["dataset"]):
             return "predicted"
-        return cfg.backend_of(names["dataset"]) if job.rule == "skullstrip_scan" else ""
+        if job.rule == "skullstrip_scan":
+            return cfg.backend_of(names["dataset"]).removeprefix("auto-")
+        return ""
 
     def units(self, job: Job) -> dict[str, float]:
         """Amounts of work by unit; a rule that is not known here has none."""
