@@ -20,14 +20,15 @@ def locked_versions(tree: AuditedTree) -> None:
     """Every recorded version is one that the lock has for this package."""
     path = tree.path(KEY)
     digest = sha256(path) if path.is_file() else None
-    locked = _read(path) if digest else {}
+    recorded = {record.content["environment"].get("lock_sha256") for record in tree.current}
+    locked = _read(path) if digest in recorded - {None} else {}
     others: Counter[str] = Counter()
     wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
     for record in tree.current:
         versions = dict(record.content["environment"])
-        recorded = versions.pop("lock_sha256", None)
-        if recorded != digest or digest is None:
-            others["no lock" if recorded is None else recorded[:12]] += 1
+        lock = versions.pop("lock_sha256", None)
+        if lock is None or lock != digest:
+            others[lock[:12] if lock else "no lock"] += 1
             continue
         tree.checks["versions against the lock"] += len(versions)
         for name, version in versions.items():
