@@ -12,6 +12,7 @@ from uad.report.curves import figure_lesions
 from uad.report.metrics_table import (
     METRICS_COLUMNS,
     WHOLE,
+    described,
     summarise_metrics,
     with_facts,
     write_metrics,
@@ -87,18 +88,21 @@ def test_volumes_are_divided_by_lesion_volume_site_and_age():
 
 
 def test_equal_metrics_give_equal_bytes_and_small_test_sets_are_noted(tmp_path):
-    described = {"dice": {"unit": "1", "direction": "higher"}, "auprc": {"unit": "ml"}}
+    columns = {"dice": {"direction": "higher", "about": "overlap", "nan": "no lesion"}}
+    columns |= {"auprc": {"unit": "ml", "direction": "nearer to 0"}}
     texts = []
     for name, metrics in (("a", metrics_of()), ("b", metrics_of().sample(frac=1, random_state=0))):
         paths = [tmp_path / name / f"metrics.{suffix}" for suffix in ("csv", "md", "html", "tex")]
-        write_metrics(summary_of(metrics), SPEC, described, paths, phantom=True, seed=7)
+        write_metrics(summary_of(metrics), SPEC, columns, paths, phantom=True, seed=7)
         figure_lesions(tmp_path / f"{name}.png", metrics, TableSpec.of(SPEC), phantom=True)
         texts.append([path.read_text() for path in paths])
     assert texts[0] == texts[1]
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     csv, md, html, tex = texts[0]
     assert csv.startswith(",".join(METRICS_COLUMNS)) and ",," not in csv
-    assert "| Method | dice ↑ | auprc \\[ml\\] | lesion\\_voxels |" in md
+    assert "| Method | dice ↑ | auprc \\[ml\\] → 0 | lesion\\_voxels |" in md
+    assert "- dice: overlap; not defined where: no lesion." in md
+    assert list(described(metrics_of())) == ["dice", "auprc"]  # others are not judged, or not there
     assert "| **BraTS21 (T2) (8 volumes)** |" in md
     assert "| **BraTS21 (T2), lesion volume \\[ml\\]: below 1 (3 volumes)** |" in md
     assert "MSLUB (T2): 8 volumes, fewer than 50." in md
@@ -110,7 +114,7 @@ def test_equal_metrics_give_equal_bytes_and_small_test_sets_are_noted(tmp_path):
     text = (tmp_path / "w.tex").read_text()  # four metrics side by side, two below them
     assert text.count("{@{}lcccc@{}}") == text.count("{@{}lcc@{}}") == 1
     many = summary_of(metrics_of(volumes=50))
-    write_metrics(many, SPEC, described, [tmp_path / "m.md"], phantom=False, seed=7)
+    write_metrics(many, SPEC, columns, [tmp_path / "m.md"], phantom=False, seed=7)
     text = (tmp_path / "m.md").read_text()
     assert "fewer than" not in text and "phantom" not in text
 

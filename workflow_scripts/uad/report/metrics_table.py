@@ -10,9 +10,18 @@ import numpy as np
 import pandas as pd
 
 from uad.core.seeds import derive_seed
-from uad.evaluate import bootstrap_interval
+from uad.evaluate import bootstrap_interval, described_columns
 from uad.report.metric_files import METRICS
-from uad.report.render import NOTHING, Cell, Document, PathLike, Row, digits, span, write_document
+from uad.report.render import (
+    NOTHING,
+    Cell,
+    Document,
+    PathLike,
+    Row,
+    counted,
+    digits,
+    write_document,
+)
 from uad.report.table_spec import TableSpec
 
 METRICS_COLUMNS = (
@@ -65,9 +74,10 @@ def _thirds(values: pd.Series) -> list[float]:
     return list(values.dropna().quantile([1 / 3, 2 / 3]))
 
 
-def described(metrics: pd.DataFrame) -> dict[str, dict[str, str]]:
-    """The metrics of a frame, with their unit and direction."""
-    return {name: {"unit": "", "direction": "higher"} for name in METRICS if name in metrics}
+def described(metrics: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The columns of a frame by which methods are judged, as :mod:`uad.evaluate` describes them."""
+    columns = described_columns().items()
+    return {name: column for name, column in columns if name in metrics and "direction" in column}
 
 
 def summarise_metrics(
@@ -124,7 +134,7 @@ def write_metrics(
 ) -> None:
     """Write the summary as :func:`uad.report.tables.write_table` does, a block per stratum.
 
-    ``described`` has the ``unit`` and ``direction`` of each metric.
+    ``described`` says what each metric is about, as :func:`described` gives it.
     """
     whole = summary[summary["strata"] == WHOLE]  # a page of LaTeX has no room for the strata
     for part, suffixes in ((whole, {".tex"}), (summary, {".csv", ".md", ".html"})):
@@ -142,12 +152,13 @@ def _document(
     for (*place, strata, stratum), block in summary.groupby(METRICS_COLUMNS[1:5], sort=False):
         name = spec.places[tuple(place)]
         where = name if strata == WHOLE else f"{name}, {strata}: {stratum}"
-        rows.append(Row(f"{where} ({span(block['n_volumes'], 'volume')})", []))
-        if strata == WHOLE and block["n_volumes"].min() < FEW_VOLUMES:
-            few[name] = int(block["n_volumes"].min())
+        volumes = int(block["n_volumes"].max())
+        rows.append(Row(f"{where} ({counted(volumes, 'volume')})", []))
+        if strata == WHOLE and volumes < FEW_VOLUMES:
+            few[name] = counted(volumes, "volume")
         for method, line in block.groupby("row", sort=False):
             records = {record.metric: record for record in line.itertuples()}
-            cells = [_cell(records.get(metric)) for metric in shown]
+            cells = [_cell(records.get(metric), volumes) for metric in shown]
             rows.append(Row(spec.label(method), cells))
     return Document.of(
         "metrics",
@@ -160,20 +171,22 @@ def _document(
         },
         spec=spec,
         seed=seed,
+        described={metric: described.get(metric, {}) for metric in shown},
         few=few,
         limit=FEW_VOLUMES,
     )
 
 
-def _cell(record: Any) -> Cell:
+def _cell(record: Any, volumes: int) -> Cell:
     if record is None or np.isnan(record.mean):
         return Cell(NOTHING)
-    std = "" if np.isnan(record.std) else f"±{digits(record.std)}"
-    limits = f" [{digits(record.ci_low)}, {digits(record.ci_high)}]"
-    return Cell(f"{digits(record.mean)}{std}{'' if np.isnan(record.ci_low) else limits}")
+    text = digits(record.mean) + ("" if np.isnan(record.std) else f"±{digits(record.std)}")
+    if not np.isnan(record.ci_low):
+        text += f" [{digits(record.ci_low)}, {digits(record.ci_high)}]"
+    return Cell(text + (f" (n = {record.n_volumes})" if record.n_volumes < volumes else ""))
 
 
 def _heading(metric: str, described: Mapping[str, Any]) -> str:
-    unit, direction = described.get("unit"), described.get("direction")
-    arrow = {"higher": " ↑", "lower": " ↓"}.get(str(direction), "")
-    return f"{metric}{f' [{unit}]' if unit and unit != '1' else ''}{arrow}"
+    unit, direction = described.get("unit", ""), described.get("direction", "")
+    arrow = {"higher": " ↑", "lower": " ↓", "nearer to 0": " → 0"}.get(direction, "")
+    return f"{metric}{f' [{unit}]' if unit and not metric.endswith(f'_{unit}') else ''}{arrow}"
