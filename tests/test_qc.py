@@ -38,7 +38,7 @@ from uad.qc.measure import (
     outliers,
     summarise,
 )
-from uad.report.quality import summary_page
+from uad.report.pages import summary_page
 
 DATASETS = {"ixi": ["T1", "T2"], "brats21": ["T1", "T2", "FLAIR"]}
 HEAD = "dataset\tsubject\tmodality\tverdict\treason\treviewer\tdate\n"

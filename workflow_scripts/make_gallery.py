@@ -3,7 +3,7 @@
 from uad.core.files import read_tsv, write_json, write_text
 from uad.core.provenance import job
 from uad.qc.measure import summarise
-from uad.report.quality import gallery_page, summary_page
+from uad.report.pages import gallery_page, summary_page
 
 with job(snakemake) as context:
     params, output = snakemake.params, snakemake.output

@@ -9,7 +9,7 @@ from uad.core.paths import SUFFIX, Tree
 from uad.data.layouts import bids_label
 from uad.qc.gallery import sheets_of, write_sheet
 from uad.qc.measure import NAMES, add_flags
-from uad.report.quality import gallery_page
+from uad.report.pages import gallery_page
 
 SHAPE = (24, 24, 12)
 

@@ -49,10 +49,8 @@ _SEPARATOR = " | "
 def air_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """One row per experiment and fold, and a mean row (``fold`` is ``mean``) per experiment.
 
-    ``choices_differ`` tells where the paper's rule (invert when the mean of healthy
-    tissue is above 0.5) and the choice with the larger ratio are not the same. In a
-    mean row the choices are ``yes``, ``no`` or, where folds disagree, ``2 of 5``, and
-    ``violated_priors`` counts the folds that violate any.
+    ``choices_differ`` tells where the paper's rule and the choice with the larger ratio are not
+    the same. In a mean row a choice is ``2 of 5`` where folds disagree.
 
     Raises:
         DataError: there is no record, a mean is missing, or a fold is there twice.

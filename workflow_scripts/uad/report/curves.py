@@ -39,14 +39,9 @@ def figure_curves(
     A thin line is a fold, a strong one the mean over folds: of the precision at equal
     recall, and of the Dice at equal threshold.
 
-    Args:
-        path: where to write (``.png`` at 200 dpi, or ``.svg``).
-        curves: by method label: a frame with the columns fold, threshold, precision, recall
-            (over all voxels together) and mean_dice (over volumes).
-        phantom: the title says so.
-        title: the title of the figure.
-        chosen: by method label, the threshold that validation chose in each fold.
-        prevalence: fraction of lesion voxels, the precision of a random guess.
+    ``curves`` has, by method label, a frame with the columns fold, threshold, precision, recall
+    (over all voxels together) and mean_dice (over volumes), ``chosen`` the threshold of each fold.
+    ``prevalence``: of lesion voxels, the precision of a random guess.
     """
     folds = {label: _folds(label, frame) for label, frame in curves.items()}
     with style():

@@ -37,10 +37,7 @@ _LIMITS = (1.0, 10.0)
 def with_facts(
     metrics: pd.DataFrame, participants: Mapping[str, pd.DataFrame], voxel_ml: float
 ) -> pd.DataFrame:
-    """Metrics with ``lesion_ml``, and ``site`` and ``age`` (missing where they are not known).
-
-    ``participants`` has the table of subjects of each test set.
-    """
+    """Metrics with ``lesion_ml``, and ``site`` and ``age`` of the participants where known."""
     known = pd.concat([table.assign(test_dataset=name) for name, table in participants.items()])
     known = known.reindex(columns=["test_dataset", "subject", "site", "age"])
     known = known.drop_duplicates(["test_dataset", "subject"]).astype({"age": float})
@@ -88,14 +85,8 @@ def summarise_metrics(
     Mean and sample standard deviation are over folds of the mean over volumes, as in the tables.
     The 95 % interval is a BCa bootstrap over volumes, each averaged over the folds that test it.
 
-    Args:
-        metrics: from :func:`with_facts`.
-        table: as for :meth:`TableSpec.of`.
-        shown: the metrics, as columns of the frame.
-        seed: of the bootstrap.
-
     Returns:
-        A frame in long form with :data:`METRICS_COLUMNS`, in the units of the metrics.
+        A frame in long form with :data:`METRICS_COLUMNS`, in the units of the metrics ``shown``.
     """
     spec = TableSpec.of(table)
     metrics = metrics[metrics["method"].isin(spec.methods)]
@@ -132,10 +123,7 @@ def write_metrics(
     phantom: bool,
     seed: int,
 ) -> None:
-    """Write the summary as :func:`uad.report.tables.write_table` does, a block per stratum.
-
-    ``described`` says what each metric is about, as :func:`described` gives it.
-    """
+    """Write the summary as :func:`uad.report.tables.write_table` does, a block per stratum."""
     whole = summary[summary["strata"] == WHOLE]  # a page of LaTeX has no room for the strata
     for part, suffixes in ((whole, {".tex"}), (summary, {".csv", ".md", ".html"})):
         paths = [path for path in out_paths if Path(path).suffix in suffixes]

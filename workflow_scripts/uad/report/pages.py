@@ -1,16 +1,21 @@
-"""Pages of the report about the run itself: its configuration, and how many volumes it has."""
+"""Pages of a run: its configuration, its volumes, and the quality control of its scans."""
 
 from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uad.core.files import read_tsv, write_text
+from uad.qc.gallery import gallery_data
+from uad.qc.measure import MEASURES, MIN_SCANS
 from uad.report.html import render_page
 from uad.report.render import PathLike, counted, titled
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Roles of a split, in the order of the columns.
 _ROLES = ("train", "val_healthy", "val_unhealthy", "test")
@@ -93,3 +98,49 @@ def report_style(style: PathLike, picture: PathLike) -> str:
     rule = f'background-image: url("data:image/svg+xml;base64,{data}"); '
     rule += f"aspect-ratio: {width:g} / {height:g};"
     return f"{Path(style).read_text(encoding='utf-8')}\n#rulegraph {{ {rule} }}\n"
+
+
+def gallery_page(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    pictures: Mapping[str, Mapping[str, str]],
+    shape: Sequence[int],
+    decisions: Iterable[Mapping[str, str]],
+    **shown: Any,
+) -> str:
+    """The page on which a person goes through all scans: one file, no server, no network.
+
+    The named arguments are those of :func:`uad.qc.gallery.gallery_data`; the others are
+    ``decisions_file`` (name of a saved decision file), ``threshold`` of the flags and ``phantom``.
+    """
+    return render_page(
+        "gallery.html",
+        title="Quality control of the scans",
+        data=gallery_data(tables, pictures, shape, decisions),
+        datasets=list(tables),
+        scans=sum(map(len, tables.values())),
+        subjects=sum(table["subject"].nunique() for table in tables.values()),
+        modalities=list(dict.fromkeys(m for table in tables.values() for m in table["modality"])),
+        measures=MEASURES,
+        least=MIN_SCANS,
+        **shown,
+    )
+
+
+def summary_page(
+    counts: Sequence[Mapping[str, Any]],
+    excluded: Sequence[Mapping[str, str]],
+    threshold: float,
+    phantom: bool,
+) -> str:
+    """The counts of :func:`uad.qc.measure.summarise`, and whom a reviewer left out."""
+    return render_page(
+        "quality_summary.html",
+        title=titled("Quality control of the scans", phantom),
+        rows=counts,
+        excluded=excluded,
+        labels={measure.name: measure.label for measure in MEASURES},
+        threshold=threshold,
+        least=MIN_SCANS,
+        phantom=phantom,
+    )

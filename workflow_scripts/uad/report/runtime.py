@@ -33,11 +33,7 @@ def only(records: Records, jobs: Sequence[Record]) -> Records:
 
 
 def job_table(jobs: Sequence[Record]) -> pd.DataFrame:
-    """One row per job: what its record says of time, memory, machine and code.
-
-    ``started`` and ``ended`` are seconds since 1970, ``bytes`` those of the outputs,
-    ``record_seconds`` those of writing the record; ``peak_gpu_memory_mib`` is NaN without one.
-    """
+    """One row per job: what its record says of time (since 1970), memory, machine and code."""
     copied = "rule seconds threads peak_memory_mib peak_gpu_memory_mib record_seconds started"
     renamed = {
         "host.name": "host",
@@ -60,12 +56,7 @@ def job_table(jobs: Sequence[Record]) -> pd.DataFrame:
 
 
 def cost_by_rule(jobs: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """Sums and extremes by rule, in the given order, of a :func:`job_table`.
-
-    Returns:
-        ``rule``, ``jobs``, ``core_hours``, ``share`` of all core hours in percent, ``mean`` and
-        ``longest`` seconds of a job, ``memory_mib`` and ``gpu_memory_mib`` at most.
-    """
+    """Sums and extremes by rule, in the given order, of a :func:`job_table`; shares in percent."""
     frame = jobs.groupby("rule").agg(
         jobs=("key", "size"),
         core_hours=("core_seconds", "sum"),
@@ -81,11 +72,7 @@ def cost_by_rule(jobs: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
 
 
 def run_facts(jobs: pd.DataFrame) -> dict[str, Any]:
-    """Totals over all jobs of a :func:`job_table`.
-
-    ``hours`` go from the first start to the last end, pauses included; ``record_share`` is that of
-    the jobs' time, in percent.
-    """
+    """Totals over all jobs of a :func:`job_table`; ``hours`` have the pauses in between."""
     return {
         "jobs": len(jobs),
         "core_hours": float(jobs["core_seconds"].sum() / 3600),

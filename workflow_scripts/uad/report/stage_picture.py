@@ -19,18 +19,13 @@ _WIDTH, _HEAD, _LINE, _GAP, _BETWEEN, _EDGE, _TITLE = 1.75, 0.3, 0.15, 0.45, 0.2
 
 @dataclass(frozen=True)
 class Stages:
-    """The workflow, coarsely.
+    """The workflow, coarsely."""
 
-    Attributes:
-        rules: stage -> its rules in the order in which files pass through them -> their jobs.
-        links: (from, to) where a stage reads what an earlier one wrote, without those that
-            follow from others.
-        layers: stage -> its column in the picture.
-    """
-
-    rules: dict[str, dict[str, int]]
-    links: list[tuple[str, str]]
-    layers: dict[str, int]
+    rules: dict[str, dict[str, int]]  # stage -> its rules, as files pass through them -> their jobs
+    links: list[
+        tuple[str, str]
+    ]  # (from, to) of a stage that is read, where it follows from no other
+    layers: dict[str, int]  # stage -> its column in the picture
 
 
 def stages_of(records: Records, jobs: Sequence[Record], stage_of: Mapping[str, str]) -> Stages:

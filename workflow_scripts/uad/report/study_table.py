@@ -50,18 +50,13 @@ def summarise_study(volumes: pd.DataFrame, spec: StudySpec, *, seed: int = 0) ->
     over volumes of the paired differences, averaged beforehand over the folds that test
     the same volume; it is not corrected for the number of variants.
 
-    Args:
-        volumes: of each cell and variant, as from :func:`uad.evaluate.rescore`.
-        spec: the study.
-        seed: of the bootstrap.
+    The volumes are those of :func:`uad.evaluate.rescore`, of each cell and variant.
 
     Returns:
         A frame in long form with :data:`STUDY_COLUMNS`, in percent and percentage points.
         With ``select_on`` the variant :data:`CHOSEN` takes, in each fold, the variant with
-        the best mean validation value (the first of equals); ``chosen`` says which those
-        were, and ``n_chosen`` of a variant in how many folds it was taken.
-        ``same_as_baseline``: the variant changes nothing for the method (as the baseline
-        itself), so that its difference was not measured and has no interval.
+        the best mean validation value (the first of equals): ``chosen``, ``n_chosen``.
+        A variant that is ``same_as_baseline`` for a method was not measured: no interval.
 
     Raises:
         DataError: a column or the validation volumes are missing, a value is outside [0, 1], or a

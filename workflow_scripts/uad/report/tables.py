@@ -64,19 +64,12 @@ def summarise(
 
     A fold's value is the mean over its test volumes (volumes where the metric is not
     defined are left out, as the paper's code does); the cell is the mean and the
-    sample standard deviation of the folds' values, in percent.
-
-    Args:
-        metrics: as from :func:`uad.report.metric_files.collect_metrics`.
-        table: as for :meth:`TableSpec.of`.
-        published: as from :func:`uad.report.metric_files.read_published`.
-        phantom: the volumes are phantoms, so nothing may be compared with the paper.
-        significance: as from :func:`uad.evaluate.test_claims`.
+    sample standard deviation (NaN for one fold) of the folds' values, in percent. Phantoms are
+    not compared with the paper; ``significance`` is from :func:`uad.evaluate.test_claims`.
 
     Returns:
         A frame in long form with :data:`SUMMARY_COLUMNS`. ``n_volumes`` counts the
-        different volumes with a value, ``std`` is NaN for a single fold. ``significant``
-        is yes, no or not tested, see :func:`uad.report.significance_marks.add_marks`.
+        different volumes with a value.
 
     Raises:
         DataError: a cell has no metrics, a fold has no value, or two methods of one
