@@ -62,15 +62,8 @@ def measure(
     Times are medians over up to :data:`RUNS` training steps (forward, backward, optimiser; the
     data are on the device) and restored volumes. A first run of each warms up and is counted.
 
-    Args:
-        method: the method, with the options and the loss of the run.
-        shape: of a volume ``(X, Y, Z)``.
-        batch_size: samples per training step.
-        inference_batch: slices per forward pass at test time.
-        t_test: noise level at test time; at most the time steps that the method has.
-        precision: of the training (the scaling of the loss of ``16-mixed`` is left out).
-        device: ``cpu`` or ``cuda``.
-        seed: of weights, images and noise.
+    Volumes are ``(X, Y, Z)``; a noise level is at most the time steps that the method has; the
+    scaling of the loss of ``16-mixed`` is left out.
 
     Returns:
         :data:`TRAINING` (None where it does not apply), ``seconds_per_volume``,
