@@ -26,9 +26,9 @@ TABLE = {
         (
             "",
             "uad.commands.audit_results uad.commands.launch_workflow uad.__main__ "
-            "make_maps_figure make_report run_notebook save_config uad.air",
+            "make_maps_figure run_notebook save_config uad.air",
         ),
-        ("pydantic", "check_disk_space make_gallery"),
+        ("pydantic", "check_disk_space make_gallery make_report"),
         (
             "pandas pydantic",
             "compute_air describe_run fetch_split_list make_air_table make_cost_table "
