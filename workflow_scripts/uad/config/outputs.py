@@ -147,7 +147,9 @@ class Run(Strict):
     """How much of the paper this run covers (null: all of it)."""
 
     tables: list[str] | None = Field(None, description="null: those of the part 'paper'.")
-    studies: list[str] | None = Field(None, description="null: all.")
+    studies: list[str] | None = Field(
+        None, description="null: all; with 'tables' those about the same test sets, as of figures."
+    )
     analyses: list[Literal["metrics", "ranks"]] = Field(
         ["metrics", "ranks"],
         description="Of each table, in the report and in extras: all metrics with intervals and by "
