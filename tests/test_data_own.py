@@ -282,8 +282,17 @@ def test_links_whose_target_moved_are_named_with_the_way_out(tmp_path):
         DataError, match=rf"10 link\(s\) lead nowhere, such as .*, to {store}.*import"
     ):
         index_dataset("brats21", tmp_path / "raw", ["T2"])
-    done, _ = import_all({"b": ("brats21", tmp_path / "raw")}, tmp_path / "moved", False)
-    assert done["b"].subjects == 2
+    raw = {"b": ("brats21", tmp_path / "raw")}
+    # a folder of links is imported: all lead nowhere, then a part
+    links = tmp_path / "links"
+    shutil.copytree(tmp_path / "raw", links, symlinks=True)
+    with pytest.raises(DataError, match=rf"Not used: links: 10 link\(s\) lead nowhere.*to {store}"):
+        import_all(raw, links, False)
+    folder_of(links, names("brats21", range(2, 3)))
+    done, unused = import_all(raw, links, False)
+    assert (done["b"].placed, "10 link(s) lead nowhere" in unused[links]) == (5, True)
+    done, unused = import_all(raw, tmp_path / "moved", False)
+    assert (done["b"].subjects, unused) == (3, {})
 
 
 def test_subjects_without_a_mask_are_left_out_of_an_import_counted_and_named(tmp_path):

@@ -333,9 +333,10 @@ def _names(pattern: str) -> set[str]:
 
 
 def visible_files(
-    root: str | os.PathLike[str], depth: int, skip: Iterable[Path] = ()
+    root: str | os.PathLike[str], depth: int, skip: Iterable[Path] = (), *, broken: bool = False
 ) -> Iterator[Path]:
-    """Files of a folder and of ``depth`` - 1 levels below, without hidden ones and broken links.
+    """Files of a folder and of ``depth`` - 1 levels below, without hidden ones; ``broken``: the
+    links to nowhere in place of the files.
 
     Links are followed, each folder is visited once, and those of ``skip`` are not.
     """
@@ -352,7 +353,8 @@ def visible_files(
         )
         for name in sorted(names):
             path = Path(folder, name)
-            if not name.startswith(".") and path.is_file():
+            wanted = not path.exists() if broken else path.is_file()
+            if wanted and not name.startswith("."):
                 yield path
 
 

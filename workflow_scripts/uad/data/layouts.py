@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from uad.core.errors import DataError
 from uad.core.files import sha256, text_digest
-from uad.core.patterns import BRAIN, LESION, AnyLayout, known_layouts, layout_name, layout_of
+from uad.core.patterns import (
+    BRAIN,
+    LESION,
+    AnyLayout,
+    known_layouts,
+    layout_name,
+    layout_of,
+    visible_files,
+)
 from uad.data.sources import load_registry
 
 if TYPE_CHECKING:
@@ -27,6 +35,8 @@ With the archives in one folder: make import ARCHIVES=/that/folder (docs/data.md
 put or link each tree there, or name another: datasets.<name>.path in the config.
 What is there and what is missing: make datasets. To try the workflow without any
 data: make demo (a synthetic phantom)."""
+#: How deep below a folder links are looked at.
+LINKS_DEPTH = 8
 #: Nanoseconds that the clocks of two machines may differ.
 CLOCKS = 60 * 10**9
 
@@ -163,15 +173,16 @@ def _refuse_other_twin(name: str, files: Mapping[str, Any], needed: list[str]) -
             )
 
 
-def dead_links(root: str | Path, exclude: Iterable[str] = ()) -> str:
-    """What there is to say about links of a raw tree whose targets are gone, but for those of
-    excluded subjects; empty without any.
+def dead_links(
+    root: str | Path, exclude: Iterable[str] = (), skip: Iterable[str | Path] = ()
+) -> str:
+    """What there is to say about links of a folder whose targets are gone, but for those of
+    excluded subjects and below ``skip``; empty without any.
     """
     dead = [
         path
-        for folder, folders, files in os.walk(root, followlinks=True)
-        for path in (Path(folder, name) for name in [*folders, *files])
-        if path.is_symlink() and not path.exists() and not any(n in str(path) for n in exclude)
+        for path in visible_files(root, LINKS_DEPTH, map(Path, skip), broken=True)
+        if path.is_symlink() and not any(n in str(path) for n in exclude)
     ]
     if not dead:
         return ""

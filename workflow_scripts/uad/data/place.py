@@ -25,6 +25,7 @@ from uad.core.files import atomic_path
 from uad.core.patterns import LESION, AnyLayout, Layout, Member, layout_name, visible_files
 from uad.data.disk import lock, size_of, staging
 from uad.data.fit import fits
+from uad.data.layouts import dead_links
 from uad.data.progress_bar import Show, say
 from uad.data.sources import DataSet, load_registry
 from uad.data.unpack import extract, names_in
@@ -120,7 +121,10 @@ def import_all(
         DataError: as :func:`import_sources`; or the folder holds nothing that is known.
     """
     layouts = {name: layout for name, (layout, _) in datasets.items()}
-    sources, unknown = find_archives(archives, layouts, [root for _, root in datasets.values()])
+    roots = [root for _, root in datasets.values()]
+    sources, unknown = find_archives(archives, layouts, roots)
+    if dead := dead_links(archives, skip=roots):
+        unknown[Path(archives)] = dead
     done = {
         name: import_sources(layouts[name], paths, Path(datasets[name][1]), progress)
         for name, paths in sources.items()
