@@ -34,7 +34,8 @@ rule score_volumes:
         store=test_store,
         air=air_if_used,
     output:
-        kept("<results>/maps/<cell>/{test}.safetensors"),
+        maps=kept("<results>/maps/<cell>/{test}.safetensors"),
+        readiness="<results>/readiness/<cell>/{test}.json",
     log:
         "<logs>/score_volumes/<cell>/{test}.log",
     conda:
@@ -50,7 +51,7 @@ rule score_volumes:
 
 rule search_threshold:
     input:
-        maps=rules.score_volumes.output,
+        maps=rules.score_volumes.output.maps,
         store=test_store,
     output:
         "<results>/thresholds/<cell>/{test}.json",
@@ -69,7 +70,7 @@ rule search_threshold:
 
 rule evaluate_volumes:
     input:
-        maps=rules.score_volumes.output,
+        maps=rules.score_volumes.output.maps,
         store=test_store,
         threshold=rules.search_threshold.output,
     output:
@@ -110,7 +111,8 @@ use rule score_volumes as score_healthy with:
         store=healthy_store,
         air=air_if_used,
     output:
-        kept("<results>/healthy/<cell>/{test}.maps.safetensors"),
+        maps=kept("<results>/healthy/<cell>/{test}.maps.safetensors"),
+        readiness="<results>/healthy/<cell>/{test}.readiness.json",
     log:
         "<logs>/score_healthy/<cell>/{test}.log",
     params:
@@ -119,9 +121,9 @@ use rule score_volumes as score_healthy with:
 
 rule evaluate_healthy:
     input:
-        healthy=rules.score_healthy.output[0],
+        healthy=rules.score_healthy.output.maps,
         healthy_store=healthy_store,
-        maps=rules.score_volumes.output[0],
+        maps=rules.score_volumes.output.maps,
         store=test_store,
         threshold=rules.search_threshold.output[0],
     output:

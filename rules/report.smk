@@ -26,6 +26,7 @@ rule compare_methods:
 rule make_table:
     input:
         metrics=lambda wildcards: cells([wildcards.table]),
+        readiness=lambda wildcards: cells([wildcards.table], "readiness", "json"),
         significance=rules.compare_methods.output,
         published=f"{REPOSITORY}/resources/published/tables.csv",
     output:

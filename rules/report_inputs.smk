@@ -1,20 +1,20 @@
 """Input functions of report.smk."""
 
 
-def on_columns(stage, methods, columns):
+def on_columns(stage, methods, columns, ending="tsv"):
     """Files of some methods on the test sets of some columns, in all folds."""
     return [
-        tree.per_test(stage, "tsv", column.experiment, method, fold, column.test)
+        tree.per_test(stage, ending, column.experiment, method, fold, column.test)
         for method in methods
         for column in columns
         for fold in cfg.folds_of(column.experiment)
     ]
 
 
-def cells(tables):
-    """Metrics files behind some tables."""
+def cells(tables, stage="metrics", ending="tsv"):
+    """Files of a stage behind some tables."""
     specs = [cfg.tables[table] for table in tables]
-    paths = (path for spec in specs for path in on_columns("metrics", spec.rows, spec.columns))
+    paths = (path for spec in specs for path in on_columns(stage, spec.rows, spec.columns, ending))
     return list(dict.fromkeys(paths))
 
 

@@ -37,6 +37,7 @@ CELLS = [f"{EXPERIMENT}/{METHOD}/fold-{fold}/{TEST}" for fold in FOLDS]
 MAPS = [f"maps/{cell}.safetensors" for cell in CELLS]
 THRESHOLDS = [f"thresholds/{cell}.json" for cell in CELLS]
 METRICS = [f"metrics/{cell}.tsv" for cell in CELLS]
+READINESS = [f"readiness/{cell}.json" for cell in CELLS]
 
 
 def raw(subject):
@@ -109,7 +110,10 @@ class Run(ResultTree):
         }
         write_json(self.path(AIR[fold]), air)
         self.asked("compute_air", [AIR[fold]], [SPLITS[fold], STORE], place)
-        self.asked("score_volumes", {MAPS[fold]: "maps"}, [STORE], cell)
+        errors = {"test": {"n_volumes": 1, "dssim": 0.2 + 0.1 * fold}}
+        write_json(self.path(READINESS[fold]), {"experiment": EXPERIMENT, "method": METHOD,
+                   "fold": fold, "test_dataset": TEST, "roles": errors})  # fmt: skip
+        self.asked("score_volumes", {MAPS[fold]: "maps", READINESS[fold]: None}, [STORE], cell)
         found = search_threshold(list(part.volumes), list(part.lesions))
         write_json(self.path(THRESHOLDS[fold]), {**vars(found), "subjects": validation})
         self.asked("search_threshold", [THRESHOLDS[fold]], [MAPS[fold], STORE], cell)
@@ -127,17 +131,21 @@ class Run(ResultTree):
 
     def table(self):
         from uad.report.metric_files import collect_metrics, read_published
+        from uad.report.readiness import collect_readiness
         from uad.report.tables import summarise
 
         column = {"experiment": EXPERIMENT, "test": TEST, "label": "BraTS21"}
         spec = {"name": "table3", "title": "A table", "rows": [METHOD], "columns": [column]}
         frame = collect_metrics([self.path(key) for key in METRICS])
-        summary = summarise(frame, spec, read_published(self.path(PUBLISHED)), phantom=True)
+        found = collect_readiness(map(self.path, READINESS))
+        published = read_published(self.path(PUBLISHED))
+        summary = summarise(frame, spec, published, phantom=True, readiness=found)
         self.path(TABLE).parent.mkdir()
         summary.to_csv(self.path(TABLE), index=False, float_format="%.4f")
         outputs = {TABLE: None, "tables/table3.md": "a page"}
         names = {"table": "table3"}
-        self.asked("make_table", outputs, [*METRICS, PUBLISHED], names, phantom=True)
+        inputs = [*METRICS, *READINESS, PUBLISHED]
+        self.asked("make_table", outputs, inputs, names, phantom=True)
 
 
 def volume(number):
@@ -589,16 +597,17 @@ def test_numbers_that_were_edited_with_all_records_made_to_fit_are_named(run, fo
 
 
 @pytest.mark.parametrize("forged", [False, True])
-def test_a_cell_that_its_metrics_do_not_give_is_named(run, forge, forged):
+@pytest.mark.parametrize("column", ["mean", "mean_healthy_dssim"])
+def test_a_cell_that_its_files_do_not_give_is_named(run, forge, forged, column):
     """Also in a table that is known to be changed."""
     table = pd.read_csv(run.path(TABLE), dtype=str, keep_default_na=False)
-    table.loc[0, "mean"] = "12.3456"
+    table.loc[0, column] = "12.3456"
     table.to_csv(run.path(TABLE), index=False)
     if forged:
         forge.rehash(TABLE)
     (finding,) = audited(run).findings
     assert finding.artifact == TABLE
-    assert f"Cell {METHOD}/{EXPERIMENT}/{TEST}/dice: mean is 12.3456" in finding.why
+    assert f"Cell {METHOD}/{EXPERIMENT}/{TEST}/dice: {column} is 12.3456" in finding.why
 
 
 @pytest.mark.parametrize("column", [None, "mean_normal", "air_after", "invert"])

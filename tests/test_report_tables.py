@@ -389,7 +389,7 @@ def test_equal_metrics_give_equal_bytes_and_the_csv_reads_back(tmp_path):
     assert lines[0] == (
         "row,experiment,test_dataset,metric,mean,std,n_folds,published_mean,published_std,"
         "n_volumes,published_source,difference,verdict,"
-        "significant,tested_against,n_pairs,smallest_difference,largest_p_holm"
+        "significant,tested_against,n_pairs,smallest_difference,largest_p_holm,mean_healthy_dssim"
     )
     assert lines[0] == ",".join(SUMMARY_COLUMNS)
     assert lines[1].startswith("thresh,cross_T2,brats21,dice,19.6900,1.5811,5,19.6900,nan,25,")

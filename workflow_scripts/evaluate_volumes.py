@@ -16,7 +16,7 @@ with job(snakemake):
         "fold": int(names.fold),
         "test_dataset": names.test,
     }
-    maps = read_volumes(files.maps[0], "test/")
+    maps = read_volumes(files.maps, "test/")
     subjects = [name.split("/")[1] for name in maps]
     rows = []
     for subject, scores in zip(subjects, maps.values(), strict=True):

@@ -8,7 +8,7 @@ from uad.evaluate import search_threshold
 from uad.preprocess.slices import read_lesion, read_volumes
 
 with job(snakemake):
-    maps = read_volumes(snakemake.input.maps[0], "val_unhealthy/")
+    maps = read_volumes(snakemake.input.maps, "val_unhealthy/")
     subjects = [name.split("/")[1] for name in maps]
     lesions = [read_lesion(snakemake.input.store, subject) for subject in subjects]
     result = search_threshold(maps.values(), lesions, method=snakemake.params.search)

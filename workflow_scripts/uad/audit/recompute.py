@@ -28,6 +28,7 @@ METRICS = ("dice", "auprc")
 #: Columns that name a cell of a table of methods.
 CELL = ["row", "experiment", "test_dataset", "metric"]
 #: Columns of such a table that are computed again.
+DSSIM = "mean_healthy_dssim"
 NUMBERS = "mean std n_folds n_volumes published_mean published_std difference".split()
 PUBLISHED = f"{REPOSITORY}resources/published/tables.csv"
 _AGAIN = "Delete it together with its record and run the workflow again."
@@ -250,11 +251,13 @@ def tables(tree: AuditedTree) -> None:
     for record in tree.of_rule("make_table"):
         sources = [e.key for e in record.inputs if e.key.startswith("metrics/")]
         name = next(entry.key for entry in record.outputs if entry.key.endswith(".csv"))
-        if tree.digest(name) is None or not tree.ready(f"recomputation of {name}", *sources):
+        readiness = [e.key for e in record.inputs if e.key.startswith("readiness/")]
+        needed = [*sources, *readiness]
+        if tree.digest(name) is None or not tree.ready(f"recomputation of {name}", *needed):
             continue
         try:
             said = pd.read_csv(tree.path(name)).set_index(CELL, verify_integrity=True)
-            said = said.reindex(columns=NUMBERS).apply(pd.to_numeric, errors="coerce")
+            said = said.reindex(columns=[*NUMBERS, DSSIM]).apply(pd.to_numeric, errors="coerce")
         except (ValueError, KeyError) as error:
             _fail(tree, name, f"It is no table of cells: {error}.")
             continue
@@ -267,7 +270,8 @@ def tables(tree: AuditedTree) -> None:
             what = "is missing" if cell in listed else "is none of this table"
             _fail(tree, name, f"Cell {'/'.join(cell)} {what}.")
         shared = sorted(listed & set(said.index))
-        _compare_cells(tree, name, said, wanted.reindex(shared))
+        wanted = wanted.reindex(shared)
+        _compare_cells(tree, name, said, wanted.assign(**{DSSIM: _dssim(tree, readiness, wanted)}))
         published = _published(tree, record)
         if published is not None:
             tree.checks["published values of tables"] += len(shared)
@@ -275,6 +279,16 @@ def tables(tree: AuditedTree) -> None:
             apart = math.nan if record.params.get("phantom") else said["mean"] - known["mean"]
             known = known.set_axis(["published_mean", "published_std"], axis=1)
             _compare_cells(tree, name, said, known.assign(difference=apart), 2 * ROUNDED)
+
+
+def _dssim(tree: AuditedTree, sources: Iterable[str], cells: pd.DataFrame) -> list[float]:
+    """The healthy DSSIM of each cell: mean over the folds of that of the test volumes."""
+    folds: dict[tuple[str, ...], list[float]] = {}
+    for content in (read_json(tree.path(source)) for source in sources):
+        place = content["method"], content["experiment"], content["test_dataset"]
+        value = content["roles"].get("test", {}).get("dssim")
+        folds.setdefault(place, []).append(math.nan if value is None else value)
+    return [pd.Series(folds.get(cell[:3], []), dtype=float).mean() for cell in cells.index]
 
 
 def metrics_tables(tree: AuditedTree) -> None:

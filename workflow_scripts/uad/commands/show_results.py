@@ -8,6 +8,7 @@ import pandas as pd
 from uad.config import Config, load_files
 from uad.core.files import read_json
 from uad.core.paths import Tree
+from uad.report.readiness import unready
 from uad.report.sanity import check_phantom_run
 from uad.report.tables import terminal_table
 
@@ -32,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
         print("\nPhantom results: they show that the workflow runs; they cannot rank methods.\n")
     for passed, sentence in checks:
         print(f"  {'ok  ' if passed else 'FAIL'} {sentence}")
+    print_readiness(cfg, tree)
     print_next_steps(cfg, tree)
     return int(not all(passed for passed, _ in checks))
 
@@ -55,6 +57,16 @@ def print_decisions(cfg: Config, tree: Tree) -> None:
                 f"AIR {record['air_before']:.2f} -> {record['air_after']:.2f}, "
                 f"{'inverted' if record['invert'] else 'kept'}"
             )
+
+
+def print_readiness(cfg: Config, tree: Tree) -> None:
+    """Print which methods of the tables reconstruct too poorly to be ranked."""
+    names = cfg.tables_of_run()
+    tables = [pd.read_csv(tree.table("csv", name)) for name in names]
+    columns = [column for name in names for column in cfg.tables[name].columns]
+    places = {(c.experiment, c.test): c.label or f"{c.test} ({c.experiment})" for c in columns}
+    for sentence in unready(pd.concat(tables), cfg.labels.__getitem__, places) if tables else []:
+        print(f"  {sentence}")
 
 
 def print_next_steps(cfg: Config, tree: Tree) -> None:

@@ -154,6 +154,12 @@ def _postprocessing(cfg: Config, names: Names) -> dict[str, Any]:
     return _plain(cfg.protocol, "erosion", "median") | order
 
 
+def _dssim(cfg: Config, names: Names) -> dict[str, Any] | None:
+    """How the DSSIM of reconstructions is measured; None for methods that give a score instead."""
+    method = names["method"]
+    return None if cfg.methods[method].score == "direct" else cfg.quality_of(method, "ssim")
+
+
 def _table(cfg: Config, names: Names) -> dict[str, Any]:
     return _plain(cfg.tables[names["table"]])
 
@@ -209,6 +215,7 @@ PARAMS: dict[str, dict[str, Param]] = {
         "air": _method("air"),
         "quality": _quality_of("score"),
         "postprocessing": _postprocessing,
+        "dssim": _dssim,
     },
     "search_threshold": {"search": _protocol("threshold_search")},
     "evaluate_volumes": {

@@ -127,7 +127,7 @@ class Tree:
         fold: int | str = "{fold}",
         test: str = "{test}",
     ) -> str:
-        """A file per test set: reconstructions, maps, thresholds or metrics."""
+        """A file per test set: reconstructions, maps, readiness, thresholds or metrics."""
         return self._cell(stage, experiment, method, fold, f"{test}.{ending}")
 
     def table(self, ending: str, table: str = "{table}") -> str:

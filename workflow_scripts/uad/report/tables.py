@@ -21,6 +21,7 @@ from uad.report.metric_files import (
     published_for,
     short,
 )
+from uad.report.readiness import COLUMN, unready
 from uad.report.render import (
     NOT_PUBLISHED,
     Cell,
@@ -41,6 +42,7 @@ SUMMARY_COLUMNS = [
     *"row experiment test_dataset metric mean std n_folds published_mean published_std".split(),
     *"n_volumes published_source difference verdict".split(),
     *MARKS,
+    COLUMN,
 ]
 PHANTOM_VERDICT = "phantom: not comparable"
 _VERDICTS = ("within 1 std", "within 2 std", "outside")
@@ -59,13 +61,15 @@ def summarise(
     *,
     phantom: bool = False,
     significance: pd.DataFrame | None = None,
+    readiness: pd.Series | None = None,
 ) -> pd.DataFrame:
     """Mean and standard deviation over folds of every cell of a table.
 
     A fold's value is the mean over its test volumes (volumes where the metric is not
     defined are left out, as the paper's code does); the cell is the mean and the
     sample standard deviation (NaN for one fold) of the folds' values, in percent. Phantoms are
-    not compared with the paper; ``significance`` is from :func:`uad.evaluate.test_claims`.
+    not compared with the paper; ``significance`` is from :func:`uad.evaluate.test_claims`,
+    ``readiness`` from :func:`uad.report.readiness.collect_readiness`.
 
     Returns:
         A frame in long form with :data:`SUMMARY_COLUMNS`. ``n_volumes`` counts the
@@ -101,7 +105,10 @@ def summarise(
     summary["verdict"] = [_verdict(record) for record in summary.itertuples()]
     if phantom:  # a phantom's distance from the paper means nothing
         summary = summary.assign(difference=float("nan"), verdict=PHANTOM_VERDICT)
-    return add_marks(summary.reset_index(), tests_of_table(significance, spec))[SUMMARY_COLUMNS]
+    summary = add_marks(summary.reset_index(), tests_of_table(significance, spec))
+    dssim = pd.Series(dtype=float) if readiness is None else readiness
+    keys = pd.MultiIndex.from_frame(summary[CELL[:3]])
+    return summary.assign(**{COLUMN: dssim.reindex(keys).to_numpy()})[SUMMARY_COLUMNS]
 
 
 def _cells_of(metrics: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
@@ -210,6 +217,7 @@ def _document(
         several_sources=_several_sources(summary, spec),
         uneven=list(_uneven(summary, spec)),
         distances=_distances(summary),
+        unready=unready(summary, spec.label, spec.places),
         **test_facts(summary, spec, significance),
     )
 
