@@ -61,7 +61,12 @@ def test_every_promised_output_is_there_and_says_phantom(finished):
         assert "phantom" in (results / name).read_text(encoding="utf-8").lower(), name
     effects = pd.read_csv(results / "studies/protocol_effects.csv")
     assert {"no erosion", "no median"} <= set(effects["variant"])
-    assert (pd.read_csv(results / "tables/table3.csv").columns[13:] == SIGNIFICANCE).all()
+    assert (pd.read_csv(results / "tables/table3.csv").columns[13:18] == SIGNIFICANCE).all()
+    readiness = [
+        read_json(results / f"readiness/intra_FLAIR/{method}/fold-0/brats21.json")["roles"]
+        for method in ("ddpm", "thresh")
+    ]
+    assert set(readiness[0]) == {"test", "val_unhealthy"} and readiness[1] == {}
     notebook = (results / "notebooks/air_statistics.html").read_text(encoding="utf-8")
     assert "phantom" in notebook and "AIR" in notebook
     model = results / "models/intra_FLAIR/pddpm-iqa/fold-0"
