@@ -120,8 +120,10 @@ class Run(ResultTree):
         tested = read_store(self.path(STORE), subjects_of(roles, TEST, "test"))
         shared = {"experiment": EXPERIMENT, "method": METHOD, "fold": fold, "test_dataset": TEST}
         volumes = zip(tested.subjects, tested.volumes, tested.masks, tested.lesions, strict=True)
+        job = SimpleNamespace(rule="evaluate_volumes", wildcards=cell, params={})
+        options = found.threshold, 0, expected(self.cfg, job)["voxel_mm"]
         rows = [
-            {**shared, "subject": subject, **evaluate_volume(v, lesion, mask, found.threshold, 0)}
+            {**shared, "subject": subject, **evaluate_volume(v, lesion, mask, *options)}
             for subject, v, mask, lesion in volumes
         ]
         write_tsv(self.path(METRICS[fold]), pd.DataFrame(rows))
@@ -588,7 +590,7 @@ def test_subjects_exchanged_by_name_in_a_store_are_found(run):
 def test_numbers_that_were_edited_with_all_records_made_to_fit_are_named(run, forge):
     forge.replace(AIR[0], '"mean_normal": 0.', '"mean_normal": 0.9')
     rows = pd.read_csv(run.path(METRICS[1]), sep="\t", keep_default_na=False)
-    for column in ("dice", "threshold", "lesion_voxels"):
+    for column in ("dice", "threshold", "lesion_voxels", "recall", "false_positive_ml"):
         change = {column: rows[column].astype(float) + (10 if "voxels" in column else 0.01)}
         write_tsv(run.path(METRICS[1]), rows.assign(**change))
         for key in (AIR[0], METRICS[1]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -185,7 +185,7 @@ def metrics(tree: AuditedTree) -> None:
                     f"{store} has {lesion} and {brain}."
                 )
                 tree.fail(name, CONTRADICTION, why, BOTH_AGAIN)
-            if problem := _impossible(row):
+            if problem := _impossible(row) or _underived(row, record.params.get("voxel_mm")):
                 _fail(tree, name, f"{row.subject}: {problem}.")
 
 
@@ -211,6 +211,22 @@ def _impossible(row: Any) -> str | None:
         f"no overlap of {row.predicted_voxels} predicted and {row.lesion_voxels} lesion voxels has "
         f"a Dice of {row.dice}"
     )
+
+
+def _underived(row: Any, voxel_mm: Sequence[float] | None) -> str | None:
+    """Whether a metric contradicts the voxels and the Dice that it follows from."""
+    predicted, lesion = row.predicted_voxels, row.lesion_voxels
+    hits = 0 if math.isnan(row.dice) else round(row.dice * (predicted + lesion) / 2)
+    derived = {"precision": (hits, predicted), "recall": (hits, lesion)}
+    if voxel_mm:
+        size = math.prod(voxel_mm) / 1000
+        derived["false_positive_ml"] = (predicted - hits) * size, 1
+        derived["volume_difference_ml"] = (predicted - lesion) * size, 1
+    for name, (part, whole) in derived.items():
+        said = getattr(row, name, math.nan)  # older runs have none of them
+        if whole and not math.isnan(said) and not math.isclose(said, part / whole, abs_tol=1e-6):
+            return f"its {name} is {said}, its voxels and its Dice give {part / whole:g}"
+    return None
 
 
 # Tables --------------------------------------------------------------------------------------
