@@ -113,7 +113,9 @@ def stripping_minutes(wildcards, attempt):
 
 def scans(wildcards):
     """All registered scans of one data set and modality, or those that somebody preprocessed."""
-    rows = {s: r for (s, m), r in participants(wildcards.dataset).items() if m == wildcards.modality}
+    rows = {
+        s: r for (s, m), r in participants(wildcards.dataset).items() if m == wildcards.modality
+    }
     if is_preprocessed(wildcards.dataset):
         return {
             "images": [row.image for row in rows.values()],

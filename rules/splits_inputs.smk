@@ -14,4 +14,6 @@ def split_lists(wildcards):
         int(wildcards.fold),
     )
     folder = cfg.splits.reference.folder
-    return [f"{folder}/{name}" if folder else f"{tree.root}/splits/published/{name}" for name in names]
+    return [
+        f"{folder}/{name}" if folder else f"{tree.root}/splits/published/{name}" for name in names
+    ]
