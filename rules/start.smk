@@ -28,7 +28,7 @@ os.environ.pop("PYTHONHOME", None)
 sys.path.insert(0, str(LIBRARY))
 if shlex.quote(sys.executable) != sys.executable:  # Snakemake 9.27 does not quote it
     folder, sys.executable = os.path.split(sys.executable)
-    os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", os.defpath)])
+    os.environ.update(PATH=os.pathsep.join([folder, os.environ.get("PATH", os.defpath)]))
 # an environment may have been made for another copy, whose library the logger has loaded by now
 for name, module in list(sys.modules.items()):
     if name.partition(".")[0] == "uad":
