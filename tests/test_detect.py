@@ -43,6 +43,7 @@ def scan(path, shape=(40, 48, 40), head=True):
         ("IXI002-Guys-0828-T1.nii.gz", "T1"),
         ("patient01_T2W.nii.gz", "T2"),
         ("mprage.nii.gz", "T1"),
+        ("head.nii.gz", None),
         ("scan-2.nii.gz", None),
     ],
 )
@@ -103,8 +104,9 @@ def test_a_folder_gives_its_scans_and_not_what_was_written_there_before(tmp_path
         (tmp_path / name).touch()
     assert scans_in(tmp_path) == [tmp_path / "b.nii.gz", tmp_path / "sub/a.nii"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no scan"):
-        scans_in(tmp_path / "empty")
+    for place, message in (("empty", "holds no scan"), ("b.nii", "no such file or folder")):
+        with pytest.raises(DataError, match=message):
+            scans_in(tmp_path / place)
 
 
 @pytest.mark.parametrize("place", ["", "results/models/intra_FLAIR/ddpm/fold-0"])

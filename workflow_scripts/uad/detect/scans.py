@@ -22,6 +22,8 @@ def scans_in(path: Path) -> list[Path]:
     Raises:
         DataError: there is none.
     """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder.")
     if not path.is_dir():
         return [path]
     found = sorted(p for ending in ("nii", "nii.gz") for p in path.rglob(f"*.{ending}"))
@@ -54,9 +56,9 @@ def require_usable(
     try:
         volume = open_volume(scan)
     except UnreadableVolumeError as error:
+        series = " Of a series, extract the volume to look at." if "3D" in error.reason else ""
         raise DataError(
-            f"{scan}: {error.reason}. A model takes one 3D scan per file: of a series, extract the "
-            "volume to look at."
+            f"{scan}: {error.reason}. A model takes one 3D scan per file.{series}"
         ) from error
     if subject.role is not None:
         return
