@@ -138,7 +138,7 @@ rule validate_dataset:
         listing=raw_listing(content=True),
         dataset=dataset_keys("layout", "source", "expected", "exclude", "limit"),
         phantom=cfg.phantom,
-        mixed=lambda wildcards: cfg.backend_of(wildcards.dataset).startswith("auto-"),
+        backend=lambda wildcards: cfg.backend_of(wildcards.dataset),
     script:
         f"{SCRIPTS}/validate_dataset.py"
 

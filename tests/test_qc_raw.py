@@ -210,12 +210,24 @@ def test_a_fault_in_one_file_is_said_of_its_subject_only(
     assert said in why and found in (BAD, WARN) and verdict in (None, found), why
 
 
-def test_heads_and_brains_may_be_mixed_if_each_is_taken_for_what_it_is(tree):
-    root = tree("ixi")
-    edit(scan(root, "ixi", 2, "T1")[1], without_skull)
-    table = index_dataset("ixi", root, ["T1"])
-    assert give_verdicts(validate_tree("ixi", table)).counts[BAD] == 1
-    assert give_verdicts(validate_tree("ixi", table, mixed=True)).counts["used"] == 5
+@pytest.mark.parametrize(
+    "layout, backend, verdicts",
+    [
+        ("ixi", "", [BAD]),
+        ("ixi", "hdbet", [BAD]),
+        ("ixi", "auto-hdbet", []),
+        ("ixi", "foreground", [WARN] * 4),  # the config says other than the layout
+        ("mslub", "ants", [WARN]),  # the layout does not say it
+        ("mslub", "foreground", [WARN] * 3),
+        ("mslub", "auto-ants", []),
+    ],
+)
+def test_a_scan_that_its_skull_stripping_is_not_for_is_named(tree, layout, backend, verdicts):
+    root = tree(layout)
+    edit(scan(root, layout, 2, "T1")[1], without_skull)
+    table = index_dataset(layout, root, ["T1"])
+    found = give_verdicts(validate_tree(layout, table, backend=backend)).subjects
+    assert [*found[found["why"].str.contains("looks like a ")]["verdict"]] == verdicts
 
 
 def test_files_that_cannot_be_read_are_named_and_stop_the_work(tree):

@@ -48,7 +48,7 @@ def summary(result, dataset, page):
 with job(snakemake) as context:
     params, name = snakemake.params, snakemake.wildcards.dataset
     spec, rows = params.dataset, read_tsv(snakemake.input[0]).fillna("")
-    checked = validate_tree(spec["layout"], rows, snakemake.threads, params.mixed)
+    checked = validate_tree(spec["layout"], rows, snakemake.threads, params.backend)
     phantom = spec["source"] == "phantom"
     preprocessed = spec["source"] == "preprocessed"
     result = give_verdicts(

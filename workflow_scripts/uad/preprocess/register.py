@@ -310,7 +310,8 @@ def _align(
     if turn is not None and (axes := axes_of(turn)) != "RAS":
         warnings.append(
             f"what the header calls right, front and up is {axes} in the image: it was turned. "
-            "Left and right cannot be seen in an image; are they right in the header?"
+            "'hdbet' and 'ants' went by the header, too: look at the brain mask. Left and right "
+            "cannot be seen in an image; are they right in the header?"
         )
     return *result, warnings
 

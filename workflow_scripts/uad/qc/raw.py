@@ -62,23 +62,28 @@ class Promise(NamedTuple):
     layout: Layout
     labels: frozenset[int]
     stripped: bool | None  # None: to be found out
+    expected: bool | None  # what they should be: without skull, heads, or either
     one_grid: bool  # all subjects share one grid
     preprocessed: bool  # registered, cropped and corrected by somebody else; masks were warped
 
 
-def promise_of(layout: str, rows: pd.DataFrame, mixed: bool = False) -> Promise:
+def promise_of(layout: str, rows: pd.DataFrame, backend: str = "") -> Promise:
     """What the scans of a participants table promise; only preprocessed ones have brain masks."""
     patterns, labels = layout_of(layout), frozenset(layout_of(layout).labels or ())
     if "mask" in rows:  # fractions at the edges of a mask are expected
         labels = frozenset(range(1, max(labels, default=0) + 1))
-        return Promise(patterns, labels, True, one_grid=False, preprocessed=True)
+        return Promise(patterns, labels, True, True, one_grid=False, preprocessed=True)
     stripped = {"whole": False, "stripped": True, "auto": None}[patterns.head]
-    stripped = None if mixed else stripped
-    return Promise(patterns, labels, stripped, patterns.grid == "data set", preprocessed=False)
+    expected = stripped
+    if backend:  # of the config, which goes before the layout
+        expected = None if backend.startswith("auto-") else backend == "foreground"
+        stripped = stripped if stripped == expected else None
+    one_grid = patterns.grid == "data set"
+    return Promise(patterns, labels, stripped, expected, one_grid, preprocessed=False)
 
 
 def measure_scans(
-    layout: str, rows: pd.DataFrame, threads: int = 1, mixed: bool = False
+    layout: str, rows: pd.DataFrame, threads: int = 1, backend: str = ""
 ) -> pd.DataFrame:
     """Measure the scans of some subjects.
 
@@ -88,7 +93,8 @@ def measure_scans(
             ``image``, ``lesion``; ``mask``, a brain mask, for preprocessed data). All rows of
             a subject must be in one call.
         threads: subjects at the same time.
-        mixed: heads and brains without skull, whatever the layout says.
+        backend: of skull stripping: whether it is for heads, for brains without skull or
+            (``auto-``) for both goes before what the layout says.
 
     Returns:
         The rows with :data:`TEXTS` and :data:`NUMBERS`. Volumes are in millilitres, distances in
@@ -96,7 +102,7 @@ def measure_scans(
         deviations of the foreground. What concerns a file that cannot be used stands in
         ``error``, ``mask_error`` and ``lesion_error``.
     """
-    promise = promise_of(layout, rows, mixed)
+    promise = promise_of(layout, rows, backend)
     subjects = [part for _, part in rows.groupby("subject", sort=False)]
     with ThreadPoolExecutor(max(1, threads)) as pool:
         found = pool.map(lambda part: _measure_subject(promise, part), subjects)

@@ -54,22 +54,22 @@ Finding = tuple[Any, str, str]
 
 
 def validate_tree(
-    layout: str, participants: pd.DataFrame, threads: int = 1, mixed: bool = False
+    layout: str, participants: pd.DataFrame, threads: int = 1, backend: str = ""
 ) -> pd.DataFrame:
     """Measure and check all scans of a participants table, some subjects at the same time.
 
-    ``mixed``: heads and brains without skull are both in order (``skullstrip: auto``).
+    ``backend``: of skull stripping; scans that it is not for are named.
     """
-    measures = match_masks(measure_scans(layout, participants, threads, mixed))
-    return check_scans(layout, measures, mixed)
+    measures = match_masks(measure_scans(layout, participants, threads, backend))
+    return check_scans(layout, measures, backend)
 
 
-def check_scans(layout: str, measures: pd.DataFrame, mixed: bool = False) -> pd.DataFrame:
+def check_scans(layout: str, measures: pd.DataFrame, backend: str = "") -> pd.DataFrame:
     """Say what is wrong with which scan of a data set (:func:`uad.qc.raw.measure_scans`).
 
     Two more columns, ``faults`` and ``warnings``, have sentences joined by :data:`SEPARATOR`.
     """
-    promise, table = promise_of(layout, measures, mixed), measures.reset_index(drop=True)
+    promise, table = promise_of(layout, measures, backend), measures.reset_index(drop=True)
     read = table[(table["error"] == "") & (table["shape"] != "")]
     findings = [*_names(table, promise)]
     for scan in table[table["error"] != ""].itertuples():
@@ -119,10 +119,12 @@ def _image(s: Any, promise: Promise) -> Iterator[tuple[str, str]]:
             ),
         )
     is_head = s.outline_ml > SMALLEST_HEAD_ML
-    if promise.stripped is not None and s.outline_ml > BRAIN_ML[0] and stripped == is_head:
-        found, others = ("a head", "brains without skull") if stripped else ("a brain", "heads")
-        text = f"looks like {found} ({s.outline_ml:.0f} ml), those of this data set are {others}"
-        yield FAULT, f"{image}: {text}; skullstrip: auto takes each for what it is"
+    if promise.expected is not None and s.outline_ml > BRAIN_ML[0] and promise.expected == is_head:
+        found, others = ("a head", "brains without skull") if is_head else ("a brain", "heads")
+        said = promise.stripped is not None  # by the layout
+        whose = "those of this data set are" if said else "skull stripping is set for"
+        text = f"{image}: looks like {found} ({s.outline_ml:.0f} ml), {whose} {others}"
+        yield FAULT if said else WARNING, f"{text}; skullstrip: auto takes each for what it is"
     if s.negative > NEGATIVE:
         yield WARNING, f"{image}: {s.negative:.1%} of its voxels are negative"
     # preprocessed modalities were registered one by one
