@@ -1,6 +1,7 @@
 """End of a run: print the tables and where to look."""
 
 import argparse
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -61,12 +62,13 @@ def print_decisions(cfg: Config, tree: Tree) -> None:
 
 def print_readiness(cfg: Config, tree: Tree) -> None:
     """Print which methods of the tables reconstruct too poorly to be ranked."""
-    names = cfg.tables_of_run()
-    tables = [pd.read_csv(tree.table("csv", name)) for name in names]
-    columns = [column for name in names for column in cfg.tables[name].columns]
-    places = {(c.experiment, c.test): c.label or f"{c.test} ({c.experiment})" for c in columns}
-    for sentence in unready(pd.concat(tables), cfg.labels.__getitem__, places) if tables else []:
-        print(f"  {sentence}")
+    tables = [pd.read_csv(tree.table("csv", name)) for name in cfg.tables_of_run()]
+    for sentence in unready(pd.concat(tables), cfg.labels.__getitem__) if tables else []:
+        print(
+            textwrap.fill(
+                sentence, 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+            )
+        )
 
 
 def print_next_steps(cfg: Config, tree: Tree) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 
@@ -29,31 +29,20 @@ def collect_readiness(paths: Iterable[PathLike]) -> pd.Series:
     return frame.groupby(CELL[:3])[COLUMN].mean()
 
 
-def unready(
-    summary: pd.DataFrame, label: Callable[[str], str], places: Mapping[tuple[str, str], str]
-) -> list[str]:
-    """A sentence for each row of a table's summary that is above the limit on some test set.
-
-    ``places`` names the test sets (experiment, test set).
-    """
+def unready(summary: pd.DataFrame, label: Callable[[str], str]) -> list[str]:
+    """One sentence that names the rows of a summary above the limit on some test set, if any."""
     if COLUMN not in summary:
         return []
     shown = summary.drop_duplicates(CELL[:3]).astype({COLUMN: float})
     above = shown[shown[COLUMN].round(2) > LIMIT]
-    return [
-        f"{label(row)}: not trained far enough to rank by an SSIM-based score (healthy DSSIM "
-        f"{_listed(part, places)}; limit {_short(LIMIT)}, docs/positive-control.md)."
-        for row, part in above.groupby("row", sort=False)
+    rows = [
+        f"{label(row)} {' to '.join(dict.fromkeys(map(_short, (values.min(), values.max()))))}"
+        for row, values in above.groupby("row", sort=False)[COLUMN]
     ]
-
-
-def _listed(part: pd.DataFrame, places: Mapping[tuple[str, str], str]) -> str:
-    """``.46``, or with several test sets ``.46 on BraTS21 (T2), .31 on MSLUB (T2)``."""
-    several = len(places) > 1
-    return ", ".join(
-        _short(value) + (f" on {places[experiment, test]}" if several else "")
-        for experiment, test, value in part[[*CELL[1:3], COLUMN]].itertuples(index=False)
-    )
+    return rows and [
+        f"Not trained far enough to rank by an SSIM-based score (healthy DSSIM above "
+        f"{_short(LIMIT)}, docs/positive-control.md): {', '.join(rows)}."
+    ]
 
 
 def _short(value: float) -> str:

@@ -217,7 +217,7 @@ def _document(
         several_sources=_several_sources(summary, spec),
         uneven=list(_uneven(summary, spec)),
         distances=_distances(summary),
-        unready=unready(summary, spec.label, spec.places),
+        unready=unready(summary, spec.label),
         **test_facts(summary, spec, significance),
     )
 
