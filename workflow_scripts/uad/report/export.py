@@ -89,7 +89,8 @@ def export(
         strips = {name: _strip(layer) for name, layer in layers.items()}
         shown.append({"subject": subject, "layers": strips})
     size = dict(zip(("width", "height", "depth"), cfg.preprocessing.shape, strict=True))
-    title = f"{cfg.labels[cell.method]}, {cell.experiment}, {cell.test}, fold {cell.fold}"
+    data = " (phantom data)" if cfg.phantom else ""
+    title = f"{cfg.labels[cell.method]}, {cell.experiment}, {cell.test}, fold {cell.fold}{data}"
     page = render_page("volumes.html", title=title, layers=LAYERS, volumes=shown, **size)
     write_text(folder / "index.html", page)
     return folder / "index.html"
