@@ -133,7 +133,7 @@ class Run(ResultTree):
 
     def table(self):
         from uad.report.metric_files import collect_metrics, read_published
-        from uad.report.readiness import collect_readiness
+        from uad.report.not_ready import collect_readiness
         from uad.report.tables import summarise
 
         column = {"experiment": EXPERIMENT, "test": TEST, "label": "BraTS21"}

@@ -14,8 +14,8 @@ from uad.core.errors import DataError
 from uad.core.files import read_json
 from uad.core.nifti import read_volume
 from uad.detect import apply
-from uad.detect.model import Subject
 from uad.detect.scans import MAP, MASK, modality_of, require_usable, scans_in
+from uad.detect.trained_model import Subject
 from uad.preprocess.slices import read_volumes
 
 REAL = Path(os.environ.get("UAD_REAL_DATA", "../shared/data"))

@@ -17,7 +17,7 @@ from skimage.measure import label as components
 from sklearn import metrics as sk
 
 from uad.evaluate import described_columns, dice, evaluate_volume
-from uad.evaluate.lesions import OVERLAP, TOLERANCE_MM, lesion_metrics, surface_metrics
+from uad.evaluate.lesion_wise import OVERLAP, TOLERANCE_MM, lesion_metrics, surface_metrics
 
 REAL = Path(os.environ.get("UAD_REAL_DATA", "../shared/data")) / "tcga_lgg"
 VOXEL = (1.0, 2.0, 3.5)

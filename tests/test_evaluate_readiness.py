@@ -12,7 +12,7 @@ from uad.config import load
 from uad.core.files import write_json
 from uad.core.paths import Tree
 from uad.evaluate.readiness import LIMIT, healthy_errors, means_by_role
-from uad.report.readiness import COLUMN, collect_readiness
+from uad.report.not_ready import COLUMN, collect_readiness
 
 QUALITY = {"window": "gaussian", "clamp": True}
 SENTENCE = (

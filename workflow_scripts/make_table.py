@@ -3,7 +3,7 @@
 from uad.core.files import read_tsv
 from uad.core.provenance import job
 from uad.report.metric_files import collect_metrics, read_published
-from uad.report.readiness import collect_readiness
+from uad.report.not_ready import collect_readiness
 from uad.report.tables import summarise, write_table
 
 with job(snakemake):

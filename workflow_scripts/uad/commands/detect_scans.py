@@ -37,8 +37,8 @@ def run(options: argparse.Namespace) -> int:
         1 if a scan was refused; the others are done.
     """
     from uad.detect.apply import NOTICE, detect
-    from uad.detect.model import TrainedModel
     from uad.detect.scans import require_usable, scans_in
+    from uad.detect.trained_model import TrainedModel
 
     print(NOTICE)
     model = TrainedModel(options.model, options.test, options.threads)

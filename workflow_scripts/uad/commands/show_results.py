@@ -9,7 +9,7 @@ import pandas as pd
 from uad.config import Config, load_files
 from uad.core.files import read_json
 from uad.core.paths import Tree
-from uad.report.readiness import unready
+from uad.report.not_ready import unready
 from uad.report.sanity import check_phantom_run
 from uad.report.tables import terminal_table
 

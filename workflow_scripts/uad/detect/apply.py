@@ -17,8 +17,8 @@ from uad.core.files import sha256, write_json
 from uad.core.nifti import read_mask, read_scan, read_volume, write_volume
 from uad.core.paths import SUFFIX
 from uad.core.seeds import derive_seed
-from uad.detect.model import Subject, TrainedModel, stem_of
 from uad.detect.scans import MAP, MASK
+from uad.detect.trained_model import Subject, TrainedModel, stem_of
 from uad.evaluate import postprocess, predict
 from uad.evaluate.reconstruct import reconstruct_volume
 from uad.evaluate.score import score_volume

@@ -10,7 +10,7 @@ from uad.core.masks import SMALLEST_HEAD_ML, outline_ml
 from uad.core.nifti import UnreadableVolumeError, open_volume
 from uad.core.paths import SUFFIX
 from uad.core.patterns import known_layouts
-from uad.detect.model import Subject, TrainedModel, stem_of
+from uad.detect.trained_model import Subject, TrainedModel, stem_of
 
 #: How the names of the volumes end that are written for a scan.
 MAP, MASK = "_desc-anomaly_map.nii.gz", "_desc-anomaly_mask.nii.gz"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uad.core.errors import DataError
-from uad.evaluate.lesions import lesion_metrics, surface_metrics
+from uad.evaluate.lesion_wise import lesion_metrics, surface_metrics
 from uad.evaluate.metrics import (
     Ranked,
     binary,

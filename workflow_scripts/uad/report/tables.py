@@ -21,7 +21,7 @@ from uad.report.metric_files import (
     published_for,
     short,
 )
-from uad.report.readiness import COLUMN, unready
+from uad.report.not_ready import COLUMN, unready
 from uad.report.render import (
     NOT_PUBLISHED,
     Cell,
@@ -69,7 +69,7 @@ def summarise(
     defined are left out, as the paper's code does); the cell is the mean and the
     sample standard deviation (NaN for one fold) of the folds' values, in percent. Phantoms are
     not compared with the paper; ``significance`` is from :func:`uad.evaluate.test_claims`,
-    ``readiness`` from :func:`uad.report.readiness.collect_readiness`.
+    ``readiness`` from :func:`uad.report.not_ready.collect_readiness`.
 
     Returns:
         A frame in long form with :data:`SUMMARY_COLUMNS`. ``n_volumes`` counts the
