@@ -95,7 +95,11 @@ def test_make_takes_no_profile_package_or_python_of_the_user(root):
     show = "show:; @echo " + " ".join(f"[$${{{name}-}}]" for name in names)
     theirs = os.environ | dict.fromkeys(names, "/theirs")
     done = subprocess.run(
-        ["make", "--eval", show, "show"], cwd=root, env=theirs, capture_output=True, text=True
+        ["make", "--no-print-directory", "--eval", show, "show"],
+        cwd=root,
+        env=theirs,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout == f"[] [] [{root}/workflow_scripts] [1]\n"
 
