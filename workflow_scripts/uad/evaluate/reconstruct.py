@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import numpy as np
@@ -63,13 +64,16 @@ def reconstruct_volume(  # noqa: PLR0913
     images = to_slices(volume).unsqueeze(1).to(device)
     masks = to_slices(mask).unsqueeze(1).to(device)
     batch = len(images) if method.whole_volume else batch
+    # on a CPU there is nothing to choose, and setting it imports Inductor, which takes a second
+    settings = contextlib.nullcontext() if device == "cpu" else numerics(precision)
     shared = method.setup.noise_field == "per_batch"
     parts = []
-    for start in range(0, len(images), batch):
-        part_seed = seed if shared else derive_seed(seed, start)
-        generator = torch.Generator(device=device).manual_seed(part_seed)
-        chosen = slice(start, start + batch)
-        with numerics(precision), autocast(precision, device):
-            part = method.reconstruct(network, images[chosen], masks[chosen], t_test, generator)
-        parts.append(part.float())
+    with settings:
+        for start in range(0, len(images), batch):
+            part_seed = seed if shared else derive_seed(seed, start)
+            generator = torch.Generator(device=device).manual_seed(part_seed)
+            pair = images[start : start + batch], masks[start : start + batch]
+            with autocast(precision, device):
+                part = method.reconstruct(network, *pair, t_test, generator)
+            parts.append(part.float())
     return from_slices(torch.cat(parts).squeeze(1))
