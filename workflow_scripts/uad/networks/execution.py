@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -63,6 +63,14 @@ def ready(network: nn.Module, device: str) -> nn.Module:
     return network.to(memory_format=torch.channels_last) if device == "cpu" else network
 
 
+def one_graph(function: Callable[..., Tensor], mode: str) -> Callable[..., Tensor]:
+    """A network or function compiled for each shape it meets; a break of its graph is an error."""
+    # Inductor keeps channels last in a training only if told to: otherwise it gives up where
+    # a convolution narrows to half or less (torch/_inductor/graph.py, decide_layout_opt)
+    os.environ.setdefault("TORCHINDUCTOR_FORCE_LAYOUT_OPT", "1")
+    return torch.compile(function, mode=mode, dynamic=False, fullgraph=True)
+
+
 class Compiled:
     """A network that is called as one graph of one shape; all else is the network's own.
 
@@ -71,11 +79,8 @@ class Compiled:
     """
 
     def __init__(self, network: nn.Module, mode: str, batch_size: int) -> None:
-        # Inductor keeps channels last in a training only if told to: otherwise it gives up where
-        # a convolution narrows to half or less (torch/_inductor/graph.py, decide_layout_opt)
-        os.environ.setdefault("TORCHINDUCTOR_FORCE_LAYOUT_OPT", "1")
         self._network, self._batch_size = network, batch_size
-        self._call = torch.compile(network, mode=mode, dynamic=False, fullgraph=True)
+        self._call = one_graph(network, mode)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The network's output for ``inputs``, which share their first axis."""

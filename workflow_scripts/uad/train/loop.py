@@ -22,7 +22,14 @@ from uad.core.errors import DataError
 from uad.core.files import atomic_path, text_digest, write_json
 from uad.core.seeds import derive_seed
 from uad.methods.base import Method
-from uad.networks.execution import Compiled, autocast, device_of, numerics, reuse_freed_memory
+from uad.networks.execution import (
+    Compiled,
+    autocast,
+    device_of,
+    numerics,
+    one_graph,
+    reuse_freed_memory,
+)
 from uad.train.batches import SliceBatches, TrainingSet
 from uad.train.checkpoint import discard_foreign, load_checkpoint, save_checkpoint
 from uad.train.stop import StoppedError, StopRequest
@@ -67,8 +74,7 @@ class Trainer:
         self.forward = self.network
         if compiled:
             self.forward = Compiled(self.network, self.loop.compile, self.loop.batch_size)
-            options = {"mode": self.loop.compile, "dynamic": False, "fullgraph": True}
-            self.method.quality_loss = torch.compile(self.method.quality_loss, **options)
+            self.method.quality_loss = one_graph(self.method.quality_loss, self.loop.compile)
         half = self.loop.precision == "16-mixed" and device == "cuda"
         self.scaler = torch.amp.GradScaler(device, enabled=half)
         self.optimizers = self.method.optimizers(self.network, self.loop.learning_rate)
