@@ -15,9 +15,11 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBE
 # programs that a test starts use the library of this checkout, wherever the environment was made
 os.environ["PYTHONPATH"] = str(ROOT / "workflow_scripts")
 
-# UAD_EXAMPLES: how many examples each property is tried on; make test-all takes more
+# The same examples in every run, so that a failure is the change's; make test-all takes more
+# (UAD_EXAMPLES), and others each time
+EXAMPLES = os.environ.get("UAD_EXAMPLES")
 hypothesis.settings.register_profile(
-    "uad", deadline=None, max_examples=int(os.environ.get("UAD_EXAMPLES", 15))
+    "uad", deadline=None, max_examples=int(EXAMPLES or 15), derandomize=EXAMPLES is None
 )
 hypothesis.settings.load_profile("uad")
 

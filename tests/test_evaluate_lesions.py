@@ -22,6 +22,7 @@ from uad.evaluate.lesion_wise import OVERLAP, TOLERANCE_MM, lesion_metrics, surf
 REAL = Path(os.environ.get("UAD_REAL_DATA", "../shared/data")) / "tcga_lgg"
 VOXEL = (1.0, 2.0, 3.5)
 NEAR = {"rel": 1e-6, "abs": 1e-6, "nan_ok": True}
+NEAR_MONAI = NEAR | {"rel": 1e-5}  # which takes its percentile in float32
 
 two_masks = st.tuples(*[st.integers(1, 7)] * 3).flatmap(
     lambda shape: st.tuples(arrays(np.bool_, shape), arrays(np.bool_, shape))
@@ -72,7 +73,7 @@ class TestSurfaces:
     def test_equal_monai(self, pair):
         found = surface_metrics(*pair, VOXEL)
         if all(mask.any() for mask in pair):
-            assert found == pytest.approx(monai(*pair), **NEAR)
+            assert found == pytest.approx(monai(*pair), **NEAR_MONAI)
 
     def test_by_hand_with_anisotropic_voxels(self):
         first, second = np.zeros((2, 9, 9, 9), bool)
