@@ -125,9 +125,9 @@ def test_what_fits_in_no_orientation_is_refused(scan_dir, atlas_dir, tmp_path, m
     brain = read_scan(atlas_dir / "brain.nii.gz")
     atlas = orientation.cubes(brain.data, brain.data > 0, brain.spacing)
     noise = np.random.default_rng(0).random(brain.data.shape) + 1
-    value, will_do = orientation.fit(orientation.cubes(noise, brain.data > 0, brain.spacing), atlas)
-    assert value < orientation.FLOOR and not will_do
-    monkeypatch.setattr(orientation, "FLOOR", 9.0)
+    found = orientation.fit(orientation.cubes(noise, brain.data > 0, brain.spacing), atlas)
+    assert found[0] < 0.01 and not found[2]  # though its outline has a right way round
+    monkeypatch.setattr(orientation, "ENOUGH", ((9.0, 0.0),))
     with pytest.raises(DataError, match=r"image\.nii\.gz: does not fit the atlas in any orient"):
         register(scan_dir, atlas_dir, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -13,9 +13,10 @@ import numpy as np
 
 #: Voxels (mm) and their number along the side of the cube in which brains are compared.
 GRID, SIDE = 4.0, 52
-#: A brain fits if its mutual information with the atlas, its border left out, is at least FLOOR
-#: (nats), and with the border MARGIN times that of any other way round. Real scans: docs/qc.md.
-FLOOR, MARGIN = 0.03, 1.2
+#: A brain fits if its mutual information with the atlas (nats, its border left out) and, with the
+#: border, its ratio to that of any other way round reach one of these pairs. Large tumours lower
+#: the first, not the second. Real scans: docs/qc.md.
+ENOUGH = ((0.03, 1.2), (0.01, 2.0))
 #: Ways round that are registered when the header's does not fit.
 TRIED = 3
 
@@ -63,14 +64,15 @@ def likeness(scan: Cubes, atlas: Cubes) -> list[tuple[float, Turn]]:
     return found
 
 
-def fit(registered: Cubes, atlas: Cubes) -> tuple[float, bool]:
-    """How well a registered brain fits the atlas: its mutual information, and whether it will do.
+def fit(registered: Cubes, atlas: Cubes) -> tuple[float, float, bool]:
+    """How well a registered brain fits the atlas: both figures of ENOUGH, and whether it will do.
 
     What all cut-out brains have at their border counts for the way round, not for the fit.
     """
     value = _of_cubes(registered[1], atlas[1])
     (here, _), *others = likeness(registered, atlas)
-    return value, value >= FLOOR and here >= MARGIN * max(other for other, _ in others)
+    ratio = here / max(*(other for other, _ in others), 1e-6)
+    return value, ratio, any(value >= floor and ratio >= least for floor, least in ENOUGH)
 
 
 def _of_cubes(first: np.ndarray, second: np.ndarray) -> float:

@@ -25,7 +25,6 @@ from uad.preprocess.ants_images import ants_workspace, import_ants, shear_of, to
 from uad.preprocess.atlas import atlas_spacing
 from uad.preprocess.intensity import lifted
 from uad.preprocess.orientation import (
-    FLOOR,
     TRIED,
     Turn,
     axes_of,
@@ -278,7 +277,7 @@ def _align(
     fixed, moving = to_ants(atlas.data, atlas.affine), _isotropic(scan, mask, options.spacing)
     goal = cubes(atlas.data, atlas_mask, atlas.spacing)
 
-    def attempt(number: int, turn: Turn | None) -> tuple[float, bool, Any]:
+    def attempt(number: int, turn: Turn | None) -> tuple[float, float, bool, Any]:
         start = None if turn is None else _start(turn, scan, mask, atlas, atlas_mask, folder)
         found = ants.registration(
             fixed=fixed,
@@ -292,20 +291,21 @@ def _align(
         inside = _warp(mask, scan, atlas, transform, "nearestNeighbor")
         image = np.maximum(found["warpedmovout"].numpy(), 0) * inside
         if not inside.any():
-            return 0.0, False, ()
+            return 0.0, 0.0, False, ()
         return *fit(cubes(image, inside, atlas.spacing), goal), (image, inside, transform)
 
     best, warnings = (*attempt(0, None), None), []
-    if not best[1]:
+    if not best[2]:
         ranked = sorted(likeness(cubes(scan.data, mask, scan.spacing), goal), key=lambda x: -x[0])
         for number, (_, turn) in enumerate(ranked[:TRIED], 1):
-            best = max(best, (*attempt(number, turn), turn), key=lambda x: (x[1], x[0]))
-    value, will_do, result, turn = best
+            best = max(best, (*attempt(number, turn), turn), key=lambda x: (x[2], x[0]))
+    value, ratio, will_do, result, turn = best
     if not will_do:
         raise DataError(
             f"{scan.path}: does not fit the atlas in any orientation (mutual information "
-            f"{value:.3f} nats, real scans have {FLOOR} or more). Look at the brain mask and at "
-            "the axes in the header; mend them, or exclude the subject in the config."
+            f"{value:.3f} nats, {ratio:.1f} times that of the next best; for real scans see "
+            "docs/qc.md). Look at the brain mask and at the axes in the header; mend them, or "
+            "exclude the subject in the config."
         )
     if turn is not None and (axes := axes_of(turn)) != "RAS":
         warnings.append(
