@@ -336,7 +336,7 @@ def test_a_relative_path_outside_of_the_results_begins_where_the_run_was_started
         (TABLE, "55.0000", "57.0000", True, "the cell says 57.0000 ± 7.0711, its metrics give 55"),
         (THRESHOLD, '"b0"', '"b1"', True, "is from b1, who are not in the split's val_unhealthy"),
         (METRICS.format(0), "b1", "b3", True, "tests other subjects than the split's test set (b1"),
-        (raws("sick", "b1")[0], "raw", "RAW", True, "was read with other bytes than its manifest"),
+        (raws("sick", "b1")[0], "raw", "RAW", True, "was read with other bytes than raw/sick.m"),
         (WEIGHTS, "weights", "trained again", False, "reconstruct_volumes read other bytes"),
         (f"{AIR}.prov.json", '"seconds": 1.0', '"seconds": 2.0', None, "its record was edited"),
     ],

@@ -6,14 +6,16 @@ one as a person would who knows the records: it makes all hashes fit again.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
+import io
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+from uad.__main__ import main
 from uad.core.files import sha256, write_json
 from uad.core.provenance import FORMAT, SUFFIX, record_digest
 
@@ -25,10 +27,15 @@ ENVIRONMENT = {"python": "3.11.7", "numpy": "2.3.5"}
 ENVIRONMENT["lock_sha256"] = hashlib.sha256(LOCK.encode()).hexdigest()
 
 
-def uad(*arguments, **options):
-    """Run ``uad`` as a user does; its status and what it prints."""
-    command = [sys.executable, "-m", "uad", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, **options)
+def uad(*words):
+    """Run ``uad`` in this process; its status and what it prints."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main(list(map(str, words)))
+        except SystemExit as error:  # of the parser of the command line
+            status = error.code
+    return SimpleNamespace(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 class ResultTree:

@@ -33,12 +33,12 @@ def find_cell(
             is), or the cell was not computed here.
     """
     made = _table_record(records, table)
-    spec, labels = made.params["table"], made.params["labels"]
+    spec, labels, path = made.params["table"], made.params["labels"], records.path(csv_of(made))
     rows = [key for key in spec["rows"] if row.lower() in (key, labels.get(key, key).lower())]
     if not rows:
-        _refuse(records, unknown("row", row, spec["rows"]), table=table, row=row)
-    metrics, path = METRICS, records.path(csv_of(made))
-    if made.rule == "make_metrics_table":
+        raise _refusal(records, unknown("row", row, spec["rows"]), table=table, row=row)
+    percent, metrics = made.rule == "make_table", METRICS
+    if not percent:
         metrics = list(dict.fromkeys(line["metric"] for line in _lines(path)))
     if metric not in metrics:
         raise DataError(f"{table}: {unknown('metric', metric, metrics)}")
@@ -52,7 +52,8 @@ def find_cell(
         "column": _label(found),
         "metric": metric,
     }
-    return made, cell, _value(path, made, cell)
+    phantom = bool(made.params["phantom"])
+    return made, cell, _value(path, cell) | {"phantom": phantom, "percent": percent}
 
 
 def csv_of(made: Record) -> str:
@@ -63,13 +64,6 @@ def csv_of(made: Record) -> str:
 def plus_minus(mean: float, std: float, digits: str = ".2f") -> str:
     """``44.08 ± 2.95``; the mean alone where there is no deviation."""
     return " ± ".join(f"{number:{digits}}" for number in (mean, std) if not isnan(number))
-
-
-def measured(value: dict[str, Any]) -> str:
-    """``44.08 ± 2.95 %``, with ``(phantom)`` where it is one."""
-    unit, digits = (" %", ".2f") if value["percent"] else ("", ".4g")
-    phantom = " (phantom)" if value["phantom"] else ""
-    return f"{plus_minus(value['mean'], value['std'], digits)}{unit}{phantom}"
 
 
 def published(value: dict[str, Any]) -> str:
@@ -93,21 +87,18 @@ def _table_record(records: Records, table: str) -> Record:
             f"{records.path(key)}: its record ({key}{SUFFIX}) {why}; nothing says what the table "
             "was made from. Make it again."
         )
-    return _refuse(records, unknown("table", table, made), table=table)
+    raise _refusal(records, unknown("table", table, made), table=table)
 
 
-def _refuse(records: Records, message: str, **place: str) -> Any:
+def _refusal(records: Records, message: str, **place: str) -> DataError:
     """A table or row that this run does not have, with the published values where there are."""
     path, known = records.path(PUBLISHED), []
     for entry in _lines(path) if path.is_file() else []:
         if place.items() <= entry.items():
-            where = (
-                f"{entry['row']} {entry['experiment']}/{entry['test_dataset']} {entry['metric']}"
-            )
-            numbers = plus_minus(entry["mean"], entry["std"])
-            known.append(f"{where} {numbers} ({entry['source']})")
+            name = f"{entry['row']} {entry['experiment']}/{entry['test_dataset']} {entry['metric']}"
+            known.append(f"{name} {plus_minus(entry['mean'], entry['std'])} ({entry['source']})")
     only = f" – (not of this run). Published only: {'; '.join(known[:4])}." if known else ""
-    raise DataError(f"{place['table']}: {message}{only}")
+    return DataError(f"{place['table']}: {message}{only}")
 
 
 def _label(column: dict[str, str]) -> str:
@@ -129,7 +120,7 @@ def _column(table: str, columns: list[dict[str, str]], name: str | None) -> dict
     return found[0]
 
 
-def _value(path: Path, made: Record, cell: dict[str, str]) -> dict[str, Any]:
+def _value(path: Path, cell: dict[str, str]) -> dict[str, Any]:
     wanted = {"row": cell["row"], "experiment": cell["experiment"], "test_dataset": cell["test"]}
     wanted |= {"metric": cell["metric"]}
     name = "/".join(wanted.values())
@@ -138,14 +129,11 @@ def _value(path: Path, made: Record, cell: dict[str, str]) -> dict[str, Any]:
         raise DataError(f"{path}: has no line for {name}. Make it again.")
     numbers = pd.to_numeric(pd.Series({n: line.get(n) for n in _NUMBERS}), errors="coerce")
     value = numbers.to_dict() | {"published_source": line.get("published_source", "none")}
-    for count in ("n_folds", "n_volumes"):
-        value[count] = 0 if isnan(value[count]) else int(value[count])
     if isnan(value["mean"]):
         raise DataError(
             f"{path}: the cell {name} is – (it was not run). Published: {published(value)}."
         )
-    percent = made.rule == "make_table"
-    return value | {"phantom": bool(made.params["phantom"]), "percent": percent}
+    return value | {n: int(numbers.fillna(0)[n]) for n in ("n_folds", "n_volumes")}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -6,17 +6,20 @@ import hashlib
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from uad.audit.crate_contents import About, Choice, File, collect
+from uad.audit.crate_contents import Choice, File, collect
 from uad.audit.crate_verify import CHECKSUMS, COLUMNS, MANIFEST, METADATA
 from uad.core.files import atomic_path
 from uad.core.provenance import SUFFIX
-from uad.core.records import Records, load_records
+from uad.core.records import load_records
 from uad.data.sources import load_registry
 from uad.report.html import render_page
+
+if TYPE_CHECKING:
+    from uad.data.sources import DataSet
 
 README = "README.md"
 TITLE = "Medical anomaly detection in brain MRI, from raw scans to tables"
@@ -24,6 +27,16 @@ DESCRIPTION = (
     "A run of the workflow that reproduces 'Rethinking Medical Anomaly Detection in Brain MRI: An "
     "Image Quality Assessment Perspective' (https://arxiv.org/abs/2408.08228)"
 )
+
+
+@dataclass(frozen=True)
+class About:
+    """What the records do not say; ``sources`` are public data sets by their name in the config."""
+
+    name: str
+    description: str
+    sources: dict[str, DataSet] = field(default_factory=dict)
+    agent: str | None = None
 
 
 def about_run(datasets: dict[str, str], choice: Choice, agent: str | None = None) -> About:
@@ -45,60 +58,55 @@ def about_run(datasets: dict[str, str], choice: Choice, agent: str | None = None
 def pack(
     results: str | Path, out: str | Path, choice: Choice, about: About, repository: str | Path
 ) -> list[File]:
-    """Write the crate of a finished run; packed again, it has the same bytes.
+    """Write the crate of a finished run as a zip file; packed again, it has the same bytes.
 
-    Args:
-        results: folder of the run.
-        out: zip file to be written; below ``results`` or elsewhere.
-        choice: what is packed beyond words and numbers.
-        about: what the records do not say.
-        repository: the code to be packed.
+    Returns:
+        All files of the run and of the code in ``repository``, packed or left out.
 
     Raises:
         DataError: the tree has no records, or is not as its records say.
     """
     from uad.audit.crate_metadata import describe  # loads requests
 
-    records = _without_older_crate(load_records(results, repository), Path(out))
-    files = collect(records, choice)
-    described = describe(records, files, about, [README, MANIFEST, CHECKSUMS])
-    left_out = Counter(file.left_out for file in files if file.left_out)
-    readme = render_page("crate.md", about=about, choice=choice, left_out=sorted(left_out.items()))
-    texts = {METADATA: described, README: readme}
-    own = [File(name, len(text.encode()), _digest(text)) for name, text in texts.items()]
-    texts[MANIFEST] = _manifest([*own, *files])
-    own.append(File(MANIFEST, 0, _digest(texts[MANIFEST])))
-    packed = [file for file in files if not file.left_out]
-    texts[CHECKSUMS] = "".join(f"{file.sha256}  {file.place}\n" for file in [*own, *packed])
-    write_zip(Path(out), texts, [(f.place, f.source) for f in packed if f.source])
-    return files
-
-
-def _without_older_crate(records: Records, out: Path) -> Records:
-    """The records without that of an older crate, which is no part of the new one."""
+    records = load_records(results, repository)
+    # an older crate is no part of the new one
     older = Path(f"{out}{SUFFIX}").resolve()
     kept, broken = (
         {key: value for key, value in found.items() if records.path(key).resolve() != older}
         for found in (records.all, records.broken)
     )
-    return replace(records, all=kept, broken=broken)
+    records = replace(records, all=kept, broken=broken)
+    files = collect(records, choice)
+    left_out = sorted(Counter(file.left_out for file in files if file.left_out).items())
+    packed = [file for file in files if not file.left_out]
+    texts = {
+        METADATA: describe(records, files, about, [README, MANIFEST, CHECKSUMS]),
+        README: render_page("crate.md", about=about, choice=choice, left_out=left_out),
+    }
+    own = [File(name, len(text.encode()), _digest(text)) for name, text in texts.items()]
+    rows = [
+        (
+            f.place,
+            "" if f.bytes is None else str(f.bytes),
+            f.sha256 or "",
+            "no" if f.left_out else "yes",
+            f.left_out,
+        )
+        for f in (*own, *files)
+    ]
+    texts[MANIFEST] = "".join("\t".join(row) + "\n" for row in (COLUMNS, *rows))
+    own.append(File(MANIFEST, None, _digest(texts[MANIFEST])))
+    texts[CHECKSUMS] = "".join(f"{file.sha256}  {file.place}\n" for file in [*own, *packed])
+    _write_zip(Path(out), texts, packed)
+    return files
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _manifest(files: list[File]) -> str:
-    rows = [COLUMNS]
-    for file in files:
-        size = "" if file.bytes is None else str(file.bytes)
-        included = "no" if file.left_out else "yes"
-        rows.append((file.place, size, file.sha256 or "", included, file.left_out))
-    return "".join("\t".join(row) + "\n" for row in rows)
-
-
-def write_zip(path: Path, texts: dict[str, str], files: Iterable[tuple[str, Path]]) -> None:
-    """Write a zip file of texts and files by place, whose bytes depend on the content only."""
+def _write_zip(path: Path, texts: dict[str, str], files: list[File]) -> None:
+    """Write a zip file whose bytes depend on the content only."""
 
     def entry(place: str) -> zipfile.ZipInfo:
         # the earliest time that a zip file can name: the real ones would differ
@@ -110,8 +118,8 @@ def write_zip(path: Path, texts: dict[str, str], files: Iterable[tuple[str, Path
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for place, text in texts.items():
             archive.writestr(entry(place), text.encode())
-        for place, source in sorted(files):
-            info = entry(place)
-            info.file_size = source.stat().st_size  # decides whether the entry is a large one
-            with open(source, "rb") as read, archive.open(info, "w") as write:
+        for file in files:
+            info = entry(file.place)
+            info.file_size = file.source.stat().st_size  # decides whether the entry is a large one
+            with open(file.source, "rb") as read, archive.open(info, "w") as write:
                 shutil.copyfileobj(read, write, 1 << 20)

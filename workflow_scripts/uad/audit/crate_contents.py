@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from uad.audit.tree import MARKER
 from uad.core.errors import DataError
 from uad.core.files import sha256
 from uad.core.records import EXTERNAL, REPOSITORY, Records
 from uad.run.launch import CODE
-
-if TYPE_CHECKING:
-    from uad.data.sources import DataSet
 
 #: Folders of a crate: the results tree, and the repository's code.
 RESULTS_FOLDER, CODE_FOLDER = "results/", "code/"
@@ -41,7 +36,6 @@ WRITTEN_VOLUMES = {".nrrd", ".nhdr", ".mha", ".mhd", ".vtk", ".vti"}
 VOLUME, SHOWS_SCANS = "medical image", "shows medical images"
 WEIGHTS, RAW = "weights of a model", "raw data of their provider"
 NOT_KEPT, ELSEWHERE = "not kept by the run", "outside the results and the code"
-UNTRACKED = "not under version control, and no job ran it"
 ABOUT_TREE = "says something about this tree, which a reader finds out anew"
 
 
@@ -65,16 +59,6 @@ class Choice:
     models: bool = False
 
 
-@dataclass(frozen=True)
-class About:
-    """What the records do not say; ``sources`` are public data sets by their name in the config."""
-
-    name: str
-    description: str
-    sources: dict[str, DataSet] = field(default_factory=dict)
-    agent: str | None = None
-
-
 def place_of(key: str) -> str:
     """Path in the crate of a file of the results or of the code; the key itself of any other."""
     if key.startswith(REPOSITORY):
@@ -92,20 +76,19 @@ def collect(records: Records, choice: Choice) -> list[File]:
     root = records.root
     wrong = [f"{key} {why}" for key, why in sorted(records.broken.items())]
     files = {file.place: file for file in code_files(records, choice)}
-    # what no job declares: records, and the tree's own files
-    for name in (MARKER, "README.md", *records.all):
-        path = root / name
-        if name == "README.md" and not path.is_file():
-            # in a results folder elsewhere nobody has said what each file is
-            path = records.repository / RESULTS_FOLDER / name
+    # what no job declares; a results folder elsewhere may have no README of its own
+    own = {key: root / key for key in (MARKER, *records.all)}
+    readmes = [folder / "README.md" for folder in (root, records.repository / RESULTS_FOLDER)]
+    own["README.md"] = next(filter(Path.is_file, readmes), readmes[0])
+    for key, path in own.items():
         if path.is_file():
-            files[RESULTS_FOLDER + name] = _read(RESULTS_FOLDER + name, path)
-    reasons = _Reasons(records, choice)
+            files[place_of(key)] = _read(place_of(key), path)
+    why_left_out = _reasons(records, choice)
     entries = {entry.key: entry for record in records.all.values() for entry in record.inputs}
     for key, entry in sorted({**entries, **records.outputs}.items()):
         if key in records.all:
             continue
-        place, path, why = place_of(key), records.path(key), reasons.why_left_out(key)
+        place, path, why = place_of(key), records.path(key), why_left_out(key)
         packed = not why and not key.startswith(EXTERNAL)
         if packed and not path.is_file():
             wrong.append(f"{path} is missing")
@@ -136,25 +119,19 @@ def code_files(records: Records, choice: Choice) -> Iterator[File]:
 
     Under version control only what is tracked, and what the records say that a job ran.
     """
-    repository, run = records.repository, set()
-    for record in records.all.values():
-        library = record.content["code"]["library_files"]
-        run |= {
-            f"workflow_scripts/{record.rule}.py",
-            *(f"workflow_scripts/uad/{n}" for n in library),
-        }
-        run |= {e.key.removeprefix(REPOSITORY) for e in record.inputs if REPOSITORY in e.key}
-    tracked = _git_files(repository, "--cached")
-    if "Snakefile" in tracked:
-        names = tracked | _git_files(repository, "--others", "--exclude-standard") | run
+    repository, names = records.repository, _git_files(records.repository)
+    if "Snakefile" in names:
+        for record in records.all.values():
+            library = record.content["code"]["library_files"]
+            names |= {f"workflow_scripts/uad/{name}" for name in library}
+            names |= {e.key.removeprefix(REPOSITORY) for e in record.inputs if REPOSITORY in e.key}
+            names.add(f"workflow_scripts/{record.rule}.py")
     else:  # a copy of the code without its history
-        names = {p.relative_to(repository).as_posix() for p in repository.rglob("*")}
-        tracked = names
+        names = {path.relative_to(repository).as_posix() for path in repository.rglob("*")}
     for name in sorted(filter(_is_code, names)):
         path = repository / name
         if path.is_file():
-            why = _why_out_of_code(path, choice) if name in tracked | run else UNTRACKED
-            yield _read(CODE_FOLDER + name, path, why)
+            yield _read(CODE_FOLDER + name, path, _why_out_of_code(path, choice))
 
 
 def _is_code(name: str) -> bool:
@@ -164,9 +141,9 @@ def _is_code(name: str) -> bool:
     return bool(parts) and parts[0] in CODE_PARTS and not left and "__pycache__" not in parts
 
 
-def _git_files(repository: Path, *options: str) -> set[str]:
-    """Files of the repository as git lists them; none where there is no git repository."""
-    command = ["git", "-C", str(repository), "ls-files", "-z", *options]
+def _git_files(repository: Path) -> set[str]:
+    """Files of the repository that git tracks; none where there is no git repository."""
+    command = ["git", "-C", str(repository), "ls-files", "-z"]
     try:
         done = subprocess.run(command, capture_output=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
@@ -201,26 +178,38 @@ def _why_out_of_code(path: Path, choice: Choice) -> str:
 # The results ---------------------------------------------------------------------------------
 
 
-class _Reasons:
-    """What stays out of a crate, told by what a file was made from rather than by its name.
+def _reasons(records: Records, choice: Choice) -> Callable[[str], str]:
+    """A function: why the file of a key stays out of a crate; empty if it is packed.
 
-    A picture or page shows scans if its job read a volume, or something that shows scans. What no
-    job made is taken to show them, and so is a page with bitmaps: a notebook can read more than its
-    rule declares.
+    It is told by what a file was made from rather than by its name: a picture or page shows scans
+    if its job read a volume, or something that shows scans. What no job made is taken to show them,
+    and so is a page with bitmaps: a notebook can read more than its rule declares.
     """
+    shows: dict[str, bool] = {}
 
-    def __init__(self, records: Records, choice: Choice) -> None:
-        self.records, self.choice = records, choice
-        self.shows: dict[str, bool] = {}
+    def shows_scans(key: str) -> bool:
+        if key not in shows:
+            shows[key] = True  # until it is known: records that contradict each other
+            shows[key] = find_scans(key)
+        return shows[key]
 
-    def why_left_out(self, key: str) -> str:
-        choice, path = self.choice, self.records.path(key)
-        if key.startswith(EXTERNAL) or (
-            key.startswith(REPOSITORY) and not _is_code(key.removeprefix(REPOSITORY))
-        ):
-            return RAW if _is_volume(key) else ELSEWHERE
-        if key.startswith(REPOSITORY):
+    def find_scans(key: str) -> bool:
+        made_by, path = records.producers.get(key), records.path(key)
+        if _is_volume(key):
+            return True
+        if _suffix(key) not in PICTURE or key.startswith(REPOSITORY):
+            return False
+        if made_by is None or any(shows_scans(entry.key) for entry in made_by.inputs):
+            return True
+        page = path.read_bytes() if _suffix(key) in PAGES and path.is_file() else b""
+        return any(sign in page for sign in BITMAP)
+
+    def why_left_out(key: str) -> str:
+        path = records.path(key)
+        if key.startswith(REPOSITORY) and _is_code(key.removeprefix(REPOSITORY)):
             return _why_out_of_code(path, choice) if path.is_file() else ""
+        if key.startswith((REPOSITORY, EXTERNAL)):
+            return RAW if _is_volume(key) else ELSEWHERE
         if key.startswith("audit/"):
             return ABOUT_TREE
         if _is_weights(key):
@@ -228,29 +217,15 @@ class _Reasons:
         if _is_volume(key):
             if not choice.images:
                 return VOLUME
-            if key not in self.records.outputs and not choice.phantom:
+            if key not in records.outputs and not choice.phantom:
                 return RAW
             return "" if path.is_file() else NOT_KEPT
-        hidden = not choice.images and not choice.phantom and self.shows_scans(key)
+        hidden = not choice.images and not choice.phantom and shows_scans(key)
         return SHOWS_SCANS if hidden else ""
 
-    def shows_scans(self, key: str) -> bool:
-        if key not in self.shows:
-            self.shows[key] = True  # until it is known: records that contradict each other
-            self.shows[key] = _is_volume(key) or (_suffix(key) in PICTURE and self._find(key))
-        return self.shows[key]
-
-    def _find(self, key: str) -> bool:
-        made_by, path = self.records.producers.get(key), self.records.path(key)
-        if key.startswith(REPOSITORY):
-            return False
-        if made_by is None or any(self.shows_scans(entry.key) for entry in made_by.inputs):
-            return True
-        page = path.read_bytes() if _suffix(key) in PAGES and path.is_file() else b""
-        return any(sign in page for sign in BITMAP)
+    return why_left_out
 
 
-@cache
 def _suffix(key: str) -> str:
     return PurePosixPath(key).suffix.lower()
 

@@ -11,17 +11,20 @@ import json
 import mimetypes
 from collections.abc import Iterable
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from rocrate.model import ContextEntity
 from rocrate.model import File as DataFile
 from rocrate.rocrate import ROCrate
 
-from uad.audit.crate_contents import CODE_FOLDER, RESULTS_FOLDER, About, File, place_of
+from uad.audit.crate_contents import CODE_FOLDER, RESULTS_FOLDER, File, place_of
 from uad.audit.tree import CONFIG
 from uad.core.provenance import SUFFIX
 from uad.core.records import REPOSITORY, Record, Records
+
+if TYPE_CHECKING:
+    from uad.audit.crate import About
 
 #: https://www.researchobject.org/workflow-run-crate/profiles/
 PROFILES = {
@@ -31,11 +34,13 @@ PROFILES = {
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": ("Workflow RO-Crate", "1.0"),
 }
 BIOSCHEMAS = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
+LICENCE = "MIT for the code; the terms of the data sets for what was made from scans"
 TERMS = (
     f"The code's licence is {CODE_FOLDER}LICENSE. Tables and metrics are measurements. Who passes "
     "on images or weights is bound by the terms of the data sets, see "
     f"{CODE_FOLDER}docs/sharing.md."
 )
+IN_LIST = "by hash and size in the crate's list of files."
 #: Media types by ending; none of this machine's own list, so that a crate has the same bytes.
 MEDIA = mimetypes.MimeTypes().types_map[True] | {
     ".md": "text/markdown",
@@ -51,17 +56,18 @@ MEDIA = mimetypes.MimeTypes().types_map[True] | {
 def describe(records: Records, files: Iterable[File], about: About, own: Iterable[str]) -> str:
     """Text of ``ro-crate-metadata.json``; ``own`` are the crate's own lists and its README."""
     crate = _Description(records, {file.place: file for file in files}, about)
-    crate.root()
     for place in own:
         crate.data(place, encodingFormat=MEDIA.get(PurePosixPath(place).suffix, "text/plain"))
-    workflow, actions = crate.workflow(), crate.actions()
+    workflow, actions = crate.workflow(), crate.jobs()
     crate.root_dataset["mentions"] = [crate.run(workflow), *actions]
     crate.steps(workflow)
     return json.dumps(crate.metadata.generate(), indent=1, ensure_ascii=False) + "\n"
 
 
-def _but_subject(record: Record) -> list[str]:
-    return [value for name, value in sorted(record.wildcards.items()) if name != "subject"]
+def _title(record: Record) -> list[str]:
+    """Rule and wildcards of a job, without the subject of a scan."""
+    names = sorted(record.wildcards.items())
+    return [record.rule, *(value for name, value in names if name != "subject")]
 
 
 def _start(record: Record) -> datetime.datetime:
@@ -87,18 +93,26 @@ class _Description(ROCrate):
         term = "https://w3id.org/ro/terms/workflow-run#sha256"
         self.metadata.extra_terms["sha256"] = term
         self.records, self.files, self.about = records, files, about
-        self.jobs = list(records.all.values())
-        self.newest = max(self.jobs, key=_start).content
-        who = {"name": about.agent}
-        agent = about.agent and self.thing(f"#{quote(about.agent)}", "Person", **who)
-        self.agent = {"agent": agent} if agent else {}
+        self.all = list(records.all.values())
         #: data set by key of each file that no job made and that is not code
         self.raw = {
             entry.key: record.wildcards["dataset"]
-            for record in self.jobs
+            for record in self.all
             for entry in record.inputs
             if "dataset" in record.wildcards and self._is_raw(entry.key)
         }
+        self.name, self.description = about.name, about.description
+        # the end of the last job: packed again, a crate is the same
+        self.datePublished = max(map(_end, self.all)).isoformat()
+        self.root_dataset["conformsTo"] = [
+            self.thing(uri, "CreativeWork", name=name, version=version)
+            for uri, (name, version) in PROFILES.items()
+        ]
+        self.license = self.thing("#terms", "CreativeWork", name=LICENCE, description=TERMS)
+        self.agent = {}
+        if about.agent:
+            person = self.thing(f"#{quote(about.agent)}", "Person", name=about.agent)
+            self.agent, self.root_dataset["author"] = {"agent": person}, person
 
     def _is_raw(self, key: str) -> bool:
         file = self.files.get(place_of(key))
@@ -116,15 +130,13 @@ class _Description(ROCrate):
         return self.get(place) or self.add(DataFile(self, dest_path=place, properties=known))
 
     def file(self, place: str, **more: Any) -> Any:
-        file, media = self.files[place], MEDIA.get(PurePosixPath(place).suffix.lower())
+        file, path = self.files[place], PurePosixPath(place)
         known = {"contentSize": str(file.bytes), "sha256": file.sha256} if file.sha256 else {}
-        known |= {"encodingFormat": media} if media else {}
+        if media := MEDIA.get(path.suffix.lower()):
+            known["encodingFormat"] = media
         if not file.left_out:
             return self.data(place, **known, **more)
-        known |= {
-            "name": PurePosixPath(place).name,
-            "description": f"Not included: {file.left_out}.",
-        }
+        known |= {"name": path.name, "description": f"Not included: {file.left_out}."}
         return self.thing(f"#{quote(place)}", "CreativeWork", **known)
 
     def of_keys(self, keys: Iterable[str]) -> Any:
@@ -136,13 +148,11 @@ class _Description(ROCrate):
             return self.raw_data(self.raw[key])
         if made_by is None or "subject" not in made_by.wildcards:
             return self.file(place_of(key))
-        name = "/".join([made_by.rule, *_but_subject(made_by)])
-        text = "One file or more for each scan, by hash and size in the crate's list of files."
+        name, text = "/".join(_title(made_by)), f"One file or more for each scan, {IN_LIST}"
         return self.thing(f"#scans/{quote(name)}", "CreativeWork", name=name, description=text)
 
     def raw_data(self, dataset: str) -> Any:
-        number = sum(name == dataset for name in self.raw.values())
-        text = f"{number} files, by hash and size in the crate's list of files."
+        text = f"{list(self.raw.values()).count(dataset)} files, {IN_LIST}"
         known: dict[str, str] = {}
         if source := self.about.sources.get(dataset):
             known = {"alternateName": source.title, "url": str(source.home)}
@@ -152,32 +162,19 @@ class _Description(ROCrate):
         known |= {"name": f"Raw scans of {dataset}", "description": text}
         return self.thing(f"#raw/{dataset}", "CreativeWork", **known)
 
-    # The crate and the workflow
-
-    def root(self) -> None:
-        self.name, self.description = self.about.name, self.about.description
-        # the end of the last job: packed again, a crate is the same
-        self.datePublished = max(map(_end, self.jobs)).isoformat()
-        self.root_dataset["conformsTo"] = [
-            self.thing(uri, "CreativeWork", name=name, version=version)
-            for uri, (name, version) in PROFILES.items()
-        ]
-        if self.agent:
-            self.root_dataset["author"] = self.agent["agent"]
-        name = "MIT for the code; the terms of the data sets for what was made from scans"
-        self.license = self.thing("#terms", "CreativeWork", name=name, description=TERMS)
+    # The workflow, and what ran
 
     def workflow(self) -> Any:
-        place = f"{CODE_FOLDER}Snakefile"
+        place, newest = f"{CODE_FOLDER}Snakefile", max(self.all, key=_start).content
         workflow = self.add_workflow(
             dest_path=place,
             main=True,
             lang="snakemake",
-            lang_version=self.newest["environment"].get("snakemake", "unknown"),
+            lang_version=newest["environment"].get("snakemake", "unknown"),
             properties={
                 "name": "Snakemake workflow",
                 "encodingFormat": "text/plain",
-                "version": self.newest["code"].get("commit") or "unknown",
+                "version": newest["code"].get("commit") or "unknown",
                 "contentSize": str(self.files[place].bytes),
                 "sha256": self.files[place].sha256,
             },
@@ -195,27 +192,34 @@ class _Description(ROCrate):
         entity["version"] = str(self.files[place].sha256)
         return entity
 
-    # What ran
+    def steps(self, workflow: Any) -> None:
+        tools = {rule: self.tool(rule) for rule in self.records.rule_order}
+        workflow["step"] = [
+            self.thing(
+                f"#step/{rule}", "HowToStep", name=rule, position=str(position), workExample=tool
+            )
+            for position, (rule, tool) in enumerate(tools.items(), start=1)
+        ]
+        workflow["hasPart"] = list({tool.id: tool for tool in tools.values()}.values())
 
-    def actions(self) -> list[Any]:
+    def jobs(self) -> list[Any]:
+        """An action per job, and per rule and data set for the jobs of single scans."""
         groups: dict[str, list[Record]] = {}
         for key, record in sorted(self.records.all.items()):
-            group = "/".join([record.rule, *_but_subject(record)])
             is_scan = "subject" in record.wildcards
-            groups.setdefault(group if is_scan else key, []).append(record)
-        return [self.action(group, jobs) for group, jobs in groups.items()]
+            name = f"jobs/{'/'.join(_title(record))}" if is_scan else f"job/{key}"
+            groups.setdefault(f"#{quote(name.removesuffix(SUFFIX))}", []).append(record)
+        return [self.job(identifier, jobs) for identifier, jobs in groups.items()]
 
-    def action(self, group: str, jobs: list[Record]) -> Any:
-        first = jobs[0]
-        name = ", ".join([first.rule, *_but_subject(first)])
+    def job(self, identifier: str, jobs: list[Record]) -> Any:
+        first, name = jobs[0], ", ".join(_title(jobs[0]))
         if "subject" in first.wildcards:
-            identifier, name = f"#jobs/{quote(group)}", f"{name}: {len(jobs)} scans"
+            name = f"{name}: {len(jobs)} scans"
             more = {"description": f"{len(jobs)} jobs; each has its record beside its output."}
         else:
-            identifier = f"#job/{quote(first.key.removesuffix(SUFFIX))}"
             record = self.file(place_of(first.key), description="Record of a job.")
             more = {"description": f"A job of the rule {first.rule}.", "subjectOf": record}
-        return self.create_action(
+        return self.action(
             identifier,
             jobs,
             name=name,
@@ -225,7 +229,7 @@ class _Description(ROCrate):
             **more,
         )
 
-    def create_action(self, identifier: str, jobs: list[Record], **properties: Any) -> Any:
+    def action(self, identifier: str, jobs: list[Record], **properties: Any) -> Any:
         return self.thing(
             identifier,
             "CreateAction",
@@ -240,27 +244,13 @@ class _Description(ROCrate):
         config = [place for place in [RESULTS_FOLDER + CONFIG] if place in self.files]
         read = [*map(self.file, config), *map(self.raw_data, sorted(set(self.raw.values())))]
         graph = self.records.graph
-        return self.create_action(
+        return self.action(
             "#run",
-            self.jobs,
+            self.all,
             name="Run of the workflow",
-            description=f"{len(self.jobs)} jobs that made what is in this crate; not all need have "
+            description=f"{len(self.all)} jobs that made what is in this crate; not all need have "
             "run in one go.",
             instrument=workflow,
             object=_one_or_many(read),
             result=self.of_keys(key for key in sorted(self.records.outputs) if not graph[key]),
         )
-
-    def steps(self, workflow: Any) -> None:
-        order = self.records.rule_order
-        workflow["step"] = [
-            self.thing(
-                f"#step/{rule}",
-                "HowToStep",
-                name=rule,
-                position=str(position),
-                workExample=self.tool(rule),
-            )
-            for position, rule in enumerate(order, start=1)
-        ]
-        workflow["hasPart"] = list({t.id: t for t in map(self.tool, order)}.values())

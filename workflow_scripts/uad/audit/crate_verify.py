@@ -6,7 +6,7 @@ import re
 import tempfile
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -30,26 +30,9 @@ class Verified:
 
     files: int = 0
     seal: str = ""
-    failures: dict[str, list[str]] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     left_out: Counter[str] = field(default_factory=Counter)
     verdict: Verdict | None = None
-
-    def require(self, crate: str | Path) -> None:
-        """Raise a DataError that names the first files that fail, if any does."""
-        if not self.failures:
-            return
-        named = [f"{place} {'; '.join(why)}" for place, why in sorted(self.failures.items())]
-        more = f"; and {len(named) - 5} more" if len(named) > 5 else ""
-        raise DataError(
-            f"{crate}: does not pass its own verification: {'; '.join(named[:5])}{more}. "
-            "'make audit' tells what is wrong with the results; the crate is not kept."
-        )
-
-    def fail(self, place: str, why: str) -> None:
-        """Note what is wrong with a file."""
-        found = self.failures.setdefault(place, [])
-        if why not in found:
-            found.append(why)
 
 
 def verify(crate: str | Path) -> Verified:
@@ -92,28 +75,41 @@ def unpack(path: Path, folder: Path) -> dict[str, str]:
     return damaged
 
 
+def left_out_of(root: Path) -> dict[str, dict[str, str]]:
+    """Rows of a crate's manifest for what it lacks, by path; as far as they can be read."""
+    path = root / MANIFEST
+    text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
+    rows = [dict(zip(COLUMNS, line.split("\t"), strict=False)) for line in text.splitlines()]
+    return {row["path"]: row for row in rows if row.get("included") == "no" and "why_not" in row}
+
+
 def _verify_folder(root: Path, damaged: dict[str, str]) -> Verified:
-    found = Verified(failures={place: [why] for place, why in damaged.items()})
-    checksums = root / CHECKSUMS
-    if not checksums.is_file() and CHECKSUMS not in damaged:
+    found, checksums = Verified(), root / CHECKSUMS
+    for place, why in damaged.items():
+        found.failures[place].append(why)
+    if checksums.is_file():
+        found.seal, text = sha256(checksums), checksums.read_bytes().decode(errors="replace")
+    elif CHECKSUMS in damaged:
+        text = ""
+    else:
         raise DataError(f"{root}: holds no {CHECKSUMS}; this is no crate of this workflow.")
     expected = {}
-    for number, line in enumerate(_lines(root, CHECKSUMS, found), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         if match := re.fullmatch(r"([0-9a-f]{64})  (\S.*)", line):
             expected[match[2]] = match[1]
         else:
-            found.fail(CHECKSUMS, f"line {number} is no checksum and path")
+            found.failures[CHECKSUMS].append(f"line {number} is no checksum and path")
     there = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
-    found.files, found.seal = len(there), sha256(checksums) if checksums.is_file() else ""
-    actual = {place: sha256(root / place) for place in sorted(there - {CHECKSUMS})}
-    for place in sorted({*expected, *actual} - set(damaged)):
-        if place not in actual:
-            found.fail(place, "is missing")
+    found.files = len(there)
+    for place in sorted((there | set(expected)) - {CHECKSUMS, *damaged}):
+        if place not in there:
+            found.failures[place].append("is missing")
         elif place not in expected:
-            found.fail(place, f"is not in {CHECKSUMS}: it was added")
-        elif actual[place] != expected[place]:
-            found.fail(place, "was changed since the crate was packed")
-    left_out = _check_manifest(root, actual, found) if MANIFEST in actual else set()
+            found.failures[place].append(f"is not in {CHECKSUMS}: it was added")
+        elif sha256(root / place) != expected[place]:
+            found.failures[place].append("was changed since the crate was packed")
+    left_out = left_out_of(root)
+    found.left_out = Counter(row["why_not"] for row in left_out.values())
 
     def omitted(key: str) -> bool:
         """Whether a crate may lack a file: one that it lists as left out, or raw data."""
@@ -123,41 +119,7 @@ def _verify_folder(root: Path, damaged: dict[str, str]) -> Verified:
     try:
         found.verdict = audit(root / RESULTS_FOLDER, repository=root / CODE_FOLDER, omitted=omitted)
     except DataError as error:
-        found.fail(RESULTS_FOLDER, str(error))
+        found.failures[RESULTS_FOLDER].append(str(error))
     for finding in found.verdict.findings if found.verdict else ():
-        found.fail(place_of(finding.artifact), f"{finding.check}: {finding.why}")
+        found.failures[place_of(finding.artifact)].append(f"{finding.check}: {finding.why}")
     return found
-
-
-def _lines(root: Path, place: str, found: Verified) -> list[str]:
-    """Lines of a list of the crate; none if it is gone or no text."""
-    try:
-        return (root / place).read_bytes().decode().splitlines()
-    except FileNotFoundError:
-        return []
-    except UnicodeDecodeError as error:
-        found.fail(place, f"is not text ({error.reason} at byte {error.start})")
-        return []
-
-
-def _check_manifest(root: Path, actual: dict[str, str], found: Verified) -> set[str]:
-    """The table of all files agrees with the files; returns the places of those left out."""
-    left_out, listed = set(), {MANIFEST}
-    header, *lines = _lines(root, MANIFEST, found) or [""]
-    if header != "\t".join(COLUMNS):
-        found.fail(MANIFEST, f"does not begin with the columns {', '.join(COLUMNS)}")
-        return left_out
-    for number, line in enumerate(lines, start=2):
-        row = dict(zip(COLUMNS, line.split("\t"), strict=False))
-        if len(row) != len(COLUMNS) or row["included"] not in ("yes", "no"):
-            found.fail(MANIFEST, f"line {number} is not a row of this table")
-        elif row["included"] == "no":
-            left_out.add(row["path"])
-            found.left_out[row["why_not"]] += 1
-        else:
-            listed.add(row["path"])
-            if actual.get(row["path"], row["sha256"]) != row["sha256"]:
-                found.fail(row["path"], f"is not the file that {MANIFEST} lists")
-    for place in sorted(set(actual) - listed):
-        found.fail(place, f"is not in {MANIFEST}")
-    return left_out

@@ -10,13 +10,16 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from math import isnan
+from functools import cache
+from math import isclose, isnan
 from typing import Any
+
+import pandas as pd
 
 from uad.audit.cells import csv_of, find_cell
 from uad.audit.recompute import PUBLISHED, ROUNDED, cells_of, fold_means
 from uad.audit.trace_facts import STAGES, facts_of, stage_of
-from uad.audit.tree import MANIFEST, participants_key, split_key
+from uad.audit.tree import participants_key, split_key
 from uad.core.files import read_tsv, sha256_of_all
 from uad.core.paths import Tree
 from uad.core.provenance import SUFFIX
@@ -119,7 +122,7 @@ def trace(
         row: key of the method, or its label in the table.
         column: ``experiment/test``, the column's label, or the experiment's or the test data
             set's name alone where that is unique; may be left out for a table with one column.
-        metric: ``dice`` or ``auprc``.
+        metric: ``dice`` or ``auprc``; any of a table of all metrics.
         check: hash every file and compare; without it only the records are compared.
 
     Raises:
@@ -146,17 +149,21 @@ class _Walk:
         self.records, self.cell = records, cell
         self.nodes: dict[str, Node] = {}
         self.subjects: dict[str, dict[str, dict[str, list[int]]]] = {}
-        self.tables: dict[str, list[dict[str, Any]]] = {}
-        self.manifests: dict[str, dict[str, str]] = {}
-        self.cell_place = {
-            "experiment": cell["experiment"],
-            "method": cell["row"],
-            "test": cell["test"],
-        }
+        self.place = {"experiment": cell["experiment"], "method": cell["row"], "test": cell["test"]}
         # by their names, so that a file whose record is lost is followed, too
-        self.own = re.compile(
-            Tree("").per_test("metrics", "tsv", fold=r"(\d+)", **self.cell_place)[1:]
-        )
+        self.own = re.compile(Tree("").per_test("metrics", "tsv", fold=r"(\d+)", **self.place)[1:])
+        self.table = cache(self._table)
+
+    def _table(self, key: str, *columns: str) -> pd.DataFrame:
+        """A table on the way; empty if it is not there, cannot be read or lacks a column."""
+        try:
+            table = read_tsv(self.records.path(key))
+        except _UNREADABLE:
+            table = pd.DataFrame()
+        return table if {*columns} <= {*table} else pd.DataFrame(columns=columns)
+
+    def split(self, names: dict[str, str]) -> pd.DataFrame:
+        return self.table(split_key(names), "dataset", "subject", "role")
 
     def follow(self, made: Record) -> None:
         waiting, stores = deque([self.node(csv_of(made))]), deque()
@@ -170,8 +177,7 @@ class _Walk:
                     self.remember(child, record)
                 if new:
                     (stores if child.stage == "store" else waiting).append(child)
-                    self.place(child, record, subject)
-            self.transform(node, record)
+                    self.locate(child, record, subject)
 
     def deciding(self, node: Node, record: Record) -> Iterator[tuple[Artifact, str | None]]:
         """What of a job's inputs the cell depends on, and whose scan it is."""
@@ -182,6 +188,7 @@ class _Walk:
             made_by = self.records.producers.get(entry.key)
             names = made_by.wildcards if made_by else {}
             subject = record.wildcards.get("subject") or names.get("subject")
+            follows = True
             if record.rule in ("make_table", "make_metrics_table"):
                 follows = entry.key == PUBLISHED or self.own.fullmatch(entry.key)
             elif record.rule == "compute_air":
@@ -192,10 +199,12 @@ class _Walk:
                 subject = subject or owners.get(entry.key)
                 packed.add(subject)
                 follows = subject is None or subject in wanted
-            else:
-                follows = True
             if follows:
                 yield entry, subject
+        if record.rule == "register_scan":  # a volume was resampled with the transform
+            for entry in record.outputs:
+                if entry.key.endswith(".mat") and entry.key != node.key:
+                    yield entry, record.wildcards["subject"]
         if record.rule == "pack_slices":
             node.facts |= {"packed": len(packed - {None}), "used": len(wanted)}
             if absent := sorted(wanted - packed):
@@ -207,75 +216,42 @@ class _Walk:
         return {name for key in stores for role in self.subjects[key].values() for name in role}
 
     def owners(self, record: Record) -> dict[str, str]:
-        rows = self.table(participants_key(record.wildcards["dataset"]))
-        roots, columns = record.content["roots"], ("image", "lesion", "mask")
-        files = [(row[c], row.get("subject")) for row in rows for c in columns if row.get(c)]
-        found = {key_of(path, roots): subject for path, subject in files}
+        """Subject by key of a raw file."""
         if record.rule == "predict_brain_masks":  # one image each
             keys = (entry.key for entry in record.inputs)
-            found |= dict(zip(keys, record.params["subjects"], strict=True))
-        return found
+            return dict(zip(keys, record.params["subjects"], strict=True))
+        people = self.table(participants_key(record.wildcards["dataset"]), "subject")
+        columns = people.columns.intersection(["image", "lesion", "mask"])
+        files = people.melt("subject", columns, value_name="path").dropna(subset="path")
+        roots = record.content["roots"]
+        return {key_of(file.path, roots): file.subject for file in files.itertuples() if file.path}
 
     def remember(self, store: Node, record: Record) -> None:
         """Whose volumes a job took from a store: those of its roles in the split of its fold."""
         roles, fold = ROLES_READ.get(record.rule), int(record.wildcards["fold"])
         wanted = self.subjects.setdefault(store.key, {})
-        for row in self.split(split_key(record.wildcards)):
-            mine = row["dataset"] == store.place.get("dataset")
-            if mine and (roles is None or row["role"] in roles):
-                folds = wanted.setdefault(row["role"], {}).setdefault(row["subject"], [])
+        for row in self.split(record.wildcards).itertuples():
+            if row.dataset == store.place.get("dataset") and (roles is None or row.role in roles):
+                folds = wanted.setdefault(row.role, {}).setdefault(row.subject, [])
                 if fold not in folds:
                     folds.append(fold)
 
-    def split(self, key: str) -> list[dict[str, Any]]:
-        rows = self.table(key)
-        return rows if all({"dataset", "subject", "role"} <= row.keys() for row in rows) else []
-
-    def table(self, key: str) -> list[dict[str, Any]]:
-        """Rows of a table on the path; none if it is not there or cannot be read."""
-        if key not in self.tables:
-            try:
-                rows = read_tsv(self.records.path(key)).fillna("").to_dict("records")
-            except _UNREADABLE:
-                rows = []
-            self.tables[key] = rows
-        return self.tables[key]
-
-    def place(self, node: Node, record: Record, subject: str | None) -> None:
+    def locate(self, node: Node, record: Record, subject: str | None) -> None:
         """Say where a raw file is from: a generator, a download, or somebody's folder."""
         dataset = record.wildcards.get("dataset")
         if node.stage != "raw" or dataset is None:
             return
         node.place |= {"dataset": dataset, **({"subject": subject} if subject else {})}
-        index = self.records.producers.get(participants_key(dataset))
-        params = index.params if index else {}
-        node.facts["source"] = params.get("dataset", {}).get("source", "unknown")
-        node.facts["folder"] = params.get("root")
         manifest = f"raw/{dataset}.manifest.tsv"
         for key in (manifest, f"raw/{dataset}.download.json"):
             if key in self.records.producers:
                 self.node(key)
                 node.inputs.append(key)
-        listed = self.listed(manifest)
-        if listed and node.key not in listed:
-            node.note(f"is not listed in {manifest}")
-        elif listed and listed[node.key] != node.sha256:
-            short = str(listed[node.key])[:12]
-            node.note(f"was read with other bytes than its manifest lists ({short})")
-
-    def listed(self, manifest: str) -> dict[str, str]:
-        if manifest not in self.manifests:
-            folder, rows = manifest.removesuffix(MANIFEST), self.table(manifest)
-            found = {f"{folder}/{row.get('path')}": row.get("sha256") for row in rows}
-            self.manifests[manifest] = found
-        return self.manifests[manifest]
-
-    def transform(self, node: Node, record: Record | None) -> None:
-        """The transform that a registered volume was resampled with: an output of its own job."""
-        for output in record.outputs if record else ():
-            if output.key.endswith(".mat") and output.key != node.key:
-                self.node(output.key).inputs = node.inputs
-                node.facts["with"] = [output.key]
+        listed = self.table(manifest, "path", "sha256")
+        if len(listed):
+            mine = listed.loc[f"raw/{dataset}/" + listed["path"] == node.key, "sha256"]
+            if list(mine) != [node.sha256]:
+                node.note(f"was read with other bytes than {manifest} lists ({', '.join(mine)})")
 
     def node(self, key: str, entry: Artifact | None = None) -> Node:
         """The node of a file; a new one has what its record says."""
@@ -289,8 +265,7 @@ class _Walk:
             node.place.setdefault("fold", match[1])
         if entry:
             node.sha256, node.bytes = entry.sha256, entry.bytes
-        broken = self.records.broken.get(record.key if record else f"{key}{SUFFIX}")
-        if broken:
+        if broken := self.records.broken.get(record.key if record else f"{key}{SUFFIX}"):
             node.note(f"its record {broken}")
         elif record is None and stage not in ("raw", "published"):
             node.note("no record says how it was made")
@@ -312,62 +287,52 @@ class _Walk:
 
     def recompute(self, table: Node, value: dict[str, Any]) -> list[dict[str, Any]]:
         """The cell and its folds from the metrics; the tested subjects must be the split's."""
-        cell, place, frames, folds = self.cell, self.cell_place, [], []
-        metric, scale = cell["metric"], 1 if value["percent"] else 100
-        shared = {"method": cell["row"], "experiment": cell["experiment"]}
+        cell, metric, folds, frames = self.cell, self.cell["metric"], [], []
+        scale, test = 1 if value["percent"] else 100, cell["test"]
+        own = {"method": cell["row"], "experiment": cell["experiment"], "test_dataset": test}
         metrics = [node for node in self.nodes.values() if node.stage == "metrics"]
         for node in sorted(metrics, key=lambda node: int(node.place["fold"])):
-            fold, mean, subjects = int(node.place["fold"]), None, []
-            try:
-                rows = read_tsv(self.records.path(node.key))
-                rows = rows.assign(**shared, test_dataset=cell["test"], fold=fold)
-                means = fold_means([rows], [metric]).xs(metric, level="metric")
-                mean = float(means.iloc[0]) / scale if len(means) else None
-                subjects = rows.loc[rows[metric].notna(), "subject"].tolist()
-                frames.append(rows)
-                split = self.split(split_key({**place, "fold": str(fold)}))
-                mine = [row for row in split if row["dataset"] == cell["test"]]
-                tested = {row["subject"] for row in mine if row["role"] == "test"}
-                if tested and (odd := sorted(set(rows["subject"]) ^ tested)):
-                    node.note(f"tests other subjects than the split's test set ({_some(odd)})")
-            except _UNREADABLE:
+            fold, rows = int(node.place["fold"]), self.table(node.key, "subject", metric)
+            rows = rows.assign(**own, fold=fold, **{metric: pd.to_numeric(rows[metric], "coerce")})
+            frames.append(rows)
+            mean = (
+                None if rows[metric].isna().all() else float(fold_means([rows], [metric]).iloc[0])
+            )
+            subjects = rows.loc[rows[metric].notna(), "subject"].tolist()
+            split = self.split({**self.place, "fold": str(fold)}).query("dataset == @test")
+            tested = set(split.loc[split["role"] == "test", "subject"])
+            if not len(rows):
                 node.note(f"is not a table with the columns subject and {metric}")
-            node.facts |= {"value": mean, "subjects": subjects, "metric": metric}
-            fold_of = {"fold": fold, "value": mean, "subjects": subjects, "metrics": node.key}
-            folds.append(fold_of)
-        table.place |= {"table": cell["table"], **place}
+            elif tested and (odd := sorted(set(rows["subject"]) ^ tested)):
+                node.note(f"tests other subjects than the split's test set ({_some(odd)})")
+            found = {"value": mean if mean is None else mean / scale, "subjects": subjects}
+            node.facts |= {**found, "metric": metric}
+            folds.append({"fold": fold, **found, "metrics": node.key})
+        table.place |= {"table": cell["table"], **self.place}
         table.facts |= {"mean": value["mean"], "std": _or_none(value["std"])}
         if not folds or any(fold["value"] is None for fold in folds):
             table.note("the cell cannot be computed again: metrics of a fold are missing")
             return folds
-        name = cell["row"], cell["experiment"], cell["test"], metric
-        found = cells_of(frames, [metric]).loc[name, ["mean", "std"]]
-        mean, std = (float(number) / scale for number in found)
+        mean, std = (cells_of(frames, [metric])[["mean", "std"]].iloc[0] / scale).tolist()
         table.facts |= {"recomputed_mean": mean, "recomputed_std": _or_none(std)}
-        pairs = ((value["mean"], mean), (value["std"], std))
-        if not all(_agree(*pair, ROUNDED if value["percent"] else None) for pair in pairs):
-            said = f"{value['mean']:.4f} ± {value['std']:.4f}"
-            table.note(f"the cell says {said}, its metrics give {mean:.4f} ± {std:.4f}")
+        # to the last digit of the table
+        close = {"abs_tol": ROUNDED} if value["percent"] else {"rel_tol": 1e-5, "abs_tol": 1e-9}
+        for said, computed in ((value["mean"], mean), (value["std"], std)):
+            same = isclose(said, computed, **close) or (isnan(said) and isnan(computed))
+            if not same:
+                said = f"{value['mean']:.4f} ± {value['std']:.4f}"
+                table.note(f"the cell says {said}, its metrics give {mean:.4f} ± {std:.4f}")
         if len(folds) != value["n_folds"]:
             table.note(f"the cell counts {value['n_folds']} folds, there are {len(folds)}")
         return folds
 
     def tell(self, node: Node) -> None:
         """Gather what is worth telling about a node; check who a threshold or AIR is from."""
-        record, there = self.records.producers.get(node.key), self.records.path(node.key).is_file()
-        if node.stage in ("split", "participants") and there:
-            rows = self.split(node.key) if node.stage == "split" else self.table(node.key)
-            if not rows:
-                node.note("cannot be read, or lacks a column or all rows")
-            elif node.stage == "split":
-                sizes = node.facts.setdefault("sizes", {})
-                counts = Counter((row["dataset"], row["role"]) for row in rows)
-                for (dataset, role), number in counts.items():
-                    sizes.setdefault(dataset, {})[role] = number
+        record = self.records.producers.get(node.key)
         try:
             node.facts |= facts_of(node.stage, record, self.records) if record else {}
         except _UNREADABLE:
-            if there:
+            if self.records.path(node.key).is_file():
                 node.note("its content cannot be read")
         if node.stage in ("threshold", "air") and "fold" in node.place:
             used = {
@@ -387,14 +352,14 @@ def _compare_with_files(records: Records, nodes: list[Node], check: bool) -> Non
     for node, found in zip(nodes, digests, strict=True):
         if found is None and is_temporary(node.key):
             node.status = NOT_KEPT
+        elif check and found is None:
+            node.status = MISSING
+            node.note("the file is missing")
+        elif check and found != node.sha256:
+            node.status = CHANGED
+            node.note(f"the file's SHA-256 is {found[:12]}, recorded is {short(node.sha256)}")
         elif check:
-            node.status = MISSING if found is None else SAME if found == node.sha256 else CHANGED
-            if node.status == MISSING:
-                node.problems.append("the file is missing")
-            elif node.status == CHANGED:
-                node.problems.append(
-                    f"the file's SHA-256 is {found[:12]}, recorded is {short(node.sha256)}"
-                )
+            node.status = SAME
 
 
 def _code(records: Records, nodes: Iterable[Node]) -> list[dict[str, Any]]:
@@ -404,21 +369,15 @@ def _code(records: Records, nodes: Iterable[Node]) -> list[dict[str, Any]]:
         (c["code"]["commit"], c["code"]["diff_sha256"], c["environment"]["lock_sha256"])
         for c in jobs.values()
     )
+    names = ("commit", "diff_sha256", "lock_sha256", "jobs")
     return [
-        {"commit": commit, "diff_sha256": diff, "lock_sha256": lock, "jobs": number}
-        for (commit, diff, lock), number in counts.most_common()
+        dict(zip(names, (*state, number), strict=True)) for state, number in counts.most_common()
     ]
 
 
 def short(digest: str | None) -> str:
     """The first 12 characters of a SHA-256."""
     return digest[:12] if digest else "no hash"
-
-
-def _agree(said: float, computed: float, rounded: float | None) -> bool:
-    """Whether a number of a table, to its last digit (of six if not given), is a computed one."""
-    most = 1e-5 * abs(said) + 1e-9 if rounded is None else rounded
-    return isnan(said) == isnan(computed) and not abs(said - computed) > most
 
 
 def _or_none(number: float) -> float | None:

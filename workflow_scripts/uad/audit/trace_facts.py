@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from uad.audit.recompute import PUBLISHED
-from uad.core.files import read_json
+from uad.core.files import read_json, read_tsv
 from uad.core.records import EXTERNAL, Record, Records
 
 #: Kinds of nodes, from the cell to the source of the raw data.
@@ -14,7 +14,7 @@ STAGES = (
     *("split", "list", "store", "registered", "transform", "brain mask", "participants"),
     *("atlas", "raw", "source", "other"),
 )
-#: What the outputs of a rule are; a rule that is not here makes nodes of the kind ``other``.
+#: What the outputs of a rule are; those of a rule that is not here are ``other``.
 _OF_RULE = {
     "make_table": "cell",
     "make_metrics_table": "cell",
@@ -38,26 +38,6 @@ _OF_RULE = {
 }
 #: What a file is, by its folder, where its record is lost; other folders are called as the stage.
 _OF_FOLDER = {"thresholds": "threshold", "models": "weights", "splits": "split", "slices": "store"}
-
-
-def stage_of(key: str, record: Record | None) -> tuple[str, dict[str, str]]:
-    """Stage of a file, and its place: by the record of its job, else by its name."""
-    if record is not None:
-        stage = "transform" if key.endswith(".mat") else _OF_RULE.get(record.rule, "other")
-        return stage, dict(record.wildcards)
-    if key == PUBLISHED:
-        return "published", {}
-    if key.startswith(("raw/", EXTERNAL)):
-        source = key.endswith((".manifest.tsv", ".download.json"))
-        return "source" if source else "raw", {}
-    folder, _, name = key.partition("/")
-    stage = _OF_FOLDER.get(folder, folder if folder in STAGES else "other")
-    dataset, _, modality = name.partition(".")[0].rpartition("_")
-    if stage == "store":
-        return stage, {"dataset": dataset, "modality": modality}
-    return stage, {"dataset": name.partition(".")[0]} if stage == "participants" else {}
-
-
 #: What is worth telling about a file, by stage: where it stands in its job's record, or in the JSON
 #: that the job has written. A fact is called as the last part of its place.
 _FACTS = {
@@ -75,16 +55,40 @@ _FACTS = {
 }
 
 
+def stage_of(key: str, record: Record | None) -> tuple[str, dict[str, str]]:
+    """Stage of a file, and its place: by the record of its job, else by its name."""
+    if record is not None:
+        stage = "transform" if key.endswith(".mat") else _OF_RULE.get(record.rule, "other")
+        return stage, dict(record.wildcards)
+    if key == PUBLISHED:
+        return "published", {}
+    if key.startswith(("raw/", EXTERNAL)):
+        source = key.endswith((".manifest.tsv", ".download.json"))
+        return "source" if source else "raw", {}
+    folder, _, name = key.partition("/")
+    stage = _OF_FOLDER.get(folder, folder if folder in STAGES else "other")
+    dataset, _, modality = name.partition(".")[0].rpartition("_")
+    return stage, {"dataset": dataset, "modality": modality} if stage == "store" else {}
+
+
 def facts_of(stage: str, record: Record, records: Records) -> dict[str, Any]:
     """What is worth telling about a file of a stage, from its job's record and its content."""
-    content, params = record.content, record.params
-    job_seed = content["seeds"].get("job")
-    content = content | {"seeds": {"seed": job_seed}}
-    content["params"] = params | {"folder": params.get("root")}
+    content, params, seed = record.content, record.params, record.content["seeds"].get("job")
+    content = {
+        **content,
+        "seeds": {"seed": seed},
+        "params": {**params, "folder": params.get("root")},
+    }
     written = next((e.key for e in record.outputs if e.key.endswith(".json")), None)
     if written and stage in ("threshold", "air", "atlas", "source"):
         content["written"] = read_json(records.path(written))
-    found = {}
+    found: dict[str, Any] = {}
+    if stage == "split":
+        table = read_tsv(records.path(record.outputs[0].key))
+        counts = table.groupby(["dataset", "role"], sort=False).size()
+        found["sizes"] = {
+            name: part[name].to_dict() for name, part in counts.groupby(level=0, sort=False)
+        }
     for place in _FACTS.get(stage, "").split():
         value = content
         for name in place.split("."):
@@ -97,7 +101,7 @@ def facts_of(stage: str, record: Record, records: Records) -> dict[str, Any]:
         reviewed = {scan["subject"] for scan in spec.get("reviewed", [])}
         found["left_out"] = sorted({*spec.get("exclude", {}), *reviewed})
     elif stage == "source" and record.rule == "make_phantom":
-        found = {"kind": "phantom", "seed": job_seed, **params["dataset"]["phantom"]}
+        found = {"kind": "phantom", "seed": seed, **params["dataset"]["phantom"]}
     elif stage == "source":
         names = ("name", "url", "checksum", "verified")
         files = [{n: file[n] for n in names if n in file} for file in content["written"]["files"]]

@@ -13,7 +13,7 @@ from typing import Any
 
 import networkx
 
-from uad.audit.cells import measured, published
+from uad.audit.cells import plus_minus, published
 from uad.audit.trace import CHANGED, MISSING, NOT_KEPT, SAME, Lineage, Node, short
 from uad.report.render import counted
 
@@ -37,22 +37,21 @@ class _Text:
         self.nodes = {node.key: node for node in lineage.nodes}
 
     def lines(self) -> Iterator[str]:
-        lineage = self.lineage
-        yield from _head(lineage)
+        yield from _head(self.lineage)
         graph = networkx.DiGraph()
         graph.add_nodes_from(self.nodes)
-        for node in lineage.nodes:
+        for node in self.lineage.nodes:
             below = [key for key in node.inputs if self.nodes[key].stage != "store"]
             graph.add_edges_from((node.key, key) for key in below)
-        (cell,) = lineage.of("cell")
-        for root in [cell, *lineage.of("store"), *lineage.nodes]:
+        # what a lost record separates from the cell comes last
+        for root in [*self.lineage.of("cell"), *self.lineage.of("store"), *self.lineage.nodes]:
             if root.key in graph:
                 tree = networkx.bfs_tree(graph, root.key)
                 yield ""
                 yield from self.drawn(root, tree, "", "")
                 graph.remove_nodes_from(list(tree))
         yield "-" * WIDTH
-        yield from _foot(lineage)
+        yield from _foot(self.lineage)
 
     def drawn(self, node: Node, tree: Any, prefix: str, rest: str) -> Iterator[str]:
         """Lines of a node; the first begins with ``prefix``, those below it with ``rest``."""
@@ -60,11 +59,9 @@ class _Text:
         room = LEFT - len(prefix)
         title, *more = textwrap.wrap(self.title(node), room, break_on_hyphens=False)
         yield f"{prefix}{title:{room}} {mark} {short(node.sha256):<12}  {(node.rule or '')[:20]}"
-        others = {
-            self.title(self.nodes[k]): None for k in node.inputs if not tree.has_edge(node.key, k)
-        }
+        others = [self.title(self.nodes[k]) for k in node.inputs if not tree.has_edge(node.key, k)]
         texts = [*more, node.key, *_facts(node, self.lineage, self.full)]
-        texts += [f"reads: {', '.join(others)}"] if others else []
+        texts += [f"reads: {', '.join(dict.fromkeys(others))}"] if others else []
         for text in texts:
             yield from _wrapped(text, rest, rest)
         for problem in node.problems:
@@ -84,24 +81,21 @@ class _Text:
             kinds.setdefault(self.nodes[key].stage, []).append(self.nodes[key])
         items: list[Node | str] = []
         for stage, found in kinds.items():
-            if self.full or len(found) <= MOST:
-                items += found
-                continue
-            bad = [
-                n
-                for n in found
-                if any(self.nodes[k].problems for k in networkx.descendants(tree, n.key) | {n.key})
-            ]
-            shown = [n for n in found if n in found[:FIRST] or n in bad]
-            hidden = [n for n in found if n not in shown]
+            shown = found
+            if not self.full and len(found) > MOST:
+                shown = [n for n in found if n in found[:FIRST] or self.fails(n, tree)]
             items += shown
-            if hidden:
+            if hidden := [n for n in found if n not in shown]:
                 values = [n.facts.get("value") for n in hidden if stage == "metrics"]
                 texts = ", ".join("?" if value is None else f"{value:.2f}" for value in values)
-                kind = "fold" if stage == "metrics" else NAMES.get(stage, stage)
-                number = f"... and {len(hidden)} more {kind}{'s' * (len(hidden) > 1)}"
-                items.append(f"{number}: {texts}" if texts else number)
+                kind = "fold" if stage == "metrics" else f"{NAMES.get(stage, stage)} file"
+                more = f"... and {counted(len(hidden), f'more {kind}')}"
+                items.append(f"{more}: {texts}" if texts else more)
         return items
+
+    def fails(self, node: Node, tree: Any) -> bool:
+        keys = networkx.descendants(tree, node.key) | {node.key}
+        return any(self.nodes[key].problems for key in keys)
 
     def title(self, node: Node) -> str:
         name, place = NAMES.get(node.stage, node.stage), node.place
@@ -112,7 +106,8 @@ class _Text:
             return f"{place['subject']}: {name}"
         if node.stage == "metrics":
             return f"fold {place['fold']}: {name}"
-        return f"{name} of {place['dataset']}" if node.stage == "participants" else name
+        is_table = node.stage == "participants" and "dataset" in place
+        return f"{name} of {place['dataset']}" if is_table else name
 
 
 def _wrapped(text: str, prefix: str, rest: str) -> list[str]:
@@ -125,8 +120,10 @@ def _head(lineage: Lineage) -> Iterator[str]:
     title = f"{cell['table']}, {cell['label']} ({cell['row']}), {cell['column']}, {cell['metric']}"
     yield from _wrapped(title + ("   PHANTOM DATA" if value["phantom"] else ""), "", "")
     yield "=" * WIDTH
+    unit, digits = (" %", ".2f") if value["percent"] else ("", ".4g")
+    phantom = " (phantom)" if value["phantom"] else ""
     counts = f"{counted(value['n_folds'], 'fold')}, {counted(value['n_volumes'], 'test volume')}"
-    yield f"{measured(value)}: {counts}"
+    yield f"{plus_minus(value['mean'], value['std'], digits)}{unit}{phantom}: {counts}"
     against = "; a phantom is not comparable with it" if value["phantom"] else ""
     yield from _wrapped(f"published: {published(value)}{against}", "", "")
 
@@ -140,12 +137,11 @@ def _foot(lineage: Lineage) -> Iterator[str]:
         commit, jobs = (state["commit"] or "unknown")[:12], counted(state["jobs"], "job")
         yield from _wrapped(f"code: commit {commit}{dirty}{pins}; {jobs}", "", "      ")
     counts, number = Counter(node.status for node in lineage.nodes), len(lineage.nodes)
+    text = f"{number} files; their hashes are from the records and were not checked"
     if lineage.checked:
         text = f"{counts[SAME]} of {number} files are as recorded (=)"
         if counts[NOT_KEPT]:
             text += f"; {counts[NOT_KEPT]} were not kept, hash from their records (–)"
-    else:
-        text = f"{number} files; their hashes are from the records and were not checked"
     yield f"{text}."
     if lineage.problems:
         yield f"× {counted(len(lineage.problems), 'problem')}:"
