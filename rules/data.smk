@@ -106,7 +106,7 @@ checkpoint index_dataset:
         "../envs/preprocess.yaml"
     params:
         root=raw_root,
-        listing=raw_listing(content=False),
+        listing=raw_listing,
         dataset=dataset_keys("layout", "source", "modalities", "exclude", "limit"),
     script:
         f"{SCRIPTS}/index_dataset.py"
@@ -135,8 +135,8 @@ rule validate_dataset:
         runtime=request(30, 0.2, of_wildcard),
     params:
         root=raw_root,
-        listing=raw_listing(content=True),
-        dataset=dataset_keys("layout", "source", "expected", "exclude", "limit"),
+        listing=raw_listing,
+        dataset=dataset_keys("layout", "source", "modalities", "expected", "exclude", "limit"),
         phantom=cfg.phantom,
         backend=lambda wildcards: cfg.backend_of(wildcards.dataset),
     script:

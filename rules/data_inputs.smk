@@ -36,20 +36,15 @@ def raw_root(wildcards):
     return tree.raw(wildcards.dataset) if dataset.source == "phantom" else dataset.path
 
 
-def raw_listing(content):
-    """Param: a digest of a raw tree that is not ours, so that additions to it are seen."""
-
-    def digest(wildcards):
-        if cfg.datasets[wildcards.dataset].source == "phantom":
-            return None  # its manifest is an input
-        try:
-            return listing_digest(raw_root(wildcards), content=content)
-        except DataError as error:
-            sys.exit(
-                f"\n{error}\n"
-            )  # no exception that Snakemake would wrap: the message is for a person
-
-    return digest
+def raw_listing(wildcards):
+    """Param: a digest of a raw tree that is not ours, so that changes in it are seen."""
+    if cfg.datasets[wildcards.dataset].source == "phantom":
+        return None  # its manifest is an input
+    try:
+        return listing_digest(raw_root(wildcards))
+    except DataError as error:
+        # not an exception that Snakemake would wrap: the message is for a person
+        sys.exit(f"\n{error}\n")
 
 
 def raw_tree(wildcards):

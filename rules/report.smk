@@ -149,6 +149,7 @@ rule describe_run:
             for fold in cfg.folds_of(experiment)
         ],
         participants=expand(tree.participants(), dataset=cfg.datasets_of_run()),
+        verdicts=expand(tree.validation("tsv"), dataset=cfg.datasets_of_run()),
         config=rules.save_config.output[0],
     output:
         workflow=shown(

@@ -139,7 +139,7 @@ def test_ages_come_along_with_the_scans(home, get, tmp_path):
     write_xls(home / "IXI.xls", [(1, 1, 30.5), (2, 2, 61)])
     files = get("ixi")[1]
     assert [f.path.name for f in files] == ["IXI-T1.tar", "IXI-T2.tar", "IXI.xls"]
-    table = index_dataset("ixi", tmp_path / "ixi", ["T1"])
+    table = index_dataset("ixi", tmp_path / "ixi", ["T1"]).table
     assert add_ages(table, "ixi", tmp_path / "ixi")[1]["known"] == 2
 
 

@@ -119,7 +119,7 @@ STRAYS = {
 def test_a_ready_layout_finds_the_subjects_of_a_tree_as_it_is_documented(tmp_path, layout):
     files, modalities, count, first = READY[layout]
     touch(tmp_path, files)
-    table = index_dataset(layout, tmp_path, modalities)
+    table = index_dataset(layout, tmp_path, modalities).table
     assert table["name"].nunique() == count and len(table) == count * len(modalities)
     assert Path(table["image"].iloc[0]).name == first
     assert stray_files(layout, tmp_path) == sorted(STRAYS.get(layout, lambda _: [])(files))
@@ -130,12 +130,12 @@ def test_a_ready_layout_finds_the_subjects_of_a_tree_as_it_is_documented(tmp_pat
 
 def test_sites_are_read_from_paths_and_from_participants(tmp_path):
     touch(tmp_path / "wmh", wmh())
-    table = index_dataset("wmh", tmp_path / "wmh", ["FLAIR"])
+    table = index_dataset("wmh", tmp_path / "wmh", ["FLAIR"]).table
     assert table["site"].value_counts().to_dict() == {"Amsterdam": 5, "Utrecht": 4, "Singapore": 3}
     touch(tmp_path / "bids", bids(3))
     told = "participant_id\tage\tsite\nsub-01\t40\tA\nsub-02\t50\tB\nsub-03\tn/a\tn/a\n"
     (tmp_path / "bids/participants.tsv").write_text(told)
-    table = index_dataset("bids", tmp_path / "bids", ["T2"])
+    table = index_dataset("bids", tmp_path / "bids", ["T2"]).table
     table, facts = add_ages(table, "bids", tmp_path / "bids")
     assert table["site"].tolist() == ["A", "B", "bids"] and facts["known"] == 2
 
@@ -147,7 +147,7 @@ def test_the_session_is_the_first_that_has_what_is_asked_for(tmp_path):
         "healthy": True,
     }
     touch(tmp_path, ["a/1/t1.nii.gz", "a/2/t1.nii.gz", "a/2/t2.nii.gz", "a/3/t2.nii.gz"])
-    found = {m: index_dataset(layout, tmp_path, m.split()) for m in ("T1", "T2", "T1 T2")}
+    found = {m: index_dataset(layout, tmp_path, m.split()).table for m in ("T1", "T2", "T1 T2")}
     taken = {m: [Path(p).parent.name for p in table["image"]] for m, table in found.items()}
     assert taken == {"T1": ["1"], "T2": ["2"], "T1 T2": ["2", "2"]}
 
@@ -175,7 +175,7 @@ def test_a_layout_that_names_no_labels_takes_any_few(tmp_path):
     for values, said in (([1], False), ([2, 7], False), ([1, 2, 3, 4, 5], True)):
         mask = lesion * np.resize(values, lesion.shape).astype(np.uint8)
         nib.save(nib.Nifti1Image(mask, np.diag([8.0, 8, 8, 1])), tmp_path / "a_seg.nii.gz")
-        checked = validate_tree(layout, index_dataset(layout, tmp_path, ["T2"]))
+        checked = validate_tree(layout, index_dataset(layout, tmp_path, ["T2"]).table)
         assert checked.to_csv().count("has the value(s)") == said
 
 
@@ -206,14 +206,14 @@ def test_names_of_other_years_are_recognised_by_an_import(tmp_path):
     with pytest.raises(DataError, match=r"What is in it .*:\nbrats23: 2 subject\(s\): "):
         import_all({"b": ("brats21", tmp_path / "raw")}, tmp_path / "mine", False)
     done, _ = import_all({"b": ("brats23", tmp_path / "raw")}, tmp_path / "mine", False)
-    assert done["b"].subjects == len(index_dataset("brats23", tmp_path / "raw", ["T2"])) == 2
+    assert done["b"].subjects == len(index_dataset("brats23", tmp_path / "raw", ["T2"]).table) == 2
 
 
 def test_any_layout_is_imported_into_places_where_it_is_found(tmp_path):
     files = bids(2)
     folder_of(tmp_path / "mine/export", files, lambda name: name.encode())
     import_all({"b": ("bids", tmp_path / "raw")}, tmp_path / "mine", False)
-    assert index_dataset("bids", tmp_path / "raw", ["FLAIR"])["name"].tolist() == ["01", "02"]
+    assert index_dataset("bids", tmp_path / "raw", ["FLAIR"]).table["name"].tolist() == ["01", "02"]
 
 
 def test_a_single_modality_needs_no_name(tmp_path):
@@ -223,7 +223,7 @@ def test_a_single_modality_needs_no_name(tmp_path):
         "modalities": {"T2": ""},
     }
     touch(tmp_path, ["a.nii.gz", "a_seg.nii.gz", "b.nii.gz", "b_seg.nii.gz"])
-    assert index_dataset(layout, tmp_path, ["T2"])["name"].tolist() == ["a", "b"]
+    assert index_dataset(layout, tmp_path, ["T2"]).table["name"].tolist() == ["a", "b"]
     assert fits(tmp_path, {"mine": layout})[0] == "mine: 2 subject(s): T2 2, lesion mask 2"
 
 
@@ -234,13 +234,14 @@ def test_a_folder_of_ones_own_may_hold_other_things_and_its_state_is_told(tmp_pa
         "modalities": {"T1": "t1"},
     }
     touch(tmp_path, ["a/t1.nii.gz", "a/mask.nii.gz", "notes/readme.txt", "old/t3.nii.gz"])
-    assert index_dataset(layout, tmp_path, ["T1"])["name"].tolist() == ["a"]
+    assert index_dataset(layout, tmp_path, ["T1"]).table["name"].tolist() == ["a"]
     found = status("mine", layout, tmp_path)
     assert (found.state, found.found, "1  " in table([found])) == ("present", 1, True)
     touch(tmp_path, ["b/t1.nii.gz"])
     found = status("mine", layout, tmp_path)
     assert (
-        found.state == "partial" and "1 subject(s) lack files (b: lesion mask)" in found.next_step
+        found.state == "partial"
+        and "1 subject(s) lack files (b: lesion mask) and are left out" in found.next_step
     )
 
 
@@ -250,12 +251,12 @@ def test_a_folder_of_ones_own_may_hold_other_things_and_its_state_is_told(tmp_pa
 def test_a_folder_that_is_named_like_a_file_is_looked_into(tmp_path):
     files = [f"{n.removesuffix('.gz')}/0057_x.nii" for n in names("brats21", range(2))]
     touch(tmp_path, files)
-    assert index_dataset("brats21", tmp_path, ["T1CE"])["name"].nunique() == 2
+    assert index_dataset("brats21", tmp_path, ["T1CE"]).table["name"].nunique() == 2
 
 
 def test_upper_case_endings_are_taken(tmp_path):
     touch(tmp_path, [n.replace(".nii.gz", ".NII.GZ") for n in names("brats21", range(2))])
-    assert index_dataset("brats21", tmp_path, ["T2"])["name"].nunique() == 2
+    assert index_dataset("brats21", tmp_path, ["T2"]).table["name"].nunique() == 2
 
 
 @pytest.mark.parametrize("kind", ["t2", "seg"])
@@ -266,12 +267,12 @@ def test_one_name_with_two_endings_must_be_one_image(tmp_path, kind):
     stored = nib.load(path)
     voxels = np.asanyarray(stored.dataobj)
     nib.save(nib.Nifti1Image(voxels, stored.affine), plain)
-    assert index_dataset("brats21", tmp_path, ["T2"])["name"].nunique() == 2
+    assert index_dataset("brats21", tmp_path, ["T2"]).table["name"].nunique() == 2
     nib.save(nib.Nifti1Image(voxels + np.uint8(1), stored.affine), plain)
     with pytest.raises(DataError, match=f"{path} and {plain} are the same image .* and differ"):
         index_dataset("brats21", tmp_path, ["T2"])
     if kind == "t2":  # what is not used does no harm
-        assert len(index_dataset("brats21", tmp_path, ["T1"])) == 2
+        assert len(index_dataset("brats21", tmp_path, ["T1"]).table) == 2
 
 
 def test_links_whose_target_moved_are_named_with_the_way_out(tmp_path):
@@ -302,7 +303,7 @@ def test_subjects_without_a_mask_are_left_out_of_an_import_counted_and_named(tmp
     assert (done["b"].subjects, done["b"].placed) == (2, 10)
     said = describe("b", done["b"])
     assert "3 subject(s) without a lesion mask left out: BraTS2021_00002, " in said
-    assert len(index_dataset("brats21", tmp_path / "raw", ["T2"])) == 2
+    assert len(index_dataset("brats21", tmp_path / "raw", ["T2"]).table) == 2
 
 
 def test_names_that_would_be_one_label_are_refused(tmp_path):
@@ -387,7 +388,7 @@ def test_the_77_patients_are_indexed_by_a_few_lines(root, tmp_path):
     (tmp_path / "lgg.yaml").write_text(yaml.safe_dump(overlay))
     spec = load_files([root / "config.yaml", tmp_path / "lgg.yaml"]).datasets["lgg"]
     table, _ = add_ages(
-        index_dataset(spec.layout, spec.path, spec.modalities), spec.layout, spec.path
+        index_dataset(spec.layout, spec.path, spec.modalities).table, spec.layout, spec.path
     )
     assert table["name"].nunique() == 77 and table["site"].nunique() > 1
     assert layout_of("bids").scan(spec.path)[table["name"].iloc[0]].keys() == {"FLAIR", LESION}

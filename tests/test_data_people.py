@@ -186,7 +186,7 @@ def test_an_error_in_a_cell_of_a_workbook_is_no_age(tmp_path):
 # --- what an addition of ages changes
 
 
-def test_a_table_that_is_added_or_edited_is_seen_by_the_index(tmp_path):
+def test_a_table_or_scan_that_is_added_or_edited_is_seen_by_the_index(tmp_path):
     (tmp_path / "IXI-T2").mkdir()
     (tmp_path / "IXI-T2/IXI002-Guys-0828-T2.nii.gz").touch()
     seen = [listing_digest(tmp_path)]
@@ -195,7 +195,8 @@ def test_a_table_that_is_added_or_edited_is_seen_by_the_index(tmp_path):
     for lines in (["IXI_ID,AGE", "2,30"], ["IXI_ID,AGE", "2,31"]):
         write_text(tmp_path / "IXI.csv", *lines)
         seen.append(listing_digest(tmp_path))
-    assert len(set(seen)) == 3
+    (tmp_path / "IXI-T2/IXI002-Guys-0828-T2.nii.gz").write_bytes(b"mended")
+    assert len({*seen, listing_digest(tmp_path)}) == 4
 
 
 def people():

@@ -47,7 +47,7 @@ def bring(layout, source, raw):
 
 def subjects(layout, root, modalities=None):
     """The workflow's own reading of a raw tree."""
-    return index_dataset(layout, root, modalities or MODALITIES[layout])["name"].nunique()
+    return index_dataset(layout, root, modalities or MODALITIES[layout]).table["name"].nunique()
 
 
 # --- every public form

@@ -71,13 +71,13 @@ def why(found):
 
 
 def test_the_tree_is_indexed_like_a_raw_one_with_brain_masks(tree):
-    table = index_preprocessed(tree, "brats21", ["T2", "FLAIR"])
+    table = index_preprocessed(tree, "brats21", ["T2", "FLAIR"]).table
     assert table["subject"].unique().tolist() == ["BraTS202100000", "BraTS202100002"]
     first = table.iloc[1]
     assert first["image"].endswith("Test/Brats21/FLAIR/BraTS2021_00000_flair.nii.gz")
     assert first["mask"].endswith("mask/BraTS2021_00000_mask.nii.gz")
     assert first["lesion"].endswith("seg/BraTS2021_00000_seg.nii.gz")
-    healthy = index_preprocessed(tree, "ixi", ["T2"])
+    healthy = index_preprocessed(tree, "ixi", ["T2"]).table
     assert healthy["site"].tolist() == ["Guys", "HH"] and set(healthy["lesion"]) == {""}
 
 
@@ -93,15 +93,15 @@ def test_the_tree_is_found_as_shared_as_written_by_the_scripts_and_by_data_set(t
     for layout, folder in zip(("ixi", "brats21", "mslub"), folders, strict=True):
         assert dataset_folder(tmp_path, layout) == tmp_path / folder
         assert dataset_folder(tmp_path / folder, layout) == tmp_path / folder
-        assert len(index_preprocessed(tmp_path, layout, ["T2"])) == 2
+        assert len(index_preprocessed(tmp_path, layout, ["T2"]).table) == 2
 
 
 def test_gaps_and_wrong_folders_are_named_and_can_be_excluded(tree, tmp_path):
     (tree / "Test/MSLUB/mask/patient01_mask.nii.gz").unlink()
-    with pytest.raises(DataError, match=r"patient01 \(brain mask\).*exclude"):
-        index_preprocessed(tree, "mslub", ["T2"])
-    table = index_preprocessed(tree, "mslub", ["T2"], exclude={"patient01": "no mask"})
-    assert table["name"].tolist() == ["patient07"]
+    table, left_out = index_preprocessed(tree, "mslub", ["T2"])
+    assert table["name"].tolist() == ["patient07"] and left_out == {"patient01": "no brain mask"}
+    excluded = index_preprocessed(tree, "mslub", ["T2"], exclude={"patient01": "no mask"})
+    assert excluded.table.equals(table) and not excluded.left_out
     with pytest.raises(DataError, match="'patient99' is not there"):
         index_preprocessed(tree, "mslub", ["T2"], exclude={"patient99": "typo"})
     with pytest.raises(DataError, match=r"no preprocessed ixi data; expected <root>/Train/ixi"):
@@ -115,7 +115,7 @@ def test_gaps_and_wrong_folders_are_named_and_can_be_excluded(tree, tmp_path):
 
 @pytest.mark.parametrize("layout", ["ixi", "brats21", "mslub"])
 def test_a_clean_tree_passes_the_checks_of_a_raw_one(tree, layout):
-    checked = validate_tree(layout, index_preprocessed(tree, layout, ["T2"]))
+    checked = validate_tree(layout, index_preprocessed(tree, layout, ["T2"]).table)
     assert give_verdicts(checked).counts["used"] == 2
     assert (checked["mask_fractional"] > 0).all() and (checked["mask_dice"] > 0.95).all()
     refuse_unusable(layout, checked)
@@ -128,14 +128,14 @@ def test_faults_of_preprocessed_data_are_found(tree):
     image[3, 4, 5] = np.nan
     save(folder / "t2/BraTS2021_00002_t2.nii.gz", image)
     found = why(
-        give_verdicts(validate_tree("brats21", index_preprocessed(tree, "brats21", ["T2"])))
+        give_verdicts(validate_tree("brats21", index_preprocessed(tree, "brats21", ["T2"]).table))
     )
     assert "brain mask: fits the T2 image badly" in found["BraTS2021_00000"]
     assert "1 voxels are NaN" in found["BraTS2021_00002"]
     save(folder / "mask/BraTS2021_00000_mask.nii.gz", image * 9)
     save(folder / "seg/BraTS2021_00002_seg.nii.gz", image[:-1])
     found = why(
-        give_verdicts(validate_tree("brats21", index_preprocessed(tree, "brats21", ["T2"])))
+        give_verdicts(validate_tree("brats21", index_preprocessed(tree, "brats21", ["T2"]).table))
     )
     assert "brain mask: has values up to" in found["BraTS2021_00000"]
     assert "lesion mask" in found["BraTS2021_00002"]
@@ -145,7 +145,7 @@ def test_faults_of_preprocessed_data_are_found(tree):
 
 
 def rows(tree, layout):
-    return index_preprocessed(tree, layout, ["T2"]).to_dict("records")
+    return index_preprocessed(tree, layout, ["T2"]).table.to_dict("records")
 
 
 def test_a_scan_is_loaded_as_the_authors_loader_sees_it(tree):
@@ -212,7 +212,7 @@ def test_real_scans_arranged_like_the_shared_tree_pass_and_are_packed(tmp_path):
         # the scripts crop the voxels and keep the header of the whole volume
         for kind, data in (("t2", image), ("mask", image != 0), ("seg", lesion)):
             save(place / f"{kind}/{name}_{kind}.nii.gz", data[box].astype("f4"), stored.affine)
-    table = index_preprocessed(tmp_path, "mslub", ["T2"])
+    table = index_preprocessed(tmp_path, "mslub", ["T2"]).table
     assert give_verdicts(validate_tree("mslub", table)).counts["used"] == 2
     scan = load_preprocessed(table.iloc[1].to_dict())
     volume, mask, lesion = map(scan.to_ras, pack_volume(scan.image, scan.mask, scan.lesion, 1.0))

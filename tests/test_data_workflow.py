@@ -14,6 +14,7 @@ import yaml
 
 from test_preprocess_atlas import release
 from test_workflow import touch
+from tools.datasets import image
 from tools.workflow import snakemake
 from uad.core.files import read_json
 from uad.core.nifti import read_scan
@@ -25,7 +26,7 @@ ATLAS = "sri24_spm8.zip"
 
 @pytest.fixture
 def home(tmp_path, monkeypatch, root):
-    """A server with both IXI archives (zero-byte scans), and a registry that points to it."""
+    """A server with both IXI archives (scans of eight voxels), and a registry that points to it."""
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     registry = yaml.safe_load((root / "resources/datasets.yaml").read_text(encoding="utf-8"))
@@ -37,7 +38,7 @@ def home(tmp_path, monkeypatch, root):
         with tarfile.open(shelf / file["name"], "w") as archive:
             for i in range(6):
                 name = f"IXI{i:03d}-Guys-{i:04d}-{file['modality']}.nii.gz"
-                (scans / name).touch()
+                (scans / name).write_bytes(image())
                 archive.add(scans / name, name)
         body = (shelf / file["name"]).read_bytes()
         file["urls"] = [f"http://127.0.0.1:{server.server_port}/{file['name']}"]

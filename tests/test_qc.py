@@ -299,14 +299,14 @@ def brats(tmp_path):
 
 def test_a_subject_is_left_out_by_public_name_or_label(brats):
     for name in ("BraTS2021_00002", "BraTS202100002"):
-        table = index_dataset("brats21", brats, ["T1", "T2"], {name: "motion"})
+        table = index_dataset("brats21", brats, ["T1", "T2"], {name: "motion"}).table
         assert len(table) == 6 and "BraTS202100002" not in set(table["subject"])
     with pytest.raises(DataError, match=r"'BraTS2021_0002' is not there \(did you mean 'BraTS2"):
         index_dataset("brats21", brats, ["T1"], {"BraTS2021_0002": "motion"})
 
 
 def test_one_scan_is_left_out_and_the_others_of_its_subject_stay(brats):
-    table = index_dataset("brats21", brats, ["T1", "T2"])
+    table = index_dataset("brats21", brats, ["T1", "T2"]).table
     row = {"subject": "BraTS2021_00002", "modality": "T2", "reason": "motion"}
     left = without_excluded(table, [row])
     assert len(left) == 7

@@ -193,15 +193,22 @@ def test_the_page_of_data_counts_volumes_by_role_and_says_where_folds_differ(tmp
     for name, subjects in (("ixi", "i1 i2"), ("b", "x1 x3 x4")):
         rows = [f"{s}\tT2" for s in subjects.split()]
         (tmp_path / f"{name}.tsv").write_text("subject\tmodality\n" + "\n".join(rows) + "\n")
+        away = "x2\texcluded\tno T2 image\n" if name == "b" else ""
+        verdicts = f"name\tverdict\twhy\n{subjects.split()[0]}\tused\t\n{away}"
+        (tmp_path / f"verdicts_{name}.tsv").write_text(verdicts)
     participants = {name: tmp_path / f"{name}.tsv" for name in ("ixi", "b")}
+    verdicts = [tmp_path / f"verdicts_{name}.tsv" for name in participants]
     sources = {"ixi": "folder", "b": "phantom"}
     out = tmp_path / "data.html"
-    write_data_page(out, folder.glob("*.tsv"), participants, sources, phantom=True)
+    tables = folder.glob("*.tsv"), participants, verdicts
+    write_data_page(out, *tables, sources, phantom=True)
     text = " ".join(out.read_text().split())
     assert "ixi (as provided by the user): 2 subjects; scans: 2 T2." in text
     assert "b (synthetic phantom): 3 subjects; scans: 3 T2." in text
     assert "<td>2</td><td>–</td><td>–</td><td>1</td><td>1 to 2</td>" in text
     assert "cannot rank methods" in text
+    assert "b: 1 subject(s) are left out and count nowhere: x2 (no T2 image)." in text
+    assert "ixi: " not in text
 
 
 def test_the_page_of_the_config_has_every_key_escaped_and_without_anchors(tmp_path):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from tools.datasets import image
 from tools.workflow import snakemake
 from uad.core.nifti import write_volume
 from uad.core.paths import Tree
@@ -30,11 +31,11 @@ def job_counts(output):
 def touch(root, *names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
+        (root / name).write_bytes(image())
 
 
 def make_stand_ins(folder, ixi, brats21, mslub):
-    """Zero-byte raw trees in the public layouts."""
+    """Raw trees in the public layouts, of images with eight voxels."""
     for i in range(ixi):
         for modality in ("T1", "T2"):
             touch(folder, f"data/ixi/IXI-{modality}/IXI{i:03d}-Guys-{i:04d}-{modality}.nii.gz")

@@ -23,4 +23,5 @@ with job(snakemake):
     config = yaml.safe_load(Path(files.config).read_text(encoding="utf-8"))
     write_config_page(output.config, config, phantom=phantom)
     participants = dict(zip(params.sources, files.participants, strict=True))
-    write_data_page(output.data, files.splits, participants, params.sources, phantom=phantom)
+    tables = files.splits, participants, files.verdicts
+    write_data_page(output.data, *tables, params.sources, phantom=phantom)

@@ -9,9 +9,15 @@ from uad.qc.decide import index_used
 
 with job(snakemake) as context:
     spec, root = snakemake.params.dataset, snakemake.params.root
-    table, ages = add_ages(index_used(spec, root), spec["layout"], root)
+    index = index_used(spec, root, opened=True)
+    table, ages = add_ages(index.table, spec["layout"], root)
     for name in ages.get("contradicting", ()):
         logging.warning("%s: rows with different ages of %s; unknown", ages["file"], name)
     context.facts |= {"subjects": table["subject"].nunique(), "scans": len(table), "ages": ages}
-    context.facts["left_out"] = {"config": spec["exclude"], "review": spec.get("reviewed", [])}
+    reviewed = spec.get("reviewed", [])
+    context.facts["left_out"] = {
+        "config": spec["exclude"],
+        "review": reviewed,
+        "files": index.left_out,
+    }
     write_tsv(snakemake.output[0], table)

@@ -5,7 +5,7 @@ from pathlib import Path
 from uad.core.errors import DataError
 from uad.core.files import read_tsv, write_text, write_tsv
 from uad.core.provenance import job
-from uad.qc.decide import left_out
+from uad.qc.decide import index_used, left_out
 from uad.qc.verdicts import (
     SEPARATOR,
     give_verdicts,
@@ -55,6 +55,7 @@ with job(snakemake) as context:
         checked,
         expected=None if spec["limit"] or phantom else spec["expected"],
         exclude={**spec["exclude"], **left_out(spec.get("reviewed", []))},
+        unusable=index_used(spec, params.root, opened=True).left_out,
         strays=() if preprocessed else stray_files(spec["layout"], params.root),
     )
     try:

@@ -99,7 +99,8 @@ def facts_of(stage: str, record: Record, records: Records) -> dict[str, Any]:
     elif stage == "participants":
         spec = params.get("dataset", {})
         reviewed = {scan["subject"] for scan in spec.get("reviewed", [])}
-        found["left_out"] = sorted({*spec.get("exclude", {}), *reviewed})
+        files = content["facts"].get("left_out", {}).get("files", {})
+        found["left_out"] = sorted({*spec.get("exclude", {}), *reviewed, *files})
     elif stage == "source" and record.rule == "make_phantom":
         found = {"kind": "phantom", "seed": seed, **params["dataset"]["phantom"]}
     elif stage == "source":

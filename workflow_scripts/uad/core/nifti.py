@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from uad.core.errors import DataError, cause
 from uad.core.files import atomic_path
@@ -117,9 +119,46 @@ def open_volume(path: str | os.PathLike[str], dtype: type | None = None) -> Volu
         raise UnreadableVolumeError(path, f"is not a 3D volume but {shape}")
     if data.dtype.kind not in "iufb":
         raise UnreadableVolumeError(path, f"has values of type {data.dtype}, not numbers")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+    if not _is_usable(affine):
         raise UnreadableVolumeError(path, "has a singular affine, its voxel size cannot be known")
     return Volume(data, affine, image.header)
+
+
+def why_unusable(path: str | os.PathLike[str]) -> str:
+    """Why :func:`open_volume` would refuse a file; empty where it would not.
+
+    Header and length of the file tell; voxels are read only where these two do not fit.
+    """
+    if not _is_whole(path):
+        try:
+            open_volume(path)
+        except UnreadableVolumeError as error:
+            return error.reason
+    return ""
+
+
+def _is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is as long as its header says, and this is that of a plain volume."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+            if packed := head.startswith(b"\x1f\x8b"):
+                head = zlib.decompressobj(wbits=31).decompress(head)
+            file.seek(-4 if packed else 0, os.SEEK_END)
+            # gzip ends with the length of its content (RFC 1952)
+            size = int.from_bytes(file.read(), "little") if packed else file.tell()
+        header = nib.Nifti1Header(head[:348])
+        shape, kind = header.get_data_shape(), header.get_data_dtype()
+        affine, _ = header.get_best_affine(), header.get_slope_inter()
+        end = header.get_data_offset() + math.prod(shape) * kind.itemsize
+    except (*UNREADABLE, HeaderDataError, WrapStructError):
+        return False
+    plain = header["magic"] == b"n+1" and len(shape) == 3 and min(shape) > 0 and kind.kind in "iuf"
+    return plain and size == end and _is_usable(affine)
+
+
+def _is_usable(affine: np.ndarray) -> bool:
+    return bool(np.isfinite(affine).all()) and abs(np.linalg.det(affine[:3, :3])) > 1e-6
 
 
 def _read_finite(path: str | os.PathLike[str]) -> Volume:

@@ -76,7 +76,8 @@ class Layout(Strict):
     sites: list[str] = Field(default_factory=list, description="The sites that there are.")
     healthy: bool = Field(False, description="No subject has a lesion mask.")
     incomplete: Literal["refuse", "skip"] = Field(
-        "refuse", description="What the index does with a subject that lacks a modality."
+        "refuse",
+        description="Subjects that lack a modality are left out; skip: silently, however many.",
     )
     optional: list[str] = Field(
         default_factory=list, description="Modalities that a complete subject need not have."

@@ -1,4 +1,4 @@
-"""The subjects of a raw tree, found by the names of the files; no image is opened."""
+"""The subjects of a raw tree, found by the names of the files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uad.core.errors import DataError
 from uad.core.files import sha256, text_digest
@@ -18,6 +18,7 @@ from uad.core.patterns import (
     BRAIN,
     LESION,
     AnyLayout,
+    Files,
     known_layouts,
     layout_name,
     layout_of,
@@ -67,41 +68,59 @@ def excluded_names(
     return {name: known[name] for name in exclude}
 
 
+class Index(NamedTuple):
+    """The subjects that are used, and the others.
+
+    ``table`` has a row per subject and modality, sorted: ``subject`` (BIDS label), ``name`` (public
+    name), ``site``, ``modality``, ``image``, ``lesion`` (empty for healthy; ``mask``, the brain
+    mask, only of preprocessed data). ``left_out`` says by public name which file is missing or
+    cannot be used.
+    """
+
+    table: pd.DataFrame
+    left_out: dict[str, str]
+
+
 def index_dataset(
     layout: AnyLayout,
     root: str | Path,
     modalities: list[str],
     exclude: Mapping[str, str] | None = None,
     limit: int | None = None,
-) -> pd.DataFrame:
+    opened: bool = False,
+) -> Index:
     """List the subjects of a raw tree that are not excluded (by public name or BIDS label, with the
     reason), the first ``limit`` of them by name; each needs a file of each modality (ours).
 
-    One row per subject and modality, sorted: ``subject`` (BIDS label), ``name`` (public name),
-    ``site``, ``modality``, ``image``, ``lesion`` (empty for healthy).
+    ``opened``: the header and the length of each file decide whether it can be used, too.
 
     Raises:
-        DataError: no subject, an incomplete subject, an unknown excluded name.
+        DataError: no subject, most of them lack a usable file, an unknown excluded name.
     """
     patterns, root, called = layout_of(layout), Path(root), layout_name(layout)
     for modality in modalities:
         if modality not in patterns.modalities:
             raise DataError(f"{root}: the {called} data set has no {modality} images.")
     found = patterns.scan(root, modalities)
-    if dead := dead_links(root, exclude or ()):
-        raise DataError(f"{root}: {dead}")
+    dead = dead_links(root)
+    members = {path: patterns.find(path.relative_to(root).as_posix()) for path in dead}
+    whose = {path for path in dead if not any(name in str(path) for name in exclude or ())}
+    if whose and (not any(found.values()) or not all(members[path] for path in whose)):
+        raise DataError(f"{root}: {about_dead_links(sorted(whose))}")
     if not any(found.values()):
         how = load_registry().of_layout(layout).how_to_get()
         raise DataError(
             f"{root}: no subject in the {called} layout. What fits it: uad layouts {root}. "
             f"To have it: {how}."
         )
+    for path in whose:
+        found.setdefault(members[path].subject, Files()).setdefault(members[path].role, path)
     nobody = (
         f"{root}: no subject has all of {', '.join(modalities)}. Import the rest (make datasets "
         "says what), or list what you have in the config: datasets.<name>.modalities."
     )
     chosen = modalities, exclude or {}, limit
-    return index_subjects(found, layout, root, chosen, nobody)
+    return index_subjects(dict(sorted(found.items())), layout, root, chosen, nobody, opened=opened)
 
 
 def index_subjects(
@@ -111,37 +130,41 @@ def index_subjects(
     chosen: tuple[list[str], Mapping[str, str], int | None],
     nobody: str,
     masks: bool = False,
-) -> pd.DataFrame:
-    """The participants table of subjects with their files, by what these are.
+    opened: bool = False,
+) -> Index:
+    """The index of subjects with their files, by what these are.
 
     ``chosen`` are modalities, exclusions and limit of :func:`index_dataset`, ``nobody`` is the
     message if no subject is left. With ``masks`` brain masks are needed and listed, too.
     """
     patterns, called = layout_of(layout), layout_name(layout)
     modalities, exclude, limit = chosen
-    left_out = set(excluded_names(exclude, found, root).values())
-    found = {name: files for name, files in found.items() if name not in left_out}
+    excluded = set(excluded_names(exclude, found, root).values())
+    found = {name: files for name, files in found.items() if name not in excluded}
     if patterns.incomplete == "skip":
         found = {n: files for n, files in found.items() if set(modalities) <= set(files)}
-    names = list(found)[:limit]
+    needed = [*modalities, *([] if patterns.healthy else [LESION]), *([BRAIN] if masks else [])]
+    names: list[str] = []
+    left_out: dict[str, str] = {}
+    for name, files in found.items():
+        if len(names) == limit:
+            break
+        if why := _why_left_out(files, needed, opened):
+            left_out[name] = why
+        else:
+            names.append(name)
+    if len(left_out) > len(names):
+        raise DataError(_most_left_out(root, left_out, len(names)))
     if not names:
         raise DataError(nobody)
-    needed = [*modalities, *([] if patterns.healthy else [LESION]), *([BRAIN] if masks else [])]
     for name in names:
         _refuse_other_twin(name, found[name], needed)
-    gaps = [f"{n} ({what})" for n in names for what in needed if what not in found[n]]
-    if gaps:
-        raise DataError(
-            f"{root}: {len(gaps)} missing file(s): {', '.join(gaps[:5])}"
-            f"{' ...' if len(gaps) > 5 else ''}. Complete the tree, or exclude the subject(s) in "
-            "the config with a reason."
-        )
     labels = Counter(map(bids_label, names))
     if alike := [name for name in names if labels[bids_label(name)] > 1]:
         raise DataError(
             f"{root}: {', '.join(alike[:5])}: names that differ only in signs; rename one of them."
         )
-    return table_of(
+    table = table_of(
         {
             "name": name,
             "site": getattr(found[name], "site", None) or patterns.site_of(name) or called,
@@ -152,6 +175,42 @@ def index_subjects(
         }
         for name in names
         for modality in modalities
+    )
+    return Index(table, left_out)
+
+
+def _why_left_out(files: Mapping[str, Any], needed: list[str], opened: bool) -> str:
+    """Which files a subject lacks, or which cannot be used; empty: it has all that is needed."""
+    from uad.core.nifti import why_unusable
+
+    why = []
+    for role in needed:
+        what = role if role in (LESION, BRAIN) else f"{role} image"
+        path = files.get(role)
+        twins = [other for one, other in getattr(files, "twins", ()) if one == path]
+        if path is None:
+            why.append(f"no {what}")
+        elif not Path(path).exists():
+            why.append(f"{what}: a link to nowhere: {path}")
+        elif opened:
+            reasons = ((each, why_unusable(each)) for each in (path, *twins))
+            why += [f"{what}: {reason}: {each}" for each, reason in reasons if reason]
+    return "; ".join(why)
+
+
+def _most_left_out(root: Path, left_out: Mapping[str, str], others: int) -> str:
+    """The message where too many subjects lack a usable file for it to be an accident."""
+    lines = [f"  {name}: {why}" for name, why in left_out.items()]
+    return "\n".join(
+        [
+            f"{root}: {len(left_out)} of {len(left_out) + others} subjects have a missing file, or "
+            "one that cannot be used:",
+            *lines[:20],
+            *(["  ..."] if len(lines) > 20 else []),
+            "One such subject would be left out, but these are too many. Complete the tree (make "
+            "datasets says what is missing; make import ARCHIVES=<the folder of the files>), or "
+            "exclude the subjects in the config with the reason: datasets.<name>.exclude.",
+        ]
     )
 
 
@@ -173,21 +232,16 @@ def _refuse_other_twin(name: str, files: Mapping[str, Any], needed: list[str]) -
             )
 
 
-def dead_links(
-    root: str | Path, exclude: Iterable[str] = (), skip: Iterable[str | Path] = ()
-) -> str:
-    """What there is to say about links of a folder whose targets are gone, but for those of
-    excluded subjects and below ``skip``; empty without any.
-    """
-    dead = [
-        path
-        for path in visible_files(root, LINKS_DEPTH, map(Path, skip), broken=True)
-        if path.is_symlink() and not any(n in str(path) for n in exclude)
-    ]
-    if not dead:
-        return ""
+def dead_links(root: str | Path, skip: Iterable[str | Path] = ()) -> list[Path]:
+    """The links of a folder whose targets are gone, but for those below ``skip``."""
+    broken = visible_files(root, LINKS_DEPTH, map(Path, skip), broken=True)
+    return sorted(path for path in broken if path.is_symlink())
+
+
+def about_dead_links(dead: Sequence[Path]) -> str:
+    """What there is to say about links of :func:`dead_links`."""
     return (
-        f"{len(dead)} link(s) lead nowhere, such as {min(dead)}, to {min(dead).readlink()}. Put "
+        f"{len(dead)} link(s) lead nowhere, such as {dead[0]}, to {dead[0].readlink()}. Put "
         "the files back there, or import them from where they are now: make import "
         "ARCHIVES=<their folder>."
     )
@@ -207,15 +261,15 @@ def demographics_file(layout: AnyLayout, root: str | Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def listing_digest(root: str | Path, *, content: bool = False) -> str:
+def listing_digest(root: str | Path) -> str:
     """What tells that a raw tree has changed, without opening a scan.
 
-    A digest of the NIfTI files' names below ``root`` (links are followed), with ``content`` also
-    of their sizes and times, and of the bytes of the tables of subjects at its root.
+    A digest of the names, sizes and times of the NIfTI files below ``root`` (links are followed),
+    and of the bytes of the tables of subjects at its root.
 
     Raises:
-        DataError: with ``content``, files are dated in the future: Snakemake would throw away
-            whatever is made from them, as older than its input.
+        DataError: files are dated in the future: Snakemake would throw away whatever is made from
+            them, as older than its input.
     """
     ages = [layout.ages for layout in known_layouts().values() if layout.ages]
     tables = {PARTICIPANTS, *(name for table in ages for name in table.files)}
@@ -226,7 +280,7 @@ def listing_digest(root: str | Path, *, content: bool = False) -> str:
             if name.lower().endswith((".nii.gz", ".nii")):
                 path = Path(folder) / name
                 row: list[Any] = [os.path.relpath(path, root)]
-                if content and path.exists():  # else a link to nowhere
+                if path.exists():  # else a link to nowhere
                     state = path.stat()
                     row += [state.st_size, state.st_mtime_ns]
                     ahead += [str(path)] if state.st_mtime_ns > now else []

@@ -25,7 +25,7 @@ from uad.core.files import atomic_path
 from uad.core.patterns import LESION, AnyLayout, Layout, Member, layout_name, visible_files
 from uad.data.disk import lock, size_of, staging
 from uad.data.fit import fits
-from uad.data.layouts import dead_links
+from uad.data.layouts import about_dead_links, dead_links
 from uad.data.progress_bar import Show, say
 from uad.data.sources import DataSet, load_registry
 from uad.data.unpack import extract, names_in
@@ -124,7 +124,7 @@ def import_all(
     roots = [root for _, root in datasets.values()]
     sources, unknown = find_archives(archives, layouts, roots)
     if dead := dead_links(archives, skip=roots):
-        unknown[Path(archives)] = dead
+        unknown[Path(archives)] = about_dead_links(dead)
     done = {
         name: import_sources(layouts[name], paths, Path(datasets[name][1]), progress)
         for name, paths in sources.items()

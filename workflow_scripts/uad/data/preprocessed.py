@@ -25,12 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from uad.core.errors import DataError
 from uad.core.nifti import read_mask, read_volume
 from uad.core.patterns import BRAIN, LESION, layout_of
-from uad.data.layouts import index_subjects
+from uad.data.layouts import Index, index_subjects
 from uad.data.sources import load_registry
 
 #: Below which folders that of a data set may lie.
@@ -76,8 +75,9 @@ def index_preprocessed(
     modalities: list[str],
     exclude: Mapping[str, str] | None = None,
     limit: int | None = None,
-) -> pd.DataFrame:
-    """List the subjects of a preprocessed tree, without opening an image.
+    opened: bool = False,
+) -> Index:
+    """List the subjects of a preprocessed tree.
 
     Arguments, result and errors are those of :func:`uad.data.layouts.index_dataset`, for the
     tree or the folder of one data set in it; with one more column, ``mask`` (the brain mask).
@@ -94,7 +94,8 @@ def index_preprocessed(
         f"{place}: no subject of {layout} has all of {', '.join(modalities)}; "
         f"{EXPECTED.format(load_registry().of_layout(layout).preprocessed[0])}."
     )
-    return index_subjects(found, layout, place, (modalities, exclude or {}, limit), nobody, True)
+    chosen = modalities, exclude or {}, limit
+    return index_subjects(found, layout, place, chosen, nobody, masks=True, opened=opened)
 
 
 @dataclass(frozen=True)

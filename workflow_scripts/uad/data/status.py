@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from uad.core.patterns import AnyLayout
-from uad.data.layouts import dead_links
+from uad.data.layouts import about_dead_links, dead_links
 from uad.data.place import find_archives, state_of
 from uad.data.sources import load_registry
 from uad.data.sri24 import PACKAGE, sri24_pair
@@ -62,13 +62,13 @@ def status(
         if gaps:
             first, missing = next(iter(gaps.items()))
             step = (
-                f"{len(gaps)} subject(s) lack files ({first}: {', '.join(missing)}): "
-                "import the archive again, or exclude them in the config with the reason"
+                f"{len(gaps)} subject(s) lack files ({first}: {', '.join(missing)}) and are left "
+                "out: import the archive again, or go on without them"
             )
     if archives and Path(archives).is_dir() and find_archives(archives, {name: layout}, [root])[0]:
         step = f"make import ARCHIVES={archives}; or, if that was done: {step}"
     if dead := dead_links(root):
-        step = dead
+        step = about_dead_links(dead)
     state = "partial" if files else "missing"
     return Status(name, state, there.subjects, there.expected, str(root), step)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from uad.core.errors import ConfigError, DataError, near
 from uad.core.patterns import known_layouts
-from uad.data.layouts import bids_label, index_dataset
+from uad.data.layouts import Index, bids_label, index_dataset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,11 +185,12 @@ def left_out(reviewed: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {row["subject"]: Decision("", verdict="exclude", **row).why for row in whole}
 
 
-def index_used(spec: Mapping[str, Any], root: str | Path) -> pd.DataFrame:
-    """The participants table of a data set as the workflow uses it, without ages.
+def index_used(spec: Mapping[str, Any], root: str | Path, opened: bool = False) -> Index:
+    """The index of a data set as the workflow uses it, without ages.
 
     ``spec`` has ``layout``, ``source``, ``modalities``, ``exclude`` (reason by name) and ``limit``
-    of the config, and ``reviewed``, the answer of :func:`exclusions`, if there are any.
+    of the config, and ``reviewed``, the answer of :func:`exclusions`, if there are any; ``opened``
+    as in :func:`uad.data.layouts.index_dataset`.
 
     Raises:
         DataError: the tree cannot be used, or who is excluded is not in it.
@@ -200,12 +201,13 @@ def index_used(spec: Mapping[str, Any], root: str | Path) -> pd.DataFrame:
     if spec["source"] == "preprocessed":
         from uad.data.preprocessed import index_preprocessed
 
-        table = index_preprocessed(root, spec["layout"], *chosen)
+        index = index_preprocessed(root, spec["layout"], *chosen, opened)
     else:
-        table = index_dataset(spec["layout"], root, *chosen)
+        index = index_dataset(spec["layout"], root, *chosen, opened)
     if not reviewed:
-        return table
+        return index
     # with a limit, the subjects behind it are not in the table either
     beyond = [row["subject"] for row in reviewed] if spec["limit"] else []
-    absent = [*spec["exclude"], *whole, *beyond]
-    return without_excluded(table, reviewed, may_be_absent=absent)
+    absent = [*spec["exclude"], *whole, *index.left_out, *beyond]
+    table = without_excluded(index.table, reviewed, may_be_absent=absent)
+    return index._replace(table=table)

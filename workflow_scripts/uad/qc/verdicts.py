@@ -1,8 +1,8 @@
 """What is wrong with which raw scan, in sentences, and one verdict per subject.
 
 A check yields findings: a fault recommends an exclusion, a warning asks for a look. Nothing is
-excluded here, the decision stands in the config (``exclude: {name: reason}``). Only a file that
-cannot be used at all stops the work.
+excluded here, the decision stands in the config (``exclude: {name: reason}``). The index has left
+out whose files are missing or damaged; damage that only the voxels show stops the work.
 """
 
 from __future__ import annotations
@@ -354,14 +354,17 @@ def give_verdicts(
     *,
     expected: int | None = None,
     exclude: Mapping[str, str] | None = None,
+    unusable: Mapping[str, str] | None = None,
     strays: Sequence[str] = (),
 ) -> Verdicts:
     """One verdict per subject; all but ``excluded`` are used until the config excludes them.
 
     ``expected`` is the number of subjects with the excluded ones, ``exclude`` their reasons by
-    public name, ``strays`` are files that belong to nobody (:func:`stray_files`).
+    public name, ``unusable`` those of subjects that the index left out for a file, ``strays`` are
+    files that belong to nobody (:func:`stray_files`).
     """
-    exclude, rows = exclude or {}, []
+    unusable = unusable or {}
+    exclude, rows = {**(exclude or {}), **unusable}, []
     for name, part in checked.groupby("name"):
         faults, warnings = (
             list(dict.fromkeys(t for text in part[level] if text for t in text.split(SEPARATOR)))
@@ -384,6 +387,14 @@ def give_verdicts(
     columns = ["name", "subject", "site", "verdict", "why"]
     subjects = pd.DataFrame(sorted(rows), columns=columns)
     notes = [f"All {len(known)} subjects: {', '.join(w)}: {t}." for t, w in shared.items()]
+    if unusable:
+        listed = [f"{name} ({why})" for name, why in unusable.items()]
+        more = " ..." if len(listed) > 5 else ""
+        notes.append(
+            f"{len(unusable)} subject(s) left out, for a file that is missing or cannot be used: "
+            f"{', '.join(listed[:5])}{more}. Everything goes on without them; once mended they are "
+            "used."
+        )
     if expected is not None and len(subjects) != expected:
         more = "more" if len(subjects) > expected else "fewer"
         notes.append(f"{len(subjects)} subjects, {more} than the expected {expected}.")

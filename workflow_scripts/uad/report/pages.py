@@ -46,6 +46,7 @@ def write_data_page(
     path: PathLike,
     splits: Sequence[PathLike],
     participants: Mapping[str, PathLike],
+    verdicts: Sequence[PathLike],
     sources: Mapping[str, str],
     *,
     phantom: bool,
@@ -56,6 +57,7 @@ def write_data_page(
         path: of the page.
         splits: files ``<experiment>/fold-<k>.tsv``.
         participants: data set -> its table of subjects and raw files.
+        verdicts: the validation of each data set: who is not used, and why.
         sources: data set -> phantom, folder, download or preprocessed.
         phantom: a data set is a phantom: title and caption say so.
     """
@@ -63,11 +65,15 @@ def write_data_page(
     for split in sorted(map(Path, splits)):
         experiments.setdefault(split.parent.name, []).append(read_tsv(split))
     datasets = []
-    for name, table in zip(participants, map(read_tsv, participants.values()), strict=True):
+    tables = map(read_tsv, participants.values()), map(read_tsv, verdicts)
+    for name, table, judged in zip(participants, *tables, strict=True):
         subjects = counted(table["subject"].nunique(), "subject")
         scans = table.groupby("modality").size().to_dict()
         kind = _KINDS.get(sources[name], sources[name])
-        datasets.append({"name": name, "kind": kind, "subjects": subjects, "scans": scans})
+        away = judged[judged["verdict"] == "excluded"]
+        left_out = dict(zip(away["name"], away["why"].fillna(""), strict=True))
+        about = {"subjects": subjects, "scans": scans, "left_out": left_out}
+        datasets.append({"name": name, "kind": kind, **about})
     page = render_page(
         "data.html",
         title=titled("Data sets and volumes", phantom),

@@ -116,7 +116,8 @@ class Mirror:
         there = self._place(root).is_dir() and (not marker or self._place(marker).exists())
         if there and not remade:
             try:
-                table = self._table(spec, root, reviewed=self._reviewed(name, spec))
+                reviewed = self._reviewed(name, spec)
+                table = self._table(spec, root, opened=True, reviewed=reviewed)
             except DataError:
                 if not marker:
                     raise  # else an older tree, which the workflow replaces
@@ -138,9 +139,11 @@ class Mirror:
         decisions = read_decisions(self.directory / self.cfg.qc.decisions, modalities)
         return exclusions(decisions, name, spec.modalities)
 
-    def _table(self, spec: Dataset, root: Path, **changed: Any) -> pd.DataFrame:
+    def _table(
+        self, spec: Dataset, root: Path, opened: bool = False, **changed: Any
+    ) -> pd.DataFrame:
         with contextlib.chdir(self.root):
-            return index_used({**spec.model_dump(), **changed}, root)
+            return index_used({**spec.model_dump(), **changed}, root, opened).table
 
     def _replace(self, path: Path, content: bytes) -> None:
         """A new file in place of a link; no record of it, so that Snakemake takes it as it is."""

@@ -47,7 +47,7 @@ def planned_bytes(datasets: dict[str, Any], preprocessing: dict[str, Any]) -> di
         else:
             keys = ("layout", "path", "modalities", "exclude", "limit")
             try:
-                scans = len(index_dataset(*(dataset[key] for key in keys)))
+                scans = len(index_dataset(*(dataset[key] for key in keys)).table)
             except DataError:
                 continue  # the index of this data set tells what is wrong with it
         planned[name] = round(scans * sum(scan_bytes(dataset, preprocessing).values()))
