@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from uad.audit.tree import CONFIG, MARKER, AuditedTree, is_free, is_outside
+from uad.audit.tree import CONFIG, MARKER, AuditedTree, is_free, is_outside, modality_of
 from uad.config.model import Config
 from uad.config.params import PARAMS
 from uad.core.errors import ConfigError
-from uad.core.paths import MODALITY
 from uad.core.provenance import SCRIPTS, SUFFIX
 from uad.core.records import Record, is_temporary
 from uad.qc.decide import exclusions, read_decisions
@@ -85,11 +84,10 @@ def _cause(tree: AuditedTree, record: Record) -> str | None:
         if int(names["fold"]) not in cfg.folds_of(name):
             return f"fold {names['fold']} of {name}"
     dataset = names.get("dataset", "")
-    if dataset not in tree.participants:
+    if dataset not in tree.people:
         return None
-    modality = names.get("modality") or MODALITY.get(names.get("suffix", ""))
-    rows = tree.participants[dataset]
-    subjects = [row["subject"] for row in rows if row.get("modality") == modality]
+    modality, scans = modality_of(names), tree.people[dataset]
+    subjects = scans.loc[scans["modality"] == modality, "subject"].tolist()
     if {"subject", "suffix"} <= set(names) and names["subject"] not in subjects:
         return f"scans of {dataset} that its participants table does not list"
     if "modality" in names and not subjects:
@@ -142,23 +140,22 @@ def inputs(tree: AuditedTree) -> None:
 
 def _compare_unmade(tree: AuditedTree, name: str) -> None:
     """A file that no job made: as its manifest lists it, else as the jobs that read it saw it."""
-    actual, readers = tree.digest(name), tree.readers.get(name, [])
+    actual, readers, expected = tree.digest(name), tree.readers.get(name, []), tree.raw.get(name)
     kind = "raw file" if name in tree.raw else "input"
     if actual is None and tree.omitted(name):
         return
     tree.checks["raw files"] += kind == "raw file"
     tree.compared.add(name)
     seen = Counter(entry.sha256 for _, entry in readers)
-    expected = tree.raw.get(name)
     used = ", ".join(sorted({record.outputs[0].key for record, _ in readers})[:3])
     source = "The manifest of its raw tree lists it" if expected else f"{used} was made from it"
-    known = expected or (seen.most_common(1)[0][0] if seen else actual)
     if actual is None:
         why = f"{source}, and it is not at {tree.path(name)}."
         advice = "Put it back where the config has it, or audit with the repository of the run."
         tree.fail(name, f"{kind} missing", why, advice)
-    elif actual != known and (expected or actual not in seen):
-        why = f"{source} with SHA-256 {_short(known)}; now it has {_short(actual)}."
+    elif expected not in (None, actual) or (not expected and seen and actual not in seen):
+        known = _short(expected or seen.most_common(1)[0][0])
+        why = f"{source} with SHA-256 {known}; now it has {_short(actual)}."
         tree.fail(name, f"{kind} changed", why, "Restore it, or run the workflow again from it.")
     else:
         for record, entry in readers:
@@ -243,8 +240,13 @@ def versions(tree: AuditedTree) -> None:
     """No artifact was made by another version of a file of the code than its neighbours."""
     by_name: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in tree.current:
-        for what, version in _versions(record).items():
-            by_name[what][version].append(record)
+        code, environment = record.content["code"], dict(record.content["environment"])
+        found = {f"uad/{name}": digest for name, digest in code["library_files"].items()}
+        found[f"{record.rule}.py"] = code.get("script_sha256")
+        found["uv.lock"] = environment.pop("lock_sha256", None)
+        for what, version in {**found, **environment}.items():
+            if version:
+                by_name[what][version].append(record)
     different: dict[str, list[str]] = defaultdict(list)
     for what, found in by_name.items():
         tree.checks["versions of code and packages"] += sum(map(len, found.values()))
@@ -265,14 +267,6 @@ def versions(tree: AuditedTree) -> None:
             f"{len(states)} states of its files; what counts is whether the files that they "
             "loaded are the same."
         )
-
-
-def _versions(record: Record) -> dict[str, str]:
-    code, environment = record.content["code"], dict(record.content["environment"])
-    found = {f"uad/{name}": digest for name, digest in code["library_files"].items()}
-    found[f"{record.rule}.py"] = code.get("script_sha256")
-    found["uv.lock"] = environment.pop("lock_sha256", None)
-    return {name: version for name, version in {**found, **environment}.items() if version}
 
 
 def _unusual(found: Mapping[str, list[Record]]) -> Iterator[tuple[Record, str, str]]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import networkx
 import pandas as pd
 
 from uad.audit.compare_contents import TOLERANCES, Tolerance, compare_files
@@ -18,7 +17,7 @@ from uad.audit.compare_reasons import about_the_run, changes, differences_of_job
 from uad.audit.compare_trees import CODE, RAW, UNKNOWN, Run, open_run
 
 #: Version of the layout of the JSON.
-FORMAT = 3
+FORMAT = 4
 IDENTICAL, SAME, CLOSE, DIFFERENT = "identical", "same content", "within tolerance", "different"
 #: Other bytes of a file that shows what others hold: a page, a notebook, a picture.
 PRESENTED = "presentation only"
@@ -30,22 +29,9 @@ STATES = (IDENTICAL, SAME, PRESENTED, CLOSE, UNMEASURED, DIFFERENT, ONLY_HERE, O
 ALIKE = {IDENTICAL, SAME, PRESENTED}
 #: Their bytes differ with the time and with versions of libraries.
 PRESENTATIONS = (".html", ".ipynb", ".md", ".tex", ".png", ".webp", ".svg", ".pdf")
-#: Columns that say which cell a line is, and the wildcard that each names in the jobs before it.
-IDENTITY = {
-    "row": "method",
-    "method": "method",
-    "experiment": "experiment",
-    "modality": "modality",
-    "reference_dataset": "dataset",
-    "test_dataset": "test",
-    "variant": "variant",
-    "fold": "fold",
-    "strata": "strata",
-    "stratum": "stratum",
-    "metric": "metric",
-}
-#: Columns that a reader finds a cell's row by; the other identities make its column.
+#: Columns that a reader finds a table's row by, and those that make its column.
 ROW = ("row", "method", "variant")
+COLUMN = "experiment modality reference_dataset test_dataset fold strata stratum".split()
 #: Folders of the tables whose cells are compared.
 TABLES = ("tables/", "studies/")
 
@@ -67,8 +53,8 @@ def compare(
         ``different``); ``findings``, a row for every file with SHA-256 ``here`` and ``there``;
         ``counts`` of those that are results by stage and state; ``origins``, where the runs part,
         the first stage first, with ``keys`` of the files and ``reasons``; ``cells`` of tables that
-        differ or rest on files that do, the largest difference first; ``setup``, what the runs
-        were asked for and made with, as far as it differs; ``notes``; ``phantom``.
+        differ, the largest difference first; ``setup``, what the runs were asked for and made with,
+        as far as it differs; ``notes``; ``phantom``.
 
     Raises:
         DataError: one of the two is no such thing.
@@ -82,27 +68,20 @@ def compare_runs(here: Run, there: Run, tolerances: Mapping[str, Tolerance]) -> 
     # rules of both runs in the order in which files pass through them; raw files first
     both = replace(here.records, all={**there.records.all, **here.records.all})
     order = {stage: i for i, stage in enumerate([RAW, CODE, *both.rule_order, UNKNOWN])}
-    graph = networkx.DiGraph()
-    for run in (here, there):
-        graph.add_nodes_from(run.files)
-        for record in run.records.all.values():
-            graph.add_edges_from((key, record.key) for key in run.inputs(record))
-            graph.add_edges_from((record.key, entry.key) for entry in record.outputs)
     files = [
-        _compare_file(key, here, there, {**TOLERANCES, **tolerances}, bool(graph[key]))
+        _compare_file(key, here, there, {**TOLERANCES, **tolerances})
         for key in sorted({*here.files, *there.files})
     ]
     files.sort(key=lambda file: (order[file["stage"]], file["key"]))
     results = [file for file in files if not file["about_run"]]
-    differing = {file["key"] for file in results if file["state"] not in ALIKE}
-    touched = differing.union(*networkx.bfs_layers(graph, list(differing)))
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     cells, notes = [], [*_notes("here", here), *_notes("there", there)]
-    for key, file in ((file["key"], file) for file in results):
+    for file in results:
+        key, there_too = file["key"], file["here"] and file["there"] and not file["by_record"]
         counts[file["stage"]][file["state"]] += 1
         if key.startswith(TABLES) and key.endswith(".csv"):
-            if all(key in run.files and run.files[key].path for run in (here, there)):
-                cells += _touched_cells(key, here, there, touched)
+            if there_too:
+                cells += _changed_cells(key, here.files[key].path, there.files[key].path)
             else:
                 notes.append(f"not read, because one run does not hold it: {key}")
     return {
@@ -112,8 +91,8 @@ def compare_runs(here: Run, there: Run, tolerances: Mapping[str, Tolerance]) -> 
         "there": there.name,
         "phantom": here.phantom or there.phantom,
         "counts": counts,
-        "origins": _origins(differing, here, there, order),
-        "cells": sorted(cells, key=_largest_first),
+        "origins": _origins(results, here, there),
+        "cells": sorted(cells, key=lambda cell: -abs(cell["difference"] or 0.0)),
         "setup": _setup(here, there),
         "notes": notes,
         "findings": files,
@@ -129,7 +108,7 @@ def _verdict(results: Iterable[dict[str, Any]]) -> str:
 
 
 def _compare_file(
-    key: str, here: Run, there: Run, tolerances: Mapping[str, Tolerance], read: bool
+    key: str, here: Run, there: Run, tolerances: Mapping[str, Tolerance]
 ) -> dict[str, Any]:
     ours, theirs, detail = here.files.get(key), there.files.get(key), ""
     if ours is None or theirs is None:
@@ -151,24 +130,22 @@ def _compare_file(
         "here": ours and ours.sha256,
         "there": theirs and theirs.sha256,
         "by_record": any(file is not None and file.path is None for file in (ours, theirs)),
-        "read": read,
+        "read": key in here.read or key in there.read,
         "detail": detail,
     }
 
 
-def _origins(
-    differing: set[str], here: Run, there: Run, order: Mapping[str, int]
-) -> list[dict[str, Any]]:
+def _origins(results: list[dict[str, Any]], here: Run, there: Run) -> list[dict[str, Any]]:
+    """Files that differ although none that they were made from does, by stage and reasons."""
+    differing = {file["key"] for file in results if file["state"] not in ALIKE}
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
-    for key in sorted(differing):
-        if not _follows(key, differing, here, there):
-            stage = (here if key in here.files else there).stage(key)
+    for key, stage in ((file["key"], file["stage"]) for file in results):
+        if key in differing and not _follows(key, differing, here, there):
             groups[stage, reasons_of(key, here, there)].append(key)
-    names = ("stage", "keys", "reasons")
-    found = [
-        dict(zip(names, (stage, keys, why), strict=True)) for (stage, why), keys in groups.items()
+    return [
+        {"stage": stage, "keys": keys, "reasons": reasons}
+        for (stage, reasons), keys in groups.items()
     ]
-    return sorted(found, key=lambda origin: (order[origin["stage"]], origin["keys"]))
 
 
 def _follows(key: str, differing: set[str], here: Run, there: Run) -> bool:
@@ -189,10 +166,9 @@ def _setup(here: Run, there: Run) -> dict[str, list[str]]:
     by_rule: dict[str, dict[str, None]] = defaultdict(dict)
     for key, ours in here.records.all.items():
         if theirs := there.records.all.get(key):
-            for reason in differences_of_jobs(ours, theirs, here, there):
-                by_rule[ours.rule][reason] = None
-    rules = [rule for rule in here.records.rule_order if rule in by_rule]
-    return found | {f"rule {rule}": list(by_rule[rule]) for rule in rules}
+            by_rule[ours.rule] |= dict.fromkeys(differences_of_jobs(ours, theirs, here, there))
+    rules = here.records.rule_order
+    return found | {f"rule {rule}": list(by_rule[rule]) for rule in rules if by_rule[rule]}
 
 
 def _commits(run: Run) -> str:
@@ -211,38 +187,32 @@ def _notes(side: str, run: Run) -> list[str]:
 # Cells ---------------------------------------------------------------------------------------
 
 
-def _touched_cells(
-    table: str, here: Run, there: Run, touched: Container[str]
-) -> Iterator[dict[str, Any]]:
-    """Cells of a table in long form that differ, or rest on files that are touched."""
-    ours, theirs = (_lines(run.files[table].path) for run in (here, there))
+def _changed_cells(table: str, here: Path, there: Path) -> Iterator[dict[str, Any]]:
+    """Cells of a table in long form that are written differently.
+
+    Of a line per metric the cell is its mean, and other columns that differ are ``also`` told.
+    """
+    ours, theirs = _lines(here), _lines(there)
     for key in dict.fromkeys([*ours, *theirs]):
-        identity = dict(key)
-        rests = any(_rests_on(identity, table, run, touched) for run in (here, there))
-        row = " ".join(identity[name] for name in ROW if name in identity)
-        column = "/".join(v for name, v in identity.items() if name not in (*ROW, "metric"))
-        left, right = ours.get(key, {}), theirs.get(key, {})
+        line, left, right = dict(key), ours.get(key, {}), theirs.get(key, {})
         values = {n: (left.get(n), right.get(n)) for n in dict.fromkeys([*left, *right])}
-        also = ()
-        if "metric" in identity:  # else one metric per column
-            mean = values.pop("mean", (None, None))
-            if left and right:
-                also = tuple(f"{n}: {a} → {b}" for n, (a, b) in values.items() if a != b)
-            values = {identity["metric"]: mean}
+        values = {name: pair for name, pair in values.items() if pair[0] != pair[1]}
+        also = []
+        if values and "metric" in line:
+            mean = values.pop("mean", (left.get("mean"), right.get("mean")))
+            also = [f"{n}: {a} → {b}" for n, (a, b) in values.items()] if left and right else []
+            values = {line["metric"]: mean}
         for metric, (one, other) in values.items():
-            apart, differs = _difference(one, other), one != other or bool(also)
-            if differs or (rests and ("metric" in identity or apart is not None)):
-                yield {
-                    "table": table,
-                    "row": row,
-                    "column": column,
-                    "metric": metric,
-                    "here": one,
-                    "there": other,
-                    "also": list(also),
-                    "difference": apart,
-                    "differs": differs,
-                }
+            yield {
+                "table": table,
+                "row": " ".join(line[name] for name in ROW if name in line),
+                "column": "/".join(line[name] for name in COLUMN if name in line),
+                "metric": metric,
+                "here": one,
+                "there": other,
+                "also": also,
+                "difference": _difference(one, other),
+            }
 
 
 def _difference(here: str | None, there: str | None) -> float | None:
@@ -255,33 +225,9 @@ def _difference(here: str | None, there: str | None) -> float | None:
 
 
 def _lines(path: Path) -> dict[tuple[tuple[str, str], ...], dict[str, str]]:
-    lines = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
-    return {
-        tuple((name, line.pop(name)) for name in IDENTITY if name in line): line for line in lines
-    }
-
-
-def _rests_on(identity: dict[str, str], table: str, run: Run, touched: Container[str]) -> bool:
-    """Whether a line was made from a file that differs.
-
-    A table reads files of many cells. Those of a line are the ones whose jobs have its method,
-    experiment, test set or fold as wildcards, and no other; a table of which no input has any
-    rests on all of them.
-    """
-    job = run.files[table].record
-    if job is None:
-        return False
-    wanted = {IDENTITY[name]: value for name, value in identity.items()}
-    own, inputs = [], run.inputs(job)
-    for key in inputs:
-        made_by = run.records.producers.get(key)
-        shared = wanted.keys() & (made_by.wildcards if made_by else {})
-        if shared and all(made_by.wildcards[name] == wanted[name] for name in shared):
-            own.append(key)
-    return any(key in touched for key in own or inputs)
-
-
-def _largest_first(cell: dict[str, Any]) -> tuple[bool, bool, float]:
-    """What differs first, tables before studies."""
-    in_table = cell["table"].startswith(TABLES[0])
-    return not cell["differs"], not in_table, -abs(cell["difference"] or 0.0)
+    """Columns of each line by those that say which line it is."""
+    lines, identity = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records"), {}
+    for line in lines:
+        key = [(name, line.pop(name)) for name in (*ROW, *COLUMN, "metric") if name in line]
+        identity[tuple(key)] = line
+    return identity

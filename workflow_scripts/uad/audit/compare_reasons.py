@@ -66,30 +66,27 @@ def differences_of_jobs(ours: Record, theirs: Record, here: Run, there: Run) -> 
     facts, others = _facts(ours, here), _facts(theirs, there)
     for kind in facts:
         found = changes(facts[kind], others[kind])
-        if found and kind == "code":
-            yield f"other code: {_listed(sorted({text.partition(' ')[0] for text in found}))}"
-        elif found:
+        if kind == "code":
+            found = sorted({text.partition(" ")[0] for text in found})
+        if found:
             yield f"other {kind}: {_listed(found)}"
 
 
 def _facts(record: Record, run: Run) -> dict[str, Any]:
     """What a job was asked for and what it ran on, by kind of reason."""
-    content = record.content
-    environment, host, seeds = dict(content["environment"]), content["host"], content["seeds"]
-    pins = environment.pop("lock_sha256", None)
+    content, code, host = record.content, record.content["code"], record.content["host"]
+    environment, seeds = dict(content["environment"]), content["seeds"]
+    pins = (environment.pop("lock_sha256", None) or "none")[:12]
     params = {k: v for k, v in record.params.items() if k != "seed" or "run" not in seeds}
     return {
         "seed": seeds,
         "params": run.asked(params),
         "config": run.asked(content["config"]["used"]),
-        "code": {
-            f"{record.rule}.py": content["code"]["script_sha256"],
-            **content["code"]["library_files"],
-        },
+        "code": {f"{record.rule}.py": code["script_sha256"], **code["library_files"]},
         "environment": {
             **environment,
             "platform": host["platform"],
-            "packages (uv.lock)": pins and pins[:12],
+            "packages (uv.lock)": pins,
         },
         "device": {
             "device": host["device"],

@@ -69,9 +69,7 @@ def count_sentence(files: Iterable[dict[str, Any]]) -> str:
 def cell_row(cell: dict[str, Any]) -> tuple[str, ...]:
     """A cell as seven texts: table, row, column, metric, here, there, difference."""
     difference = "" if cell["difference"] is None else f"{cell['difference']:+.4f}"
-    if not cell["differs"]:
-        difference = "same"
-    elif cell["here"] == cell["there"]:
+    if cell["here"] == cell["there"]:
         difference = "beside it"  # the mean is the same, another column of the line is not
     values = ("none" if value is None else value for value in (cell["here"], cell["there"]))
     name = PurePosixPath(cell["table"]).stem

@@ -19,10 +19,10 @@ from typing import Any
 
 import yaml
 
-from uad.audit.crate_verify import unpack
+from uad.audit.crate_verify import left_out_of, unpack
 from uad.audit.tree import CONFIG, MANIFEST, MARKER, manifest_rows
 from uad.core.errors import DataError
-from uad.core.files import read_json, read_tsv, sha256_of_all
+from uad.core.files import read_json, sha256_of_all
 from uad.core.provenance import SUFFIX
 from uad.core.records import EXTERNAL, REPOSITORY, Record, Records, load_records
 from uad.core.walk import files_below
@@ -109,6 +109,12 @@ class Run:
         return {self.key(entry.key): entry.sha256 for entry in record.inputs}
 
     @cached_property
+    def read(self) -> dict[str, str | None]:
+        """What any job of this run read, as the last one saw it."""
+        jobs = sorted(self.records.all.values(), key=lambda record: record.content["started"])
+        return {key: digest for job in jobs for key, digest in self.inputs(job).items()}
+
+    @cached_property
     def files(self) -> dict[str, File]:
         """All files but records, by key, in alphabetical order."""
         root, there, made = self.records.root, {}, self.records.producers
@@ -125,13 +131,14 @@ class Run:
             for row in manifest_rows(root, folder)
         }
         expected |= {key: (self.records.outputs[key].sha256, made[key]) for key in made}
-        # what is there counts first; else what a crate says, the jobs that read it, the one that
-        # made it
-        jobs = sorted(self.records.all.values(), key=lambda record: record.content["started"])
-        entries = [entry for record in jobs for entry in record.inputs if entry.key not in made]
+        # what is there counts first; else what a crate says, the job that made it, those that read
         known = {key: digest for key, (digest, _) in expected.items()}
-        known |= {self.key(entry.key): entry.sha256 for entry in entries if entry.sha256}
-        known |= self._left_out()
+        known |= {key: digest for key, digest in self.read.items() if digest and key not in made}
+        if root.name == "results":
+            left_out = left_out_of(root.parent).items()
+            known |= {
+                n.removeprefix("results/"): r["sha256"] for n, r in left_out if "results/" in n
+            }
         known |= {key: digest for key, digest in digests.items() if digest}
         return {
             key: File(there.get(key), known[key], *expected.get(key, ()))
@@ -139,20 +146,11 @@ class Run:
             if known[key]
         }
 
-    def _left_out(self) -> dict[str, str]:
-        """What a crate says of the files of the run that it does not hold."""
-        path = self.records.root.parent / "manifest.tsv"
-        if self.records.root.name != "results" or not path.is_file():
-            return {}
-        rows = read_tsv(path).dropna(subset="sha256").query("included == 'no'")
-        rows = rows[rows["path"].str.startswith("results/")]
-        return dict(zip(rows["path"].str.removeprefix("results/"), rows["sha256"], strict=True))
-
     def stage(self, key: str) -> str:
         """The rule that made a file; for others where they are from."""
-        file = self.files.get(key)
-        if key.startswith(f"{RAW}/") and (file is None or key not in self.records.producers):
+        if key.startswith(f"{RAW}/") and key not in self.records.producers:
             return RAW
+        file = self.files.get(key)
         if file and file.record:
             return file.record.rule
         return CODE if key.startswith(REPOSITORY) else UNKNOWN

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-import pandas as pd
-
-from uad.audit.tree import RAW, AuditedTree, participants_key, split_key
+from uad.audit.tree import (
+    FILES,
+    RAW,
+    AuditedTree,
+    modality_of,
+    participants_key,
+    split_key,
+)
 from uad.core.errors import DataError
 from uad.core.files import read_json
-from uad.core.paths import MODALITY
 from uad.core.records import EXTERNAL, Record, key_of
 from uad.preprocess.slices import subjects_in
 
@@ -37,11 +41,13 @@ def raw_of_own_subject(tree: AuditedTree) -> None:
         if not read or not tree.ready(f"whose raw files {output} was made from", table):
             continue
         if dataset not in listed:
-            listed[dataset] = defaultdict(set)
             roots = tree.records.producers[table].content["roots"]
-            for row in tree.participants[dataset]:
-                files = {key_of(row[c], roots) for c in ("image", "mask", "lesion") if row.get(c)}
-                listed[dataset][row["subject"], row["modality"]] |= files
+            listed[dataset] = {
+                (scan.subject, scan.modality): {
+                    key_of(path, roots) for path in (getattr(scan, name) for name in FILES) if path
+                }
+                for scan in tree.people[dataset].itertuples()
+            }
         for name, subject, own in _pairs(record, read, listed[dataset]):
             tree.checks["raw files of the own subject"] += 1
             if name not in own:
@@ -53,8 +59,7 @@ def _pairs(
     record: Record, read: list[str], listed: dict[tuple[str, str], set[str]]
 ) -> Iterator[tuple[str, str, set[str]]]:
     """Each raw file that a job read, whose it should be, and the files that are theirs."""
-    names = record.wildcards
-    modality = names.get("modality") or MODALITY.get(names.get("suffix", ""), "")
+    names, modality = record.wildcards, modality_of(record.wildcards)
     if "subject" in names:
         own = listed.get((names["subject"], modality), set())
         yield from ((name, names["subject"], own) for name in read)
@@ -116,8 +121,8 @@ def order_of_stores(tree: AuditedTree) -> None:
         if not tree.ready(f"order of {store}", store, table):
             continue
         tree.checks["order of slice stores"] += 1
-        rows = tree.participants.get(dataset, [])
-        wanted = [row["subject"] for row in rows if row["modality"] == record.wildcards["modality"]]
+        scans = tree.people[dataset]
+        wanted = scans.loc[scans["modality"] == record.wildcards["modality"], "subject"].tolist()
         try:
             there = subjects_in(tree.path(store))
         except (DataError, KeyError, ValueError) as error:
@@ -153,18 +158,15 @@ def subjects_used(tree: AuditedTree) -> None:
             used = {test: scans["subject"].tolist()}
         for dataset, subjects in used.items():
             tree.checks["subjects against the split"] += len(subjects)
-            rows = table[table["dataset"] == dataset]
-            for what in _wrong_subjects(rows, subjects, role):
-                tree.fail(name, CONTRADICTION, f"By {split} it {what}.", BOTH_AGAIN)
-
-
-def _wrong_subjects(rows: pd.DataFrame, subjects: Iterable[str], role: str) -> Iterator[str]:
-    """What is wrong with the subjects of a file, by the rows of its split."""
-    roles = rows.groupby("subject")["role"].agg(", ".join).to_dict()
-    wanted, used = set(rows.loc[rows["role"] == role, "subject"]), Counter(subjects)
-    for subject in sorted({*used, *wanted}):
-        if subject not in wanted:
-            place = roles.get(subject, "no set")
-            yield f"used {subject}, whom the split has in {place}, not in {role}"
-        elif used[subject] != 1:
-            yield f"has {subject} of {role} {used[subject]} times"
+            rows, counts = table[table["dataset"] == dataset], Counter(subjects)
+            roles = rows.groupby("subject")["role"].agg(", ".join).to_dict()
+            wanted = set(rows.loc[rows["role"] == role, "subject"])
+            for subject in sorted(wanted | set(counts)):
+                what = None
+                if subject not in wanted:
+                    place = roles.get(subject, "no set")
+                    what = f"used {subject}, whom the split has in {place}, not in {role}"
+                elif counts[subject] != 1:
+                    what = f"has {subject} of {role} {counts[subject]} times"
+                if what:
+                    tree.fail(name, CONTRADICTION, f"By {split} it {what}.", BOTH_AGAIN)

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from uad import config as uad_config
-from uad.core.errors import ConfigError, DataError
+from uad.config import Config, load_files
+from uad.core.errors import ConfigError
 from uad.core.files import TEMPORARY, read_json, read_tsv, sha256_of_all
-from uad.core.paths import Tree
+from uad.core.paths import MODALITY, Tree
 from uad.core.provenance import SUFFIX
-from uad.core.records import EXTERNAL, REPOSITORY, Artifact, Record, Records, key_of, load_records
+from uad.core.records import EXTERNAL, REPOSITORY, Artifact, Record, Records, key_of
 from uad.core.walk import files_below
 
 CONFIG = "config.resolved.yaml"
 #: Says which kind of data a tree holds.
 MARKER = "source.json"
 RAW, MANIFEST = "raw/", ".manifest.tsv"
+#: Columns of a participants table: files of a scan, and all that are read here.
+FILES = ["image", "lesion", "mask"]
+SCAN = ["subject", "modality", *FILES]
 #: Advice for a file that is not what it was.
 MAKE_AGAIN = (
     "Restore it from a copy, or delete it together with its record and run the workflow again."
 )
 
 
-def key(path: str) -> str:
-    """The key of a path of ``Tree(".")``."""
-    return path.removeprefix("./")
-
-
 def participants_key(dataset: str) -> str:
     """Key of a data set's participants table."""
-    return key(Tree(".").participants(dataset))
+    return Tree("").participants(dataset)[1:]
 
 
 def split_key(names: dict[str, str]) -> str:
     """Key of the split of a job's experiment and fold."""
-    return key(Tree(".").split(names["experiment"], names["fold"]))
+    return Tree("").split(names["experiment"], names["fold"])[1:]
+
+
+def modality_of(names: dict[str, str]) -> str:
+    """Modality of a job on scans, by its wildcards; empty if it has none."""
+    return names.get("modality") or MODALITY.get(names.get("suffix", ""), "")
 
 
 def is_raw(name: str) -> bool:
@@ -70,7 +72,6 @@ class Finding:
     advice: str
 
 
-@dataclass
 class AuditedTree:
     """The tree, and what was found so far.
 
@@ -79,6 +80,7 @@ class AuditedTree:
         digests: size and SHA-256 of every file that a record, a manifest or a participants table
             names, by key; None if it is not there.
         cfg: the config of the run; None if it is not there or cannot be trusted.
+        people: scans by data set, of the participants tables that can be relied on.
         raw: registered raw files, and the SHA-256 that they should have where that is known.
         compared: keys whose content was compared with what is said about them.
         unrecorded: files of which no record says how they were made.
@@ -86,27 +88,91 @@ class AuditedTree:
         leftovers: records of an earlier config or selection, and what they are left over of.
         findings: by key; the first check that fails an artifact names the cause.
         skipped: checks that could not be made, and why.
+        checks: how many comparisons were made, by kind.
+        table: a function: a TSV of the tree by its key, read once; not to be changed.
     """
 
-    records: Records
-    omitted: Callable[[str], bool]
-    digests: dict[str, tuple[int, str] | None] = field(default_factory=dict)
-    files: set[str] = field(default_factory=set)
-    cfg: uad_config.Config | None = None
-    participants: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    raw: dict[str, str | None] = field(default_factory=dict)
-    compared: set[str] = field(default_factory=set)
-    unrecorded: set[str] = field(default_factory=set)
-    own_raw: set[str] = field(default_factory=set)
-    leftovers: dict[str, str] = field(default_factory=dict)
-    findings: dict[str, Finding] = field(default_factory=dict)
-    notes: set[str] = field(default_factory=set)
-    skipped: set[str] = field(default_factory=set)
-    checks: Counter[str] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        #: A TSV of the tree, read once; not to be changed.
+    def __init__(self, records: Records, omitted: Callable[[str], bool]) -> None:
+        """Read the config, and hash all files."""
+        self.records, self.omitted, self.path = records, omitted, records.path
+        self.compared: set[str] = set()
+        self.unrecorded: set[str] = set()
+        self.leftovers: dict[str, str] = {}
+        self.findings: dict[str, Finding] = {}
+        self.notes: set[str] = set()
+        self.skipped: set[str] = set()
+        self.checks: Counter[str] = Counter()
         self.table: Callable[[str], pd.DataFrame] = cache(lambda name: read_tsv(self.path(name)))
+        self.sound = [r for name, r in records.all.items() if name not in records.broken]
+        #: Keys of all files that a job read.
+        self.read = {entry.key for record in self.sound for entry in record.inputs}
+        self.files = set(self._files())
+        # the generated raw trees, also of one whose manifest is gone
+        made = {record.outputs[0].key for record in self.sound if record.rule == "make_phantom"}
+        there = {name for name in self.files if name.startswith(RAW) and name.endswith(MANIFEST)}
+        generated = {name.removesuffix(MANIFEST) for name in made | there}
+        manifests = {folder: manifest_rows(records.root, folder) for folder in sorted(generated)}
+        listed = {f"{folder}/{r['path']}" for folder, rows in manifests.items() for r in rows}
+        self.digests = self._hashed({*self.files, *records.outputs, *listed, *self.read})
+        self.cfg = self._config()
+        self.raw: dict[str, str | None] = {}
+        self.people = dict(self._participants())
+        self.own_raw = set(self._own_raw()) - generated
+        for folder, rows in manifests.items():
+            if self.is_as_recorded(folder + MANIFEST):
+                self.raw |= {f"{folder}/{row['path']}": row["sha256"] for row in rows}
+            else:  # what the jobs saw is all that is known
+                self.raw |= {k: None for k in self.read | self.files if k.startswith(f"{folder}/")}
+                self.skipped.add(
+                    f"raw files below {folder} that no job read: {folder}{MANIFEST} fails itself."
+                )
+
+    def _files(self) -> Iterator[str]:
+        for path in files_below(self.records.root):
+            name = path.relative_to(self.records.root).as_posix()
+            if path.name.startswith(TEMPORARY):
+                self.notes.add(f"{name}: left by a killed job, or being written; may be deleted.")
+            else:
+                yield name
+
+    def _hashed(self, names: Iterable[str]) -> dict[str, tuple[int, str] | None]:
+        paths = {name: self.path(name) for name in sorted(names) if not is_free(name)}
+        digests = dict(zip(paths, sha256_of_all(paths.values()), strict=True))
+        unreadable = {name for name, path in paths.items() if not digests[name] and path.is_file()}
+        self.notes |= {f"{name}: cannot be read." for name in unreadable}
+        return {
+            n: (paths[n].stat().st_size, digest) if digest else None
+            for n, digest in digests.items()
+        }
+
+    def _config(self) -> Config | None:
+        why = f"{CONFIG} is not what the run wrote."
+        if self.is_as_recorded(CONFIG):
+            try:
+                return load_files([self.path(CONFIG)])
+            except ConfigError as error:
+                why = str(error)
+        self.skipped.add(f"comparison with the config: {why}")
+        return None
+
+    def _participants(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Who is in the data sets; registers the raw files of theirs that a job read."""
+        start, end = participants_key("\0").split("\0")
+        for name in sorted(self.files):
+            if not (name.startswith(start) and name.endswith(end)) or not self.is_as_recorded(name):
+                continue
+            table = pd.DataFrame(_rows(self.path(name))).reindex(columns=SCAN, fill_value="")
+            yield name.removeprefix(start).removesuffix(end), table
+            roots = (self.made_by(name) or self.sound[0]).content["roots"]
+            listed = {key_of(path, roots) for path in table[FILES].to_numpy().flat if path}
+            # a raw file that no job read has nothing to be compared with
+            self.raw |= {k: None for k in listed & self.read if k.startswith((EXTERNAL, RAW))}
+
+    def _own_raw(self) -> Iterator[str]:
+        for record in (r for r in self.sound if r.rule == "index_dataset"):
+            folder = key_of(str(record.params.get("root")), record.content["roots"])
+            if folder.startswith(RAW):
+                yield folder
 
     @cached_property
     def marked(self) -> str | None:
@@ -123,19 +189,9 @@ class AuditedTree:
         return said if self.cfg is None else self.cfg.phantom
 
     @cached_property
-    def sound(self) -> list[Record]:
-        """The records that can be relied on."""
-        return [r for name, r in self.records.all.items() if name not in self.records.broken]
-
-    @cached_property
     def current(self) -> list[Record]:
         """The sound records of this run: those that are not left over."""
         return [record for record in self.sound if record.key not in self.leftovers]
-
-    @cached_property
-    def read(self) -> set[str]:
-        """Keys of all files that a job read."""
-        return {entry.key for record in self.sound for entry in record.inputs}
 
     @property
     def known(self) -> set[str]:
@@ -162,10 +218,6 @@ class AuditedTree:
     def of_rule(self, *rules: str) -> list[Record]:
         """The current records of some rules."""
         return [record for rule in rules for record in self._by_rule.get(rule, [])]
-
-    def path(self, name: str) -> Path:
-        """Where a file lies."""
-        return self.records.path(name)
 
     def digest(self, name: str) -> str | None:
         """The SHA-256 that a file has now; None if it is not there."""
@@ -208,101 +260,11 @@ class AuditedTree:
         return True
 
 
-def open_tree(
-    root: Path,
-    repository: str | os.PathLike[str] | None,
-    omitted: Collection[str] | Callable[[str], bool],
-) -> AuditedTree:
-    """Read records and config, and hash all files.
-
-    Raises:
-        DataError: as ``uad.audit.verdict.audit``.
-    """
-    records = load_records(root, repository)
-    if not records.all:
-        name, why = next(iter(records.broken.items()))
-        raise DataError(
-            f"{root}: none of its {len(records.broken)} records can be used; {name} {why}. "
-            "Run the workflow again with this version of the software, or audit the tree with the "
-            "version that made it."
-        )
-    tree = AuditedTree(records, omitted if callable(omitted) else frozenset(omitted).__contains__)
-    for path in files_below(root):
-        name = path.relative_to(root).as_posix()
-        if path.name.startswith(TEMPORARY):
-            tree.notes.add(f"{name}: left by a killed job, or being written; may be deleted.")
-        else:
-            tree.files.add(name)
-    # the generated raw trees, also of one whose manifest is gone
-    made = {record.outputs[0].key for record in tree.sound if record.rule == "make_phantom"}
-    there = {name for name in tree.files if name.startswith(RAW) and name.endswith(MANIFEST)}
-    generated = {name.removesuffix(MANIFEST) for name in made | there}
-    listed = {f"{f}/{row['path']}" for f in generated for row in manifest_rows(root, f)}
-    _hash(tree, {*tree.files, *records.outputs, *listed, *tree.read})
-    tree.cfg = _config(tree)
-    _read_participants(tree)
-    _register_raw(tree, generated)
-    return tree
-
-
-def _hash(tree: AuditedTree, names: set[str]) -> None:
-    artifacts = sorted(name for name in names if not is_free(name))
-    paths = list(map(tree.path, artifacts))
-    for name, path, digest in zip(artifacts, paths, sha256_of_all(paths), strict=True):
-        tree.digests[name] = (path.stat().st_size, digest) if digest else None
-        if digest is None and path.is_file():
-            tree.notes.add(f"{name}: cannot be read.")
-
-
-def _config(tree: AuditedTree) -> uad_config.Config | None:
-    why = f"{CONFIG} is not what the run wrote."
-    if tree.is_as_recorded(CONFIG):
-        try:
-            return uad_config.load_files([tree.path(CONFIG)])
-        except ConfigError as error:
-            why = str(error)
-    tree.skipped.add(f"comparison with the config: {why}")
-    return None
-
-
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         return read_tsv(path).fillna("").to_dict("records")
     except (ValueError, UnicodeDecodeError, OSError):
         return []
-
-
-def _read_participants(tree: AuditedTree) -> None:
-    """Who is in the data sets, and the raw files of theirs that a job read."""
-    start, end = participants_key("\0").split("\0")
-    for name in sorted(tree.files):
-        if not (name.startswith(start) and name.endswith(end)) or not tree.is_as_recorded(name):
-            continue
-        rows = _rows(tree.path(name))
-        tree.participants[name.removeprefix(start).removesuffix(end)] = rows
-        roots = (tree.made_by(name) or tree.sound[0]).content["roots"]
-        columns = ("image", "lesion", "mask")
-        listed = {key_of(row[c], roots) for row in rows for c in columns if row.get(c)}
-        # a raw file that no job read has nothing to be compared with
-        tree.raw |= {k: None for k in listed & tree.read if k.startswith((EXTERNAL, RAW))}
-
-
-def _register_raw(tree: AuditedTree, generated: set[str]) -> None:
-    """The raw files of generated trees, by their manifest; where those of others lie."""
-    for record in (r for r in tree.sound if r.rule == "index_dataset"):
-        folder = key_of(str(record.params.get("root")), record.content["roots"])
-        if folder.startswith(RAW) and folder not in generated:
-            tree.own_raw.add(folder)
-    for folder in sorted(generated):
-        if tree.is_as_recorded(folder + MANIFEST):
-            rows = manifest_rows(tree.records.root, folder)
-            tree.raw |= {f"{folder}/{row['path']}": row["sha256"] for row in rows}
-        else:  # what the jobs saw is all that is known
-            there = tree.read | tree.files
-            tree.raw |= {k: None for k in there if k.startswith(f"{folder}/")}
-            tree.skipped.add(
-                f"raw files below {folder} that no job read: {folder}{MANIFEST} fails itself."
-            )
 
 
 def manifest_rows(root: Path, folder: str) -> list[dict[str, Any]]:

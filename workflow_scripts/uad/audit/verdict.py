@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from uad.audit import check, environment, leaks, recompute
-from uad.audit.tree import AuditedTree, Finding, is_raw, open_tree
+from uad.audit.tree import AuditedTree, Finding, is_raw
+from uad.core.errors import DataError
 from uad.core.files import write_json, write_text
-from uad.core.records import KEPT_ON_DEMAND, REPOSITORY, is_temporary
+from uad.core.records import KEPT_ON_DEMAND, REPOSITORY, is_temporary, load_records
 from uad.report.html import render_page
+from uad.report.render import counted
 
 #: In this order: what fails in an early check is not read by a later one.
 CHECKS = (
@@ -101,7 +103,7 @@ class Verdict:
         share = math.floor(10 * self.coverage) / 10  # rounded down: only all is 100 %
         parts = [
             f"{self.count('checked')} of {self.count('total')} artifacts ({share:g} %)",
-            f"{self.records} record{'' if self.records == 1 else 's'}",
+            counted(self.records, "record"),
             f"{self.bytes / 1e6:.1f} MB hashed",
         ]
         if temporary := self.count("temporary"):
@@ -110,32 +112,24 @@ class Verdict:
             parts.append(f"{omitted} files not here, left out on purpose")
         return "; ".join(parts) + "."
 
-    def plain(self) -> dict[str, Any]:
-        """As plain data for JSON: the same for the same tree, whenever it is audited."""
-        counts = {name: self.count(name) for name in ("total", "checked", "temporary", "omitted")}
-        content = asdict(self)
-        content["artifacts"] = {
-            **counts, "coverage_percent": round(self.coverage, 2), "bytes": content.pop("bytes")
-        }  # fmt: skip
-        return {"passed": self.passed, "verdict": self.sentence, **content}
-
-    def page(self) -> str:
-        """The verdict as one self-contained HTML page."""
-        return render_page("audit.html", verdict=self)
-
     def text(self) -> str:
         """The verdict as lines for a terminal: what was checked, what fails, how it ends."""
         lines = [self.counts]
         lines += [f"  {f.artifact}: {f.check}. {f.why}" for f in self.findings]
-        if number := len(self.skipped):
-            checks = "1 check" if number == 1 else f"{number} checks"
-            lines.append(f"{checks} could not be made (see the page).")
+        if self.skipped:
+            lines.append(f"{counted(len(self.skipped), 'check')} could not be made (see the page).")
         return "\n".join([*lines, self.sentence])
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
-        """Write ``audit.json`` and ``audit.html``; returns the page's path."""
-        write_json(Path(folder) / "audit.json", self.plain())
-        write_text(Path(folder) / "audit.html", self.page())
+        """Write ``audit.json`` and ``audit.html``, the same for the same tree whenever it is
+        audited; returns the page's path.
+        """
+        counts = {name: self.count(name) for name in ("total", "checked", "temporary", "omitted")}
+        content = {"passed": self.passed, "verdict": self.sentence, **asdict(self)}
+        size = {"coverage_percent": round(self.coverage, 2), "bytes": content.pop("bytes")}
+        content["artifacts"] = counts | size
+        write_json(Path(folder) / "audit.json", content)
+        write_text(Path(folder) / "audit.html", render_page("audit.html", verdict=self))
         return Path(folder) / "audit.html"
 
 
@@ -158,11 +152,30 @@ def audit(
     Raises:
         DataError: there is no such folder, no record in it, or none that this version reads.
     """
-    tree = open_tree(Path(results), repository, omitted)
+    records = load_records(results, repository)
+    if not records.all:
+        name, why = next(iter(records.broken.items()))
+        raise DataError(
+            f"{results}: none of its {len(records.broken)} records can be used; {name} {why}. "
+            "Run the workflow again with this version of the software, or audit the tree with the "
+            "version that made it."
+        )
+    tree = AuditedTree(records, omitted if callable(omitted) else frozenset(omitted).__contains__)
     for look in CHECKS:
         look(tree)
     _note_absent(tree)
-    return _verdict(tree)
+    commits = Counter(r.content["code"].get("commit") or "none" for r in records.all.values())
+    return Verdict(
+        phantom=tree.phantom,
+        findings=sorted(tree.findings.values(), key=lambda finding: finding.artifact),
+        notes=sorted(tree.notes),
+        skipped=sorted(tree.skipped),
+        stages=_stages(tree),
+        checks=dict(sorted(tree.checks.items())),
+        records=len({*records.all, *records.broken}),
+        bytes=sum(size for size, _ in filter(None, tree.digests.values())),
+        code=dict(sorted(commits.items())),
+    )
 
 
 def _note_absent(tree: AuditedTree) -> None:
@@ -181,7 +194,7 @@ def _note_absent(tree: AuditedTree) -> None:
         )
 
 
-def _verdict(tree: AuditedTree) -> Verdict:
+def _stages(tree: AuditedTree) -> list[dict[str, Any]]:
     records = tree.records
     names = [*records.rule_order, "raw files", "repository", "other files", "records"]
     stages = {name: {"name": name, **dict.fromkeys(COUNTS, 0)} for name in names}
@@ -198,10 +211,10 @@ def _verdict(tree: AuditedTree) -> Verdict:
     for record in records.all.values():
         stages[record.rule]["jobs"] += 1
     for key in tree.known:
-        stage = stage_of(key)
-        if tree.digest(key) is None and tree.omitted(key):
+        stage, absent = stage_of(key), tree.digest(key) is None
+        if absent and tree.omitted(key):
             stage["omitted"] += 1
-        elif tree.digest(key) is None and is_temporary(key):
+        elif absent and is_temporary(key):
             stage["temporary"] += 1
         else:
             stage["total"] += 1
@@ -210,15 +223,4 @@ def _verdict(tree: AuditedTree) -> Verdict:
     stages["records"] |= {"total": number, "checked": number}
     for finding in tree.findings.values():
         stage_of(finding.artifact)["failed"] += 1
-    commits = Counter(r.content["code"].get("commit") or "none" for r in records.all.values())
-    return Verdict(
-        phantom=tree.phantom,
-        findings=sorted(tree.findings.values(), key=lambda finding: finding.artifact),
-        notes=sorted(tree.notes),
-        skipped=sorted(tree.skipped),
-        stages=[stage for stage in stages.values() if any(stage[name] for name in COUNTS)],
-        checks=dict(sorted(tree.checks.items())),
-        records=number,
-        bytes=sum(size for size, _ in filter(None, tree.digests.values())),
-        code=dict(sorted(commits.items())),
-    )
+    return [stage for stage in stages.values() if any(stage[name] for name in COUNTS)]
