@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from tools import real_tree
 from uad.core.errors import DataError
@@ -228,6 +229,26 @@ def test_a_scan_that_its_skull_stripping_is_not_for_is_named(tree, layout, backe
     table = index_dataset(layout, root, ["T1"]).table
     found = give_verdicts(validate_tree(layout, table, backend=backend)).subjects
     assert [*found[found["why"].str.contains("looks like a ")]["verdict"]] == verdicts
+
+
+def test_a_head_with_very_bright_fat_is_taken_whole(tree):
+    root = tree("ixi")
+    name, path = scan(root, "ixi", 2, "T1")
+    edit(path, lambda d: np.where(d > np.percentile(d, 95), np.minimum(9.0 * d, 32000), d))
+    image = raw.Image(raw.open_volume(path), stripped=False)
+    bright = image.data > raw._otsu(image.data)
+    assert ndimage.binary_fill_holes(bright).mean() < 0.1 and image.filled.mean() > 0.3
+    assert check("ixi", root)[name][0] != BAD
+
+
+def test_a_cyst_is_darker_than_its_surroundings_and_no_fault(tree):
+    root = tree("brats21")
+    name, mask = scan(root, "brats21", 2, "lesion")
+    cyst = np.asanyarray(nib.load(mask).dataobj) > 0
+    for modality in ("T2", "FLAIR"):
+        edit(scan(root, "brats21", 2, modality)[1], lambda d: np.where(cyst, d // 10, d))
+    verdict, why = only(check("brats21", root), name)
+    assert verdict == WARN and "lesion mask: lies on something dark (FLAIR contrast -" in why
 
 
 def test_subjects_that_the_index_left_out_are_excluded_and_said(tree):

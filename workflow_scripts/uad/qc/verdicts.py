@@ -310,10 +310,12 @@ def _support(subject: pd.DataFrame) -> Iterator[Finding]:
     level = FAULT
     if fits:
         text = f"does not fit its images ({seen}) but those of {fits}; masks exchanged?"
-    elif best - contrast > DISPLACED:
+    elif best >= SUPPORT["FLAIR"] and best - contrast > DISPLACED:
         text = f"would fit the FLAIR image better {flair['lesion_where'].iloc[0]} ({seen})"
-    elif modality == "FLAIR" and everywhere < NO_SUPPORT:
+    elif modality == "FLAIR" and abs(everywhere) < NO_SUPPORT:
         text = f"its images show no lesion there ({seen}); is it another patient's?"
+    elif contrast <= -NO_SUPPORT:
+        level, text = WARNING, f"lies on something dark ({seen}); a cyst, or the wrong place?"
     else:
         level, text = WARNING, f"its images hardly show the lesion ({seen})"
     for index in subject.index:
