@@ -41,8 +41,7 @@ EROSIONS, MEDIAN, COMPONENT = 3, 5, 7
 class SharedVolumes(Dataset):
     """Volumes in the dictionary of a manager process, one random slice per request.
 
-    A subject is an image and a brain mask, float32 tensors ``(1, X, Y, Z)``, whose memory torch
-    hands to the other process, so that the voxels are not copied.
+    Torch hands the memory of its tensors to the other process: voxels are not copied.
     """
 
     def __init__(self, images: np.ndarray, masks: np.ndarray) -> None:
@@ -64,7 +63,6 @@ class SharedVolumes(Dataset):
         return {key: subject[key][..., number] for key in ("image", "mask")} | {"slice": number}
 
     def close(self) -> None:
-        """End the manager process."""
         self._manager.shutdown()
 
 
@@ -183,25 +181,17 @@ def training_step(
 
 @torch.no_grad()
 def reconstruct(
-    network: nn.Module, images: Tensor, noise: Tensor, t_test: int, schedule: Tensor, batch: int
+    network: nn.Module, images: Tensor, noise: Tensor, t_test: int, schedule: Tensor
 ) -> Tensor:
-    """All slices ``(D, 1, H, W)`` in [0, 1], a pass per patch and ``batch`` slices.
-
-    The authors take all slices of a volume at once; ``batch=1`` is a slice at a time.
-    """
+    """All slices ``(D, 1, H, W)`` in [0, 1] at once, as the authors; a pass per patch."""
     images = images * 2 - 1
     levels = torch.full((len(images),), t_test - 1, device=images.device)
     result = torch.zeros_like(images)
-    for box in boxes(*images.shape[-2:]):
-        for start in range(0, len(images), batch):
-            part = slice(start, start + batch)
-            count = len(images[part])
-            restored = restore(
-                network, images[part], levels[part], noise[part], [box] * count, schedule
-            )
-            for number in range(count):
-                rows, columns = box
-                result[start + number, :, rows, columns] = restored[number, :, rows, columns]
+    for rows, columns in boxes(*images.shape[-2:]):
+        chosen = [(rows, columns)] * len(images)
+        restored = restore(network, images, levels, noise, chosen, schedule)
+        for number in range(len(images)):
+            result[number, :, rows, columns] = restored[number, :, rows, columns]
     return (result + 1) / 2
 
 
@@ -236,11 +226,9 @@ def dice(prediction: np.ndarray, lesion: np.ndarray) -> float:
 
 def search_threshold(
     maps: Iterable[np.ndarray], lesions: Iterable[np.ndarray], steps: int = 10
-) -> tuple[float, float]:
-    """Halve the interval of thresholds, with Dice of all voxels at its quarters each time.
-
-    Returns:
-        The best threshold that was looked at, and its Dice.
+) -> float:
+    """The best of the thresholds at the quarters of an interval that is halved each time, by the
+    Dice of all voxels.
     """
     scores = np.concatenate([part.ravel() for part in maps])
     truth = np.concatenate([part.ravel() for part in lesions])
@@ -256,7 +244,7 @@ def search_threshold(
             candidate, value, bottom = high, at_high, bottom + 0.5 * width
         if value >= found:
             best, found = candidate, value
-    return best, found
+    return best
 
 
 def drop_small_components(prediction: np.ndarray) -> np.ndarray:

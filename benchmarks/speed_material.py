@@ -8,13 +8,11 @@ import importlib.metadata
 import itertools
 import os
 import platform
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,29 +23,34 @@ from uad.core.nifti import read_volume
 from uad.core.provenance import git_state
 from uad.methods import load
 from uad.methods.base import Method, Setup
+from uad.preprocess.intensity import crop_or_pad
 from uad.train.batches import TrainingSet
 
 SEED = 3141
 #: Options of the quality maps, as config.yaml has them for the reference protocol.
 QUALITY = {"alpha": 0.84, "window": "gaussian", "clamp": True}
+#: Options of the noise, as pDDPM has them.
+SIMPLEX = {"octaves": 6, "persistence": 0.8, "frequency": 64}
+#: Device -> ``train.accelerator``.
+ACCELERATORS = {"cpu": "cpu", "cuda": "gpu"}
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured; on a GPU the second half, too."""
+    """How much is measured; defaults are those of a GPU."""
 
+    device: str = "cuda"
     shape: tuple[int, int, int] = (96, 96, 50)
     spacing: float = 2.0  # of the phantom, in mm
     batch: int = 32
     network: dict[str, Any] = field(default_factory=lambda: {"scale_shift": True})
-    epochs: int = 3
-    steps: int = 12  # training steps per epoch
-    volumes: int = 6  # phantom scans
-    subjects: int = 64  # volumes in the reference's manager process; on a GPU: training volumes
+    short_and_long: tuple[int, int] = (5, 45)  # epochs of two trainings, whose difference is taken
+    volumes: int = 16  # phantom scans
+    subjects: int = 385  # training volumes
     repetitions: int = 5
     matmul: int = 8192  # side of the square matrices of the ceiling
-    short_and_long: tuple[int, int] = (5, 45)  # epochs of two trainings, whose difference is taken
     restored: int = 1151  # volumes
+    slices_per_pass: tuple[int, ...] = (50, 200, 400)
     # of the training loop: each is tried in turn, beside the best of those before it
     choices: tuple[tuple[str, tuple[Any, ...]], ...] = (
         ("compile", ("off", "default", "max-autotune")),
@@ -57,28 +60,38 @@ class Sizes:
     )
     epochs_of_curves: int = 42  # 500 steps
 
+    @property
+    def steps(self) -> int:
+        """Training steps of an epoch."""
+        return self.subjects // self.batch
+
 
 def _network(*channels: int, **options: Any) -> dict[str, Any]:
     return {"channels": list(channels), "num_res_blocks": 1, "scale_shift": True, **options}
 
 
-#: A network that takes one or two seconds per step of 32 slices of 96x96 on a CPU core.
-NARROW = _network(16, 32, 32, num_res_blocks=2, num_head_channels=32, norm_num_groups=8)
-PAPER_CPU = Sizes(network=NARROW)
-PAPER_GPU = Sizes(volumes=16, subjects=385)
+PAPER_GPU = Sizes()
+#: With a network that takes one or two seconds per step of 32 slices of 96x96 on a CPU core.
+PAPER_CPU = Sizes(
+    device="cpu",
+    network=_network(16, 32, 32, num_res_blocks=2, num_head_channels=32, norm_num_groups=8),
+    short_and_long=(1, 3),
+    volumes=6,
+    subjects=192,
+)
 TINY = Sizes(
+    device="cpu",
     shape=(24, 24, 12),
     spacing=6.0,
     batch=4,
     network=_network(8, 16, num_head_channels=8, norm_num_groups=4),
-    epochs=2,
-    steps=2,
+    short_and_long=(1, 3),
     volumes=2,
     subjects=8,
     repetitions=2,
     matmul=128,
-    short_and_long=(1, 3),
     restored=3,
+    slices_per_pass=(12, 24),
     choices=(("layout", ("contiguous", "channels_last")), ("precision", ("bf16-mixed", "tf32"))),
     epochs_of_curves=2,
 )
@@ -91,8 +104,7 @@ def make_method(sizes: Sizes, loss: str = "fusion") -> Method:
     return load("diffusion")(options, Setup(loss, QUALITY, "per_batch", (height, width)))
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """A test volume and what a model has made of it, all ``(x, y, z)``."""
 
     volume: np.ndarray
@@ -107,20 +119,12 @@ def make_cases(sizes: Sizes) -> list[Case]:
     with tempfile.TemporaryDirectory() as folder:
         for name in phantom.subject_names("brats21", sizes.volumes, SEED):
             written = phantom.write_subject(folder, "brats21", name, ["T2"], sizes.spacing, SEED)
-            image, labels = (_cropped(read_volume(path)[0], sizes.shape) for path in written)
+            image, labels = (crop_or_pad(read_volume(path)[0], sizes.shape) for path in written)
             mask, lesion = image > 0, labels > 0
             low, high = np.percentile(image[mask], (1, 99))
             volume = (np.clip((image - low) / (high - low), 0, 1) * mask).astype(np.float32)
             cases.append(Case(volume, mask, lesion, _restored(volume, mask, lesion)))
     return cases
-
-
-def _cropped(volume: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """The middle of a volume, with zeros where it is smaller than ``shape``."""
-    missing = [max(0, size - have) for size, have in zip(shape, volume.shape, strict=True)]
-    volume = np.pad(volume, [(gap // 2, gap - gap // 2) for gap in missing])
-    starts = [(have - size) // 2 for size, have in zip(shape, volume.shape, strict=True)]
-    return volume[tuple(slice(s, s + size) for s, size in zip(starts, shape, strict=True))]
 
 
 def _restored(volume: np.ndarray, mask: np.ndarray, lesion: np.ndarray) -> np.ndarray:
@@ -141,11 +145,6 @@ def make_training_set(cases: list[Case], count: int) -> TrainingSet:
     """``count`` volumes, the cases over and over; any slice may be drawn."""
     volumes, masks = arrays(cases, count)
     return TrainingSet.from_volumes(volumes, masks, [np.arange(volumes.shape[-1])] * count)
-
-
-def held_out(training: TrainingSet, count: int) -> TrainingSet:
-    """Some volumes of a training set, to validate on."""
-    return TrainingSet(training.images[:count], training.masks[:count], training.slices[:count])
 
 
 def alternate(
@@ -182,15 +181,16 @@ def synchronise(device: str) -> None:
 
 def conditions(device: str) -> dict[str, Any]:
     """Date, commit, machine (and how busy it is already) and versions."""
+    from uad.cost import machine_name
+
     names = ("torch", "monai", "numpy", "scipy", "scikit-image", "scikit-learn", "opensimplex")
     state, pages = git_state(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    models = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": state["commit"],
         "changed_since": state["diff_sha256"] is not None,
         "machine": {
-            "cpu": models[0] if models else platform.machine(),
+            "cpu": machine_name("cpu"),
             "cores": len(os.sched_getaffinity(0)),
             "memory_gib": round(pages / 2**30),
             "gpu": torch.cuda.get_device_name() if device == "cuda" else None,

@@ -42,22 +42,15 @@ def update(folder: Path) -> None:
 
 
 def with_tables(text: str, folder: Path) -> str:
-    """The README with its blocks made anew.
+    """The README with its blocks, between ``<!-- NAME.json -->`` and its end, made anew."""
 
-    Raises:
-        ValueError: a block is not there exactly once.
-    """
-    for name, render in BLOCKS.items():
-        begin, end = f"<!-- {name}.json -->\n", f"<!-- end of {name}.json -->"
-        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        if len(pattern.findall(text)) != 1:
-            raise ValueError(f"the marks '{begin.strip()}' and '{end}' must stand there once")
-        path = folder / f"{name}.json"
+    def block(match: re.Match[str]) -> str:
+        path = folder / match[2]
         content = f"Not measured yet: there is no `{path.name}`.\n"
-        if path.exists():
-            content = render(read_json(path))
-        text = pattern.sub(lambda _, new=f"{begin}{content}{end}": new, text)
-    return text
+        return match[1] + (render_speed(read_json(path)) if path.exists() else content) + match[3]
+
+    blocks = re.compile(r"(<!-- (\w+\.json) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+    return blocks.sub(block, text)
 
 
 def set_gpu_rate(path: Path, results: dict[str, Any]) -> None:
@@ -67,10 +60,7 @@ def set_gpu_rate(path: Path, results: dict[str, Any]) -> None:
     text = path.read_text(encoding="utf-8")
     gpu = re.compile(r"(?<=  gpu:\n)    tflops: .*?(?=  cpu:\n)", re.DOTALL)
     how = f"measured on {machine}, {results['date'][:10]}; a step of the paper's pDDPM in tf32"
-    text, count = gpu.subn(f"    tflops: {rate:.3g}\n    how: >-\n      {how}\n", text)
-    if count != 1:
-        raise ValueError(f"{path}: has no rate of a GPU to replace")
-    write_text(path, text)
+    write_text(path, gpu.sub(f"    tflops: {rate:.3g}\n    how: >-\n      {how}\n", text))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -120,7 +110,3 @@ def _seconds(number: float) -> str:
 def _times(entry: dict[str, Any]) -> str:
     quartiles = entry.get("quartiles")
     return f"{entry['ratio']:.3g}" + (" ({:.3g} to {:.3g})".format(*quartiles) if quartiles else "")
-
-
-#: Block of the README and name of its file -> what makes it.
-BLOCKS = {"speed": render_speed, "speed_gpu": render_speed}

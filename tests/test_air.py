@@ -73,13 +73,6 @@ class TestTheoremOfThePaper:
         assert air_after(True, a, n) < air.average_intensity_ratio(a, n)
         assert not air.maximising_rule(a, n)
 
-    def test_without_the_priors_the_rule_can_miss_a_gain(self):
-        # FLAIR with a healthy mean just under one half
-        a, n = 0.9, 0.49
-        assert not air.paper_rule(n)
-        assert air.maximising_rule(a, n)
-        assert air_after(True, a, n) > 2 * air.average_intensity_ratio(a, n)
-
     @given(means, means)
     def test_the_maximising_rule_never_lowers_the_ratio(self, a, n):
         best = air_after(air.maximising_rule(a, n), a, n)
@@ -106,45 +99,12 @@ class TestTheoremOfThePaper:
 
 
 class TestInversion:
-    @given(
-        arrays(np.float64, (4, 5), elements=st.floats(0, 1)),
-        arrays(np.bool_, (4, 5)),
-        st.booleans(),
-    )
-    def test_of_the_foreground_and_never_the_background_twice_is_the_identity(
-        self, x, mask, as_tensor
-    ):
-        convert = torch.from_numpy if as_tensor else np.asarray
-        once = air.invert_foreground(convert(x), convert(mask))
-        assert (np.asarray(once)[~mask] == x[~mask]).all()
-        assert (np.asarray(once)[mask] == 1 - x[mask]).all()
-        twice = np.asarray(air.invert_foreground(once, convert(mask)))
-        np.testing.assert_allclose(twice, x, atol=1e-15)
-
-    @pytest.mark.parametrize("convert", [np.array, torch.tensor])
-    def test_the_result_is_new_and_of_the_same_type(self, convert):
-        x = convert([[0.25, 0.25]])
-        found = air.invert_foreground(x, convert([[0, 0]]))
-        assert (type(found), found.dtype) == (type(x), x.dtype)
-        found[:] = 9
-        assert float(x.max()) == 0.25
-
-    def test_one_mask_for_several_channels(self):
-        x, mask = torch.rand(2, 3, 4, 4), torch.ones(2, 1, 4, 4)
-        torch.testing.assert_close(air.invert_foreground(x, mask), 1 - x)
-
-    @pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
-    @pytest.mark.parametrize(
-        ("x", "mask", "message"),
-        [
-            (np.zeros((3, 3)), np.zeros((3, 4)), "mask"),
-            (np.zeros(3), np.zeros((3, 3)), "mask"),
-            (np.zeros((3, 3), np.uint8), np.ones((3, 3)), "floating"),
-        ],
-    )
-    def test_other_grids_and_integers_are_refused(self, convert, x, mask, message):
-        with pytest.raises(ValueError, match=message):
-            air.invert_foreground(convert(x), convert(mask))
+    @given(arrays(np.float64, (4, 5), elements=st.floats(0, 1)), arrays(np.bool_, (4, 5)))
+    def test_of_the_foreground_and_never_the_background_twice_is_the_identity(self, x, mask):
+        once = air.invert_foreground(x, mask)
+        assert (once[~mask] == x[~mask]).all()
+        assert (once[mask] == 1 - x[mask]).all()
+        np.testing.assert_allclose(air.invert_foreground(once, mask), x, atol=1e-15)
 
 
 @pytest.mark.parametrize(

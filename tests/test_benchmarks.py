@@ -12,7 +12,7 @@ import yaml
 
 from conftest import ROOT
 from uad import noise
-from uad.evaluate.reconstruct import reconstruct_volume
+from uad.evaluate.reconstruct import Reconstructor
 from uad.iqa import quality_map
 from uad.networks.execution import to_slices
 
@@ -62,9 +62,8 @@ class TestTheReferenceDoesOurWork:
     @pytest.mark.parametrize("batch", [1, 5, 12])
     def test_reconstruction(self, cases, network, batch):
         method, case = speed_material.make_method(TINY), cases[0]
-        own = reconstruct_volume(
-            method, network.eval(), case.volume, case.mask, t_test=400, batch=12, seed=5
-        )
+        reconstructor = Reconstructor(method, network.eval(), t_test=400, batch=12)
+        own = reconstructor.volume(case.volume, case.mask, seed=5)
         slices = to_slices(case.volume).unsqueeze(1)
         field = method.noise(slices, torch.Generator().manual_seed(5), "simplex")
         found = reference.reconstruct(network, slices, field, 400, reference.signal(), batch)

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from uad.core.columns import SIGNIFICANCE
 from uad.core.errors import ConfigError, DataError
@@ -85,17 +84,6 @@ class TestControls:
         assert (volumes[["ci_low", "ci_high"]] == 0).all(axis=None)
         assert found["effect_size"].isna().all()
 
-    @pytest.mark.slow
-    def test_chance_against_chance_is_significant_as_often_as_it_should_be(self):
-        found = []
-        for seed in range(120):
-            rng = np.random.default_rng(seed)
-            both = [cell(name, rng.random((2, 12)), 2) for name in ("a", "b")]
-            found.append(results(pd.concat(both), [("a", "b")], seed, 200))
-        p = pd.concat(found).query("unit == 'volumes' and metric == 'dice'")["p_value"]
-        assert stats.kstest(p, "uniform").pvalue > 0.001
-        assert (p < 0.05).mean() < 0.12
-
 
 class TestRows:
     def test_one_per_claim_test_set_metric_and_unit_in_the_order_of_the_claims(self):
@@ -120,11 +108,6 @@ class TestRows:
             assert found.empty
             assert list(found.columns) == SIGNIFICANCE
 
-    def test_five_folds_cannot_give_less_than_one_sixteenth_and_have_no_interval(self):
-        found = results(study(gain=0.2)).query("unit == 'folds' and metric == 'dice'")
-        assert (found[["p_value", "smallest_p"]] == 0.0625).all(axis=None)
-        assert found[["ci_low", "ci_high"]].isna().all(axis=None)
-
 
 class TestUnits:
     def test_volumes_are_averaged_over_the_folds_they_were_tested_in(self):
@@ -146,22 +129,6 @@ class TestUnits:
         found = one(results(metrics), metric="dice", unit="folds")
         assert found["n"] == 2
         assert found["difference"] == pytest.approx(100 * np.mean([0.7 - 0.5, 0.7 - 0.3]))
-
-    def test_volumes_that_are_tested_in_one_fold_each(self):
-        # intra-dataset: every volume is in the test set of one fold
-        def rotated(method, values):
-            metrics = cell(method, values, 5)
-            return metrics[metrics["subject"].str[-1].astype(int) % 5 == metrics["fold"]]
-
-        values = np.random.default_rng(3).random((2, 5, 10))
-        metrics = pd.concat([rotated("ours", values[0]), rotated("theirs", values[1])])
-        found = results(metrics)
-        volumes, folds = (one(found, metric="dice", unit=unit) for unit in ("volumes", "folds"))
-        assert (volumes["n"], folds["n"]) == (10, 5)
-        own = np.arange(10) % 5, np.arange(10)
-        expected = (values[0][own] - values[1][own]).mean()
-        assert volumes["difference"] == pytest.approx(100 * expected)
-        assert folds["difference"] == pytest.approx(100 * expected)
 
     def test_volumes_without_a_value_are_no_pair(self):
         metrics = pd.concat(
@@ -199,15 +166,6 @@ class TestNumbers:
             expected = 100 * getattr(interval, limit)
             assert found[f"ci_{limit}"] == pytest.approx(expected, abs=0.3)
 
-    @pytest.mark.filterwarnings("error")
-    @pytest.mark.parametrize("n", range(1, 6))
-    def test_the_smallest_p_of_few_pairs_is_reached_without_a_warning(self, n):
-        metrics = pd.concat(
-            [cell("ours", 0.5 + 0.01 * np.arange(n)), cell("theirs", np.full(n, 0.2))]
-        )
-        found = one(results(metrics), metric="dice", unit="volumes")
-        assert found["p_value"] == found["smallest_p"] == 2 / 2**n
-
     @pytest.mark.parametrize("n", [1, 2, 5, 8, 9, 30])
     @pytest.mark.parametrize("n_resamples", [1, 255, 256, 400])
     def test_the_smallest_p_is_that_of_the_test(self, n, n_resamples):
@@ -216,12 +174,6 @@ class TestNumbers:
         assert found >= least
         if 2**n <= n_resamples or n == 30:  # else random exchanges may have all signs equal
             assert found == least
-
-    def test_a_single_pair_has_no_interval_and_no_effect_size(self):
-        metrics = pd.concat([cell("ours", [0.5]), cell("theirs", [0.25])])
-        for row in results(metrics).itertuples():
-            assert (row.n, row.p_value, row.difference) == (1, 1, 25)
-            assert np.isnan([row.ci_low, row.ci_high, row.effect_size]).all()
 
     @pytest.mark.filterwarnings("error")
     def test_equal_differences_have_no_effect_size(self):
@@ -285,20 +237,9 @@ p_values = st.lists(st.floats(0, 1), min_size=1, max_size=8).map(np.array)
 
 
 class TestHolm:
-    def test_by_hand(self):
-        found = holm(np.array([0.01, 0.04, 0.03, 0.005]))
-        np.testing.assert_allclose(found, [0.03, 0.06, 0.06, 0.02])
-
     @given(p_values)
     def test_the_definition(self, p):
         np.testing.assert_allclose(holm(p), naive_holm(p))
-
-    @given(p_values)
-    def test_between_the_p_value_and_bonferroni_and_in_the_same_order(self, p):
-        found = holm(p)
-        assert (found >= p).all()
-        assert (found <= np.minimum(1, p.size * p) + 1e-15).all()
-        assert (np.diff(found[np.argsort(p)]) >= 0).all()
 
     def test_tests_that_could_not_be_made_are_not_counted(self):
         np.testing.assert_array_equal(holm(np.array([np.nan, 0.02, 0.5])), [np.nan, 0.04, 0.5])
@@ -314,15 +255,6 @@ class TestHolm:
 
 
 class TestErrors:
-    def test_a_missing_column(self):
-        with pytest.raises(DataError, match="auprc"):
-            results(study().drop(columns="auprc"))
-
-    def test_a_volume_listed_twice(self):
-        metrics = study()
-        with pytest.raises(DataError, match="sub0000 is listed twice"):
-            results(pd.concat([metrics, metrics.iloc[:1]]))
-
     def test_other_volumes(self):
         metrics = study()
         lost = (metrics["method"] == "ours") & (metrics["subject"] == "sub0003")
@@ -359,10 +291,6 @@ class TestPermutationAndBootstrap:
         assert paired_permutation(np.zeros(40), 500) == 1
         assert paired_permutation(np.array([0.8])) == 1  # one pair proves nothing
 
-    def test_few_pairs_are_enumerated(self):
-        # all four differences positive: 2 of the 16 sign patterns are as extreme
-        assert paired_permutation(np.arange(1.0, 5)) == pytest.approx(2 / 16)
-
     def test_chance_is_not_significant_more_often_than_it_should_be(self):
         rng = np.random.default_rng(6)
         p = [paired_permutation(rng.random(15) - rng.random(15), 300, s) for s in range(100)]
@@ -372,17 +300,11 @@ class TestPermutationAndBootstrap:
     def test_as_many_volumes_as_brats_has(self):
         assert paired_permutation(np.full(1251, 0.01), 50) < 0.05
 
-    def test_the_seed_decides(self):
-        noisy = 0.02 * self.rng.standard_normal(40)
-        assert len({paired_permutation(noisy, 500, seed) for seed in (0, 1, 2, 3, 4, 0)}) in (4, 5)
-        assert bootstrap_interval(noisy, 1) == bootstrap_interval(noisy, 1)
-        assert bootstrap_interval(noisy, 1) != bootstrap_interval(noisy, 2)
-
-    def test_the_interval_holds_the_mean_and_widens_with_the_level(self):
-        narrow, wide = (bootstrap_interval(self.base, level=level) for level in (0.8, 0.95))
-        assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
+    def test_the_interval_is_about_that_of_the_normal_distribution(self):
+        found = bootstrap_interval(self.base)
         half_width = 1.96 * self.base.std(ddof=1) / np.sqrt(40)
-        assert wide.high - wide.low == pytest.approx(2 * half_width, rel=0.15)
+        assert found.low < found.mean < found.high
+        assert found.high - found.low == pytest.approx(2 * half_width, rel=0.15)
 
     def test_degenerate_samples(self):
         assert bootstrap_interval(np.full(5, 0.25)) == (0.25, 0.25, 0.25)

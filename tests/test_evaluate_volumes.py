@@ -1,7 +1,5 @@
 """From anomaly maps to numbers: post-processing, threshold, metrics, significance."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,8 +22,7 @@ from uad.evaluate import (
     search_threshold,
     threshold_curve,
 )
-from uad.evaluate.metrics import Ranked, split_scores
-from uad.evaluate.postprocessing import _merge, _sorted_windows, median_filter
+from uad.evaluate.postprocessing import median_filter
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 8), st.integers(1, 6))
 masks = shapes.flatmap(lambda shape: arrays(np.bool_, shape))
@@ -55,185 +52,72 @@ def ball(shape=(20, 22, 12), radius=8):
     return scores, mask
 
 
-@dataclasses.dataclass(frozen=True)
 class Controls:
-    """A volume with answers that are known beforehand: the oracle, chance, and no opinion.
+    """A volume with answers that are known beforehand: the oracle, chance, and no opinion."""
 
-    Attributes:
-        mask: brain, an ellipsoid.
-        lesion: a ball of radius 6 in the middle of it, more than 5 voxels from the rim.
-    """
-
-    mask: np.ndarray
-    lesion: np.ndarray
-
-    @classmethod
-    def make(cls, shape=(40, 44, 20)):
-        grid, size = np.indices(shape), np.array(shape).reshape(3, 1, 1, 1)
-        from_middle = grid - size / 2
-        mask = ((from_middle / (size / 2)) ** 2).sum(0) < 1
-        return cls(mask, (from_middle**2).sum(0) <= 36)
-
-    @property
-    def prevalence(self):
-        return self.lesion.mean()
-
-    @property
-    def dice_of_everything(self):
-        return 2 * self.prevalence / (1 + self.prevalence)
-
-    @property
-    def auprc_of_chance(self):
-        """Expected average precision of a random order, exactly; a little above prevalence."""
-        total, found = self.lesion.size, self.lesion.sum()
-        harmonic = (1 / np.arange(1, total + 1)).sum()
-        return (found - 1 + (total - found) * harmonic / total) / (total - 1)
-
-    @property
-    def oracle(self):
-        return self.lesion.astype(np.float32)
-
-    def chance(self, seed):
-        return np.random.default_rng(seed).random(self.lesion.shape, dtype=np.float32)
-
-    def no_opinion(self, value=0.3):
-        return np.full(self.lesion.shape, value, dtype=np.float32)
-
-    def assert_chance(self, found):
-        """Values of ``auprc`` over seeds: their mean is that of chance, within 5 of its errors."""
-        error = np.std(found, ddof=1) / np.sqrt(len(found))
-        assert abs(np.mean(found) - self.auprc_of_chance) < 5 * error
-        assert error < 0.05 * self.prevalence
-        assert self.auprc_of_chance == pytest.approx(self.prevalence, rel=0.02)
-
-
-@pytest.fixture(scope="module")
-def controls():
-    return Controls.make()
+    shape = (40, 44, 20)
+    from_middle = np.indices(shape) - np.reshape(shape, (3, 1, 1, 1)) / 2
+    mask = ((2 * from_middle / np.reshape(shape, (3, 1, 1, 1))) ** 2).sum(0) < 1
+    lesion = (from_middle**2).sum(0) <= 36  # more than 5 voxels from the rim of the brain
+    oracle = lesion.astype(np.float32)
+    prevalence = lesion.mean()
+    dice_of_everything = 2 * prevalence / (1 + prevalence)
 
 
 methods = pytest.mark.parametrize("method", ["halving", "exact"])
-SEEDS = range(20)
 
 
-class TestControlsOfTheThreshold:
-    @methods
-    def test_chance_does_no_better_than_calling_everything_a_lesion(self, controls, method):
-        for seed in range(3):
-            found = search_threshold(controls.chance(seed), controls.lesion, method=method)
-            assert found.dice == pytest.approx(controls.dice_of_everything, rel=0.05)
-
-    @methods
-    def test_a_constant_score_is_everything(self, controls, method):
-        found = search_threshold(controls.no_opinion(), controls.lesion, method=method)
-        assert found.dice == pytest.approx(controls.dice_of_everything)
-        assert found.threshold < 0.3
-
-    @pytest.mark.parametrize(("method", "everything"), [("halving", False), ("exact", True)])
-    def test_a_score_of_zero_is_nothing_or_everything(self, controls, method, everything):
-        # halving starts at 0, as the authors': nothing is above; exact goes just below
-        found = search_threshold(controls.no_opinion(0), controls.lesion, method=method)
-        assert found.dice == pytest.approx(controls.dice_of_everything if everything else 0)
-
-
-class TestControlsOfAVolume:
+class TestControls:
     @staticmethod
-    def evaluated(controls, scores, method, component_max_size):
-        threshold = search_threshold([scores], [controls.lesion], method=method).threshold
+    def evaluated(scores, method, component_max_size):
+        threshold = search_threshold([scores], [Controls.lesion], method=method).threshold
         return evaluate_volume(
-            scores, controls.lesion, controls.mask, threshold, component_max_size
+            scores, Controls.lesion, Controls.mask, threshold, component_max_size
         )
 
     @methods
-    def test_oracle(self, controls, method):
-        for component_max_size in (0, 7):
-            found = self.evaluated(controls, controls.oracle, method, component_max_size)
-            assert (found["dice"], found["auprc"]) == (1, 1)
-
-    @methods
-    def test_oracle_after_post_processing(self, controls, method):
+    def test_oracle_after_post_processing(self, method):
         # The median takes voxels from the lesion's edge and adds none, for the ball is convex; it
         # keeps those whose whole window is lesion. The rest ranks with the background.
-        scores = postprocess(controls.oracle, controls.mask)
-        found = self.evaluated(controls, scores, method, 7)
-        core = ndimage.binary_erosion(controls.lesion, np.ones((5, 5, 5))).sum()
-        size = controls.lesion.sum()
-        assert not (scores > 0)[~controls.lesion].any()
-        assert 2 * core / (core + size) < found["dice"] < 1
+        lesion = Controls.lesion
+        scores = postprocess(Controls.oracle, Controls.mask)
+        found = self.evaluated(scores, method, 7)
+        core = ndimage.binary_erosion(lesion, np.ones((5, 5, 5))).sum()
+        assert not (scores > 0)[~lesion].any()
+        assert 2 * core / (core + lesion.sum()) < found["dice"] < 1
         # a perfect method cannot have more than this on a lesion of 24 mm
         assert found["dice"] == pytest.approx(0.888, abs=0.001)
-        kept = (scores > 0).sum() / size
-        assert found["auprc"] == pytest.approx(kept + (1 - kept) * controls.prevalence)
+        kept = (scores > 0).sum() / lesion.sum()
+        assert found["auprc"] == pytest.approx(kept + (1 - kept) * Controls.prevalence)
 
-    def test_post_processing_loses_single_voxels_and_the_rim(self, controls):
-        rng = np.random.default_rng(0)
-        sparse = controls.mask & (rng.random(controls.mask.shape) < 0.01)
-        rim = controls.mask & (postprocess(controls.mask * 1.0, controls.mask, median=0) == 0)
+    def test_post_processing_loses_single_voxels_and_the_rim(self):
+        mask = Controls.mask
+        sparse = mask & (np.random.default_rng(0).random(mask.shape) < 0.01)
+        rim = mask & (postprocess(mask * 1.0, mask, median=0) == 0)
         for lesion in (sparse, rim):
-            scores = postprocess(lesion.astype(np.float32), controls.mask)
+            scores = postprocess(lesion.astype(np.float32), mask)
             assert not scores.any()
-            found = evaluate_volume(scores, lesion, controls.mask, 0.5, 7)
+            found = evaluate_volume(scores, lesion, mask, 0.5, 7)
             assert found["dice"] == 0
             assert found["auprc"] == pytest.approx(found["prevalence"], rel=1e-15)
 
-    def test_chance(self, controls):
-        rows = [self.evaluated(controls, controls.chance(seed), "exact", 0) for seed in SEEDS]
-        controls.assert_chance([row["auprc"] for row in rows])
-        for row in rows:
-            assert row["dice"] == pytest.approx(controls.dice_of_everything, rel=0.05)
+    @methods
+    def test_chance_does_no_better_than_calling_everything_a_lesion(self, method):
+        for seed in range(5):
+            scores = np.random.default_rng(seed).random(Controls.shape, dtype=np.float32)
+            found = self.evaluated(scores, method, 0)
+            assert found["auprc"] == pytest.approx(Controls.prevalence, rel=0.2)
+            assert found["dice"] == pytest.approx(Controls.dice_of_everything, rel=0.05)
 
     @methods
-    def test_no_opinion(self, controls, method):
-        found = self.evaluated(controls, controls.no_opinion(), method, 7)
-        assert found["auprc"] == pytest.approx(found["prevalence"], rel=1e-15)
-        assert found["dice"] == pytest.approx(controls.dice_of_everything)
-        assert found["predicted_voxels"] == controls.lesion.size
-        nothing = evaluate_volume(
-            controls.no_opinion(), controls.lesion, controls.mask, np.float32(0.3), 7
-        )
-        assert (nothing["dice"], nothing["predicted_voxels"]) == (0, 0)
-        assert average_precision(~controls.lesion * 1.0, controls.lesion) <= controls.prevalence
-
-
-def average_precision_of(curve):
-    """Average precision in the steps of a curve; pooled over its volumes."""
-    falling = curve.iloc[::-1]
-    steps = falling["recall"].diff().fillna(falling["recall"].iloc[0])
-    return float((steps * falling["precision"]).sum())
-
-
-class TestControlsOfTheCurve:
-    def test_oracle(self, controls):
-        curve = curve_of([controls.oracle] * 2, [controls.lesion] * 2)
-        assert average_precision_of(curve) == pytest.approx(1, abs=1e-12)
-        inside = curve[(curve["threshold"] >= 0) & (curve["threshold"] < 1)]
-        assert len(inside) >= 99
-        assert (inside[["precision", "recall", "mean_dice"]] == 1).all(axis=None)
-
-    def test_oracle_after_post_processing_has_the_auprc_of_its_map(self, controls):
-        scores = postprocess(controls.oracle, controls.mask)
-        found = average_precision_of(curve_of([scores], [controls.lesion]))
-        assert found == pytest.approx(average_precision(scores, controls.lesion), abs=1e-12)
-
-    def test_chance(self, controls):
-        scores = [controls.chance(seed) for seed in SEEDS]
-        curve = curve_of(scores, [controls.lesion] * len(scores))
-        assert average_precision_of(curve) == pytest.approx(controls.prevalence, rel=0.03)
-        assert curve["mean_dice"].max() == pytest.approx(controls.dice_of_everything, rel=0.05)
-        # recall falls as the share of voxels above the threshold
-        inside = curve[curve["threshold"].between(0, 1)]
-        np.testing.assert_allclose(inside["recall"], 1 - inside["threshold"], atol=0.02)
-
     @pytest.mark.parametrize("value", [0.3, 0.0])
-    def test_no_opinion(self, controls, value):
-        curve = curve_of([controls.no_opinion(value)], [controls.lesion])
-        assert average_precision_of(curve) == pytest.approx(controls.prevalence)
-        everything, nothing = curve.iloc[0], curve.iloc[-1]
-        assert (everything["recall"], nothing["recall"]) == (1, 0)
-        assert everything["precision"] == pytest.approx(controls.prevalence)
-        assert everything["mean_dice"] == pytest.approx(controls.dice_of_everything)
-        assert np.isnan(nothing["precision"])
-        assert nothing["mean_dice"] == 0
+    def test_no_opinion_is_everything_or_nothing(self, method, value):
+        found = self.evaluated(np.full(Controls.shape, value, np.float32), method, 7)
+        assert found["auprc"] == pytest.approx(found["prevalence"], rel=1e-15)
+        # halving starts at 0, as the authors': nothing is above; exact goes just below
+        everything = value or method == "exact"
+        assert found["predicted_voxels"] == (Controls.lesion.size if everything else 0)
+        assert found["dice"] == pytest.approx(Controls.dice_of_everything if everything else 0)
 
 
 class TestDice:
@@ -266,34 +150,12 @@ class TestAveragePrecision:
         expected = average_precision_score(labels, scores)
         assert average_precision(scores, labels) == pytest.approx(expected, abs=1e-9)
 
-    def test_equals_scikit_learn_on_a_sparse_volume_with_background(self):
-        rng = np.random.default_rng(3)
-        labels = rng.random((24, 24, 12)) < 0.02
-        scores = (rng.random(labels.shape) + labels) * (rng.random(labels.shape) < 0.4)
-        expected = average_precision_score(labels.ravel(), scores.ravel())
-        assert average_precision(scores, labels) == pytest.approx(expected, abs=1e-9)
-
-    def test_no_lesion_is_undefined(self):
+    def test_undefined_without_a_lesion_nan_and_other_grids_are_refused(self):
         assert np.isnan(average_precision(np.ones(5), np.zeros(5)))
-
-    def test_nan_and_other_grids_are_refused(self):
         with pytest.raises(DataError, match="NaN"):
             average_precision(np.array([0.1, np.nan]), np.array([0, 1]))
         with pytest.raises(DataError, match="shape"):
             average_precision(np.zeros(3), np.zeros(4))
-
-
-class TestRanked:
-    @given(st.lists(signed, min_size=1, max_size=3))
-    def test_counts_as_without_order(self, pairs):
-        found = Ranked.of([split_scores(*pair)[1:] for pair in pairs])
-        scores = np.concatenate([scores[~labels] for scores, labels in pairs])
-        thresholds = np.linspace(-0.625, 1.125, 15).astype(np.float32)  # also between the scores
-        assert found.largest == scores.max(initial=-np.inf)
-        assert found.at_least(thresholds).tolist() == [(scores >= t).sum() for t in thresholds]
-        assert found.above(thresholds).tolist() == [(scores > t).sum() for t in thresholds]
-        below = [scores[scores < t].max(initial=-np.inf) for t in thresholds]
-        assert [found.next_below(t) for t in thresholds] == below
 
 
 def naive_exact(scores, labels):
@@ -354,16 +216,6 @@ class TestThreshold:
             collection = dict(enumerate(scores)).values()
             assert search_threshold(collection, labels, method=method) == together
 
-    def test_half_precision_scores(self):
-        scores, labels = ball()[0].astype(np.float16), ball()[1]
-        for method in ("halving", "exact"):
-            found = search_threshold(scores, labels, method=method)
-            assert found.dice == dice(scores > found.threshold, labels)
-
-    def test_every_voxel_a_lesion(self):
-        found = search_threshold(np.array([0.2, 0.4]), np.array([1, 1]), method="exact")
-        assert (found.dice, found.threshold < 0.2) == (1, True)
-
     def test_without_a_lesion_the_message_says_what_to_do(self):
         for labels in (np.zeros(3), [np.zeros(3)]):
             scores = np.ones(3) if isinstance(labels, np.ndarray) else [np.ones(3)]
@@ -382,12 +234,6 @@ class TestThreshold:
             search_threshold(np.zeros((2, 2)), np.zeros((2, 3)))
         with pytest.raises(DataError, match="2 anomaly maps, but 1 labels"):
             search_threshold([np.zeros(2)] * 2, [np.zeros(2)])
-
-    def test_wrong_arguments(self):
-        with pytest.raises(ValueError, match="method"):
-            search_threshold(np.ones(2), np.ones(2), method="grid")
-        with pytest.raises(ValueError, match="steps"):
-            search_threshold(np.ones(2), np.ones(2), steps=0)
 
 
 def naive_erosion(mask, iterations):
@@ -459,42 +305,12 @@ class TestPostprocess:
         expected = ndimage.median_filter(volume, size)
         np.testing.assert_array_equal(median_filter(volume, size), expected)
 
-    @given(st.integers(1, 12), st.integers(0, 12), st.data())
-    def test_lists_are_merged_and_cut_out(self, first, second, data):
-        values = data.draw(arrays(np.int64, (first + second, 4), elements=st.integers(0, 9)))
-        low, high = sorted(data.draw(st.tuples(*[st.integers(0, first + second)] * 2)))
-        lists = [list(np.sort(part, axis=0)) for part in (values[:first], values[first:])]
-        merged = np.array(_merge(*lists, low, high)).reshape(-1, 4)
-        np.testing.assert_array_equal(merged, np.sort(values, axis=0)[low:high])
-
-    @pytest.mark.parametrize("size", range(1, 9))
-    def test_neighbours_are_sorted(self, size):
-        values = np.random.default_rng(0).integers(0, 20, 40)
-        neighbours = [values[k * 3 : len(values) - (size - 1 - k) * 3] for k in range(size)]
-        expected = np.sort(neighbours, axis=0)
-        np.testing.assert_array_equal(_sorted_windows([values], size, 3), expected)
-
-    @given(masks, st.integers(1, 2))
-    def test_outside_the_mask_only_where_most_of_the_window_is_inside(self, mask, erosion):
-        scores = 1 + np.random.default_rng(0).random(mask.shape)
-        found = postprocess(scores, mask, erosion=erosion, median=3)
-        inside = naive_erosion(mask, erosion).astype(float)
-        most = naive_median(inside, 3) > 0
-        np.testing.assert_array_equal(found > 0, most)
-
     def test_both_steps_can_be_switched_off(self):
         scores, mask = ball()
         for median in (0, 1):
             found = postprocess(scores, mask, erosion=0, median=median)
             np.testing.assert_array_equal(found, scores)
             assert not np.shares_memory(found, scores)
-
-    @pytest.mark.parametrize(
-        ("given_dtype", "dtype"), [("float16", "float32"), ("float32",) * 2, ("float64",) * 2]
-    )
-    def test_precision(self, given_dtype, dtype):
-        scores, mask = ball()
-        assert postprocess(scores.astype(given_dtype), mask).dtype == dtype
 
     def test_other_grids_are_refused(self):
         with pytest.raises(DataError, match=r"\(4, 4, 2\).*\(4, 4, 3\)"):
@@ -506,11 +322,6 @@ class TestPostprocess:
     def test_scores_that_are_not_finite_are_refused(self, bad):
         with pytest.raises(DataError, match="diverged"):
             postprocess(np.full((3, 3, 3), bad), np.ones((3, 3, 3)))
-
-    @pytest.mark.parametrize("options", [{"erosion": -1}, {"median": 4}, {"order": "mask_first"}])
-    def test_wrong_arguments(self, options):
-        with pytest.raises(ValueError, match=next(iter(options))):
-            postprocess(np.zeros((3, 3, 3)), np.ones((3, 3, 3)), **options)
 
 
 def skimage_filter(prediction, max_size):
@@ -537,11 +348,6 @@ class TestSmallComponents:
         assert not found[0].any()
         assert found[5].sum() == 8
 
-    def test_corners_connect(self):
-        diagonal = np.zeros((9, 9, 9), dtype=bool)
-        diagonal[np.arange(8), np.arange(8), np.arange(8)] = True
-        assert remove_small_components(diagonal).sum() == 8
-
     @pytest.mark.parametrize(("max_size", "kept"), [(25, 26), (26, 26), (27, 0)])
     def test_a_hole_counts_as_filled(self, max_size, kept):
         shell = np.zeros((5, 5, 5), dtype=bool)
@@ -556,8 +362,6 @@ class TestSmallComponents:
         assert remove_small_components(prediction, 0).sum() == 1
         assert remove_small_components(prediction).sum() == 0
         assert prediction.sum() == 1
-        with pytest.raises(ValueError, match="max_size"):
-            remove_small_components(prediction, -1)
 
 
 class TestEvaluateVolume:
@@ -591,27 +395,12 @@ class TestEvaluateVolume:
         assert found["predicted_voxels"] == prediction.sum()
         np.testing.assert_equal(found["dice"], dice(prediction, lesion))
 
-    def test_lesions_and_masks_may_be_integers(self):
-        as_integers = [array.astype(np.uint8) * 3 for array in (self.lesion, self.mask)]
-        found = evaluate_volume(self.scores, *as_integers, 0.9, 1)
-        assert found == evaluate_volume(self.scores, self.lesion, self.mask, 0.9, 1)
-
     def test_without_a_lesion_auprc_is_undefined_and_dice_unless_something_is_found(self):
         nothing = np.zeros_like(self.lesion)
         missed = evaluate_volume(self.scores, nothing, self.mask, 0.5, 0)
         assert missed["dice"] == 0
         assert np.isnan(missed["auprc"])
         assert np.isnan(evaluate_volume(self.scores, nothing, self.mask, 1.0, 0)["dice"])
-
-    def test_wrong_arguments(self):
-        with pytest.raises(DataError, match="shape"):
-            evaluate_volume(self.scores[1:], self.lesion, self.mask, 0.5, 7)
-        with pytest.raises(DataError, match="shape"):
-            evaluate_volume(self.scores, self.lesion, self.mask[1:], 0.5, 7)
-        with pytest.raises(DataError, match="NaN"):
-            evaluate_volume(np.full(self.mask.shape, np.nan), self.lesion, self.mask, 0.5, 7)
-        with pytest.raises(ValueError, match="max_size"):
-            evaluate_volume(self.scores, self.lesion, self.mask, 0.5, -1)
 
 
 def curve_of(scores, labels, **options):
@@ -646,22 +435,6 @@ class TestThresholdCurve:
         assert curve["recall"].iloc[0] == 1
         assert curve["true_positives"].iloc[-1] == curve["false_positives"].iloc[-1] == 0
         assert {0.0, float(pair[0].max())} <= set(curve["threshold"])
-
-    def test_even_steps_of_recall_and_of_the_threshold(self):
-        scores, lesion = TestEvaluateVolume.scores, TestEvaluateVolume.lesion
-        curve = curve_of([scores], [lesion], points=10)
-        for step in range(1, 11):
-            assert np.ceil(step * lesion.sum() / 10) in set(curve["true_positives"])
-        even = np.linspace(0, scores.max(), 10).astype(np.float32)
-        assert set(even.tolist()) <= set(curve["threshold"])
-
-    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-    def test_precision_of_the_scores_which_keep_their_order(self, dtype):
-        scores, lesion = TestEvaluateVolume.scores.astype(dtype), TestEvaluateVolume.lesion
-        before = scores.copy()
-        for row in curve_of([scores], [lesion], points=20).itertuples():
-            assert row.mean_dice == pytest.approx(dice(scores > row.threshold, lesion))
-        np.testing.assert_array_equal(scores, before)
 
     @pytest.mark.parametrize(
         ("scores", "labels", "message"),

@@ -115,12 +115,6 @@ class TestEveryMap:
         assert x.grad.isfinite().all()
         assert x.grad.abs().max() > 0
 
-    def test_autocast_changes_nothing(self, name):
-        x, y = pair(9)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            inside = iqa.quality_map(name, x, y, **OPTIONS)
-        assert torch.equal(inside, iqa.quality_map(name, x, y, **OPTIONS))
-
     @pytest.mark.parametrize("shape", [(5, 5), (1, 5, 5), (1, 1, 5, 5, 5)])
     def test_other_ranks_shapes_and_types_are_refused(self, name, shape):
         x = torch.zeros(1, 1, 5, 5)
@@ -173,21 +167,6 @@ class TestSsim:
         x, y = (0.95 + 0.01 * z for z in pair(5, dtype=torch.float64))
         found = iqa.ssim_map(x.float(), y.float()).double()
         torch.testing.assert_close(found, iqa.ssim_map(x, y), atol=2e-5, rtol=0)
-
-    @pytest.mark.parametrize("level", [1.0, 100.0, 1000.0])
-    @pytest.mark.parametrize("window", ["gaussian", "uniform"])
-    def test_rounding_in_flat_bright_images_does_not_leave_the_range(self, level, window):
-        # float32 makes E[z^2] - E[z]^2 negative here, for unscaled intensities by more than C2
-        x, y = pair(16, (1, 1, 30, 30))
-        x, y = level * (1 + 1e-6 * x), level * (0.3 + 1e-6 * y)
-        assert iqa.ssim_map(x, y, window=window).abs().max() <= 1
-
-    def test_channels_and_samples_are_independent(self):
-        x, y = pair(6, (2, 3, 9, 9))
-        together = iqa.ssim_map(x, y)
-        for i, j in np.ndindex(2, 3):
-            alone = iqa.ssim_map(x[i, j][None, None], y[i, j][None, None])
-            torch.testing.assert_close(together[i, j][None, None], alone)
 
     @given(images, st.integers(0, 6), st.integers(0, 7), st.floats(0.01, 1))
     def test_one_changed_pixel_lowers_every_window_that_holds_it_and_no_other(self, x, i, j, step):
@@ -294,13 +273,6 @@ class TestMultiScaleSsim:
         loss.backward()
         assert x.grad.abs().max() < 100
 
-    def test_an_inverted_pattern_is_as_bad_as_it_gets_and_passes_no_gradient(self):
-        x = (torch.arange(144).reshape(1, 1, 12, 12) % 2).float().requires_grad_()
-        found = iqa.ms_ssim_loss_map(x, 1 - x.detach())
-        assert found[..., 4:-4, 4:-4].eq(0.5).all()
-        found[..., 5, 5].sum().backward()
-        assert x.grad.abs().max() == 0
-
 
 def naive_gms(x, y, c=170 / 255**2):
     """Xue et al. 2014 word by word, zero-padded."""
@@ -320,28 +292,11 @@ class TestGradientMagnitudeSimilarity:
             expected = naive_gms(x[i, 0].numpy(), y[i, 0].numpy())
             np.testing.assert_allclose(iqa.gms_loss_map(x, y)[i, 0], expected, atol=1e-12)
 
-    def test_a_step_by_hand(self):
-        # a step of 1 between two columns has the gradient 1 on both sides of it
-        x, y = torch.zeros(1, 1, 7, 8), torch.zeros(1, 1, 7, 8)
-        x[..., 4:] = 1
-        y[..., 4:] = 0.5
-        found = iqa.gms_loss_map(x, y)[0, 0, 3]
-        c = 170 / 255**2
-        step = torch.tensor(0.25 / (1.25 + c))
-        torch.testing.assert_close(found[3:5], step.expand(2))
-        assert found[[1, 2, 5, 6]].eq(0).all()
-
     @given(images, st.floats(0.01, 0.5))
     def test_blind_to_a_constant_shift_except_at_the_border(self, x, shift):
         x = torch.from_numpy(x)
         inside = iqa.gms_loss_map(x, x + shift)[..., 1:-1, 1:-1]
         torch.testing.assert_close(inside, torch.zeros_like(inside), atol=1e-12, rtol=0)
-
-    def test_turned_gradients_are_alike(self):
-        # only lengths are compared: a ramp to the right and a ramp downwards
-        ramp = torch.linspace(0, 1, 9).expand(1, 1, 9, 9)
-        inside = iqa.gms_loss_map(ramp, ramp.mT)[..., 1:-1, 1:-1]
-        torch.testing.assert_close(inside, torch.zeros_like(inside))
 
 
 class TestRegistry:

@@ -1,6 +1,5 @@
 """Noise: the reference implementation, reproducibility, and statistics."""
 
-import itertools
 import math
 
 import numpy as np
@@ -79,22 +78,29 @@ class TestSimplexIsOpenSimplex:
 
 
 class TestSimplex:
-    def test_statistics_of_the_papers_setting(self):
-        fields = noise.simplex((600, 96, 96), generator=seeded())
-        assert fields.mean() == pytest.approx(0, abs=0.03)
-        assert fields.std((1, 2)).mean() == pytest.approx(0.55, abs=0.03)
-        assert fields.mean((1, 2)).std() == pytest.approx(0.21, abs=0.03)
-        assert fields.abs().max() < sum(0.8**i for i in range(6))
-
-    def test_every_leading_index_has_its_own_field(self):
-        fields = noise.simplex((3, 2, 24, 24), generator=seeded()).flatten(0, 1).flatten(1)
-        correlation = torch.corrcoef(fields)
-        assert (correlation - torch.eye(6)).abs().max() < 0.9
-        assert len({tuple(field.tolist()) for field in fields}) == 6
-
-    def test_the_first_pixel_sits_on_a_lattice_point(self):
-        # all octaves start there, in the authors' code too
-        assert (noise.simplex((5, 8, 8), generator=seeded())[:, 0, 0] == 0).all()
+    def test_fields_are_distributed_as_those_of_the_package(self):
+        """Values are the package's (above): what is left is how permutations are drawn."""
+        seeds = np.random.default_rng(8).integers(-(2**62), 2**62, 300)
+        tables = torch.from_numpy(np.stack([opensimplex.OpenSimplex(int(s))._perm for s in seeds]))
+        both = (
+            noise.simplex((300, 48, 48), generator=seeded()),
+            own(tables, 48, 48, octaves=6, persistence=0.8, frequency=64),
+        )
+        lags = (1, 4, 16)
+        statistics = [
+            torch.stack(
+                [
+                    *(fields.pow(k).mean((1, 2)) for k in (1, 2, 3, 4)),
+                    fields.mean((1, 2)).square(),
+                    *((fields[:, lag:] * fields[:, :-lag]).mean((1, 2)) for lag in lags),
+                    *((fields[..., lag:] * fields[..., :-lag]).mean((1, 2)) for lag in lags),
+                ]
+            )
+            for fields in both
+        ]
+        error = sum(part.var(1) / 300 for part in statistics).sqrt()
+        assert ((statistics[0].mean(1) - statistics[1].mean(1)).abs() / error).max() < 4.5
+        assert len({tuple(field.flatten().tolist()) for field in both[0]}) == 300
 
     def test_octaves_add_up(self):
         one, two = (noise.simplex((4, 16, 16), n, 0.5, 16, seeded()) for n in (1, 2))
@@ -111,106 +117,6 @@ class TestSimplex:
         assert weight.grad is not None
 
 
-PAPERS = {"octaves": 6, "persistence": 0.8, "frequency": 64}
-SIDE = 48
-#: A mean of ours may be so many standard errors away from that of the package. There are 32
-#: statistics: by chance alone one comparison in some thousands would go past it.
-TOLERANCE = 4.5
-
-
-def statistics_of(fields):
-    """Names, and values per field: moments, correlation in space, power over the frequency.
-
-    Raw moments and products rather than normalised ones: as means over a field they can be
-    averaged over fields, and the scatter between fields gives the standard error.
-    """
-    fields = np.asarray(fields, dtype=np.float64)
-    mean = fields.mean((1, 2))
-    found = {f"moment {k}": (fields**k).mean((1, 2)) for k in (1, 2, 3, 4)}
-    found |= {f"moment {k} of the field's mean": mean**k for k in (2, 3, 4)}
-    for lag in (1, 2, 4, 8, 16, 32):
-        down, across = fields[:, lag:] * fields[:, :-lag], fields[..., lag:] * fields[..., :-lag]
-        found[f"correlation down, {lag} pixels"] = down.mean((1, 2))
-        found[f"correlation across, {lag} pixels"] = across.mean((1, 2))
-    window = np.hanning(SIDE)[:, None] * np.hanning(SIDE)  # the fields are not periodic
-    power = np.abs(np.fft.fft2((fields - mean[:, None, None]) * window)) ** 2
-    cycles = np.fft.fftfreq(SIDE) * SIDE
-    ring = np.hypot(cycles[:, None], cycles).round()
-    for low, high in itertools.pairwise((1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 25)):
-        inside = power[:, (ring >= low) & (ring < high)].mean(1)
-        found[f"log power, {low} to {high} cycles"] = np.log(inside)
-    return list(found), np.stack(list(found.values()), axis=1)
-
-
-def largest_deviation(fields, others):
-    """The statistic in which two samples of fields differ most, in standard errors."""
-    (names, first), (_, second) = statistics_of(fields), statistics_of(others)
-    error = np.sqrt(sum(part.var(axis=0, ddof=1) / len(part) for part in (first, second)))
-    deviation = np.abs(first.mean(axis=0) - second.mean(axis=0)) / error
-    return float(deviation.max()), names[int(deviation.argmax())]
-
-
-@pytest.fixture(scope="module")
-def package_sources():
-    """Generators of the package with seeds from all over their range."""
-    seeds = np.random.default_rng(8).integers(-(2**62), 2**62, 400)
-    return [opensimplex.OpenSimplex(int(seed)) for seed in seeds]
-
-
-@pytest.fixture(scope="module")
-def package_fields(package_sources):
-    """The package's fields, value for value: slow, so few of them."""
-    return np.stack([reference(s, SIDE, SIDE, *PAPERS.values()) for s in package_sources[:24]])
-
-
-@pytest.fixture(scope="module")
-def permuted_fields(package_sources):
-    """Fields of the package's permutations by our arithmetic, which gives the package's values
-    (TestSimplexIsOpenSimplex) at once: what is compared is how permutations are drawn."""
-    tables = torch.from_numpy(np.stack([source._perm for source in package_sources]))
-    return own(tables, SIDE, SIDE, *PAPERS.values()).numpy()
-
-
-class TestTheDistributionIsThePackages:
-    """Moments, correlation and spectrum of random fields; it is enough to look at one channel."""
-
-    def draw(self, n, seed=1, **options):
-        return noise.simplex((n, SIDE, SIDE), generator=seeded(seed), **PAPERS | options).numpy()
-
-    @pytest.mark.slow
-    def test_of_its_fields(self, package_fields):
-        deviation, statistic = largest_deviation(self.draw(400), package_fields)
-        assert deviation < TOLERANCE, statistic
-
-    def test_of_its_permutations(self, permuted_fields):
-        deviation, statistic = largest_deviation(self.draw(400, seed=2), permuted_fields)
-        assert deviation < TOLERANCE, statistic
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize(
-        "wrong", [{"persistence": 0.75}, {"frequency": 60}, {"octaves": 5}, {"octaves": 7}]
-    )
-    def test_a_wrong_parameter_shows(self, package_fields, wrong):
-        assert largest_deviation(self.draw(100, **wrong), package_fields)[0] > 2 * TOLERANCE
-
-    def test_a_wrong_amplitude_an_offset_and_a_lost_sign_show(self, permuted_fields):
-        fields = self.draw(400, seed=2)
-        for changed in (1.03 * fields, fields + 0.2, np.abs(fields)):
-            assert largest_deviation(changed, permuted_fields)[0] > 1.5 * TOLERANCE
-
-    @pytest.mark.slow
-    def test_permutations_that_are_not_random_show(self, package_fields):
-        shifts = torch.randint(256, (100, 1), generator=seeded())
-        rotated = (torch.arange(256) + shifts) % 256
-        fields = own(rotated, SIDE, SIDE, *PAPERS.values())
-        assert largest_deviation(fields, package_fields)[0] > 2 * TOLERANCE
-
-    @pytest.mark.slow
-    def test_a_direction_that_differs_shows(self, package_fields):
-        stretched = np.repeat(self.draw(100)[:, ::2], 2, axis=1)
-        assert largest_deviation(stretched, package_fields)[0] > 2 * TOLERANCE
-
-
 class TestCoarse:
     def test_is_smooth_and_smaller_than_its_grid_values(self):
         field = noise.coarse((400, 1, 96, 96), generator=seeded())
@@ -218,11 +124,6 @@ class TestCoarse:
         assert field.std() == pytest.approx(0.2 * 2 / 3, rel=0.05)
         step = (field[..., 1:] - field[..., :-1]).abs()
         assert step.median() < 0.03
-
-    def test_scales_with_std(self):
-        small, large = (noise.coarse((2, 1, 20, 20), 5, std, seeded()) for std in (0.1, 0.3))
-        torch.testing.assert_close(3 * small, large)
-        assert noise.coarse((2, 1, 20, 20), 5, 0.0, seeded()).abs().max() == 0
 
     def test_is_an_enlarged_grid_rolled_by_one_offset(self):
         offsets = []
@@ -260,17 +161,11 @@ class TestAllKinds:
         assert torch.equal(noise.make_noise(kind, shape), first)
 
     @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("shape", [(9, 7), (3, 9, 7), (2, 1, 9, 7), (2, 1, 3, 9, 7), (1, 1)])
+    @pytest.mark.parametrize("shape", [(9, 7), (2, 1, 3, 9, 7)])
     def test_shape_device_and_dtype(self, kind, shape):
         field = noise.make_noise(kind, torch.Size(shape), seeded(), "cpu")
         assert (field.shape, field.device.type, field.dtype) == (shape, "cpu", torch.float32)
         assert field.isfinite().all()
-
-    @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("shape", [(5,), (), (0, 1, 4, 4), (1, 1, 4, -4)])
-    def test_impossible_shapes(self, kind, shape):
-        with pytest.raises(ValueError, match="shape"):
-            noise.make_noise(kind, shape)
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
     @pytest.mark.parametrize("kind", KINDS)
@@ -280,27 +175,6 @@ class TestAllKinds:
         assert on_gpu.is_cuda
         torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-5, rtol=0)
 
-    def test_gaussian_is_standard_normal(self):
-        field = noise.gaussian((4, 1, 100, 100), seeded())
-        assert field.mean() == pytest.approx(0, abs=0.03)
-        assert field.std() == pytest.approx(1, abs=0.03)
-
     def test_an_unknown_kind_suggests_the_near_one(self):
         with pytest.raises(ConfigError, match=r"'simplx'.*'simplex'"):
             noise.make_noise("simplx", (4, 4))
-
-    @pytest.mark.parametrize(
-        ("kind", "options"),
-        [
-            ("simplex", {"octaves": 0}),
-            ("simplex", {"octaves": 1.5}),
-            ("simplex", {"persistence": 0}),
-            ("simplex", {"frequency": math.inf}),
-            ("coarse", {"resolution": 0}),
-            ("coarse", {"std": -1}),
-            ("coarse", {"std": math.nan}),
-        ],
-    )
-    def test_wrong_arguments(self, kind, options):
-        with pytest.raises(ValueError, match=next(iter(options))):
-            noise.make_noise(kind, (1, 1, 8, 8), **options)

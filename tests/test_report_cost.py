@@ -109,19 +109,20 @@ def test_fused_layers_are_counted():
 def test_volumes_are_restored_as_in_the_workflow(monkeypatch):
     seen = {}
 
-    def restore(method, network, volume, mask, **options):
-        half = torch.is_autocast_enabled("cpu")
-        seen.update(options, half=half, training=network.training)
+    def volume(self, volume, mask, seed):
+        options = ("t_test", "batch", "device", "precision")
+        seen.update({name: getattr(self, name) for name in options}, seed=seed)
+        seen.update(half=torch.is_autocast_enabled("cpu"), training=self.network.training)
 
-    monkeypatch.setattr(costs, "reconstruct_volume", restore)
+    monkeypatch.setattr(costs.Reconstructor, "volume", volume)
     method = make("diffusion", timesteps=500)
     record = measured(method, precision="bf16-mixed", seed=3)
     assert seen == {
         "t_test": 500,
         "batch": 3,
-        "seed": 3,
         "device": "cpu",
         "precision": "bf16-mixed",
+        "seed": 3,
         "half": False,  # it is the restoring that knows its precision
         "training": False,
     }

@@ -20,7 +20,7 @@ from tools import forks
 from uad.config import Train
 from uad.core.errors import DataError
 from uad.core.files import text_digest
-from uad.evaluate.reconstruct import load_network, reconstruct_volume
+from uad.evaluate.reconstruct import Reconstructor, load_network
 from uad.methods import load
 from uad.methods.base import Setup
 from uad.networks.execution import numerics
@@ -29,7 +29,7 @@ from uad.train import stop as training_stop
 from uad.train.batches import SliceBatches, TrainingSet
 from uad.train.checkpoint import load_checkpoint
 from uad.train.loop import Trainer, train
-from uad.train.stop import SIGNALS, StoppedError, StopRequest
+from uad.train.stop import SIGNALS, StoppedError
 
 torch.set_num_threads(1)
 SIZE = 24
@@ -151,7 +151,7 @@ def test_outputs_are_whole_and_readable(whole):
 def test_the_log_says_how_far_a_training_is_without_flooding(tmp_path, capsys, monkeypatch):
     still = SimpleNamespace(monotonic=lambda: 0.0)  # however slow the machine is
     monkeypatch.setattr(training, "time", still)
-    run("pddpm", tmp_path)
+    run("dae", tmp_path)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
     (line,) = said  # eight epochs in less than ten seconds: only the last is told
     assert re.fullmatch(r"epoch 8 of 8: train_loss \S+, val_loss \S+; 0:00:00 left", line)
@@ -163,12 +163,6 @@ def test_same_seed_same_bytes_and_other_seed_other_bytes(tmp_path):
     assert_same_training(tmp_path / "a", tmp_path / "b")
     with pytest.raises(AssertionError):
         assert_same_training(tmp_path / "a", tmp_path / "c")
-
-
-def test_the_last_weights_can_be_kept_instead_of_the_best(tmp_path):
-    run("pddpm", tmp_path, epochs=7, keep="last")
-    load_network(make("pddpm"), tmp_path / "model.safetensors")
-    assert pd.read_csv(tmp_path / "history.csv")["weights"].tolist() == [0] * 7 + [1]
 
 
 @pytest.mark.parametrize(
@@ -237,15 +231,10 @@ def in_a_process(root, out, name, body, number="SIGKILL", every=2):
 @pytest.mark.parametrize(
     ("name", "body", "resumed"),
     [
-        pytest.param(
-            "pddpm",
-            "before_batches(lambda e: e >= 1, lambda i: i == 1)",
-            False,
-            marks=pytest.mark.slow,
-        ),
+        ("dae", "before_batches(lambda e: e >= 1, lambda i: i == 1)", False),
         ("pddpm", "before_batches(lambda e: e >= 5, lambda i: i == 1)", True),
         ("f-anogan", "before_batches(lambda e: e >= 3, lambda i: i == 1)", True),
-        ("pddpm", "training.save_file = end", True),
+        ("dae", "training.save_file = end", True),
     ],
     ids=["before a checkpoint", "after one", "GAN", "while results are written"],
 )
@@ -261,7 +250,6 @@ def test_a_killed_training_ends_with_the_same_weights(whole, tmp_path, root, nam
     ("name", "epoch", "number"),
     [
         ("pddpm", 4, "SIGTERM"),
-        pytest.param("f-anogan", 2, "SIGTERM", marks=pytest.mark.slow),
         ("f-anogan", 5, "SIGUSR1"),
     ],
 )
@@ -326,30 +314,11 @@ def test_an_epoch_whose_end_is_not_near_is_left_at_once(whole, tmp_path, monkeyp
         signal_at(patch, "training_step", lambda m, i: m.epoch == 5 and i == 1)
         message = "in epoch 6 of 8, whose end was not near; the same command goes on after epoch 4"
         with pytest.raises(StoppedError, match=message):
-            run("pddpm", tmp_path)
+            run("dae", tmp_path)
     begun = epochs_begun(monkeypatch)
-    run("pddpm", tmp_path)
+    run("dae", tmp_path)
     assert begun == [4, 5, 6, 7]
-    assert_same_training(tmp_path, whole("pddpm"))
-
-
-@pytest.mark.parametrize(("grace", "left_after"), [(59, 1), (60, None)])
-def test_how_near_the_end_is_follows_from_the_batches_of_the_epoch_so_far(
-    monkeypatch, grace, left_after
-):
-    """Six batches of 10 s each, after a signal at the epoch's start."""
-    clock = SimpleNamespace(now=0)
-    monkeypatch.setattr(training_stop.time, "monotonic", lambda: clock.now)
-    stop = StopRequest()
-    stop.start_epoch(6, "left")
-    stop.deadline = grace
-    for batch in range(1, 7):
-        clock.now += 10
-        if batch == left_after:
-            with pytest.raises(StoppedError, match="left"):
-                stop.count_batch()
-            return
-        stop.count_batch()
+    assert_same_training(tmp_path, whole("dae"))
 
 
 @pytest.mark.parametrize("grace", [0.0, 60.0])
@@ -359,11 +328,11 @@ def test_a_signal_during_validation_counts_too(whole, tmp_path, monkeypatch, gra
         patch.setattr(training_stop, "GRACE", grace)
         signal_at(patch, "validation_step", lambda m, i: m.epoch == 4)
         with pytest.raises(StoppedError, match="after epoch 5 of 8" if grace else "after epoch 3"):
-            run("pddpm", tmp_path, **options)
+            run("dae", tmp_path, **options)
     begun = epochs_begun(monkeypatch)
-    run("pddpm", tmp_path, **options)
+    run("dae", tmp_path, **options)
     assert begun == [*range(5 if grace else 3, 8)]
-    assert_same_training(tmp_path, whole("pddpm", **options))
+    assert_same_training(tmp_path, whole("dae", **options))
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -371,7 +340,7 @@ def test_a_signal_during_validation_counts_too(whole, tmp_path, monkeypatch, gra
 def test_a_signal_before_the_first_epoch_ends_the_training_at_once(
     tmp_path, monkeypatch, place, number
 ):
-    method = signalled_at_build("pddpm", number) if place == "set-up" else make("pddpm")
+    method = signalled_at_build("dae", number) if place == "set-up" else make("dae")
     if place == "validation":
         signal_at(monkeypatch, "validation_step", lambda trainer, step: True, number)
     begun = epochs_begun(monkeypatch)
@@ -384,17 +353,11 @@ def test_a_signal_while_a_training_is_taken_up_again_loses_nothing(whole, tmp_pa
     with monkeypatch.context() as patch:
         signal_at(patch, "training_step", lambda m, i: m.epoch == 2)
         with pytest.raises(StoppedError, match="after epoch 3 of 8"):
-            run("pddpm", tmp_path)
+            run("dae", tmp_path)
     with pytest.raises(StoppedError, match="in epoch 4 of 8.*goes on after epoch 3"):
-        run(signalled_at_build("pddpm"), tmp_path)
-    run("pddpm", tmp_path)
-    assert_same_training(tmp_path, whole("pddpm"))
-
-
-def test_a_signal_in_the_last_epoch_lets_the_training_finish(whole, tmp_path, monkeypatch):
-    signal_at(monkeypatch, "training_step", lambda m, i: m.epoch == 7)
-    run("pddpm", tmp_path, checkpoint_every=5)
-    assert_same_training(tmp_path, whole("pddpm"))
+        run(signalled_at_build("dae"), tmp_path)
+    run("dae", tmp_path)
+    assert_same_training(tmp_path, whole("dae"))
 
 
 def test_inside_a_slurm_job_a_training_is_what_it_is_outside(whole, tmp_path, monkeypatch):
@@ -406,9 +369,9 @@ def test_inside_a_slurm_job_a_training_is_what_it_is_outside(whole, tmp_path, mo
     with monkeypatch.context() as patch:
         signal_at(patch, "training_step", lambda m, i: i == 1, signal.SIGUSR1)
         with pytest.raises(StoppedError, match="after epoch 1 of 8"):
-            run("pddpm", tmp_path)
-    run("pddpm", tmp_path)
-    assert_same_training(tmp_path, whole("pddpm"))
+            run("dae", tmp_path)
+    run("dae", tmp_path)
+    assert_same_training(tmp_path, whole("dae"))
 
 
 # Refusals
@@ -441,7 +404,7 @@ def test_a_checkpoint_of_another_configuration_or_format_is_not_continued(tmp_pa
     foreign.mkdir()
     (foreign / "identity.json").write_text(json.dumps({"identity": identity}))
     (foreign / "last.safetensors").write_bytes(b"not even a checkpoint")
-    assert not run("pddpm", tmp_path, epochs=2)["resumed"]
+    assert not run("dae", tmp_path, epochs=2)["resumed"]
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
@@ -527,10 +490,9 @@ def test_half_precision_learns_the_same_within_its_rounding(tmp_path):
 
     network = load_network(make("pddpm-iqa"), tmp_path / "32-true" / "model.safetensors")
     volume = np.swapaxes(phantom_slices(1, 9).images[0].numpy(), 0, 2)
-    options = {"t_test": 500, "batch": 6, "seed": 1}
     exact, rounded = (
-        reconstruct_volume(
-            make("pddpm-iqa"), network, volume, volume > 0, precision=precision, **options
+        Reconstructor(make("pddpm-iqa"), network, 500, 6, precision=precision).volume(
+            volume, volume > 0, seed=1
         )
         for precision in losses
     )
@@ -603,14 +565,3 @@ def test_the_config_decides_on_tf32_and_on_deterministic_algorithms():
     with numerics("32-true", deterministic=False):
         assert state() == (False, True, False)
     assert state() == before
-
-
-@pytest.mark.slow
-def test_a_compiled_network_learns_the_same_and_its_weights_load_without_it(tmp_path):
-    for mode in ("off", "default"):
-        run("pddpm-iqa", tmp_path / mode, epochs=2, compile=mode)
-    plain, compiled = (load_file(tmp_path / m / "model.safetensors") for m in ("off", "default"))
-    assert plain.keys() == compiled.keys()
-    for name, weights in plain.items():
-        assert torch.allclose(weights, compiled[name], atol=1e-3), name
-    load_network(make("pddpm-iqa"), tmp_path / "default" / "model.safetensors")

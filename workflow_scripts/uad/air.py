@@ -1,8 +1,7 @@
 """Average intensity ratio (AIR) between lesion and healthy tissue, Eqs. 12 to 19 of the paper.
 
-Region means of a validation set, what they say about inverting it, and the inversion itself, for
-Python floats, NumPy arrays and torch tensors; torch is never imported here, so that rules that only
-look at statistics start quickly. Intensities are scaled to [0, 1].
+Region means of a validation set, what they say about inverting it, and the inversion itself.
+Intensities are scaled to [0, 1].
 """
 
 from __future__ import annotations
@@ -33,11 +32,6 @@ DECISIONS = {True: "invert", "paper": "paper_rule_invert", "maximising": "maximi
 BRIGHT_MODALITIES, DARK_MODALITIES = ("T1", "FLAIR", "T1CE"), ("T2",)
 
 
-def _is_tensor(value: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
 def average_intensity_ratio(mean_anomalous: Any, mean_normal: Any) -> Any:
     """AIR of Eq. 12: the larger of the two region means divided by the smaller, at least 1.
 
@@ -47,9 +41,9 @@ def average_intensity_ratio(mean_anomalous: Any, mean_normal: Any) -> Any:
         ValueError: a mean is zero, negative or NaN (the ratio would have no meaning).
     """
     means, library = (mean_anomalous, mean_normal), np
-    if any(map(_is_tensor, means)):
-        library = sys.modules["torch"]
-        means = tuple(library.as_tensor(mean) for mean in means)
+    torch = sys.modules.get("torch")
+    if torch and any(isinstance(mean, torch.Tensor) for mean in means):
+        means, library = tuple(map(torch.as_tensor, means)), torch
     low, high = library.minimum(*means), library.maximum(*means)
     if not bool((low > 0).all()):  # this form refuses NaN too
         raise ValueError(
@@ -76,8 +70,7 @@ def paper_rule(mean_normal: float) -> bool:
 def maximising_rule(mean_anomalous: float, mean_normal: float) -> bool:
     """Whether inverting the foreground raises the AIR; a tie keeps the image as it is.
 
-    It agrees with :func:`paper_rule` wherever the paper's priors hold (Eq. 16), and
-    never lowers the AIR where they do not.
+    It agrees with :func:`paper_rule` wherever the paper's priors hold (Eq. 16).
 
     Raises:
         ValueError: a mean is NaN or not strictly between 0 and 1.
@@ -92,36 +85,16 @@ def maximising_rule(mean_anomalous: float, mean_normal: float) -> bool:
 
 
 def stored_decision(path: str | Sequence[str], air: bool | str) -> bool:
-    """Whether a method's scans are inverted.
-
-    Args:
-        path: an AIR record of ``results/air/``; empty for methods that do not use it.
-        air: ``air`` of the method: false (never), true (as the record decides, by
-            ``protocol.air_rule``), ``paper`` or ``maximising`` (that rule, whatever the record's).
+    """Whether a method's scans are inverted, by its ``air``: false (never), true (as the AIR record
+    decides, by ``protocol.air_rule``), ``paper`` or ``maximising`` (that rule). A method that never
+    inverts has no record.
     """
     return bool(air) and bool(read_json(path)[DECISIONS[air]])
 
 
-def invert_foreground(x: Any, mask: Any) -> Any:
-    """The inversion of Eq. 13: ``1 - x`` where ``mask`` is non-zero, ``x`` elsewhere.
-
-    Args:
-        x: floating-point array or tensor of any shape, intensities in [0, 1].
-        mask: foreground of the same kind, of a shape that broadcasts to that of ``x``.
-
-    Raises:
-        ValueError: ``x`` is not floating point, or the mask does not fit.
-    """
-    tensor = _is_tensor(x)
-    if not tensor:
-        x, mask = np.asarray(x), np.asarray(mask)
-    if not (x.is_floating_point() if tensor else np.issubdtype(x.dtype, np.floating)):
-        raise ValueError(f"intensities must be floating point in [0, 1], got {x.dtype}")
-    shape, mask_shape = tuple(x.shape), tuple(mask.shape)
-    sides = zip(shape[::-1], mask_shape[::-1], strict=False)
-    if len(mask_shape) > len(shape) or any(b not in (1, a) for a, b in sides):
-        raise ValueError(f"a mask of shape {mask_shape} does not fit an image of shape {shape}")
-    return (sys.modules["torch"] if tensor else np).where(mask != 0, 1 - x, x)
+def invert_foreground(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The inversion of Eq. 13: ``1 - x`` where ``mask`` is non-zero, ``x`` elsewhere."""
+    return np.where(mask, 1 - x, x)
 
 
 def violated_priors(modality: str, mean_anomalous: float, mean_normal: float) -> list[str]:
@@ -177,13 +150,9 @@ def air_statistics(
 ) -> dict[str, Any]:
     """The record of ``results/air/`` of an experiment and fold: AIR before and after, the decision.
 
-    ``invert`` is what training, validation, threshold search and test consume.
-
-    Args:
-        volumes: unhealthy validation volumes of each test set.
-        modality: T1, T1CE, T2 or FLAIR, for the priors.
-        reference: the test set that decides.
-        rule: ``paper`` (Eq. 13) or ``maximising``; both are reported.
+    ``invert`` is what training, validation, threshold search and test consume: the ``rule``
+    (``paper``, Eq. 13, or ``maximising``; both are reported) on the unhealthy validation volumes of
+    the test set ``reference``.
 
     Raises:
         DataError: a validation set without lesions.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from uad.evaluate.reconstruct import reconstruct_volume
+from uad.evaluate.reconstruct import Reconstructor
 from uad.iqa import QUALITY_MAPS
 from uad.methods.base import Method
 from uad.networks.execution import autocast, numerics, ready, reuse_freed_memory
@@ -83,10 +83,9 @@ def measure(
     volume = np.random.default_rng(seed).random(shape, dtype=np.float32)
     inside = np.ones(shape, bool)
     t_test = min(t_test, getattr(method.options, "timesteps", t_test))
-    options = {"t_test": t_test, "batch": inference_batch, "seed": seed}
-    options |= {"device": device, "precision": precision}
+    reconstructor = Reconstructor(method, network, t_test, inference_batch, device, precision)
     operations, record["seconds_per_volume"] = _observe(
-        lambda: reconstruct_volume(method, network, volume, inside, **options), device
+        lambda: reconstructor.volume(volume, inside, seed), device
     )
     if network is not None:
         record["gflops_per_slice_inference"] = operations / 1e9 / shape[2]
@@ -101,7 +100,7 @@ def measure(
         "t_test": t_test,
         "image_size": [shape[1], shape[0]],
         "slices_per_volume": shape[2],
-        "machine": _machine(device),
+        "machine": machine_name(device),
         "device": "GPU" if device == "cuda" else "CPU",
         "threads": torch.get_num_threads(),
         "precision": precision,
@@ -200,7 +199,7 @@ def _count(action: Callable[[], None]) -> int:
     return counter.get_total_flops()
 
 
-def _machine(device: str) -> str:
+def machine_name(device: str) -> str:
     """The model of the CPU, after that of the GPU if it is used."""
     facts = Path("/proc/cpuinfo")
     text = facts.read_text(encoding="utf-8") if facts.exists() else ""

@@ -20,17 +20,7 @@ from torch.nn import functional as F
 from uad.air import average_intensity_ratio
 from uad.core.errors import ConfigError, unknown
 
-__all__ = [
-    "QUALITY_MAPS",
-    "average_intensity_ratio",
-    "fusion_quality",
-    "gms_loss_map",
-    "ms_ssim_loss_map",
-    "options_of",
-    "quality_map",
-    "ssim_loss_map",
-    "ssim_map",
-]
+__all__ = ["average_intensity_ratio", "fusion_quality", "quality_map", "ssim_map"]
 
 #: Constants of SSIM for images in [0, 1], and standard deviation of its Gaussian window in pixels:
 #: those of torchgeometry 0.1.2 (``losses/ssim.py``), which the authors' code calls.
@@ -72,16 +62,14 @@ def ssim_map(x: Tensor, y: Tensor, window_size: int = 5, *, window: str = "gauss
 def _moments(x: Tensor, y: Tensor, taps: list[float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Squared window means of x + y and of x - y, and their variances in the window.
 
-    Moments of the sum and of the difference of the images in place of those of the images:
-    four filtered maps, not five, and E[z^2] - E[z]^2 loses digits only where it cannot matter
-    (the difference of two like images is small, so its variance is accurate).
+    That takes four filtered maps, not five, and E[z^2] - E[z]^2 loses digits only where it cannot
+    matter (the difference of two like images is small, so its variance is accurate).
     """
     total, difference = x + y, x - y
     stacked = torch.stack((total, difference, total * total, difference * difference))
     mean_total, mean_difference, square_total, square_difference = _blur(stacked, taps).unbind(0)
     mean_total, mean_difference = mean_total.square(), mean_difference.square()
-    # Rounding can make a variance of zero slightly negative. Clamping there also zeroes the
-    # gradient, which is the right one: a variance of zero is at its minimum.
+    # Rounding can make a variance of zero slightly negative. Its gradient is zero there, too.
     var_total = (square_total - mean_total).clamp(min=0)
     var_difference = (square_difference - mean_difference).clamp(min=0)
     return mean_total, mean_difference, var_total, var_difference
@@ -223,21 +211,17 @@ def options_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     if name not in QUALITY_MAPS:
         raise ConfigError(unknown("quality map", name, QUALITY_MAPS))
-    accepted = _options()
-    known = set().union(*accepted.values())
+    known = set().union(*map(_options, QUALITY_MAPS))
     for option in options:
         if option not in known:
             raise ConfigError(unknown("option of the quality maps", option, known))
-    return {key: value for key, value in options.items() if key in accepted[name]}
+    return {key: value for key, value in options.items() if key in _options(name)}
 
 
 @functools.cache
-def _options() -> dict[str, set[str]]:
-    """Name of a map -> names of its options."""
-    return {
-        name: set(inspect.signature(function).parameters) - {"x", "y"}
-        for name, function in QUALITY_MAPS.items()
-    }
+def _options(name: str) -> frozenset[str]:
+    """Names of the options of a map."""
+    return frozenset(inspect.signature(QUALITY_MAPS[name]).parameters) - {"x", "y"}
 
 
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,27 +50,22 @@ def simplex(
     its standard deviation is about 0.56 at 96x96, and the mean of a field is not 0 but
     scatters with a standard deviation of about 0.23. As in those codes all octaves share
     one permutation and start at a lattice point, so the first pixel of a field is always 0.
-
-    Every index of the axes before the last two gets an independent field. For one field for a
-    whole volume, as the authors use it, draw ``(1, 1, H, W)`` and expand it.
+    Every index of the axes before the last two gets an independent field.
 
     Raises:
-        ValueError: an impossible shape, or an argument is out of its range.
+        ValueError: an argument is out of its range.
     """
-    shape = _check_shape(shape)
-    if int(octaves) != octaves or octaves < 1:
-        raise ValueError(f"octaves must be a whole number of at least 1, got {octaves}")
-    for name, value in (("persistence", persistence), ("frequency", frequency)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {value}")
+    if octaves < 1 or persistence <= 0 or frequency <= 0:
+        raise ValueError(
+            "octaves, persistence and frequency must be positive, got "
+            f"{octaves}, {persistence} and {frequency}"
+        )
     source, device = _devices(generator, device)
     # sorting random numbers shuffles all fields at once
     order = torch.rand((math.prod(shape[:-2]), 256), generator=generator, device=source)
     permutations = order.argsort(dim=1).to(device)
-    geometry = _geometry(
-        shape[-2], shape[-1], int(octaves), float(persistence), float(frequency), str(device)
-    )
-    return _evaluate(permutations, *geometry).reshape(shape)
+    geometry = _geometry(*shape[-2:], octaves, float(persistence), float(frequency), str(device))
+    return _evaluate(permutations, *geometry).reshape(tuple(shape))
 
 
 def coarse(
@@ -88,25 +83,17 @@ def coarse(
     corners, then rolled by a random offset that the whole batch shares. Its standard deviation is
     about two thirds of ``std``, since the interpolation averages. Restricting it to the foreground
     is left to the caller.
-
-    Raises:
-        ValueError: as :func:`simplex`.
     """
-    shape = _check_shape(shape)
-    if int(resolution) != resolution or resolution < 1:
-        raise ValueError(f"resolution must be a whole number of at least 1, got {resolution}")
-    if not 0 <= std < math.inf:
-        raise ValueError(f"std must be finite and not negative, got {std}")
     source, device = _devices(generator, device)
     height, width = shape[-2:]
-    grid = (math.prod(shape[:-2]), 1, int(resolution), int(resolution))
+    grid = (math.prod(shape[:-2]), 1, resolution, resolution)
     field = std * torch.randn(grid, generator=generator, device=source).to(device)
     field = F.interpolate(field, size=(height, width), mode="bilinear", align_corners=True)
     shifts = torch.rand(2, generator=generator, device=source).to(device)
     # indices in place of torch.roll: reading the offsets back would wait for the GPU
     rows = (torch.arange(height, device=device) + (shifts[0] * height).long()) % height
     columns = (torch.arange(width, device=device) + (shifts[1] * width).long()) % width
-    return field[:, :, rows[:, None], columns].reshape(shape)
+    return field[:, :, rows[:, None], columns].reshape(tuple(shape))
 
 
 def gaussian(
@@ -114,7 +101,7 @@ def gaussian(
 ) -> Tensor:
     """Independent values of N(0, 1) in every pixel."""
     source, device = _devices(generator, device)
-    return torch.randn(_check_shape(shape), generator=generator, device=source).to(device)
+    return torch.randn(tuple(shape), generator=generator, device=source).to(device)
 
 
 #: Name of a kind of noise in the configuration -> function.
@@ -207,10 +194,3 @@ def _devices(generator: torch.Generator | None, device: Device) -> tuple[torch.d
     if generator is None:
         return target, target
     return generator.device, generator.device if device is None else target
-
-
-def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    shape = tuple(int(size) for size in shape)
-    if len(shape) < 2 or min(shape) < 1:
-        raise ValueError(f"a shape needs at least two axes, all of them positive, got {shape}")
-    return shape

@@ -102,8 +102,9 @@ def reference_split(
         ],
         ignore_index=True,
     )
-    if duplicates == "drop":
-        split["weight"] = 1
+    # metrics have one row per subject
+    evaluated = split["role"].isin(("val_unhealthy", "test"))
+    split.loc[evaluated | (duplicates == "drop"), "weight"] = 1
     report = {
         "kind": "reference",
         "repository": registry["repository"],

@@ -129,15 +129,20 @@ class Train(Strict):
     )
     compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = Field(
         "off",
-        description="Mode of torch.compile, for networks that are trained as one call; the first "
-        "steps take minutes.",
+        description="Mode of torch.compile, for networks that are trained as one call, and for all "
+        "networks at test time; the first steps take minutes.",
     )
     layout: Literal["auto", "channels_last", "contiguous"] = Field(
         "auto",
         description="Order of the networks' memory; auto: channels last for a compiled network on "
         "a GPU, else contiguous (a network that reconstructs on a CPU is always channels last).",
     )
-    inference_batch: int = Field(50, ge=1, description="Slices per forward pass at test time.")
+    inference_batch: int = Field(
+        50,
+        ge=1,
+        description="Slices per forward pass at test time; on a GPU those of several volumes, as "
+        "many as fit whole.",
+    )
 
     #: How a training is run, not what it is: free to change without a new training.
     HOW: ClassVar[frozenset[str]] = frozenset(

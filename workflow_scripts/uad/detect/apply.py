@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from uad.core.seeds import derive_seed
 from uad.detect.scans import MAP, MASK
 from uad.detect.trained_model import Subject, TrainedModel, stem_of
 from uad.evaluate import postprocess, predict
-from uad.evaluate.reconstruct import reconstruct_volume
+from uad.evaluate.reconstruct import Reconstructor
 from uad.evaluate.score import score_volume
 from uad.networks.execution import reuse_freed_memory
 from uad.preprocess.intensity import pack_volume
@@ -34,11 +33,9 @@ NOTICE = (
 )
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a model makes of a packed scan, all ``(X, Y, Z)``.
-
-    ``volume`` is the scan as the network saw it, inverted if it was; ``facts`` say what was used.
+class Found(NamedTuple):
+    """What a model makes of a packed scan, all ``(X, Y, Z)``: the scan as the network saw it,
+    inverted if it was, and so on; ``facts`` say what was used.
     """
 
     volume: np.ndarray
@@ -51,12 +48,8 @@ class Found:
 def detect(
     model: TrainedModel, scan: Path, subject: Subject, stripped: bool, out: Path
 ) -> dict[str, Any]:
-    """Write anomaly map and mask on the grid of a scan, a picture and a record (JSON).
-
-    They appear together at the end, the record last.
-
-    Returns:
-        The record.
+    """Write anomaly map and mask on the grid of a scan, a picture and a record (JSON), which is
+    returned. They appear together at the end, the record last.
     """
     out.mkdir(parents=True, exist_ok=True)
     raw, stem = read_scan(scan), stem_of(scan)
@@ -165,17 +158,10 @@ def find_anomalies(
     place = model.names["experiment"], params["seed_name"], model.names["fold"], subject.test
     torch.set_num_threads(model.train_threads)
     reuse_freed_memory()
-    restored = reconstruct_volume(
-        model.method,
-        model.network,
-        reference,
-        mask,
-        t_test=params["t_test"],
-        batch=loop.inference_batch,
-        seed=derive_seed(params["seed"], *place, subject.label),
-        device=model.device,
-        precision=loop.precision,
-    )
+    how = params["t_test"], loop.inference_batch, model.device, loop.precision
+    reconstructor = Reconstructor(model.method, model.network, *how)
+    seed = derive_seed(params["seed"], *place, subject.label)
+    restored = reconstructor.volume(reference, mask, seed)
     restored = restored.astype(np.float16).astype(np.float32)  # as a run stores it
     scoring = model.params("score_volumes", **names)
     residual = score_volume(scoring["score"], reference, restored, **scoring["quality"])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from uad.config import Config, load_files
 from uad.config.params import PARAMS
@@ -23,8 +22,7 @@ from uad.preprocess.atlas import prepare_atlas
 from uad.preprocess.hdbet import HdBet
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(NamedTuple):
     """What a scan is taken for: a subject of a data set of the run.
 
     ``test`` is the test set whose noise level and threshold are used. ``role`` is the subject's
@@ -38,13 +36,10 @@ class Subject:
 
 
 class TrainedModel:
-    """A model of a finished run.
+    """A model of a finished run: ``<results>/models/<experiment>/<method>/fold-<k>``.
 
-    Args:
-        folder: ``<results>/models/<experiment>/<method>/fold-<k>``.
-        test: whose threshold and noise level; default: the scan's own test set if the run has
-            the scan, else the first of the experiment.
-        threads: CPU threads; default: as in the run.
+    ``test`` is the test set whose threshold and noise level are used; default: the scan's own if
+    the run has the scan, else the first of the experiment. ``threads``: default as in the run.
 
     Raises:
         DataError: something that is needed is not there.

@@ -44,10 +44,16 @@ def judge_healthy(
 
     voxel_ml = float(np.prod(voxel_mm)) / 1000
     rows, within = [], []
+
+    def add(subject: str, healthy: bool, wrong: np.ndarray, scores: np.ndarray) -> None:
+        statistics = {name: float(function(scores)) for name, function in STATISTICS.items()}
+        wrong_ml = int(np.count_nonzero(wrong)) * voxel_ml
+        row = {"subject": subject, "healthy": healthy, "false_positive_ml": wrong_ml}
+        rows.append(row | statistics)
+
     for subject, scores, brain, _ in healthy:
         within.append(scores[brain])
-        found = predict(scores, threshold, component_max_size)
-        rows.append(_row(subject, True, int(np.count_nonzero(found)) * voxel_ml, within[-1]))
+        add(subject, True, predict(scores, threshold, component_max_size), within[-1])
     pooled = np.concatenate(within)
     # a prediction is above its threshold: at most this share of the voxels is
     at_rate = {
@@ -56,12 +62,10 @@ def judge_healthy(
     thresholds = {"searched": threshold, **at_rate}
     dices: dict[str, list[float]] = {name: [] for name in thresholds}
     for subject, scores, brain, lesion in unhealthy:
-        for name, value in thresholds.items():
-            prediction = predict(scores, value, component_max_size)
+        predictions = {n: predict(scores, t, component_max_size) for n, t in thresholds.items()}
+        for name, prediction in predictions.items():
             dices[name].append(dice(prediction, lesion))
-            if name == "searched":
-                wrong = int(np.count_nonzero(prediction & ~lesion)) * voxel_ml
-        rows.append(_row(subject, False, wrong, scores[brain]))
+        add(subject, False, predictions["searched"] & ~lesion, scores[brain])
     frame = pd.DataFrame(rows)
     summary: dict[str, Any] = {
         "n_healthy": int(frame["healthy"].sum()),
@@ -77,8 +81,3 @@ def judge_healthy(
         for name, value in thresholds.items()
     }
     return frame, summary
-
-
-def _row(subject: str, healthy: bool, wrong_ml: float, scores: np.ndarray) -> dict[str, Any]:
-    statistics = {name: float(function(scores)) for name, function in STATISTICS.items()}
-    return {"subject": subject, "healthy": healthy, "false_positive_ml": wrong_ml, **statistics}

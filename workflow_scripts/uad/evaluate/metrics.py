@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,11 +32,8 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
 
     .. math:: \mathrm{AP} = \sum_n (R_n - R_{n-1}) P_n
 
-    over all distinct thresholds, without interpolation. Every voxel counts, the
-    background around the brain included, as in the authors' evaluation.
-
-    Returns:
-        A number in (0, 1]; NaN if no label is above zero.
+    over all distinct thresholds, without interpolation. Every voxel counts, the background around
+    the brain included, as in the authors' evaluation. NaN if no label is above zero.
 
     Raises:
         DataError: the shapes differ, or a score is NaN.
@@ -71,14 +68,8 @@ def steps_of(lesion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return thresholds, counts, lesion.size - np.concatenate(([0], np.cumsum(counts)[:-1]))
 
 
-@dataclasses.dataclass(frozen=True)
-class Ranked:
-    """Scores in their order; zeros, which are most of a post-processed map, are only counted.
-
-    Attributes:
-        values: the others, flat and rising.
-        zeros: how many scores are zero.
-    """
+class Ranked(NamedTuple):
+    """Flat, rising scores; zeros, which are most of a post-processed map, are only counted."""
 
     values: np.ndarray
     zeros: int
@@ -143,7 +134,7 @@ def binary(array: np.ndarray) -> np.ndarray:
 
 
 def check_same_shape(first: np.ndarray, second: np.ndarray) -> None:
-    """Raise a :class:`DataError` when prediction and label are not on one grid."""
+    """Refuse a prediction and a label that are not on one grid."""
     if first.shape != second.shape:
         raise DataError(
             f"the prediction has shape {first.shape} and the label {second.shape}; both must be "

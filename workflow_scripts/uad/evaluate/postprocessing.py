@@ -10,8 +10,8 @@ from scipy import ndimage
 from uad.core.errors import DataError
 from uad.evaluate.metrics import binary
 
-#: Planes per step of the median filter: its lists (about 100 at a time, 0.1 MB each for planes
-#: of 96x50) stay in the processor's cache, and NumPy's cost of a call is small beside its work.
+#: Planes per step of the median filter: its lists stay in the processor's cache, and NumPy's cost
+#: of a call is small beside its work.
 _PLANES = 8
 
 
@@ -28,7 +28,7 @@ def postprocess(
     The defaults are those of the authors' code (``src/utils/utils_eval.py`` of
     zx-pan/MedAnomalyDetection-IQA): there the mask is eroded before the median filter, and
     the number of erosions is the second image dimension over 25, hence 3 at 96x96. The
-    paper's text has the two steps the other way round.
+    paper's text has the two steps the other way round (``order="median_first"``).
 
     Args:
         residual: anomaly map, any unit, all values finite.
@@ -36,22 +36,18 @@ def postprocess(
         erosion: erosions of the mask of each axial slice by the cross of four neighbours,
             one voxel each; outside the image is background. 0 leaves the map unmasked.
         median: side in voxels of the cubic median window, odd; 0 or 1 leaves it out.
-        order: ``erosion_first`` or ``median_first``. Only with the latter the map is zero outside
-            the eroded mask: else a voxel is not where more than half of its window lies inside.
+        order: only with ``median_first`` is the map zero outside the eroded mask; with
+            ``erosion_first`` a voxel is not where more than half of its window lies inside.
 
     Returns:
         A new array, float64 if the map is, else float32.
 
     Raises:
         DataError: the shapes differ, are not 3D, or the map has NaN or infinite values.
-        ValueError: ``erosion``, ``median`` or ``order`` is not one of the above.
+        ValueError: there is no such ``order``.
     """
     if order not in ("erosion_first", "median_first"):
         raise ValueError(f"order must be 'erosion_first' or 'median_first', got {order!r}")
-    if erosion < 0:
-        raise ValueError(f"erosion must not be negative, got {erosion}")
-    if median < 0 or (median > 1 and median % 2 == 0):
-        raise ValueError(f"median must be odd (or 0 to leave it out), got {median}")
     residual, brain_mask = np.asarray(residual), np.asarray(brain_mask)
     if residual.ndim != 3 or residual.shape != brain_mask.shape:
         raise DataError(
@@ -230,12 +226,7 @@ def remove_small_components(prediction: np.ndarray, max_size: int = 7) -> np.nda
     The authors' filter (``src/utils/utils_eval.py`` of zx-pan/MedAnomalyDetection-IQA; not
     in the paper): components touch by faces, edges or corners, and their size is
     ``area_filled`` of :func:`skimage.measure.regionprops`. Returns a new bool array.
-
-    Raises:
-        ValueError: ``max_size`` is negative.
     """
-    if max_size < 0:
-        raise ValueError(f"max_size must not be negative, got {max_size}")
     prediction = binary(prediction).copy()
     if max_size == 0 or not prediction.any():
         return prediction

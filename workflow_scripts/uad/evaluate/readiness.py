@@ -25,17 +25,11 @@ def healthy_errors(
 ) -> dict[str, float]:
     """:data:`MEASURES` of a reconstruction in the brain outside the lesion.
 
-    Mean DSSIM per axial slice; mean l1; standard deviation of the reconstruction over that of the
-    scan. NaN where there is no such tissue; the ratio also where the scan is constant.
-
-    Args:
-        scan: ``(x, y, z)`` as the network saw it (inverted if it was); all arrays have its shape.
-        reconstruction: of the scan.
-        brain: above zero is brain.
-        lesion: above zero is lesion.
-        quality: ``window`` and ``clamp`` of the DSSIM.
+    Mean DSSIM per axial slice (``quality``: its window and clamp); mean l1; standard deviation of
+    the reconstruction over that of the scan, ``(x, y, z)`` as the network saw it. NaN where there
+    is no such tissue; the ratio also where the scan is constant. Brain and lesion are bool.
     """
-    healthy = (brain > 0) & (lesion == 0)
+    healthy = brain & ~lesion
     if not healthy.any():
         return dict.fromkeys(MEASURES, float("nan"))
     errors = {

@@ -1,21 +1,19 @@
 """Stored reconstructions scored again under variants of the protocol, without any network.
 
-What a choice of quality map, post-processing or threshold search costs can be measured on
-reconstructions that exist already. A variant goes the same way as the workflow itself (rules
-``score_volumes``, ``search_threshold``, ``evaluate_volumes``) and gives the same numbers.
+A variant goes the same way as the workflow itself (rules ``score_volumes``, ``search_threshold``,
+``evaluate_volumes``) and gives the same numbers.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from uad.core.errors import DataError
-from uad.evaluate.metrics import average_precision, binary, check_same_shape, dice
+from uad.evaluate.metrics import average_precision, dice
 from uad.evaluate.postprocessing import postprocess
 from uad.evaluate.score import DIRECT, score_volume
 from uad.evaluate.threshold import search_threshold
@@ -23,8 +21,6 @@ from uad.evaluate.volumes import predict
 
 if TYPE_CHECKING:
     import pandas as pd
-
-VALIDATION, TEST = "val_unhealthy", "test"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,23 +57,23 @@ class Variant:
         order = self.postprocessing_order if self.erosion and median else "erosion_first"
         return {"erosion": self.erosion, "median": median, "order": order}
 
+    @property
+    def map(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        """All that the post-processed anomaly map depends on."""
+        return self.score, self.quality, self.postprocessing
+
     def same_as(self, other: Variant) -> bool:
         """Whether nothing that score, post-processing and search use differs."""
-        parts = ("score", "quality", "postprocessing", "component_max_size", "threshold_search")
+        parts = ("map", "component_max_size", "threshold_search")
         return all(getattr(self, part) == getattr(other, part) for part in parts)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Map:
-    """The anomaly map of a volume, and what belongs to it."""
+class _Map(NamedTuple):
+    """The post-processed anomaly map of a volume, its lesion, and means of the raw map."""
 
     scores: np.ndarray
-    mask: np.ndarray
     lesion: np.ndarray
     means: dict[str, float]
-
-    def processed(self, options: dict[str, Any]) -> _Map:
-        return dataclasses.replace(self, scores=postprocess(self.scores, self.mask, **options))
 
 
 def rescore(
@@ -85,19 +81,16 @@ def rescore(
     volumes: Callable[[str], tuple[np.ndarray, np.ndarray, np.ndarray]],
     variants: Sequence[Variant],
 ) -> pd.DataFrame:
-    """Evaluate every variant on the same reconstructions.
+    """Evaluate every variant on the same reconstructions, its threshold from validation alone.
 
-    The threshold of a variant comes from the unhealthy validation set alone. Variants that
-    share a quality map and its options share the score maps, and those that share the
-    post-processing too share the processed maps. In memory at a time: of the validation set one
-    score map and one processed map per volume, then one test volume.
+    Variants that share score and post-processing share the maps. In memory at a time: the maps of
+    the validation set, then one of a test volume.
 
     Args:
         reconstructions: reconstruction ``(X, Y, Z)`` by ``val_unhealthy/<subject>`` and
-            ``test/<subject>``, as :func:`uad.preprocess.slices.read_volumes` reads them; for
-            ``score: direct`` the anomaly scores. A mapping that reads on access will do.
+            ``test/<subject>``; for ``score: direct`` the anomaly scores.
         volumes: subject -> the scan as the network saw it (inverted if the method inverts),
-            its brain mask and its lesion mask.
+            its brain mask and its lesion mask, bool.
         variants: what to compare, with names that differ; the first is the baseline.
 
     Returns:
@@ -109,99 +102,80 @@ def rescore(
         ``same_as_baseline``: whether the variant cannot give other numbers than the first.
 
     Raises:
-        DataError: there is no validation volume or no lesion in any; a volume and its
-            reconstruction do not fit each other; scores are not finite.
+        DataError: there is no lesion in any validation volume; a volume and its reconstruction
+            do not fit each other; scores are not finite.
     """
     import pandas as pd
 
-    keys = sorted(reconstructions)
-    of_validation, of_test = (
-        [k for k in keys if k.startswith(f"{r}/")] for r in (VALIDATION, TEST)
+    validation, test = (
+        sorted(key for key in reconstructions if key.startswith(f"{role}/"))
+        for role in ("val_unhealthy", "test")
     )
-    if not of_validation:
-        raise DataError(
-            "there is no reconstruction of an unhealthy validation volume, so no threshold can be "
-            "searched."
-        )
 
-    def scored(variant: Variant, key: str) -> _Map:
-        with _naming(key):
-            return _score(variant, reconstructions[key], volumes(key.split("/")[1]))
+    def map_of(variant: Variant, key: str) -> _Map:
+        subject = key.split("/")[1]
+        try:
+            return _map(variant, reconstructions[key], *volumes(subject))
+        except DataError as error:
+            raise DataError(f"{subject}: {error}") from error
 
-    rows = []
-    for alike in _grouped(variants, "score", "quality"):
-        sharing = _grouped(alike, "postprocessing")
-        thresholds: dict[str, float] = {}
-        raws = {key: scored(alike[0], key) for key in of_validation}
-        for members in sharing:
-            maps = {}
-            for key, raw in raws.items():
-                with _naming(key):
-                    maps[key] = raw.processed(members[0].postprocessing)
-            pairs = [m.scores for m in maps.values()], [m.lesion for m in maps.values()]
-            for searching in _grouped(members, "threshold_search"):
-                method = searching[0].threshold_search
-                found = search_threshold(*pairs, method=method).threshold
-                thresholds |= {variant.name: found for variant in searching}
-            for key, processed in maps.items():
-                rows += _rows(members, key, processed, thresholds)
-            del maps, pairs  # before the next are made
-        del raws
-        for key in of_test:
-            raw = scored(alike[0], key)
-            for members in sharing:
-                with _naming(key):
-                    processed = raw.processed(members[0].postprocessing)
-                rows += _rows(members, key, processed, thresholds)
-    place = {variant.name: number for number, variant in enumerate(variants)}
-    rows.sort(key=lambda row: (place[row["variant"]], row["role"] == TEST, row["subject"]))
+    rows: dict[str, list[dict[str, Any]]] = {variant.name: [] for variant in variants}
+    for alike in _grouped(variants):
+        maps = {key: map_of(alike[0], key) for key in validation}
+        thresholds = {
+            method: search_threshold(
+                [part.scores for part in maps.values()],
+                [part.lesion for part in maps.values()],
+                method=method,
+            ).threshold
+            for method in {variant.threshold_search for variant in alike}
+        }
+        for key in [*validation, *test]:
+            found = maps.pop(key) if key in maps else map_of(alike[0], key)
+            for row in _rows(alike, key, found, thresholds):
+                rows[row["variant"]].append(row)
+    frame = pd.DataFrame([row for part in rows.values() for row in part])
     same = {variant.name: variant.same_as(variants[0]) for variant in variants}
-    frame = pd.DataFrame(rows)
     return frame.assign(same_as_baseline=frame["variant"].map(same))
 
 
-def _score(
+def _map(
     variant: Variant,
     reconstruction: np.ndarray,
-    volume: tuple[np.ndarray, np.ndarray, np.ndarray],
+    scan: np.ndarray,
+    mask: np.ndarray,
+    lesion: np.ndarray,
 ) -> _Map:
-    reference, mask, lesion = volume[0], binary(volume[1]), binary(volume[2])
-    scores = score_volume(variant.score, reference, reconstruction, **variant.quality)
-    for other in (mask, lesion):
-        check_same_shape(scores, other)
+    raw = score_volume(variant.score, scan, reconstruction, **variant.quality)
     means = {}
     for name, region in (("mean_normal", mask & ~lesion), ("mean_anomalous", mask & lesion)):
-        means[name] = float(scores[region].mean(dtype=np.float64)) if region.any() else np.nan
-    return _Map(scores, mask, lesion, means)
+        means[name] = float(raw[region].mean(dtype=np.float64)) if region.any() else np.nan
+    return _Map(postprocess(raw, mask, **variant.postprocessing), lesion, means)
 
 
 def _rows(
-    variants: list[Variant], key: str, processed: _Map, thresholds: dict[str, float]
+    variants: list[Variant], key: str, found: _Map, thresholds: dict[str, float]
 ) -> Iterator[dict[str, Any]]:
     """Metrics of one map for variants that differ in threshold and component filter only."""
     role, subject = key.split("/")
-    auprc = average_precision(processed.scores, processed.lesion)
-    dices: dict[tuple[float, int], float] = {}
+    auprc = average_precision(found.scores, found.lesion)
     for variant in variants:
-        how = thresholds[variant.name], variant.component_max_size
-        if how not in dices:
-            dices[how] = dice(predict(processed.scores, *how), processed.lesion)
-        numbers = {"dice": dices[how], "auprc": auprc, "threshold": how[0], **processed.means}
-        yield {"variant": variant.name, "role": role, "subject": subject, **numbers}
+        threshold = thresholds[variant.threshold_search]
+        prediction = predict(found.scores, threshold, variant.component_max_size)
+        yield {
+            "variant": variant.name,
+            "role": role,
+            "subject": subject,
+            "dice": dice(prediction, found.lesion),
+            "auprc": auprc,
+            "threshold": threshold,
+            **found.means,
+        }
 
 
-def _grouped(variants: Sequence[Variant], *parts: str) -> list[list[Variant]]:
-    """Variants that are alike in these parts together, in the order of the first of each."""
+def _grouped(variants: Sequence[Variant]) -> list[list[Variant]]:
+    """Variants that share their maps together."""
     groups: dict[str, list[Variant]] = {}
     for variant in variants:
-        groups.setdefault(repr([getattr(variant, part) for part in parts]), []).append(variant)
+        groups.setdefault(repr(variant.map), []).append(variant)
     return list(groups.values())
-
-
-@contextlib.contextmanager
-def _naming(key: str) -> Iterator[None]:
-    """Say whose volume it was."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"{key.split('/')[1]}: {error}") from error

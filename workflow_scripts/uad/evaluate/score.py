@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from uad.core.errors import DataError
 
-#: Pixels that are scored at a time: five slices of 96x96, whose dozen float32 maps stay in the
-#: processor's cache. All slices at once take twice as long.
-_PIXELS = 5 * 96 * 96
-
-#: Their number is a multiple of this, as that of a processor's vector registers is: torch rounds
-#: powers of the pixels that are left over in another way.
-_VECTOR = 64
+#: Slices that are scored at a time, whose dozen float32 maps stay in the processor's cache: all at
+#: once take twice as long.
+_AT_A_TIME = 4
 
 #: Name of the score of methods that give an anomaly score in place of a reconstruction.
 DIRECT = "direct"
@@ -25,14 +19,11 @@ DIRECT = "direct"
 def score_volume(
     name: str, volume: np.ndarray, reconstruction: np.ndarray, **quality: Any
 ) -> np.ndarray:
-    """Per-voxel anomaly score (Eq. 2), computed per axial slice on the [0, 1] scale.
+    """Per-voxel anomaly score (Eq. 2) of a scan ``(X, Y, Z)``, as the network saw it (inverted if
+    it was), from its reconstruction, computed per axial slice on the [0, 1] scale.
 
-    Args:
-        name: quality map: a key of :data:`uad.iqa.QUALITY_MAPS`; or ``direct``: the
-            reconstruction is the anomaly score itself.
-        volume: the scan ``(X, Y, Z)``, as the network saw it (inverted if it was).
-        reconstruction: its reconstruction, same shape.
-        quality: options of the map (``alpha``, ``window``, ``clamp``); one set serves all maps.
+    ``name`` is a key of :data:`uad.iqa.QUALITY_MAPS`, or ``direct``: the reconstruction is the
+    anomaly score itself. One set of options (``alpha``, ``window``, ``clamp``) serves all maps.
 
     Returns:
         New float32 array of the volume's shape, not negative; larger is more anomalous.
@@ -41,7 +32,6 @@ def score_volume(
         ConfigError: there is no such quality map, or none takes an option of that name.
         DataError: the shapes differ or are not 3D; or the score is ``direct`` and has a value
             that is NaN, infinite or negative.
-        ValueError: an option is out of its range.
     """
     volume, reconstruction = np.asarray(volume), np.asarray(reconstruction)
     if volume.ndim != 3 or volume.shape != reconstruction.shape:
@@ -63,18 +53,11 @@ def score_volume(
         for array in (volume, reconstruction)
     )
     scores = np.empty(volume.shape, dtype=np.float32)
-    for some in _slices_at_a_time(volume.shape):
+    for start in range(0, len(images), _AT_A_TIME):
+        some = slice(start, start + _AT_A_TIME)
         part = quality_map(name, images[some], restored[some], **quality)
         scores[..., some] = np.moveaxis(part.squeeze(1).numpy(), 0, -1)
     return scores
-
-
-def _slices_at_a_time(shape: tuple[int, ...]) -> Iterator[slice]:
-    area = max(1, math.prod(shape[:-1]))
-    multiple = _VECTOR // math.gcd(_VECTOR, area)
-    step = max(1, _PIXELS // area // multiple) * multiple
-    for start in range(0, shape[-1], step):
-        yield slice(start, start + step)
 
 
 def _direct(scores: np.ndarray) -> np.ndarray:

@@ -6,11 +6,9 @@ arXiv 2312.04215) used a permutation test with 10,000 rounds, which is what is d
 units that may have been meant:
 
 - ``volumes``: the difference on a test volume, averaged over the folds in which both methods have
-  a value of it, one pair per volume. Says whether the difference would be found again in other
-  patients of the kind, given these trained models.
-- ``folds``: the mean over the test volumes of a fold (what the table's mean and deviation are
-  made of), one pair per fold. Says whether it would be found again with other trainings; five
-  folds cannot give a p below 0.0625, whatever the difference.
+  a value of it: would it be found again in other patients, given these trained models?
+- ``folds``: the mean over the test volumes of a fold, of which the table's mean and deviation are
+  made: would it be found again with other trainings? Five folds cannot give a p below 0.0625.
 
 Folds share volumes and training data, so neither is a test of wholly independent samples.
 """
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 
 METRICS = ("dice", "auprc")
 UNITS = ("volumes", "folds")
-KEYS = ["experiment", "method", "fold", "test_dataset", "subject"]
 
 #: One claim is one of a family of claims on the same numbers.
 FAMILY = ["experiment", "test_dataset", "metric", "unit"]
@@ -55,15 +52,9 @@ def test_claims(
 ) -> pd.DataFrame:
     """Test every claim "row is better than against" on every test set that has both methods.
 
-    Each test has its own seed, derived from ``seed`` and what it is about: results do not
-    depend on what else is tested, or in which order.
-
-    Args:
-        metrics: per-volume metrics of all cells, with :data:`KEYS` and :data:`METRICS` (in
-            [0, 1], NaN where undefined).
-        claims: pairs of methods (row, against).
-        seed: master seed.
-        n_resamples: random exchanges and bootstrap resamples, at least 1.
+    ``metrics`` has a row per cell and volume, in [0, 1], NaN where undefined. Each test has a seed
+    of its own, derived from ``seed`` and what it is about: results do not depend on what else is
+    tested, or in which order.
 
     Returns:
         A frame with :data:`uad.core.columns.SIGNIFICANCE`, a row per claim, test set, metric
@@ -76,12 +67,15 @@ def test_claims(
 
     Raises:
         ConfigError: a claim is given twice, or names a method against itself.
-        DataError: a column is missing, a volume is listed twice, the two methods have no fold
-            in common, or were tested on different volumes of a fold.
+        DataError: the two methods have no fold in common, or were tested on different volumes.
     """
     import pandas as pd
 
-    _check(metrics, claims)
+    for row, against in claims:
+        if row == against:
+            raise ConfigError(f"claim: {row!r} is compared with itself.")
+        if sum((row, against) == tuple(claim) for claim in claims) > 1:
+            raise ConfigError(f"claim: {row!r} against {against!r} is listed twice.")
     sets = dict(iter(metrics.groupby(["experiment", "test_dataset"])))
     records = []
     for (row, against), (place, part) in itertools.product(claims, sorted(sets.items())):
@@ -100,12 +94,9 @@ def test_claims(
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979).
-
-    Rejecting the adjusted values at most alpha keeps the chance of any false rejection in the
-    family at alpha. NaN is not counted and stays.
+    """Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979); NaN is not counted
+    and stays.
     """
-    p_values = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full_like(p_values, np.nan)
     given = np.flatnonzero(~np.isnan(p_values))
     order = given[np.argsort(p_values[given], kind="stable")]
@@ -123,21 +114,18 @@ def smallest_p(n: int, n_resamples: int) -> float:
 def paired_permutation(difference: np.ndarray, n_resamples: int = 10_000, seed: int = 0) -> float:
     """Two-sided p value of a paired permutation test: is the mean difference other than zero?
 
-    With few pairs (up to 13 for 10,000 resamples) all exchanges are enumerated and the p value is
-    exact. One pair gives 1.
+    With few pairs (up to 13 for 10,000 resamples) all exchanges are enumerated. One pair gives 1.
     """
     if difference.size == 1:
         return 1.0
     from scipy import stats  # slow to import, and only reports need it
 
-    # exchanging the members of a pair flips the sign of its difference
     # scipy counts the possible exchanges, 2 ** pairs, as a float; infinitely many is fine
     with np.errstate(over="ignore"):
         result = stats.permutation_test(
             (difference, np.zeros_like(difference)),
             lambda first, second, axis: np.mean(first - second, axis=axis),
             permutation_type="samples",
-            vectorized=True,
             n_resamples=n_resamples,
             batch=1000,
             random_state=np.random.default_rng(seed),
@@ -145,10 +133,8 @@ def paired_permutation(difference: np.ndarray, n_resamples: int = 10_000, seed: 
     return float(result.pvalue)
 
 
-def bootstrap_interval(
-    values: np.ndarray, seed: int = 0, *, level: float = 0.95, n_resamples: int = 10_000
-) -> Interval:
-    """Confidence interval of a mean by the bias-corrected and accelerated bootstrap.
+def bootstrap_interval(values: np.ndarray, seed: int = 0, *, n_resamples: int = 10_000) -> Interval:
+    """95 % confidence interval of a mean by the bias-corrected and accelerated bootstrap.
 
     NaN is left out. With a single value the limits are NaN, with values that are equal but for
     rounding they are their mean.
@@ -166,15 +152,13 @@ def bootstrap_interval(
     # differences of metrics (or of percents) that are closer than this differ by rounding
     if np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
         return Interval(mean, mean, mean)
-    from scipy import stats  # slow to import, and only reports need it
+    from scipy import stats
 
     result = stats.bootstrap(
         (values,),
         np.mean,
-        confidence_level=level,
         n_resamples=n_resamples,
         batch=1000,
-        method="BCa",
         random_state=np.random.default_rng(seed),
     )
     low, high = result.confidence_interval
@@ -233,18 +217,3 @@ def _common_folds(part: pd.DataFrame, row: str, against: str, where: str) -> lis
                 f"example {min(volumes ^ others)}). Evaluate both again with the same splits."
             )
     return [side[side["fold"].isin(folds)].set_index(["fold", "subject"]) for side in sides]
-
-
-def _check(metrics: pd.DataFrame, claims: Sequence[tuple[str, str]]) -> None:
-    missing = [column for column in [*KEYS, *METRICS] if column not in metrics.columns]
-    if missing:
-        raise DataError(f"metrics: the columns {', '.join(missing)} are missing.")
-    twice = metrics.duplicated(KEYS)
-    if twice.any():
-        listed = "/".join(str(value) for value in metrics.loc[twice, KEYS].iloc[0])
-        raise DataError(f"metrics: {listed} is listed twice.")
-    for row, against in claims:
-        if row == against:
-            raise ConfigError(f"claim: {row!r} is compared with itself.")
-        if sum((row, against) == tuple(claim) for claim in claims) > 1:
-            raise ConfigError(f"claim: {row!r} against {against!r} is listed twice.")

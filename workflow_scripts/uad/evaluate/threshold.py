@@ -13,13 +13,8 @@ from uad.evaluate.metrics import Ranked, split_scores, steps_of
 
 @dataclasses.dataclass(frozen=True)
 class ThresholdResult:
-    """What :func:`search_threshold` found.
-
-    Attributes:
-        threshold: the prediction is ``score > threshold``.
-        dice: Dice of that prediction over all voxels of the search, pooled.
-        method: ``halving`` or ``exact``.
-        evaluations: number of thresholds whose Dice was compared.
+    """What :func:`search_threshold` found: the Dice, over all voxels pooled, of the prediction
+    ``score > threshold``, and how many thresholds were compared.
     """
 
     threshold: float
@@ -47,21 +42,16 @@ def search_threshold(
     ``exact`` compares every distinct prediction, in one pass over the sorted scores. Its
     threshold is the largest score that is left out.
 
-    Args:
-        scores: anomaly map of any shape, or a collection of them, which is gone through once.
-        labels: lesions, shaped like ``scores``; above zero is lesion.
-        method: ``halving`` or ``exact``.
-        steps: number of halvings, at least 1.
+    ``scores`` is an anomaly map of any shape, or a collection of them, which is gone through once;
+    ``labels`` are lesions of the same shapes, above zero.
 
     Raises:
         DataError: no voxel is labelled as lesion, a score is NaN or infinite, or the shapes
             do not match.
-        ValueError: ``method`` or ``steps`` is not one of the above.
+        ValueError: there is no such ``method``.
     """
     if method not in ("halving", "exact"):
         raise ValueError(f"method must be 'halving' or 'exact', got {method!r}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
     if isinstance(scores, np.ndarray):
         scores, labels = [scores], [labels]
     if len(scores) != len(labels):

@@ -40,15 +40,9 @@ def evaluate_volume(
 ) -> dict[str, Any]:
     """All metrics of one test volume: a row of ``results/metrics/``.
 
-    What each is, its unit and when it is NaN is in ``resources/metric_columns.yaml``.
-
-    Args:
-        scores: post-processed anomaly map ``(x, y, z)``, larger is more anomalous.
-        lesion: annotated lesion, same shape; above zero is lesion.
-        brain_mask: brain mask, same shape.
-        threshold: from :func:`uad.evaluate.search_threshold`; the prediction is above it.
-        component_max_size: largest component, in voxels, that is not predicted; 0 keeps all.
-        voxel_mm: size of a voxel.
+    What each is, its unit and when it is NaN is in ``resources/metric_columns.yaml``. ``scores`` is
+    the post-processed anomaly map ``(x, y, z)``; the prediction is above the ``threshold``, without
+    components of at most ``component_max_size`` voxels.
 
     Raises:
         DataError: the shapes differ, or a score is NaN.
@@ -109,44 +103,24 @@ def threshold_curve(
     ``points`` in even steps from 0 to the largest score. Numbers are exact at each of them. A
     prediction is ``score > threshold``, without component filter.
 
-    Args:
-        volumes: gives all pairs of a post-processed anomaly map (of one floating-point type, not
-            negative) and a lesion. Called twice; only the scores of the lesion voxels are kept
-            in between.
-        points: size of either set of thresholds, at least 2.
+    ``volumes()`` gives all pairs of a post-processed anomaly map (of one floating-point type, not
+    negative) and a lesion; it is called twice.
 
     Returns:
-        One row per threshold, rising:
-
-        - ``threshold``, in the unit of the scores. The lowest can be a hair below zero: where
-          lesion voxels have the score 0, full recall means that every voxel is predicted;
-        - ``true_positives``, ``false_positives``, ``lesion_voxels``: voxels of all volumes;
-        - ``precision`` (NaN where nothing is predicted) and ``recall``, of all voxels pooled;
-        - ``mean_dice``: mean of the volumes' Dice, without those where it is undefined.
+        One row per threshold, rising: ``threshold`` (the lowest can be a hair below zero: where
+        lesion voxels have the score 0, full recall means that every voxel is predicted);
+        ``true_positives``, ``false_positives``, ``lesion_voxels`` of all volumes; ``precision``
+        (NaN where nothing is predicted) and ``recall`` of all voxels pooled; ``mean_dice`` of the
+        volumes where it is defined.
 
     Raises:
         DataError: there is no lesion voxel, a score is NaN or infinite, shapes do not match.
     """
     import pandas as pd
 
-    found, top = [], -np.inf
-    for scores, labels in volumes():
-        inside, outside, zeros = split_scores(scores, labels)
-        found.append(inside)
-        values = [part.max(initial=-np.inf) for part in (inside, outside)]
-        top = max(top, *values, 0 if zeros else -np.inf)
-    lesion = np.concatenate(found) if found else np.empty(0)
-    if lesion.size == 0:
-        raise DataError("the test set has no lesion voxel, so there is no curve to draw.")
-    if not np.isfinite(top):
-        raise DataError(
-            "an anomaly map of the test set has infinite values. The model has probably diverged: "
-            "look at its training history."
-        )
-    thresholds = _thresholds(lesion, float(top), points)
-
-    hits, alarms = (np.zeros(thresholds.size, dtype=np.int64) for _ in range(2))
-    dice_sum, dice_count = np.zeros(thresholds.size), np.zeros(thresholds.size, dtype=np.int64)
+    thresholds, lesion_voxels = _thresholds(volumes(), points)
+    hits, alarms, defined = (np.zeros(thresholds.size, dtype=np.int64) for _ in range(3))
+    dice_sum = np.zeros(thresholds.size)
     for scores, labels in volumes():
         inside, *outside = split_scores(scores, labels)
         inside.sort()
@@ -156,26 +130,43 @@ def threshold_curve(
         alarms += false_positives
         size = true_positives + false_positives + inside.size
         dice_sum += 2 * true_positives / np.maximum(size, 1)
-        dice_count += size > 0
+        defined += size > 0
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: undefined
         return pd.DataFrame(
             {
                 "threshold": thresholds.astype(np.float64),
                 "true_positives": hits,
                 "false_positives": alarms,
-                "lesion_voxels": lesion.size,
+                "lesion_voxels": lesion_voxels,
                 "precision": hits / (hits + alarms),
-                "recall": hits / lesion.size,
-                "mean_dice": dice_sum / dice_count,
+                "recall": hits / lesion_voxels,
+                "mean_dice": dice_sum / defined,
             }
         )
 
 
-def _thresholds(lesion: np.ndarray, top: float, points: int) -> np.ndarray:
-    """Where the curve is evaluated, rising and distinct, in the type of the scores."""
-    lesion.sort()
+def _thresholds(
+    volumes: Iterable[tuple[np.ndarray, np.ndarray]], points: int
+) -> tuple[np.ndarray, int]:
+    """Where the curve is evaluated, rising, in the type of the scores; the number of lesion voxels.
+
+    Of each volume only the scores of its lesion voxels are kept.
+    """
+    found, top = [], 0.0
+    for scores, labels in volumes:
+        inside, outside, _ = split_scores(scores, labels)
+        found.append(inside)
+        top = max(top, *(float(part.max(initial=0)) for part in (inside, outside)))
+    lesion = np.sort(np.concatenate(found)) if found else np.empty(0)
+    if lesion.size == 0:
+        raise DataError("the test set has no lesion voxel, so there is no curve to draw.")
+    if not np.isfinite(top):
+        raise DataError(
+            "an anomaly map of the test set has infinite values. The model has probably diverged: "
+            "look at its training history."
+        )
     steps = np.arange(1, points + 1)
     lowest_found = lesion[lesion.size + (-steps * lesion.size) // points]
     even_recall = np.nextafter(lowest_found, lesion.dtype.type(-np.inf))
     even_steps = np.linspace(0, top, points).astype(lesion.dtype)
-    return np.unique(np.concatenate([even_recall, even_steps]))
+    return np.unique(np.concatenate([even_recall, even_steps])), lesion.size

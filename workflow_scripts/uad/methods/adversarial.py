@@ -12,7 +12,6 @@ WGAN-GP, over all pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -22,8 +21,6 @@ from uad.methods.autoencoder import CodeMethod, CodeOptions
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-    from uad.methods.base import Update
 
 #: The networks, in the order of their optimisers.
 PARTS = ("encoder", "generator", "critic")
@@ -49,33 +46,23 @@ class Adversarial(CodeMethod):
     automatic = False
     losses = ("l2",)
 
-    def build(self) -> nn.Module:
+    def build(self):
         """Encoder, generator and critic."""
         from uad.networks.gan import AnoGan
 
         sizes = self.options.model_dump(include=set(CodeOptions.model_fields))
         return AnoGan(self.setup.image_size, **sizes)
 
-    def optimizers(
-        self, network: nn.Module, learning_rate: float
-    ) -> Sequence[torch.optim.Optimizer]:
+    def optimizers(self, network, learning_rate):
         """Adam for each of :data:`PARTS`."""
         parts = [network.get_submodule(name).parameters() for name in PARTS]
         return [self.optimizer(part, learning_rate, betas=self.options.betas) for part in parts]
 
-    def selectable(self, progress: float) -> bool:
+    def selectable(self, progress):
         """Not before the encoder's turn."""
         return progress >= self.options.gan_share
 
-    def training_step(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        masks: Tensor,
-        generator: torch.Generator,
-        update: Update,
-        progress: float,
-    ) -> dict[str, Tensor]:
+    def training_step(self, network, images, masks, generator, update, progress):
         """A step of the GAN in the first epochs, one of the encoder in the others."""
         found: dict[str, Tensor] = {}
 
@@ -95,9 +82,7 @@ class Adversarial(CodeMethod):
         train("generator", generator=-network.critic(fake).mean())
         return found
 
-    def validation_loss(
-        self, network: nn.Module, images: Tensor, masks: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def validation_loss(self, network, images, masks, generator):
         """Squared error of the image that is generated from the encoded one."""
         from torch.nn.functional import mse_loss
 

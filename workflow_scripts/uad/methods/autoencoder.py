@@ -9,15 +9,11 @@ divergence 0.001: the text of the line that the paper compares with (arXiv 2312.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from uad.methods.base import Method, MethodOptions
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
 
 Stages = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 
@@ -34,7 +30,7 @@ class CodeMethod(Method):
     """A method with a dense code behind stages of stride 2."""
 
     @classmethod
-    def problems(cls, options: CodeOptions, image_size: tuple[int, int]) -> list[str]:
+    def problems(cls, options, image_size):
         """Stages must divide the slice and leave something to encode."""
         found = []
         channels, factor = options.channels, 2 ** len(options.channels)
@@ -62,7 +58,7 @@ class Autoencoder(CodeMethod):
     Options = AutoencoderOptions
     options: AutoencoderOptions
 
-    def build(self) -> nn.Module:
+    def build(self):
         """The network for slices of the size of the setup."""
         from uad.networks.convolutional import Autoencoder as Network
 
@@ -70,9 +66,7 @@ class Autoencoder(CodeMethod):
         usual = 0.1 if self.options.variational else 0.2
         return Network(self.setup.image_size, **{"dropout": usual, **sizes})
 
-    def training_loss(
-        self, network: nn.Module, images: Tensor, masks: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def training_loss(self, network, images, masks, generator):
         """Error summed over each image, plus the weighted divergence; mean over the batch."""
         import torch
 

@@ -73,7 +73,7 @@ class Method:
     the method uses it) and background 0; masks have the same shape and mark the brain. All
     randomness comes from ``generator``; layers such as dropout draw from the global generator,
     which is seeded for each batch. The training loop, checkpoints, precision and devices are not
-    a method's business.
+    a method's business. Families override what differs, with the types that are given here.
     """
 
     #: pydantic model of ``models.<name>.options`` in the config
@@ -158,13 +158,15 @@ class Method:
         images: Tensor,
         masks: Tensor,
         t_test: int,
-        generator: torch.Generator,
+        generator: torch.Generator | list[torch.Generator],
     ) -> Tensor:
         """The healthy-looking version of neighbouring axial slices ``(D, 1, H, W)`` of a volume.
 
-        The network is in evaluation mode. ``t_test`` is the noise level, 1 to the number of time
-        steps. The result is on the scale of ``images``, not clamped; with ``scores``, it is the
-        anomaly score. Here: one pass of the network, whose background is set to 0.
+        Or of several volumes of equal size, one after the other, with a list of their generators
+        (for :meth:`noise`); never with :attr:`whole_volume`. The network is in evaluation mode.
+        ``t_test`` is the noise level, 1 to the number of time steps. The result is on the scale of
+        ``images``, not clamped; with ``scores``, it is the anomaly score. Here: one pass of the
+        network, whose background is set to 0.
         """
         return network(images) * masks
 
@@ -195,13 +197,31 @@ class Method:
         return self.quality(images, reconstruction).mean()
 
     def noise(
-        self, images: Tensor, generator: torch.Generator, name: str, **options: Any
+        self,
+        images: Tensor,
+        generator: torch.Generator | list[torch.Generator],
+        name: str,
+        **options: Any,
     ) -> Tensor:
-        """A noise field of the images' shape, one per batch or one per sample."""
+        """A noise field of the images' shape, one per batch (of each volume) or one per sample."""
+        import torch
+
         from uad.noise import make_noise
 
+        if isinstance(generator, list):
+            pairs = zip(images.chunk(len(generator)), generator, strict=True)
+            return torch.cat([self.noise(*pair, name, **options) for pair in pairs])
         shape = tuple(images.shape)
         if self.setup.noise_field == "per_batch":
             shape = (1, *shape[1:])
         field_ = make_noise(name, shape, generator=generator, device=images.device, **options)
         return field_.to(images.dtype).expand_as(images)
+
+
+class Untrained(Method):
+    """A method that has nothing to train and scores whole volumes directly."""
+
+    trained = False
+    losses = ()
+    scores = True
+    whole_volume = True

@@ -7,13 +7,9 @@ above where post-processing clears the rim of the brain, in which lesions are ra
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from uad.methods.base import Method, MethodOptions
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+from uad.methods.base import MethodOptions, Untrained
 
 
 class ControlOptions(MethodOptions):
@@ -22,29 +18,18 @@ class ControlOptions(MethodOptions):
     answer: Literal["oracle", "random"]
 
 
-class Control(Method):
+class Control(Untrained):
     """Knows everything, or nothing."""
 
     Options = ControlOptions
     options: ControlOptions
-    trained = False
-    losses = ()
-    scores = True
-    whole_volume = True
 
     @property
-    def sees_lesions(self) -> bool:
+    def sees_lesions(self):
         """The oracle alone does."""
         return self.options.answer == "oracle"
 
-    def reconstruct(
-        self,
-        network: nn.Module | None,
-        images: Tensor,
-        masks: Tensor,
-        t_test: int,
-        generator: torch.Generator,
-    ) -> Tensor:
+    def reconstruct(self, network, images, masks, t_test, generator):
         """The lesion that is given in place of the image, or U(0, 1) within the brain."""
         import torch
 

@@ -8,16 +8,9 @@ convolutions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
-
 from pydantic import Field
 
 from uad.methods.base import Method, MethodOptions, PixelBlock, unet_problems
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
 
 
 class DenoisingOptions(MethodOptions):
@@ -40,12 +33,12 @@ class Denoising(Method):
     options: DenoisingOptions
 
     @classmethod
-    def problems(cls, options: DenoisingOptions, image_size: tuple[int, int]) -> list[str]:
+    def problems(cls, options, image_size):
         """Levels must divide the slice, groups the channels."""
         sizes = options.channels, options.norm_num_groups, image_size, options.pixel_block
         return unet_problems(*sizes)
 
-    def build(self) -> nn.Module:
+    def build(self):
         """The U-Net."""
         from uad.networks.denoising_unet import DenoisingUNet
         from uad.networks.pixel_blocks import in_pixel_blocks
@@ -54,9 +47,7 @@ class Denoising(Method):
         network = DenoisingUNet(self.options.channels, self.options.norm_num_groups, block**2)
         return in_pixel_blocks(network, block)
 
-    def training_loss(
-        self, network: nn.Module, images: Tensor, masks: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def training_loss(self, network, images, masks, generator):
         """Loss between the clean slices and the restored noisy ones."""
         from uad.noise import make_noise
 
@@ -68,9 +59,7 @@ class Denoising(Method):
             return loss.mean()
         return (loss * masks).sum() / masks.sum().clamp(min=1)
 
-    def optimizer(
-        self, parameters: Iterable[Tensor], learning_rate: float, **options: Any
-    ) -> torch.optim.Optimizer:
+    def optimizer(self, parameters, learning_rate, **options):
         """Adam with AMSGrad and weight decay, as in the original."""
         own = {"amsgrad": self.options.amsgrad, "weight_decay": self.options.weight_decay}
         return super().optimizer(parameters, learning_rate, **own, **options)

@@ -78,7 +78,7 @@ class Diffusion(Method):
     noisy = True
 
     @classmethod
-    def problems(cls, options: DiffusionOptions, image_size: tuple[int, int]) -> list[str]:
+    def problems(cls, options, image_size):
         """Grid and levels must divide the slice, groups and heads the channels."""
         network, grid = options.network, options.patch_grid
         sizes = network.channels, network.norm_num_groups, image_size, network.pixel_block
@@ -96,24 +96,20 @@ class Diffusion(Method):
                 found.append(f"masking.half_width must rise within 1 to {limit}, not {(low, high)}")
         return found
 
-    def build(self) -> nn.Module:
+    def build(self):
         """The U-Net."""
         from uad.networks.unet import diffusion_unet
 
         return diffusion_unet(**self.options.network.model_dump())
 
-    def training_loss(
-        self, network: nn.Module, images: Tensor, masks: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def training_loss(self, network, images, masks, generator):
         """Loss of the one-step reconstruction at random noise levels, on [-1, 1] images."""
         shown = images
         if self.options.masking:
             shown = corrupt(images, masks, self.options.masking, generator)
         return self._loss(network, images, shown, generator)
 
-    def validation_loss(
-        self, network: nn.Module, images: Tensor, masks: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def validation_loss(self, network, images, masks, generator):
         """The same without masking, as at test time."""
         return self._loss(network, images, images, generator)
 
@@ -134,14 +130,7 @@ class Diffusion(Method):
         restored = self._restore(network, shown * 2 - 1, levels, field, region)
         return self.quality_loss(images * 2 - 1, restored)
 
-    def reconstruct(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        masks: Tensor,
-        t_test: int,
-        generator: torch.Generator,
-    ) -> Tensor:
+    def reconstruct(self, network, images, masks, t_test, generator):
         """One step from level ``t_test``; patches are restored one by one and tiled."""
         import torch
 

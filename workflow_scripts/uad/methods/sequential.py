@@ -8,15 +8,9 @@ and heads are choices made here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 
 from uad.methods.autoencoder import Autoencoder, CodeOptions
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
 
 
 class SequentialOptions(CodeOptions):
@@ -36,7 +30,7 @@ class Sequential(Autoencoder):
     whole_volume = True
 
     @classmethod
-    def problems(cls, options: SequentialOptions, image_size: tuple[int, int]) -> list[str]:
+    def problems(cls, options, image_size):
         """As the autoencoder, and heads must divide the code."""
         found = super().problems(options, image_size)
         if options.latent % options.heads:
@@ -44,25 +38,18 @@ class Sequential(Autoencoder):
         return found
 
     @property
-    def sequence(self) -> int:
+    def sequence(self):
         """Slices of a run."""
         return self.options.sequence
 
-    def build(self) -> nn.Module:
+    def build(self):
         """The network for slices of the size of the setup."""
         from uad.networks.convolutional import SequenceAutoencoder
 
         sizes = self.options.model_dump(exclude={"kl_weight"})
         return SequenceAutoencoder(self.setup.image_size, **sizes)
 
-    def reconstruct(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        masks: Tensor,
-        t_test: int,
-        generator: torch.Generator,
-    ) -> Tensor:
+    def reconstruct(self, network, images, masks, t_test, generator):
         """Windows tile the volume; the last one is shifted back to end with it.
 
         A volume shorter than a window is continued with copies of its last slice, as in

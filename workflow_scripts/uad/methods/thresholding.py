@@ -9,15 +9,9 @@ environment of this stage does not hold.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 
-from uad.methods.base import Method, MethodOptions
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+from uad.methods.base import MethodOptions, Untrained
 
 
 class ThresholdingOptions(MethodOptions):
@@ -26,24 +20,13 @@ class ThresholdingOptions(MethodOptions):
     bins: int = Field(256, ge=2)
 
 
-class Thresholding(Method):
+class Thresholding(Untrained):
     """Bright is abnormal, relative to the histogram of the whole brain."""
 
     Options = ThresholdingOptions
     options: ThresholdingOptions
-    trained = False
-    losses = ()
-    scores = True
-    whole_volume = True
 
-    def reconstruct(
-        self,
-        network: nn.Module | None,
-        images: Tensor,
-        masks: Tensor,
-        t_test: int,
-        generator: torch.Generator,
-    ) -> Tensor:
+    def reconstruct(self, network, images, masks, t_test, generator):
         """Share of the brain's voxels that are darker: 0 to 1, and 0 in the background."""
         import numpy as np
         import torch

@@ -107,8 +107,7 @@ class Decoder(nn.Module):
 class Autoencoder(nn.Module):
     """AE, or VAE with ``variational``; called as ``network(x)`` it decodes the (mean) code.
 
-    As in the source, dropout acts on the code and in the VAE also behind the decoder's dense
-    layer.
+    As in the source, dropout acts on the code, in the VAE also behind the decoder's dense layer.
     """
 
     def __init__(
@@ -142,8 +141,7 @@ class SequenceAutoencoder(Autoencoder):
     """A VAE in which the codes of neighbouring slices see each other through a transformer.
 
     Batches are ``(B * sequence, 1, H, W)`` with the slices of a run next to each other. The
-    transformer is as wide as a code, its feed-forward parts twice; dropout acts on the codes, in
-    the decoder and in the transformer.
+    transformer is as wide as a code, its feed-forward parts twice.
     """
 
     def __init__(

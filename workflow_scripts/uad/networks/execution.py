@@ -43,7 +43,7 @@ def reuse_freed_memory() -> None:
     """Keep freed memory in the process, for the tensors of the next step.
 
     glibc hands large pieces back to the kernel as they are freed: 6 % of a training step on a CPU
-    and a third of a reconstruction, at the demo's sizes. Other C libraries are left as they are.
+    and a third of a reconstruction, at the demo's sizes.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
@@ -74,17 +74,18 @@ def one_graph(function: Callable[..., Tensor], mode: str) -> Callable[..., Tenso
 class Compiled:
     """A network that is called as one graph of one shape; all else is the network's own.
 
-    Smaller batches are padded with their last row and cut again, so that a last batch does not
-    make Inductor compile for any size.
+    Batches smaller than ``batch_size``, or than a batch before, are padded with their last row and
+    cut again, so that a last batch does not make Inductor compile for any size.
     """
 
-    def __init__(self, network: nn.Module, mode: str, batch_size: int) -> None:
+    def __init__(self, network: nn.Module, mode: str, batch_size: int = 0) -> None:
         self._network, self._batch_size = network, batch_size
         self._call = one_graph(network, mode)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The network's output for ``inputs``, which share their first axis."""
         rows = len(inputs[0])
+        self._batch_size = max(self._batch_size, rows)
         missing = self._batch_size - rows
         if missing > 0:
             inputs = tuple(torch.cat((x, x[-1:].expand(missing, *x.shape[1:]))) for x in inputs)

@@ -45,8 +45,8 @@ class SliceBatches:
 
     A sample is ``sequence`` neighbours among the slices that may be drawn (the last one repeated
     where a volume has fewer). The draw follows from ``seed`` and ``epoch`` alone (``fixed``: from
-    ``seed``), so that a resumed run draws what an uninterrupted one draws. A batch is an index
-    operation on the device of the data, which gets an epoch's numbers once.
+    ``seed``), so that a resumed run draws the same. The device of the data gets an epoch's numbers
+    once.
     """
 
     data: TrainingSet

@@ -145,11 +145,8 @@ class Trainer:
         self.history.append({"epoch": 0, "step": 0, "train_loss": None, "val_loss": loss})
 
     def run_epoch(self, saved: int) -> None:
-        """Train, validate if it is time, and add a row to the history.
-
-        Raises:
-            StoppedError: it was left because of a signal, and nothing of it counts; the last
-                checkpoint is of epoch ``saved``.
+        """Train, validate if it is time, and add a row to the history; ``saved`` is the epoch of
+        the last checkpoint, of which a StoppedError speaks.
         """
         validates = (self.epoch + 1) % self.loop.validate_every == 0
         self.stop.start_epoch(
@@ -164,12 +161,8 @@ class Trainer:
         if validates and self.method.selectable(self.epoch / self.loop.epochs):
             self._keep_if_best(loss)
         self.epoch += 1
-        row = {
-            "train_loss": losses.pop("train_loss"),
-            "val_loss": loss,
-            **dict(sorted(losses.items())),
-        }
-        self.history.append({"epoch": self.epoch, "step": self.steps, **row})
+        row = {"epoch": self.epoch, "step": self.steps, "train_loss": losses.pop("train_loss")}
+        self.history.append({**row, "val_loss": loss, **dict(sorted(losses.items()))})
 
     def _keep_if_best(self, loss: float) -> None:
         """The first of equals; a loss that is not finite only for want of a better one."""
@@ -179,12 +172,7 @@ class Trainer:
         self.best = {key: value.clone() for key, value in self.network.state_dict().items()}
 
     def run(self, checkpoint: Path) -> None:
-        """Train from where this is to the last epoch, with checkpoints.
-
-        Raises:
-            DataError: a loss that is not finite.
-            StoppedError: a signal has ended the training.
-        """
+        """Train from where this is to the last epoch, with checkpoints."""
         loop, total, saved = self.loop, self.loop.epochs, self.epoch
         started = printed = written = time.monotonic()
         first = saved
@@ -250,8 +238,8 @@ class Trainer:
         self.epoch, self.steps, self.history = facts["epoch"], facts["steps"], facts["history"]
         self.best, (self.best_loss, self.best_epoch) = part("best"), facts["best"]
 
-    def export(self, out: Path, keep: str, identity: dict[str, Any]) -> tuple[pd.Series, int]:
-        """Write history, identity and weights; validation losses by epoch, epoch of the weights."""
+    def export(self, out: Path, keep: str, identity: dict[str, Any]) -> dict[str, Any]:
+        """Write history, identity and weights; facts about them."""
         best = keep == "best"
         weights = self.best if best else self.network.state_dict()
         kept = self.best_epoch if best else self.epoch
@@ -262,7 +250,16 @@ class Trainer:
         write_json(out / "config.json", identity)
         with atomic_path(out / "model.safetensors") as temporary:
             save_file({k: v.cpu().contiguous() for k, v in weights.items()}, temporary)
-        return history.set_index("epoch")["val_loss"], kept
+        losses = history.set_index("epoch")["val_loss"]
+        return {
+            "seed": self.seed,
+            "steps": self.steps,
+            "weights_of_epoch": kept,
+            "val_loss_before": float(losses.iloc[0]),
+            "val_loss_of_weights": float(losses.ffill()[kept]),
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+            "device": str(self.device),
+        }
 
 
 def train(
@@ -276,24 +273,15 @@ def train(
     seed: int,
     identity: dict[str, Any],
 ) -> dict[str, Any]:
-    """Train a method and write ``model.safetensors``, ``config.json`` and ``history.csv``.
+    """Train and validate on two sets of healthy slices; write ``model.safetensors``,
+    ``config.json`` and ``history.csv``. Returns facts for the provenance record.
 
-    A checkpoint in ``out_dir/checkpoint`` is written as ``loop`` says, and on SIGTERM or SIGUSR1
-    (see :class:`StopRequest`). If the process dies, the next call continues from there and ends
-    with the same weights as an uninterrupted one (same device and threads).
-
-    Args:
-        method: the method, with its options.
-        sets: healthy slices for training and for validation.
-        out_dir: where the model goes.
-        loop: ``train`` of the config.
-        keep: ``best`` (lowest healthy validation loss) or ``last``.
-        fixed_validation: the same slices, noise and levels in every validation.
-        seed: of this training.
-        identity: options and data hashes; a checkpoint of another identity is discarded.
-
-    Returns:
-        Facts for the provenance record.
+    The weights are those of the ``best`` epoch (lowest validation loss) or of the ``last``. With
+    ``fixed_validation`` every validation has the same slices, noise and levels. A checkpoint in
+    ``out_dir/checkpoint`` is written as ``loop`` says, and on SIGTERM or SIGUSR1 (see
+    :class:`StopRequest`). If the process dies, the next call continues from there and ends with
+    the same weights as an uninterrupted one (same device and threads); a checkpoint of another
+    ``identity`` (options and data hashes) is discarded.
 
     Raises:
         DataError: fewer slices than one batch, a loss that is not finite, or no GPU where one
@@ -325,19 +313,9 @@ def train(
         else:
             trainer.validate_untrained()
         trainer.run(checkpoint)
-        losses, kept = trainer.export(out, keep, identity)
+        facts = trainer.export(out, keep, identity)
         shutil.rmtree(checkpoint.parent)
-    return {
-        "seed": seed,
-        "resumed": resumed,
-        "steps": trainer.steps,
-        "weights_of_epoch": kept,
-        "val_loss_before": float(losses.iloc[0]),
-        "val_loss_of_weights": float(losses.ffill()[kept]),
-        "parameters": sum(p.numel() for p in trainer.network.parameters()),
-        "device": str(trainer.device),
-        "data_device": str(healthy.images.device),
-    }
+    return {"resumed": resumed, "data_device": str(healthy.images.device), **facts}
 
 
 def _placed(

@@ -15,8 +15,8 @@ from uad.core.errors import UadError
 #: Signals that mean: stop soon (SLURM before a time limit, at preemption and at scancel).
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 #: Seconds after such a signal within which an epoch must end to be finished and saved. In a SLURM
-#: job the signal comes two minutes before the time limit (profiles/slurm); a job that is cancelled
-#: or preempted is killed after 30 s (KillWait), and then has what it would have had by leaving.
+#: job it comes two minutes before the time limit (profiles/slurm); one that is cancelled or
+#: preempted is killed after 30 s (KillWait), and then has what it would have had by leaving.
 GRACE = 110.0 if "SLURM_JOB_ID" in os.environ else 20.0
 
 
