@@ -21,10 +21,10 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import measure_speed  # noqa: E402
 import reference_path as reference  # noqa: E402
-import speed_cpu  # noqa: E402
-import speed_gpu  # noqa: E402
+import speed_figures  # noqa: E402
 import speed_material  # noqa: E402
 import speed_tables  # noqa: E402
+import speed_training  # noqa: E402
 from speed_material import TINY  # noqa: E402
 
 torch.set_num_threads(1)
@@ -40,7 +40,7 @@ def cases():
 def network():
     """pDDPM's network with an output: its last convolution starts at zero."""
     torch.manual_seed(0)
-    return speed_cpu.awake(speed_material.make_method(TINY).build())
+    return speed_figures.awake(speed_material.make_method(TINY).build())
 
 
 class TestTheReferenceDoesOurWork:
@@ -59,14 +59,13 @@ class TestTheReferenceDoesOurWork:
         expected = reference.simplex_field(source, 12, 16)
         np.testing.assert_allclose(noise.simplex((12, 16)), expected, atol=5e-6)
 
-    @pytest.mark.parametrize("batch", [1, 5, 12])
-    def test_reconstruction(self, cases, network, batch):
+    def test_reconstruction(self, cases, network):
         method, case = speed_material.make_method(TINY), cases[0]
         reconstructor = Reconstructor(method, network.eval(), t_test=400, batch=12)
         own = reconstructor.volume(case.volume, case.mask, seed=5)
         slices = to_slices(case.volume).unsqueeze(1)
         field = method.noise(slices, torch.Generator().manual_seed(5), "simplex")
-        found = reference.reconstruct(network, slices, field, 400, reference.signal(), batch)
+        found = reference.reconstruct(network, slices, field, 400, reference.signal())
         np.testing.assert_allclose(to_slices(own), found.squeeze(1), atol=2e-5)
 
     def test_training_step_is_a_step_down_the_same_loss(self, cases, network):
@@ -90,64 +89,38 @@ class TestTheReferenceDoesOurWork:
         assert torch.equal(restored[outside], scaled[outside])
 
     def test_evaluation(self, cases):
-        theirs = speed_cpu.reference_evaluation(cases, lambda: None)
-        ours = speed_cpu.our_evaluation(cases, lambda: None)
-        np.testing.assert_allclose(ours["map"], theirs["map"], atol=1e-4)
-        same = speed_cpu.reference_evaluation(cases, lambda: None, ours["map"])
-        for key in ("threshold", "dice", "auprc"):
-            assert ours[key] == pytest.approx(same[key], abs=1e-12)
-        assert min(ours["dice"]) > 0 and max(ours["dice"]) < 1
+        _, ours = speed_figures.OURS.stages(cases)
+        _, theirs = speed_figures.REFERENCE.stages(cases)
+        np.testing.assert_allclose(ours["maps"], theirs["maps"], atol=1e-4)
+        _, same = speed_figures.REFERENCE.stages(cases, ours["maps"])
+        for key in ("threshold", "judged"):
+            np.testing.assert_allclose(ours[key], same[key], atol=1e-12)
+        assert 0 < np.min(ours["judged"]) <= np.max(ours["judged"]) < 1
 
 
-def measured(figures, sizes=TINY):
-    """Entries of figures at a tiny size, by kind."""
+@pytest.mark.slow
+@pytest.mark.parametrize(("device", "limits"), [("cpu", 6), ("cuda", 5)])
+def test_all_figures_are_measured_at_a_tiny_size_on_a_cpu(device, limits, monkeypatch):
+    # on a busy machine the longer of two such short trainings need not take longer
+    longest = lambda times, epochs: max(times) / max(epochs)  # noqa: E731
+    monkeypatch.setattr(speed_training, "per_epoch", longest)
     found = {"limits": [], "pairs": [], "values": []}
-    for figure in figures:
-        for kind, entry in figure(sizes):
+    for figure in measure_speed.FIGURES[device].values():
+        for kind, entry in figure(TINY):
             found[kind].append(entry)
-    return found
-
-
-def check(found):
-    """What all results have in common: both sides take time, all can be written and printed."""
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert all(min(e["reference_s"], e["ours_s"], e["ratio"]) > 0 for e in found["pairs"])
     text = speed_tables.render_speed(speed_material.conditions("cpu") | found)
-    assert text.count("\n| ") >= sum(map(len, found.values()))
-    assert "nan" not in text
-    return {entry["text"].split(":")[0]: entry for entry in found["limits"]}
+    assert text.count("\n| ") >= sum(map(len, found.values())) and "nan" not in text
+    assert len(found["limits"]) == limits
+    holds = {entry["text"].split(":")[0]: entry["holds"] for entry in found["limits"]}
+    assert holds.get("threshold, Dice and AUPRC of a map", True)
 
 
-@pytest.mark.slow
-class TestFiguresOfACpu:
-    def test_all_are_measured(self):
-        limits = check(measured(speed_cpu.FIGURES.values()))
-        assert limits["threshold, Dice and AUPRC of a map"]["holds"]
-        assert len(limits) == 6
-
-
-@pytest.mark.slow
-class TestFiguresOfAGpu:
-    """The code runs on a CPU, too; what a GPU alone has is its name and its speed."""
-
-    def test_all_are_measured(self, monkeypatch):
-        # on a busy machine the longer of two such short trainings need not take longer
-        monkeypatch.setattr(speed_gpu, "per_epoch", lambda times, epochs: max(times) / max(epochs))
-        monkeypatch.setattr(speed_gpu, "DEVICE", "cpu")
-        found = measured(speed_gpu.FIGURES.values())
-        check(found)
-        assert len(found["limits"]) == 5
-        values = {entry["what"]: entry["value"] for entry in found["values"]}
-        rate = values["bf16-mixed: reached by a step"] / values["bf16-mixed: matmul ceiling"]
-        assert rate == pytest.approx(found["limits"][0]["value"])
-        steps = [value for name, value in values.items() if name.startswith("step with")]
-        assert len(steps) == 3
-        assert values["steps of a fold"] in [pytest.approx(step * 19_200 / 60) for step in steps]
-
-    def test_an_epoch_is_a_difference_of_two_trainings(self):
-        assert speed_gpu.per_epoch((3.0, 23.0), (5, 45)) == pytest.approx(0.5)
-        with pytest.raises(SystemExit, match="too busy"):
-            speed_gpu.per_epoch((3.0, 2.9), (5, 45))
+def test_an_epoch_is_a_difference_of_two_trainings():
+    assert speed_training.per_epoch((3.0, 23.0), (5, 45)) == pytest.approx(0.5)
+    with pytest.raises(SystemExit, match="too busy"):
+        speed_training.per_epoch((3.0, 2.9), (5, 45))
 
 
 def test_the_plan_takes_the_rate_of_a_measured_gpu(tmp_path):
@@ -171,7 +144,7 @@ class TestTheCommand:
         """A copy of README.md, and one quick figure that misses its limit."""
         shutil.copy(BENCHMARKS / "README.md", tmp_path)
         slow = [speed_tables.limit("quick", 9.0, at_most=5), speed_tables.value("it took", 9, "s")]
-        monkeypatch.setattr(speed_cpu, "FIGURES", {"quick": lambda sizes: slow})
+        monkeypatch.setitem(measure_speed.FIGURES, "cpu", {"quick": lambda sizes: slow})
         return tmp_path
 
     def test_writes_file_and_table_and_fails_for_a_miss_only_if_strict(self, folder, capsys):

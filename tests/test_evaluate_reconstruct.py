@@ -5,7 +5,6 @@ import threading
 import numpy as np
 import pytest
 import torch
-import torch._dynamo.testing
 
 from test_methods import CODE
 from test_training import DAE, PDDPM, SIZE
@@ -82,7 +81,9 @@ def test_volumes_share_passes_on_a_gpu_unless_the_method_takes_a_whole_one(
 
 
 def test_compiled_it_is_one_graph_of_one_shape_whatever_the_last_pass(monkeypatch):
-    backend, compiled = torch._dynamo.testing.CompileCounterWithBackend("eager"), torch.compile
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    backend, compiled = CompileCounterWithBackend("eager"), torch.compile
     monkeypatch.setattr(
         torch, "compile", lambda f, mode, **options: compiled(f, backend=backend, **options)
     )

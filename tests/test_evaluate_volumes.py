@@ -395,13 +395,6 @@ class TestEvaluateVolume:
         assert found["predicted_voxels"] == prediction.sum()
         np.testing.assert_equal(found["dice"], dice(prediction, lesion))
 
-    def test_without_a_lesion_auprc_is_undefined_and_dice_unless_something_is_found(self):
-        nothing = np.zeros_like(self.lesion)
-        missed = evaluate_volume(self.scores, nothing, self.mask, 0.5, 0)
-        assert missed["dice"] == 0
-        assert np.isnan(missed["auprc"])
-        assert np.isnan(evaluate_volume(self.scores, nothing, self.mask, 1.0, 0)["dice"])
-
 
 def curve_of(scores, labels, **options):
     return threshold_curve(lambda: zip(scores, labels, strict=True), **options)

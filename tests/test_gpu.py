@@ -12,9 +12,10 @@ import torch
 
 from uad.config import Train
 from uad.core.errors import out_of_memory
+from uad.evaluate.reconstruct import Reconstructor
 from uad.methods import load
 from uad.methods.base import Setup
-from uad.networks.execution import numerics
+from uad.networks.execution import numerics, ready
 from uad.train.batches import TrainingSet
 from uad.train.loop import train
 
@@ -87,6 +88,23 @@ def test_a_step_does_not_wait_for_the_gpu(data):
             method.training_step(network, images, images > 0, generator, update, 0.0)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("compile", ["off", "default"])
+def test_volumes_that_share_a_pass_are_what_they_are_alone(compile):
+    method = load("diffusion")({"network": NETWORK, "patch_grid": [2, 2]}, SETUP)
+    network = ready(method.build(), "cuda")
+    how = {"t_test": 500, "batch": 16, "device": "cuda"}
+    alone, together = (
+        Reconstructor(method, network, **how, compile=mode) for mode in ("off", compile)
+    )
+    assert together.volumes_per_pass(8) == 2
+    scans = np.random.default_rng(0).random((3, SIZE, SIZE, 8), dtype=np.float32)
+    read = {str(n): (scan, scan > 0, n) for n, scan in enumerate(scans)}.__getitem__
+    found = {}
+    together.run(["0", "1", "2"], 8, read, found.__setitem__)
+    for name, volume in found.items():
+        np.testing.assert_allclose(volume, alone.volume(*read(name)), atol=1e-3)
 
 
 def test_memory_that_runs_out_is_explained():

@@ -322,10 +322,6 @@ def test_an_altered_or_missing_list_is_refused_with_its_url(published, tmp_path)
 
 
 def test_mistaken_options_are_refused(published, tmp_path):
-    with pytest.raises(ConfigError, match="way with leaks 'drop'.*drop_from_train"):
-        published(leaks="drop")
-    with pytest.raises(ConfigError, match="way with duplicates"):
-        published(duplicates="twice")
     with pytest.raises(ConfigError, match="5 folds"):
         published(fold=5)
     with pytest.raises(DataError, match=r"none of its \d subjects \(such as IXI001-HH-0001\)"):

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch._dynamo.testing
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -32,6 +31,7 @@ from uad.train.loop import Trainer, train
 from uad.train.stop import SIGNALS, StoppedError
 
 torch.set_num_threads(1)
+forks.preload("torch", "pandas", "uad.train.loop", "uad.networks.unet")
 SIZE = 24
 UNET = {"channels": [8, 16], "num_res_blocks": 1, "num_head_channels": 8, "norm_num_groups": 4}
 PDDPM = {"network": {**UNET, "scale_shift": True}, "patch_grid": [2, 2]}
@@ -200,7 +200,6 @@ import os, signal, sys
 from types import SimpleNamespace
 sys.path.insert(0, {tests!r})
 import torch
-import torch._dynamo.testing
 torch.set_num_threads(1)
 import test_training as t
 from uad.core.provenance import job
@@ -360,20 +359,6 @@ def test_a_signal_while_a_training_is_taken_up_again_loses_nothing(whole, tmp_pa
     assert_same_training(tmp_path, whole("dae"))
 
 
-def test_inside_a_slurm_job_a_training_is_what_it_is_outside(whole, tmp_path, monkeypatch):
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "smk-train", "SLURM_NTASKS": "4"}
-    slurm |= {"SLURM_NNODES": "2", "SLURM_NODELIST": "node[1-2]"}
-    slurm |= dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0")
-    for name, value in slurm.items():
-        monkeypatch.setenv(name, value)
-    with monkeypatch.context() as patch:
-        signal_at(patch, "training_step", lambda m, i: i == 1, signal.SIGUSR1)
-        with pytest.raises(StoppedError, match="after epoch 1 of 8"):
-            run("dae", tmp_path)
-    run("dae", tmp_path)
-    assert_same_training(tmp_path, whole("dae"))
-
-
 # Refusals
 
 
@@ -505,10 +490,12 @@ def test_half_precision_learns_the_same_within_its_rounding(tmp_path):
 def test_compiled_in_one_graph_with_padded_last_batches_the_losses_are_the_same(
     name, tmp_path, monkeypatch
 ):
+    from torch._dynamo.testing import CompileCounterWithBackend
+
     graphs = []
 
     def traced(target, *, mode, **options):
-        backend = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+        backend = CompileCounterWithBackend("aot_eager")
         graphs.append(backend)
         return compile_with(target, backend=backend, **options)
 

@@ -14,14 +14,12 @@ from typing import Any
 
 import pandas as pd
 
-from uad.core.errors import ConfigError, DataError, unknown
+from uad.core.errors import ConfigError, DataError
 from uad.core.files import sha256
 from uad.splits import ROLES, check, subjects
 
 #: The list of T2 scans that there are.
 AVAILABLE = "avail_t2.csv"
-#: What can be done with a subject that a list names twice, or two lists name.
-WAYS = {"duplicates": ("keep", "drop"), "leaks": ("keep", "drop_from_train")}
 
 _REGISTRY = Path(__file__).resolve().parents[2] / "resources" / "reference_splits.yaml"
 
@@ -56,7 +54,8 @@ def reference_split(
     leaks: str = "drop_from_train",
     verify: bool = True,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The cross-dataset split that pDDPM published, which the paper's T2 setting follows.
+    """The cross-dataset split that pDDPM published, which the paper's T2 setting follows, and a
+    report for the record.
 
     For T2 the authors keep the subjects whose T2 scan their list ``avail_t2.csv`` has:
     385 or 386 training rows, 43 or 44 for validation, 158 for testing; 387, 44 and 160
@@ -73,17 +72,11 @@ def reference_split(
             ``drop_from_train``: it stays in the later of train, val_healthy and test_healthy.
         verify: check the SHA-256 of each list against the registry.
 
-    Returns:
-        The split, and a report for the record.
-
     Raises:
-        ConfigError: an unknown option, a fold or a layout without published lists.
+        ConfigError: a fold or a layout without published lists.
         DataError: a list is missing or has other bytes than the published one, or a set
             would be empty.
     """
-    for what, value in (("duplicates", duplicates), ("leaks", leaks)):
-        if value not in WAYS[what]:
-            raise ConfigError(unknown(f"way with {what}", value, WAYS[what]))
     registry = read_registry()
     healthy, trained = next(iter(tables)), next(iter(registry["stems"].values()))
     if registry["stems"].get(layouts[healthy]) != trained:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -62,10 +63,7 @@ class Reconstructor:
             self.network = Compiled(self.network, self.compile)
 
     def volumes_per_pass(self, depth: int) -> int:
-        """Volumes of so many slices that share a pass.
-
-        One on a CPU: that is no slower, and its results are the same to the bit for any ``batch``.
-        """
+        """Volumes of so many slices that share a pass; one on a CPU, where more are no faster."""
         alone = self.device == "cpu" or self.method.whole_volume
         return 1 if alone else max(1, self.batch // depth)
 
@@ -123,26 +121,18 @@ class Reconstructor:
         passes = [names[start : start + size] for start in range(0, len(names), size)]
 
         def read_all(some: Sequence[str]) -> list[Given]:
-            given = []
-            for name in some:
-                with _naming([name]):
-                    given.append(read(name))
-            return given
+            return [_naming(name, read, name) for name in some]
 
         def write_all(some: Sequence[str], restored: Tensor) -> None:
             for name, volume in zip(some, restored, strict=True):
-                with _naming([name]):
-                    write(name, from_slices(volume))
+                _naming(name, write, name, from_slices(volume))
 
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            written: Any = None
-            coming = reader.submit(read_all, passes[0]) if passes else None
-            for number, some in enumerate(passes):
-                given = coming.result()
-                if number + 1 < len(passes):
-                    coming = reader.submit(read_all, passes[number + 1])
-                with _naming(some):
-                    restored = self.restore(given)
+            coming = written = None
+            for some, following in itertools.zip_longest(passes, passes[1:]):
+                given = coming.result() if coming else read_all(some)
+                coming = reader.submit(read_all, following) if following else None
+                restored = _naming(", ".join(some), self.restore, given)
                 if written:
                     written.result()
                 written = writer.submit(write_all, some, restored)
@@ -150,13 +140,12 @@ class Reconstructor:
                 written.result()
 
 
-@contextlib.contextmanager
-def _naming(names: Sequence[str]) -> Iterator[None]:
-    """Say in which volumes an error came up."""
+def _naming(names: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns; an error says in which volumes it came up."""
     try:
-        yield
+        return function(*arguments)
     except DataError as error:
-        raise DataError(f"{', '.join(names)}: {error}") from error
+        raise DataError(f"{names}: {error}") from error
     except Exception as error:
-        error.add_note(f"in the reconstruction of {', '.join(names)}")
+        error.add_note(f"in the reconstruction of {names}")
         raise

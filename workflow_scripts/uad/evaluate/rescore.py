@@ -83,15 +83,10 @@ def rescore(
 ) -> pd.DataFrame:
     """Evaluate every variant on the same reconstructions, its threshold from validation alone.
 
-    Variants that share score and post-processing share the maps. In memory at a time: the maps of
-    the validation set, then one of a test volume.
-
-    Args:
-        reconstructions: reconstruction ``(X, Y, Z)`` by ``val_unhealthy/<subject>`` and
-            ``test/<subject>``; for ``score: direct`` the anomaly scores.
-        volumes: subject -> the scan as the network saw it (inverted if the method inverts),
-            its brain mask and its lesion mask, bool.
-        variants: what to compare, with names that differ; the first is the baseline.
+    ``reconstructions`` are ``(X, Y, Z)``, by ``val_unhealthy/<subject>`` and ``test/<subject>``;
+    ``volumes`` gives a subject's scan as the network saw it, its brain and its lesion (bool). The
+    first variant is the baseline; names differ. In memory at a time: the maps of the validation
+    set, then one of a test volume.
 
     Returns:
         One row per variant (in the given order), role (``val_unhealthy``, then ``test``) and
