@@ -9,8 +9,6 @@ import io
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -274,18 +272,6 @@ def test_a_later_call_goes_on_with_the_part(server, tmp_path):
     assert left(tmp_path) == FINISHED
 
 
-def test_a_killed_process_leaves_a_part_that_the_next_one_uses(server, tmp_path):
-    part = tmp_path / f"{NAME}.part"
-    server.script = [whole(count=100_000, hold=60.0), whole()]
-    with process(server, tmp_path) as child:
-        until(lambda: disk.size_of(part))
-        child.kill()
-    assert not (tmp_path / NAME).exists()
-    offset = disk.size_of(part)
-    assert ask(server, tmp_path).verified
-    assert server.offsets() == [None, f"bytes={offset}-"]
-
-
 def test_progress_starts_the_count_of_failures_anew_a_repetition_does_not(
     server, tmp_path, monkeypatch
 ):
@@ -444,32 +430,21 @@ def test_a_disk_that_fills_up_leaves_nothing(server, tmp_path, monkeypatch):
 # --- two at once
 
 
-@contextlib.contextmanager
-def process(server, folder):
-    code = (
-        "from uad.data.fetch import fetch; from uad.data.sources import File;"
-        f"fetch(File(name={NAME!r}, urls=[{server.url!r}], checksum={checksum(BODY)!r}),"
-        f" {str(folder)!r})"
-    )
-    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.communicate()
-
-
-def test_two_processes_fetch_once(server, tmp_path):
-    go_on = threading.Event()
+def test_two_processes_fetch_once(server, tmp_path, capsys):
+    """Two threads: the kernel keeps apart whoever opens the lock's file."""
+    go_on, got = threading.Event(), []
     server.script = [whole(count=1000, hold=go_on)]
-    with process(server, tmp_path) as one:
-        until(lambda: server.asked)
-        with process(server, tmp_path) as two:
-            assert two.stderr.readline() == f"{NAME}: waiting for another process\n"
-            go_on.set()
-            errors = [child.communicate(timeout=60)[1] for child in (one, two)]
-            assert (one.returncode, two.returncode) == (0, 0), errors
-    assert len(server.asked) == 1
+    work = [threading.Thread(target=lambda: got.append(ask(server, tmp_path, None, True)))
+            for _ in range(2)]  # fmt: skip
+    work[0].start()
+    until(lambda: server.asked)
+    work[1].start()
+    said = []
+    until(lambda: said.append(capsys.readouterr().err) or "waiting for ano" in "".join(said))
+    go_on.set()
+    for thread in work:
+        thread.join(60)
+    assert len(got) == 2 and got[0] == got[1] and len(server.asked) == 1
     assert left(tmp_path) == FINISHED
 
 

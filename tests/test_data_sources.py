@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import yaml
 
 from tools.datasets import folder_of, names, tar_of
+from uad.__main__ import main
 from uad.core.errors import ConfigError
 from uad.core.patterns import REGISTRY
 from uad.data import status as module
@@ -202,38 +200,34 @@ def test_the_table_fits_into_a_terminal(tmp_path):
 
 
 @pytest.fixture
-def show(tmp_path, root):
-    """Run the command with an overlay."""
+def show(tmp_path, root, monkeypatch, capsys):
+    """Run the command with an overlay: its exit status, and what it prints."""
     paths = {n: {"path": str(tmp_path / n)} for n in ("ixi", "brats21", "mslub")}
+    monkeypatch.chdir(tmp_path)
 
     def show(**more):
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"datasets": paths, **more}))
-        command = [sys.executable, "-m", "uad", "datasets", str(root / "config.yaml"), "mine.yaml"]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        status = main(["datasets", str(root / "config.yaml"), "mine.yaml"])
+        return status, *capsys.readouterr()
 
     return show
 
 
 def test_the_command_prints_the_table_of_a_config_with_overlays(tmp_path, show):
     stand_in(tmp_path / "mslub", "mslub", 30)
-    done = show()
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = show()[1].splitlines()
     assert [line.split()[:2] for line in lines if line.startswith(("ixi", "mslub"))] == [
         ["ixi", "missing"],
         ["mslub", "present"],
     ]
     assert max(map(len, lines)) <= 100
-    done = show(archive="x")
-    assert done.returncode == 2 and "unknown key 'archive'" in done.stderr
-    assert "Traceback" not in done.stderr
+    status, _, said = show(archive="x")
+    assert status == 2 and said.startswith("ERROR: ") and "unknown key 'archive'" in said
 
 
 def test_the_verdicts_of_validation_are_shown_but_never_those_of_a_phantom(tmp_path, show):
-    head = "subject\tname\tverdict\twhy\n"
-    folder_of(
-        tmp_path, ["results/validation/ixi.tsv"], lambda _: (head + "A\tA\tused\t\n").encode()
-    )
-    assert "Validated:\nixi: 1 used" in show().stdout
+    verdicts = b"subject\tname\tverdict\twhy\nA\tA\tused\t\n"
+    folder_of(tmp_path, ["results/validation/ixi.tsv"], lambda _: verdicts)
+    assert "Validated:\nixi: 1 used" in show()[1]
     folder_of(tmp_path, ["results/source.json"], lambda _: b'{"source": "phantom"}')
-    assert "Validated" not in show().stdout
+    assert "Validated" not in show()[1]

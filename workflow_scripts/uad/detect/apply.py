@@ -115,17 +115,8 @@ def _register(
         sidecar=work / "sidecar.json",
         lesion=work / "lesion.nii.gz",  # not written: there is none
     )
-    n4 = params["n4"]
-    options = RegisterOptions(
-        spacing=params["spacing"],
-        seed=derive_seed(params["seed"], "register", *names),
-        threads=model.scan_threads,
-        lesion_interpolation=params["lesion_interpolation"],
-        n4=n4["enabled"],
-        n4_iterations=n4["iterations"],
-        n4_tolerance=n4["tolerance"],
-        n4_shrink=n4["shrink"],
-    )
+    seed = derive_seed(params["seed"], "register", *names)
+    options = RegisterOptions.of(params, seed, model.scan_threads)
     sidecar = register_scan(scan, work / "brain.nii.gz", None, model.atlas, out, options)
     warnings = brain.pop("warnings") + sidecar["warnings"]
     facts = {key: sidecar[key] for key in ("parameters", "registration", "brain_ml", "antspyx")}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,9 @@ INTERPOLATIONS = {"nearest": "nearestNeighbor", "linear": "linear"}
 class RegisterOutputs:
     """Files that :func:`register_scan` writes; volumes are on the atlas' grid, cropped.
 
-    Attributes:
-        image: float32, zero outside the brain.
-        brain_mask: uint8.
-        transform: ITK affine, from atlas to scan coordinates, as ANTs writes it (``.mat``).
-        sidecar: JSON with sources, parameters and quality figures.
-        lesion: uint8, written where the scan has one.
-        bias_field: what N4 divided out (float32, mean 1 in the brain, 0 outside); None: not kept.
+    ``image`` (float32) and ``bias_field`` (what N4 divided out: float32, mean 1 in the brain; None:
+    not kept) are 0 outside the brain, masks are uint8; ``lesion`` is written where the scan has
+    one. ``transform`` is an ITK affine from atlas to scan coordinates (``.mat`` of ANTs).
     """
 
     image: Path
@@ -87,6 +83,13 @@ class RegisterOptions:
     n4_tolerance: float = 5e-4
     n4_shrink: int = 4
 
+    @classmethod
+    def of(cls, params: Mapping[str, Any], seed: int, threads: int) -> RegisterOptions:
+        """From the params of the rule register_scan."""
+        n4 = {f"n4_{k}": params["n4"][k] for k in ("iterations", "tolerance", "shrink")}
+        kept = {k: params[k] for k in ("spacing", "lesion_interpolation", "lesion_labels")}
+        return cls(**kept, seed=seed, threads=threads, n4=params["n4"]["enabled"], **n4)
+
     @property
     def shrink(self) -> int:
         """N4's subsampling at this voxel size, rounded up: none would cost ten times the time."""
@@ -121,17 +124,10 @@ def register_scan(
 ) -> dict[str, Any]:
     """Register one scan to the atlas and write it with its mask, lesion, transform and sidecar.
 
-    The image is resampled first and masked afterwards, so that the B-spline does not ring
-    at the edge of the mask. Masks go to the atlas in one step. Nothing is written unless
+    The image is resampled first and masked afterwards, so that the B-spline does not ring at the
+    edge of the mask. Masks go to the atlas in one step. Masks are on the grid of the scan; the
+    atlas is a folder of :func:`uad.preprocess.atlas.prepare_atlas`. Nothing is written unless
     every step succeeds; equal inputs give equal bytes (with one thread).
-
-    Args:
-        image: raw scan.
-        brain_mask: on the grid of the scan.
-        lesion: lesion mask on the grid of the scan (any value above 0), or None.
-        atlas_dir: a folder of :func:`uad.preprocess.atlas.prepare_atlas`.
-        out: the files to write.
-        options: voxel size, seed, interpolation and bias correction.
 
     Returns:
         The content of the sidecar, with a list ``warnings``.

@@ -9,7 +9,7 @@ come already stripped, as BraTS and the public MSLUB files do. ``auto-<back end>
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,10 @@ def skull_strip(
     predicted: tuple[np.ndarray, dict[str, Any]] | None = None,
     **network: Any,
 ) -> dict[str, Any]:
-    """Write the brain mask of a scan, on the grid of the file (uint8, 0 or 1).
+    """Write the brain mask of a scan of any orientation, on the grid of the file (uint8, 0 or 1).
 
     Args:
-        image: the raw scan, any orientation and voxel size.
+        image: the raw scan.
         out_mask: the mask to write.
         backend: ``hdbet``, ``ants`` or ``foreground``, or ``auto-`` before one of them.
         atlas_dir: a folder of :func:`uad.preprocess.atlas.prepare_atlas` (``ants`` only).
@@ -60,8 +60,7 @@ def skull_strip(
         network: options of :class:`uad.preprocess.hdbet.HdBet`, which the others do not read.
 
     Returns:
-        Facts for the JSON sidecar: back end, versions, brain volume in millilitres,
-        voxels dropped as islands, and a list of warnings.
+        Facts for the JSON sidecar, with a list ``warnings``; volumes are in millilitres.
 
     Raises:
         ConfigError: the back end is unknown or not installed.
@@ -93,21 +92,7 @@ def skull_strip(
             "back end for this data set, or exclude the subject in the config."
         )
     volume = voxels * scan.voxel_ml
-    warnings = []
-    low, high = PLAUSIBLE_ML
-    if not low <= volume <= high:
-        hint = " Is the scan really skull-stripped?" if backend == "foreground" else ""
-        warnings.append(
-            f"brain volume of {volume:.0f} ml is outside {low:.0f} to {high:.0f} ml.{hint}"
-        )
-    if is_head == (backend == "foreground"):
-        means = "a head, not a brain" if is_head else "a brain without skull, not a head"
-        warnings.append(
-            f"an outline of {outline:.0f} ml is {means}: '{backend}' is not for it. Set "
-            "skullstrip: auto for this data set."
-        )
-    if touching := _touched_faces(mask):
-        warnings.append(f"the brain mask touches the end of the scan: {', '.join(touching)}")
+    warnings = [*_doubts(backend, volume, outline), *_cut_sides(mask)]
     write_volume(out_mask, scan.to_raw(mask), scan.raw_affine)
     return {
         "backend": backend,
@@ -119,12 +104,29 @@ def skull_strip(
     }
 
 
-def _touched_faces(mask: np.ndarray) -> list[str]:
-    """Sides at which the mask reaches the last plane (a cut brain), lower end excepted."""
+def _doubts(backend: str, brain_ml: float, outline: float) -> Iterator[str]:
+    """Warnings where a mask, or a back end for a scan with such an outline (ml), is implausible."""
+    low, high = PLAUSIBLE_ML
+    if not low <= brain_ml <= high:
+        hint = " Is the scan really skull-stripped?" if backend == "foreground" else ""
+        yield f"brain volume of {brain_ml:.0f} ml is outside {low:.0f} to {high:.0f} ml.{hint}"
+    is_head = outline > SMALLEST_HEAD_ML
+    if is_head == (backend == "foreground"):
+        means = "a head, not a brain" if is_head else "a brain without skull, not a head"
+        yield (
+            f"an outline of {outline:.0f} ml is {means}: '{backend}' is not for it. Set "
+            "skullstrip: auto for this data set."
+        )
+
+
+def _cut_sides(mask: np.ndarray) -> Iterator[str]:
+    """A warning where the mask reaches the last plane (a cut brain), lower end excepted."""
     names = ("left", "right", "back", "front", "top")
     faces = (mask[0], mask[-1], mask[:, 0], mask[:, -1], mask[:, :, -1])
     # a few voxels on the border are noise; a fiftieth of a side is a cut brain
-    return [name for name, face in zip(names, faces, strict=True) if face.mean() > 0.02]
+    cut = [name for name, face in zip(names, faces, strict=True) if face.mean() > 0.02]
+    if cut:
+        yield f"the brain mask touches the end of the scan: {', '.join(cut)}"
 
 
 def _foreground(scan: Scan, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
