@@ -6,7 +6,7 @@ from uad.data.sri24 import atlas_root, download_atlas
 
 with job(snakemake) as context:
     archives = snakemake.params.archives
-    atlas = download_atlas(archives, context.terminal or True)
+    atlas = download_atlas(archives)
     folder = str(atlas_root("download", archives))
     write_json(snakemake.output[0], {"folder": folder, "provenance": atlas.provenance})
     context.facts |= {"atlas": atlas.provenance}

@@ -15,7 +15,6 @@ with job(snakemake) as context:
         Path(params.archives),
         Path(params.root),
         spec["modalities"],
-        context.terminal or True,
     )
     record = {
         "raw_root": str(params.root),

@@ -12,20 +12,13 @@ from uad.core.provenance import SCRIPTS, job
 
 with job(snakemake) as context:
     params = snakemake.params
-
-    def tell(text):
-        """Print to the log, and to the user."""
-        print(text)
-        if context.terminal:
-            print(text, file=context.terminal)
-
     choice = Choice(params.phantom, images=params.images, models=params.models)
     about = about_run(params.datasets, choice, params.agent)
     if about.sources and (choice.images or choice.models):
         lines = [f"  {name}: {source.licence}" for name, source in about.sources.items()]
         said = "images" if choice.images else "weights"
-        tell(f"This crate holds {said}. Before you pass it on, mind the terms of the data:")
-        tell("\n".join(lines))
+        print(f"This crate holds {said}. Before you pass it on, mind the terms of the data:")
+        print("\n".join(lines))
     files = pack(
         Path(snakemake.input.config).parent,
         snakemake.output[0],
@@ -36,15 +29,15 @@ with job(snakemake) as context:
     left_out = Counter(file.left_out for file in files if file.left_out)
     context.facts = {"files": len(files) - left_out.total(), "left_out": dict(left_out)}
     for why, count in sorted(left_out.items()):
-        tell(f"not included: {count} files: {why}")
+        print(f"not included: {count} files: {why}")
     # as the reader of the crate will, who has nothing else
     verified = verify(snakemake.output[0])
     context.facts["verified"] = not verified.failures
     if verified.failures:
         named = [f"{place} {'; '.join(why)}" for place, why in sorted(verified.failures.items())]
-        tell("\n".join(f"FAIL {text}" for text in named))
+        print("\n".join(f"FAIL {text}" for text in named))
         raise DataError(
             f"{snakemake.output[0]}: does not pass its own verification: {'; '.join(named[:5])}. "
             "'make audit' tells what is wrong with the results; the crate is not kept."
         )
-    tell(f"{snakemake.output[0]}: packed and verified")
+    print(f"{snakemake.output[0]}: packed and verified")

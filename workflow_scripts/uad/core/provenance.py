@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from uad.core.errors import UadError, out_of_memory
 from uad.core.files import read_json, sha256, text_digest, write_json
@@ -49,8 +49,6 @@ class Job:
         facts: what the script wants in the record (seeds, sizes, measures).
         config: what it read of the config beside the params of its rule.
         library: files of the library that another process loaded for it (a notebook's kernel).
-        terminal: the user's terminal, while standard error goes to the log; None without one, or
-            if the main process shows there how far the run is.
     """
 
     def __init__(self, snakemake: Any) -> None:
@@ -58,7 +56,6 @@ class Job:
         self.facts: dict[str, Any] = {}
         self.config: dict[str, Any] = {}
         self.library: set[str] = set()
-        self.terminal: TextIO | None = None
         # now, not at the end: an edit while a training runs is not what it ran
         self.code_before = _code_files(snakemake.rule)
         self.started, self.clock = time.time(), time.monotonic()
@@ -83,9 +80,7 @@ def job(snakemake: Any) -> Iterator[Job]:
     with _output_to(log) as terminal:
         try:
             _check_library(getattr(snakemake, "scriptdir", None))
-            shown = log and QUIET_JOBS not in os.environ
-            with _screen(terminal if shown else None) as context.terminal:
-                yield context
+            yield context
         except UadError as error:
             _fail(f"{error_in}{error}\n", terminal)
         except KeyboardInterrupt:
@@ -127,20 +122,6 @@ def _output_to(log: str | None) -> Iterator[int]:
         for stream, old in zip((1, 2), saved, strict=True):
             os.dup2(old, stream)
             os.close(old)
-
-
-@contextlib.contextmanager
-def _screen(descriptor: int | None) -> Iterator[TextIO | None]:
-    """A text stream to a descriptor's terminal; None if it is something else."""
-    if descriptor is None or not os.isatty(descriptor):
-        yield None
-        return
-    stream = os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
-    try:
-        yield stream
-    finally:
-        with contextlib.suppress(OSError):  # the terminal may be gone, the work is done
-            stream.close()
 
 
 def _fail(message: str, terminal: int) -> NoReturn:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from uad.core.errors import DataError
 from uad.core.files import TEMPORARY
-from uad.data.progress_bar import Show, mb, say
+from uad.data.progress_bar import mb, say
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 #: What some cluster file systems answer to a request for a lock.
@@ -53,7 +53,7 @@ def full(folder: Path, needed: int | None, what: str) -> DataError:
 
 
 @contextlib.contextmanager
-def lock(path: Path, progress: Show = True) -> Iterator[None]:
+def lock(path: Path, progress: bool = True) -> Iterator[None]:
     """Hold the lock of a path, ``.<name>.lock`` beside it, which stays there as an empty file.
 
     The kernel frees it when the process ends, however it ends.

@@ -15,7 +15,7 @@ from uad.data.disk import lock, require_room, size_of
 from uad.data.fetch import Fetched, fetch, finished
 from uad.data.layouts import demographics_file, table_of
 from uad.data.place import Imported, copy, import_sources, state_of
-from uad.data.progress_bar import Show, say
+from uad.data.progress_bar import say
 from uad.data.sources import DataSet, File, load_registry
 
 WAYS = (
@@ -31,7 +31,7 @@ def download(
     archives: Path,
     raw_root: Path,
     modalities: Iterable[str] | None = None,
-    progress: Show = True,
+    progress: bool = True,
 ) -> tuple[Imported, list[Fetched]]:
     """Get the files of a data set that hold some modalities (ours; default: all) from its home and
     unpack them into its raw tree.
@@ -99,7 +99,7 @@ def _require_room(entry: DataSet, wanted: list[File], archives: Path, raw_root: 
 
 
 def _place_tables(
-    entry: DataSet, layout: AnyLayout, archives: Path, raw_root: Path, progress: Show
+    entry: DataSet, layout: AnyLayout, archives: Path, raw_root: Path, progress: bool
 ) -> list[Fetched]:
     """Copy the tables that were downloaded into a raw tree, unless it has one or they are odd."""
     from uad.data.people import add_ages
@@ -118,7 +118,7 @@ def _place_tables(
     return placed
 
 
-def fetch_synapse(entry: DataSet, folder: Path, progress: Show = True) -> Fetched:
+def fetch_synapse(entry: DataSet, folder: Path, progress: bool = True) -> Fetched:
     """Get the archive of a data set from Synapse with the user's own client and token.
 
     Any file in ``folder`` that holds the whole data set makes that needless.

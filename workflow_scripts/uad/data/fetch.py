@@ -17,7 +17,7 @@ from uad import __version__
 from uad.core.errors import DataError
 from uad.core.files import read_json, write_json
 from uad.data.disk import FULL, full, lock, require_room, size_of
-from uad.data.progress_bar import Progress, Show, mb, say
+from uad.data.progress_bar import Progress, mb, say
 from uad.data.sources import File
 
 CHUNK = 1 << 20
@@ -62,7 +62,7 @@ class _Failed(Exception):
         self.wait = wait
 
 
-def fetch(file: File, folder: Path, progress: Show = True, attempts: int | None = None) -> Fetched:
+def fetch(file: File, folder: Path, progress: bool = True, attempts: int | None = None) -> Fetched:
     """Get a file of the registry into a folder, unless it is already there and as it should be.
 
     A transfer goes into ``<name>.part`` and is taken up where it broke off, also by a later call;
@@ -99,7 +99,7 @@ def fetch(file: File, folder: Path, progress: Show = True, attempts: int | None 
     )
 
 
-def finished(file: File, folder: Path, progress: Show = False) -> Fetched | None:
+def finished(file: File, folder: Path, progress: bool = False) -> Fetched | None:
     """The file in ``folder`` if it is there and as it should be; None if there is none.
 
     It is not read again until its size or date changes (``<name>.checksum.json``).
@@ -132,7 +132,7 @@ def finished(file: File, folder: Path, progress: Show = False) -> Fetched | None
     return _recorded(file, path, checksum, known.get("url"))
 
 
-def digest(path: Path, file: File, progress: Show = False) -> str:
+def digest(path: Path, file: File, progress: bool = False) -> str:
     """``<algorithm>:<digits>`` of what is at ``path``; the algorithm is the registry's."""
     algorithm = (file.checksum or "sha256").partition(":")[0]
     result = hashlib.new(algorithm, usedforsecurity=False)
@@ -164,7 +164,7 @@ def _recorded(file: File, path: Path, checksum: str, url: str | None) -> Fetched
     return got
 
 
-def _download(url: str, part: Path, file: File, progress: Show, attempts: int) -> None:
+def _download(url: str, part: Path, file: File, progress: bool, attempts: int) -> None:
     """Bring the part to its full length, in as many attempts as it takes; then verify it."""
     failures, furthest, resumed = 0, size_of(part), size_of(part) > 0
     while True:
@@ -191,7 +191,7 @@ def _download(url: str, part: Path, file: File, progress: Show, attempts: int) -
         resumed = False  # its beginning may be of an older file: once more, in one piece
 
 
-def _attempt(url: str, part: Path, progress: Show) -> None:
+def _attempt(url: str, part: Path, progress: bool) -> None:
     """One request for what the part lacks."""
     import requests
 
@@ -227,7 +227,7 @@ def _attempt(url: str, part: Path, progress: Show) -> None:
         raise _Refused(str(error)) from None
 
 
-def _receive(answer: Any, part: Path, total: int | None, progress: Show) -> None:
+def _receive(answer: Any, part: Path, total: int | None, progress: bool) -> None:
     """Append the body of an answer, as it comes, to the part."""
     import urllib3
 

@@ -26,7 +26,7 @@ from uad.core.patterns import LESION, AnyLayout, Layout, Member, layout_name, vi
 from uad.data.disk import lock, size_of, staging
 from uad.data.fit import fits
 from uad.data.layouts import about_dead_links, dead_links
-from uad.data.progress_bar import Show, say
+from uad.data.progress_bar import say
 from uad.data.sources import DataSet, load_registry
 from uad.data.unpack import extract, names_in
 
@@ -111,7 +111,7 @@ def _loose(layout: Layout, folder: Path, path: Path) -> Member | None:
 def import_all(
     datasets: Mapping[str, tuple[AnyLayout, str | Path]],
     archives: str | Path,
-    progress: Show = True,
+    progress: bool = True,
 ) -> tuple[dict[str, Imported], dict[Path, str]]:
     """Bring everything that a folder holds into raw trees (layout and root, by name).
 
@@ -143,7 +143,7 @@ def import_all(
 
 
 def import_sources(
-    layout: AnyLayout, sources: Iterable[Path], raw_root: Path, progress: Show = True
+    layout: AnyLayout, sources: Iterable[Path], raw_root: Path, progress: bool = True
 ) -> Imported:
     """Bring what some archives and folders have of a data set into its raw tree.
 
@@ -250,7 +250,7 @@ class _Import:
                 elif not there.samefile(path) and not _same(there, path):
                     raise self.differs(relative, path, size_of(path))
 
-    def take_archive(self, archive: Path, progress: Show) -> None:
+    def take_archive(self, archive: Path, progress: bool) -> None:
         """Unpack images of an archive; where there is one already, it must have the same size."""
         seen: list[str] = []
 

@@ -17,7 +17,7 @@ from uad.core.files import read_json, sha256, write_json
 from uad.core.patterns import visible_files
 from uad.data.disk import lock, staging
 from uad.data.fetch import Fetched, fetch
-from uad.data.progress_bar import Show, say
+from uad.data.progress_bar import say
 from uad.data.sources import load_registry
 from uad.data.unpack import extract
 
@@ -211,7 +211,7 @@ def _check_grid(*paths: Path) -> None:
             )
 
 
-def download_atlas(archives: str | Path, progress: Show = True) -> Atlas:
+def download_atlas(archives: str | Path, progress: bool = True) -> Atlas:
     """Get the atlas from NITRC by way of ``archives`` into :func:`atlas_root`, unless it is there.
 
     Raises:

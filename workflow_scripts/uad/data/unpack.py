@@ -20,7 +20,7 @@ from typing import BinaryIO
 from uad.core.errors import DataError
 from uad.data.disk import FULL, full
 from uad.data.fetch import is_page
-from uad.data.progress_bar import Progress, Show
+from uad.data.progress_bar import Progress
 
 CHUNK = 1 << 20
 _Member = tuple[tarfile.TarInfo, Callable[[], BinaryIO]]
@@ -36,7 +36,7 @@ def extract(
     folder: Path,
     select: Callable[[str, int], str | None],
     nested: str | None = None,
-    progress: Show = False,
+    progress: bool = False,
 ) -> dict[str, Path]:
     """Write selected files of an archive below a folder; the result has them by their paths there.
 
