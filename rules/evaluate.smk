@@ -142,7 +142,26 @@ rule evaluate_healthy:
         f"{SCRIPTS}/evaluate_healthy.py"
 
 
-rule healthy:
+rule make_healthy_table:
     input:
         healthy_files(),
+    output:
+        csv="<results>/tables/healthy.csv",
+        md="<results>/tables/healthy.md",
+        html=shown("<results>/tables/healthy.html", "healthy", "Metrics", content="healthy scans"),
+    log:
+        "<logs>/make_healthy_table/job.log",
+    localrule: True
+    conda:
+        "../envs/report.yaml"
+    params:
+        labels=cfg.labels,
+        phantom=cfg.phantom,
+    script:
+        f"{SCRIPTS}/make_healthy_table.py"
+
+
+rule healthy:
+    input:
+        rules.make_healthy_table.output if healthy_files() else [],
     localrule: True

@@ -192,7 +192,17 @@ rule make_report:
         "../envs/report.yaml"
     params:
         snakefile=f"{workflow.basedir}/Snakefile",
-        targets=list(dict.fromkeys(["paper", *cfg.run.parts, "qc", "describe_run"])),
+        targets=list(
+            dict.fromkeys(
+                [
+                    "paper",
+                    *cfg.run.parts,
+                    *(["healthy"] if healthy_is_reported() else []),
+                    "qc",
+                    "describe_run",
+                ]
+            )
+        ),
     script:
         f"{SCRIPTS}/make_report.py"
 

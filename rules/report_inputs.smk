@@ -158,6 +158,11 @@ def rules_by_stage():
     return found
 
 
+def healthy_is_reported():
+    """Whether the report has the healthy scans: with the extras, or where they were judged before."""
+    return "extras" in cfg.run.parts or os.path.exists(tree.table("html", "healthy"))
+
+
 def what_is_reported():
     """Everything that the report shows, apart from the pages about the run itself."""
     return [
@@ -167,6 +172,7 @@ def what_is_reported():
         *(path for paths in analyses_of_run().values() for path in paths),
         *(path for part in cfg.run.parts if part != "paper" for path in part_files(part)),
         *([tree.table("html", "cost")] if "extras" in cfg.run.parts else []),
+        *(rules.healthy.input if healthy_is_reported() else []),
         *checks(),
         tree.quality_summary("html"),
     ]

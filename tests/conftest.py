@@ -57,6 +57,33 @@ def scan_dir(atlas_dir, tmp_path_factory):
     return make_scan(tmp_path_factory.mktemp("scan"), atlas_dir)
 
 
+@pytest.fixture
+def stand_ins(tmp_path):
+    """Stand-ins of 12 IXI, 10 BraTS21 and 4 MSLUB subjects, and ``small.yaml`` to split them."""
+    return fill(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def indexed(root, tmp_path_factory):
+    """The same, indexed, for dry runs that leave them as they are."""
+    from tools.workflow import snakemake
+
+    folder = fill(tmp_path_factory.mktemp("indexed"))
+    snakemake(root, folder, "index", "--configfile", folder / "small.yaml")
+    return folder
+
+
+def fill(folder):
+    """Make the stand-ins."""
+    import yaml
+
+    from tools.workflow import SMALL_SPLITS, make_stand_ins
+
+    make_stand_ins(folder, ixi=12, brats21=10, mslub=4)
+    (folder / "small.yaml").write_text(yaml.safe_dump(SMALL_SPLITS))
+    return folder
+
+
 #: What the end-to-end run builds.
 TARGETS = ("paper", "alpha", "protocol_effects", "cost", "report")
 
@@ -73,7 +100,7 @@ def finished(root, config, tmp_path_factory):
 
     ``UAD_FINISHED_RUN`` names one that is there already, for work on the tests that read it.
     """
-    from test_workflow import snakemake
+    from tools.workflow import snakemake
 
     if there := os.environ.get("UAD_FINISHED_RUN"):
         return Path(there)

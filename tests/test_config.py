@@ -116,6 +116,7 @@ def test_what_is_generated_from_the_model_is_committed(path):
         (("protocol", "median"), 4, r"protocol\.median: the side of the median window must be odd"),
         (("models", "pddpm", "train"), {"epochs": -3}, r"models\.pddpm\.train\.epochs: Input should be greater"),
         (("tables", "table3", "rows"), ["pddpm", "pddpm"], r"row 'pddpm' is listed twice"),
+        (("tables", "table3", "columns"), [{"experiment": "intra_FLAIR", "test": "brats21"}] * 2, r"column 'intra_FLAIR/brats21' is listed twice"),
         (("run", "folds"), [7], r"there is no fold 7"),
         (("run", "folds"), [], r"run\.folds: List should have at least 1 item"),
         (("run", "tables"), ["table9"], r"run\.tables: unknown table 'table9'"),

@@ -4,71 +4,77 @@ And several jobs on a device where the config says that it has room for them.
 """
 
 import json
+import logging
+import multiprocessing
 import os
+import random
 import re
 import signal
-import subprocess
 import sys
-import textwrap
 import time
 from collections import Counter
 from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import yaml
 
-from test_workflow import SMALL_SPLITS, job_counts, make_stand_ins, snakemake, touch
+from tools.workflow import SMALL_SPLITS, job_counts, make_stand_ins, snakemake, touch
 from uad.config import load
 from uad.core.errors import out_of_memory
+from uad.core.files import read_json, write_json
 from uad.run import devices
 from uad.run.devices import VISIBLE, DeviceError, claim, visible
 from uad.run.launch import snapshot
 
 UUIDS = ["GPU-aaaa1111", "GPU-bbbb2222", "GPU-bbcc3333"]
 
-#: A job: claims one of the pretend devices, says which, and holds it until it is killed.
-JOB = """
-import json, os, sys, time
-from pathlib import Path
-from uad.run import devices
-devices.installed = lambda: {uuids!r}
-devices.PAUSE = 0.05
-facts = devices.claim({wanted}, {device!r}, {sharing}, locks=Path({locks!r}))
-print(json.dumps({{**facts, "environment": os.environ.get("CUDA_VISIBLE_DEVICES"),
-                   "torch": "torch" in sys.modules}}), flush=True)
-time.sleep(60)
-"""
+#: Processes that begin as copies of this one: jobs that start at once.
+FORK = multiprocessing.get_context("fork")
+
+
+class Job(NamedTuple):
+    """A process that claims one of the pretend devices and holds it until it is killed."""
+
+    process: FORK.Process
+    said: Path  # what it has claimed
+    log: Path
+
+
+def claim_in_job(log, locks, uuids, environment, *arguments):
+    """What a job does first, with nothing of its own of what this process has claimed."""
+    for name in (VISIBLE, "SLURM_JOB_ID"):
+        os.environ.pop(name, None)
+    os.environ.update(environment)
+    logging.basicConfig(filename=log, force=True)
+    devices.installed, devices.PAUSE = lambda: list(uuids), 0.1
+    devices._held, devices._claimed = [], {}
+    return devices.claim(*arguments, locks=locks)
+
+
+def hold(said, *arguments):
+    facts = claim_in_job(*arguments)
+    write_json(said, {**facts, "environment": os.environ.get(VISIBLE)})
+    time.sleep(60)
 
 
 @pytest.fixture
-def start(tmp_path, root):
+def start(tmp_path):
     """Starts jobs; what is still running at the end is ended."""
-    running = []
+    jobs = []
 
-    def start(
-        wanted=1, device="auto", sharing=1, uuids=UUIDS[:2], locks=tmp_path / "locks", **environment
-    ):
-        script = JOB.format(
-            wanted=wanted, device=device, sharing=sharing, uuids=list(uuids), locks=str(locks)
-        )
-        log = tmp_path / f"job-{len(running)}.log"
-        clean = {k: v for k, v in os.environ.items() if k not in (VISIBLE, "SLURM_JOB_ID")}
-        with log.open("w") as stream:
-            job = subprocess.Popen(
-                [sys.executable, "-c", textwrap.dedent(script)],
-                stdout=subprocess.PIPE,
-                stderr=stream,
-                text=True,
-                env={**clean, "PYTHONPATH": str(root / "workflow_scripts"), **environment},
-            )
-        job.log = log
-        running.append(job)
-        return job
+    def start(wanted=1, device="auto", sharing=1, uuids=UUIDS[:2], **environment):
+        said, log = (tmp_path / f"job-{len(jobs)}.{ending}" for ending in ("json", "log"))
+        arguments = (said, log, tmp_path / "locks", uuids, environment, wanted, device, sharing)
+        jobs.append(Job(FORK.Process(target=hold, args=arguments), said, log))
+        jobs[-1].process.start()
+        return jobs[-1]
 
     yield start
-    for job in running:
-        job.kill()
-        job.communicate()
+    for job in jobs:
+        end(job)
 
 
 @pytest.fixture
@@ -88,9 +94,8 @@ def here(monkeypatch, tmp_path):
 
 def claimed(job):
     """What a job says that it has claimed."""
-    line = job.stdout.readline()
-    assert line, job.log.read_text()
-    return json.loads(line)
+    wait_until(job.said.exists)
+    return read_json(job.said)
 
 
 def wait_until(happened):
@@ -101,15 +106,15 @@ def wait_until(happened):
         time.sleep(0.02)
 
 
-def waits(job):
-    """Whether a job has said that it waits for a device."""
-    return "waiting for a GPU" in job.log.read_text()
+def wait_for_the_device(job):
+    """Wait until a job has said that it waits."""
+    wait_until(lambda: job.log.exists() and "waiting for a GPU" in job.log.read_text())
 
 
 def end(job):
     """Kill a job as the kernel or a user would; its device is free when this returns."""
-    job.send_signal(signal.SIGKILL)
-    job.wait()
+    job.process.kill()
+    job.process.join()
 
 
 def test_two_jobs_get_two_devices_and_a_third_the_one_that_a_killed_job_held(start):
@@ -119,10 +124,9 @@ def test_two_jobs_get_two_devices_and_a_third_the_one_that_a_killed_job_held(sta
     assert {fact["uuid"] for fact in facts} == set(UUIDS[:2])
     assert {fact["assigned_by"] for fact in facts} == {"lock"}
     third = start()
-    wait_until(lambda: waits(third))
+    wait_for_the_device(third)
     end(jobs[1])
     freed = claimed(third)
-    assert not freed["torch"]  # which takes seconds to load
     assert freed["uuid"] == facts[1]["uuid"] and freed["waited_s"] > 0
     assert third.log.read_text().count("\n") == 1  # said once, however long it lasts
 
@@ -229,9 +233,8 @@ def test_a_lock_file_that_is_a_link_is_refused(here, tmp_path, name):
 
 
 def test_a_device_is_claimed_before_cuda_starts(here):
-    import torch
-
-    here.setattr(torch.cuda, "is_initialized", lambda: True)
+    torch = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True))
+    here.setitem(sys.modules, "torch", torch)
     with pytest.raises(RuntimeError, match="before CUDA is initialised"):
         claim(1)
 
@@ -245,7 +248,7 @@ def test_jobs_that_share_spread_over_the_devices_before_they_double_up(start):
     assert Counter(fact["uuid"] for fact in facts) == {UUIDS[0]: 2, UUIDS[1]: 2}
     assert {fact["sharing"] for fact in facts} == {2}
     fifth = start(sharing=2)
-    wait_until(lambda: waits(fifth))
+    wait_for_the_device(fifth)
     end(jobs[2])
     assert claimed(fifth)["uuid"] == facts[2]["uuid"]
 
@@ -254,11 +257,11 @@ def test_a_job_that_fills_a_device_is_never_beside_others(start):
     small = start(sharing=4, uuids=UUIDS[:1])
     claimed(small)
     large = start(uuids=UUIDS[:1])
-    wait_until(lambda: waits(large))
+    wait_for_the_device(large)
     end(small)
     claimed(large)
     another = start(sharing=4, uuids=UUIDS[:1])
-    wait_until(lambda: waits(another))
+    wait_for_the_device(another)
     end(large)
     claimed(another)
 
@@ -268,9 +271,9 @@ def test_small_jobs_that_come_later_do_not_keep_a_large_one_waiting(start):
     for job in running:
         claimed(job)
     large = start(uuids=UUIDS[:1])
-    wait_until(lambda: waits(large))
+    wait_for_the_device(large)
     later = start(sharing=3, uuids=UUIDS[:1])  # there is room for it beside the two
-    wait_until(lambda: waits(later))
+    wait_for_the_device(later)
     end(running[0])
     end(running[1])
     claimed(large)
@@ -282,7 +285,7 @@ def test_a_job_that_is_killed_while_it_waits_leaves_the_queue(start):
     small = start(sharing=2, uuids=UUIDS[:1])
     claimed(small)
     large = start(uuids=UUIDS[:1])
-    wait_until(lambda: waits(large))
+    wait_for_the_device(large)
     end(large)
     assert claimed(start(sharing=2, uuids=UUIDS[:1]))["waited_s"] < 1
 
@@ -291,50 +294,38 @@ def test_a_waiting_job_whose_lock_file_is_removed_gets_the_device_all_the_same(s
     holder = start(uuids=UUIDS[:1])
     claimed(holder)
     waiting = start(uuids=UUIDS[:1])
-    wait_until(lambda: waits(waiting))
+    wait_for_the_device(waiting)
     end(holder)
     (tmp_path / "locks" / f"{UUIDS[0]}.lock").unlink(missing_ok=True)
     claimed(waiting)
 
 
-#: Many jobs at once; each says when it has a device and when it is about to end, half of them so
-#: that nothing but the kernel can clean up behind them.
-CROWD = """
-import json, os, random, signal, sys, time
-from pathlib import Path
-from uad.run import devices
-devices.installed = lambda: {uuids!r}
-devices.PAUSE = 0.01
-log = os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-children = []
-for number in range({jobs}):
-    children.append(os.fork())
-    if children[-1] == 0:
-        chance = random.Random(number)
-        time.sleep(chance.random() / 2)
-        sharing = chance.choice([1, 2, 3, 3])
-        uuid = devices.claim(1, sharing=sharing, locks=Path({locks!r}))["uuid"]
-        os.write(log, (json.dumps([uuid, sharing, 1]) + chr(10)).encode())
-        time.sleep(chance.random() / 10)
-        os.write(log, (json.dumps([uuid, sharing, -1]) + chr(10)).encode())
-        if chance.random() < 0.5:
-            os.kill(os.getpid(), signal.SIGKILL)
-        os._exit(0)
-for child in children:
-    os.waitpid(child, 0)
-"""
+def pass_by(number, events, *arguments):
+    """Hold a device for a moment; half of the jobs end so that only the kernel cleans up."""
+    chance = random.Random(number)
+    time.sleep(chance.random() / 2)
+    sharing = chance.choice([1, 2, 3, 3])
+    uuid = claim_in_job(*arguments, 1, "auto", sharing)["uuid"]
+    for change in (1, -1):
+        os.write(events, (json.dumps([uuid, sharing, change]) + "\n").encode())
+        time.sleep(chance.random() / 10 if change > 0 else 0)
+    if chance.random() < 0.5:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_crowd_of_jobs_all_get_a_device_and_none_more_than_it_has_room_for(tmp_path, root):
-    log, jobs = tmp_path / "log", 40
-    script = CROWD.format(uuids=UUIDS[:2], jobs=jobs, log=str(log), locks=str(tmp_path / "locks"))
-    clean = {k: v for k, v in os.environ.items() if k not in (VISIBLE, "SLURM_JOB_ID")}
-    library = {"PYTHONPATH": str(root / "workflow_scripts")}
-    subprocess.run([sys.executable, "-c", script], env=clean | library, check=True, timeout=60)
-    events = [json.loads(line) for line in log.read_text().splitlines()]
-    assert len(events) == 2 * jobs
+def test_a_crowd_of_jobs_all_get_a_device_and_none_more_than_it_has_room_for(tmp_path):
+    events = os.open(tmp_path / "events", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    arguments = (events, tmp_path / "log", tmp_path / "locks", UUIDS[:2], {})
+    crowd = [FORK.Process(target=pass_by, args=(number, *arguments)) for number in range(40)]
+    for process in crowd:
+        process.start()
+    for process in crowd:
+        process.join(60)
+    os.close(events)
+    lines = (tmp_path / "events").read_text().splitlines()
+    assert len(lines) == 2 * len(crowd)
     used, most = Counter(), Counter()
-    for uuid, sharing, change in events:
+    for uuid, sharing, change in map(json.loads, lines):
         used[uuid] += Fraction(change, sharing)
         most[uuid] = max(most[uuid], used[uuid])
         assert used[uuid] <= 1
@@ -447,12 +438,11 @@ def test_snakemake_starts_as_many_jobs_as_the_gpu_has_room_for_and_none_that_wai
 def test_how_many_jobs_share_a_gpu_changes_no_result(trained):
     alone = {"run": {"jobs_per_gpu": 1}, "models": {"ae": {"share_gpu": False}}}
     assert "Nothing to be done" in planned(trained, alone)
-    assert job_counts(planned(trained, {"train": {"epochs": 7}}))["train_model"] == 4
 
 
 def test_a_scheduler_is_asked_for_one_gpu_for_each_job_whoever_shares(trained):
-    profile = ("--forceall", "--workflow-profile", trained[1] / "profiles/slurm")
-    output = planned(trained, {"run": {"jobs_per_gpu": 2}}, *profile)
+    changes = {"run": {"jobs_per_gpu": 2}, "train": {"epochs": 7}}
+    output = planned(trained, changes, "--workflow-profile", trained[1] / "profiles/slurm")
+    assert job_counts(output)["train_model"] == 4
     asked = re.findall(r"^rule train_model:\n(?:.+\n)*? *resources: (.+)", output, re.M)
-    assert len(asked) == 4
     assert {re.search(r"\bgpu=(\d+)", text)[1] for text in asked} == {"1"}

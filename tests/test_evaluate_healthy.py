@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from uad.core.errors import DataError
 from uad.evaluate import dice, predict
 from uad.evaluate.healthy import judge_healthy
+from uad.report.healthy_table import HEADS, HEALTHY_COLUMNS, healthy_table, write_healthy_table
 
 SHAPE, VOXEL = (12, 12, 8), (1.0, 2.0, 3.0)
 
@@ -64,3 +66,33 @@ def test_healthy_against_unhealthy_scans_as_scikit_learn():
         expected = average_precision_score(ill, score)
         assert summary[f"average_precision_{name}"] == pytest.approx(expected)
     assert summary["auroc_mean_score"] > 0.9  # lesions are brighter
+
+
+def test_the_table_has_every_measure_of_every_cell_over_folds(tmp_path):
+    names = {"experiment": "cross_T2", "test_dataset": "mslub"}
+    cells = [(method, fold) for method in ("b", "a") for fold in (0, 1)]
+    records = [
+        {**names, "method": method, "fold": fold, **judged(seed=10 * len(method) + fold)[1]}
+        for method, fold in cells
+    ]
+    frame = healthy_table(records)
+    assert frame["measure"].tolist() == [*HEADS] * 2 and frame["row"].iloc[0] == "b"
+    found = frame[frame["row"] == "a"].set_index("measure")
+    volumes = [record["false_positive_ml"] for record in records[2:]]
+    assert found.loc["false_positive_ml", "mean"] == pytest.approx(np.mean(volumes))
+    assert found.loc["false_positive_ml", "std"] == pytest.approx(np.std(volumes, ddof=1))
+    dices = [record["thresholds"]["rate_0.01"]["mean_dice"] for record in records[2:]]
+    assert found.loc["thresholds.rate_0.01.mean_dice", "mean"] == pytest.approx(
+        100 * np.mean(dices)
+    )
+    paths = [tmp_path / f"healthy.{suffix}" for suffix in ("csv", "md", "html")]
+    write_healthy_table(frame, paths, {"a": "A", "b": "B"}, phantom=True)
+    csv, text, page = (path.read_text() for path in paths)
+    assert csv.startswith(HEALTHY_COLUMNS.replace(" ", ",")) and len(
+        csv.splitlines()
+    ) == 1 + 2 * len(HEADS)
+    assert "**cross\\_T2, mslub (5 healthy scans, 4 unhealthy, 2 folds)**" in text
+    assert "| 1 % of healthy voxels above threshold | 1 % of healthy voxels above DICE" in text
+    assert page.count('<th scope="row">') == 2 and "cannot rank methods" in page
+    with pytest.raises(DataError, match="healthy_test"):
+        healthy_table([])

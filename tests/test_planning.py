@@ -17,15 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import uad.cost
-from test_workflow import (  # noqa: F401
-    SMALL_SPLITS,
-    indexed,
-    job_counts,
-    small_splits,
-    snakemake,
-    stand_ins,
-)
-from tools.workflow import forked
+from tools.workflow import SMALL_SPLITS, forked, job_counts, snakemake
 from uad import methods as method_registry
 from uad.config import load, load_files
 from uad.core.errors import DataError
@@ -331,21 +323,21 @@ class TestInPrint:
         assert "Nothing is to do." in text and "derived" not in text
 
 
-@pytest.fixture
-def plan(root, monkeypatch):
+@pytest.fixture(scope="module")
+def plan(root):
     """Plans a target; dry runs start with Snakemake loaded."""
 
     def run(command, **_):
         assert command[:3] == [sys.executable, "-m", "snakemake"]
         return forked(command[3:])
 
-    monkeypatch.setattr("uad.run.jobs.subprocess", SimpleNamespace(run=run))
-
     def plan(overlay, directory, target="table3", profile=None):
         cfg = load_files([root / "config.yaml", overlay])
         return make_plan(cfg, Command((overlay,), profile), [target], directory=directory)
 
-    return plan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("uad.run.jobs.subprocess", SimpleNamespace(run=run))
+        yield plan
 
 
 def to_do(plan):
@@ -382,21 +374,42 @@ def test_data_that_are_not_there_are_stood_in_for(plan, tmp_path, overlay):
     assert not list(tmp_path.iterdir())  # nothing was left behind
 
 
-def test_data_that_are_there_are_counted_and_left_as_they_are(plan, stand_ins, small_splits):  # noqa: F811
-    before = files_of(stand_ins)
-    found = plan(small_splits, stand_ins)
-    rows = to_do(found)
-    assert (rows["skullstrip_scan"], rows["pack_slices"]) == (10, 1) and not found["notes"]
-    assert files_of(stand_ins) == before
-
-
-def test_whom_a_reviewer_excluded_is_not_planned(plan, stand_ins, small_splits, indexed):  # noqa: F811
-    shutil.copytree(indexed[0], stand_ins, dirs_exist_ok=True)
+@pytest.fixture(scope="module")
+def reviewed(plan, root, indexed, tmp_path_factory):
+    """Plans for a laptop and for a cluster of indexed data, after a review of the scans."""
+    folder = tmp_path_factory.mktemp("reviewed")
+    shutil.copytree(indexed, folder, dirs_exist_ok=True)
     head = "dataset\tsubject\tmodality\tverdict\treason\n"
     whole = "brats21\tBraTS2021_00003\t\texclude\tmotion\n"
     single = "brats21\tBraTS202100004\tFLAIR\texclude\tcut\n"
-    (stand_ins / "qc_decisions.tsv").write_text(head + whole + single)
-    assert to_do(plan(small_splits, stand_ins))["skullstrip_scan"] == 8
+    (folder / "qc_decisions.tsv").write_text(head + whole + single)
+    before = files_of(folder)
+    profiles = (root / "profiles" / name for name in ("default", "slurm"))
+    plans = [plan(folder / "small.yaml", folder, profile=profile) for profile in profiles]
+    assert files_of(folder) == before
+    return plans
+
+
+def test_data_that_are_there_are_counted_without_whom_a_reviewer_excluded(reviewed):
+    jobs = to_do(reviewed[0])
+    assert (jobs["skullstrip_scan"], jobs["pack_slices"]) == (8, 1)
+    assert not reviewed[0]["notes"] and reviewed[0]["scheduler"] is None
+
+
+def test_on_a_cluster_grouped_jobs_are_counted_and_so_are_submissions(reviewed, root):
+    alone, found = reviewed
+    jobs = to_do(found)
+    assert jobs == to_do(alone)
+    groups, single = found["submissions"]
+    grouped = (
+        "skullstrip_scan register_scan score_volumes search_threshold evaluate_volumes".split()
+    )
+    local = "check_disk_space index_dataset make_splits make_table save_config".split()
+    assert jobs["score_volumes"] < groups < sum(jobs[rule] for rule in grouped)
+    assert single == sum(jobs.values()) - sum(jobs[rule] for rule in [*grouped, *local])
+    assert found["scheduler"] == "slurm"
+    with pytest.raises(DataError, match=r"sulrm: there is no .*profile\.yaml"):
+        Command((), root / "profiles/sulrm").executor()
 
 
 def test_absolute_paths_are_stood_in_for_without_being_written(plan, tmp_path, overlay):
@@ -412,18 +425,17 @@ def test_absolute_paths_are_stood_in_for_without_being_written(plan, tmp_path, o
     assert not nowhere.exists() and not (tmp_path / "results").exists()
 
 
-def test_a_mirror_shows_the_directory_and_protects_it(root, stand_ins, small_splits, indexed):  # noqa: F811
-    shutil.copytree(indexed[0], stand_ins, dirs_exist_ok=True)
-    path = stand_ins / "results/participants/ixi.tsv"
-    cfg = load_files([root / "config.yaml", small_splits])
-    before = files_of(stand_ins)
-    mirror = Mirror(stand_ins.parent / "mirror", stand_ins, cfg)
+def test_a_mirror_shows_the_directory_and_protects_it(root, indexed, tmp_path):
+    path = indexed / "results/participants/ixi.tsv"
+    before = files_of(indexed)
+    cfg = load_files([root / "config.yaml", indexed / "small.yaml"])
+    mirror = Mirror(tmp_path / "mirror", indexed, cfg)
     assert mirror.unindexed() == []
     shown = mirror.root / "results/participants/ixi.tsv"
     assert os.lstat(shown).st_mtime_ns == path.stat().st_mtime_ns
     mirror.index(["ixi"])
     assert not shown.is_symlink() and shown.read_bytes() == path.read_bytes()
-    assert files_of(stand_ins) == before
+    assert files_of(indexed) == before
 
 
 def test_a_preprocessed_tree_cannot_be_stood_in_for(content, tmp_path):
@@ -433,10 +445,9 @@ def test_a_preprocessed_tree_cannot_be_stood_in_for(content, tmp_path):
         mirror.index(["ixi"])
 
 
-@pytest.mark.parametrize(
-    "place", [pytest.param("{}/out", marks=pytest.mark.slow, id="absolute"), "../out"]
-)
-def test_results_outside_the_directory_are_seen_and_left_as_they_are(root, plan, stand_ins, place):  # noqa: F811
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["{}/out", "../out"], ids=["absolute", "relative"])
+def test_results_outside_the_directory_are_seen_and_left_as_they_are(root, plan, stand_ins, place):
     work = stand_ins / "work"
     work.mkdir()
     (stand_ins / "data").rename(work / "data")
@@ -450,35 +461,14 @@ def test_results_outside_the_directory_are_seen_and_left_as_they_are(root, plan,
     assert found["totals"]["to_do"] == counts["total"] - counts["table3"]
 
 
-def test_on_a_cluster_grouped_jobs_are_counted_and_so_are_submissions(
-    root, plan, stand_ins, small_splits  # noqa: F811
-):  # fmt: skip
-    found, alone = (
-        plan(small_splits, stand_ins, profile=root / "profiles" / name)
-        for name in ("slurm", "default")
-    )
-    jobs = to_do(found)
-    assert jobs == to_do(alone)
-    groups, single = found["submissions"]
-    grouped = (
-        "skullstrip_scan register_scan score_volumes search_threshold evaluate_volumes".split()
-    )
-    local = "check_disk_space index_dataset make_splits make_table save_config".split()
-    assert jobs["score_volumes"] < groups < sum(jobs[rule] for rule in grouped)
-    assert single == sum(jobs.values()) - sum(jobs[rule] for rule in [*grouped, *local])
-    assert found["scheduler"] == "slurm" and alone["scheduler"] is None
-    with pytest.raises(DataError, match=r"sulrm: there is no .*profile\.yaml"):
-        Command((), root / "profiles/sulrm").executor()
-
-
 def show_plan(folder, *arguments):
     command = [sys.executable, "-m", "uad", "plan", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 
 @pytest.mark.slow
-def test_an_unknown_target_is_snakemakes_own_message(stand_ins, small_splits):  # noqa: F811
-    done = show_plan(stand_ins, "tabel3", "--overlay", small_splits)
+def test_an_unknown_target_is_snakemakes_own_message(stand_ins):
+    done = show_plan(stand_ins, "tabel3", "--overlay", stand_ins / "small.yaml")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith("ERROR: ") and "tabel3" in done.stderr
     assert len(done.stderr.splitlines()) < 10

@@ -107,7 +107,7 @@ def test_one_subject_can_be_named(results):
         (["--subject", "e"], "e: not a test subject of brats21 in fold 0"),
         (["--method", "pddpm-iqq"], "--method pddpm-iqq: unknown; did you mean 'pddpm-iqa'"),
         (["--experiment", "intra_FLAI"], "--experiment intra_FLAI"),
-        (["--fold", "1"], "make them again with `snakemake --notemp results/"),
+        (["--fold", "1"], "`snakemake --configfile results/config.resolved.yaml --notemp results/"),
         (["--results", "elsewhere"], "Name the results of a run with --results"),
     ],
 )

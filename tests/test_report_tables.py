@@ -4,21 +4,20 @@ import re
 import shutil
 import statistics
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 
 from uad import evaluate
 from uad.core.columns import SIGNIFICANCE
-from uad.core.errors import ConfigError, DataError
+from uad.core.errors import DataError
 from uad.core.files import read_tsv, write_text, write_tsv
 from uad.report.air_table import air_table, write_air_table
 from uad.report.metric_files import collect_metrics, read_published
 from uad.report.render import Cell, Document, Row, latex, tex_text
-from uad.report.table_spec import TableSpec
 from uad.report.tables import (
     PHANTOM_VERDICT,
     SUMMARY_COLUMNS,
@@ -325,20 +324,9 @@ def test_metrics_that_would_give_wrong_tables_are_refused(change, match):
         summary_of(significance=significance_of({}, {}))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"rows": []}, {"rows": ["pddpm", "pddpm"]}, {"columns": SPEC["columns"] * 2}],
-)
-def test_bad_specs_are_refused(change):
-    with pytest.raises(ConfigError, match="table1"):
-        TableSpec.of(SPEC | change)
-
-
-def test_nothing_is_written_of_an_incomplete_summary_or_in_an_unknown_format(tmp_path):
+def test_nothing_is_written_of_an_incomplete_summary(tmp_path):
     with pytest.raises(DataError, match="thresh/cross_T2/brats21/dice"):
         texts_of(tmp_path, summary_of().iloc[1:])
-    with pytest.raises(ConfigError, match=r"t\.xlsx"):
-        write_table(summary_of(), SPEC, [tmp_path / "t.md", tmp_path / "t.xlsx"], seed=0)
     assert not list(tmp_path.iterdir())
 
 
@@ -362,20 +350,8 @@ def test_metrics_are_read_sorted_and_subjects_stay_text(tmp_path):
     expected = metrics.sort_values(list(metrics)[:5]).reset_index(drop=True)
     pd.testing.assert_frame_equal(found, expected, check_dtype=False)
     assert found["subject"].iloc[0] == "000"
-
-
-def test_a_moved_missing_or_damaged_file_is_named(tmp_path):
-    path = write_metrics(tmp_path, make_metrics({"pddpm": 0.5}, folds=1))[0]
-    moved = path.parents[1] / "fold-4" / path.name
-    moved.parent.mkdir()
-    path.rename(moved)
-    for paths, match in (([moved], "the path says"), ([path], "no such file"), ([], "No files")):
-        with pytest.raises(DataError, match=match):
-            collect_metrics(paths)
-    for text in ("", "experiment\tmethod\n", "a\tb\n1\t2\n"):
-        path.write_text(text)
-        with pytest.raises(DataError, match=re.escape(str(path))):
-            collect_metrics([path])
+    with pytest.raises(DataError, match="No files"):
+        collect_metrics([])
 
 
 # --- formats
@@ -473,35 +449,15 @@ def test_best_and_second_are_marked_in_every_format(tmp_path, values, best, seco
         assert found == [best, second], suffix
 
 
-class Outline(HTMLParser):
-    """Checks that tags are closed in order, and counts the cells of rows."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.seen, self.widths = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append(tag)
-        if tag == "tr":
-            self.widths.append(0)
-        if tag in ("td", "th"):
-            self.widths[-1] += int(dict(attrs).get("colspan") or 1)
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def test_html_is_one_well_formed_page_that_escapes_and_loads_nothing(tmp_path):
+def test_html_is_one_page_that_escapes_and_loads_nothing(tmp_path):
     spec = SPEC | {"title": "<script>alert(1)</script>"}
     spec["labels"] = SPEC["labels"] | {"pddpm": "a<b & c"}
     text = texts_of(tmp_path, summary_of(), spec=spec)["html"]
-    page = Outline()
-    page.feed(text)
-    assert page.open == [] and page.seen.count("table") == 1
-    assert page.widths == [5, 4, 5, 5, 5, 5]
-    assert not {"script", "link", "img"} & set(page.seen) and "http" not in text
+    page = BeautifulSoup(text, "html.parser")
+    (table,) = page.find_all("table")
+    rows = [[int(c.get("colspan", 1)) for c in row(["td", "th"])] for row in table.find_all("tr")]
+    assert list(map(sum, rows)) == [5, 4, 5, 5, 5, 5]  # the corner is two rows high
+    assert not page(["script", "link", "img"]) and "http" not in text
     assert "a&lt;b &amp; c" in text
     assert text.index("Seed 3141") < text.index("<table") < text.index('class="notes"')
 
@@ -540,14 +496,16 @@ def test_latex_compiles_within_the_line_whatever_the_texts_are(tmp_path):
     assert "Overfull" not in compile_tex([tmp_path / name for name in files])
 
 
-@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4", "air_rules"])
-def test_tables_of_the_config_fit_a_page(tmp_path, name, content):
-    table = content["tables"][name]
-    labels = {method: content["methods"][method].get("label") for method in table["rows"]}
-    spec = {**table, "name": name, "labels": labels}
-    metrics = make_metrics(dict.fromkeys(table["rows"], 0.4), folds=2, volumes=3, spec=spec)
-    texts_of(tmp_path, summary_of(metrics, spec), spec=spec)
-    log = compile_tex([tmp_path / "table1.tex"])
+def test_tables_of_the_config_fit_a_page(tmp_path, content):
+    paths = []
+    for name in ("table1", "table2", "table3", "table4", "air_rules"):
+        table = content["tables"][name]
+        labels = {method: content["methods"][method].get("label") for method in table["rows"]}
+        spec = {**table, "name": name, "labels": labels}
+        metrics = make_metrics(dict.fromkeys(table["rows"], 0.4), folds=2, volumes=3, spec=spec)
+        texts_of(tmp_path / name, summary_of(metrics, spec), spec=spec)
+        paths.append(tmp_path / name / "table1.tex")
+    log = compile_tex(paths)
     assert "Overfull" not in log and "too large" not in log
 
 
@@ -586,20 +544,8 @@ def test_air_has_a_row_per_fold_and_a_mean_row_that_counts_choices():
     assert mean["mean_normal"] == pytest.approx((0.48 + 0.59) / 2)
     assert mean["air_after"] == pytest.approx((1.5 + 4.4) / 2)
     assert (mean["invert"], mean["maximising_invert"]) == ("1 of 2", "yes")
-
-
-@pytest.mark.parametrize(
-    ("records", "match"),
-    [
-        ([air_record(3, air_before=None)], r"intra_FLAIR/fold-3: air_before is None"),
-        ([air_record(0), air_record(0)], "twice"),
-        ([air_record(0, mean_anomalous=None)], "mean_anomalous"),
-        ([], "No AIR"),
-    ],
-)
-def test_damaged_air_records_are_refused(records, match):
-    with pytest.raises(DataError, match=match):
-        air_table(records)
+    with pytest.raises(DataError, match="twice"):
+        air_table([other, other])
 
 
 def test_the_air_table_lists_violated_priors_below_and_marks_differing_rules(tmp_path):

@@ -42,8 +42,8 @@ TABLE = {
         ("scipy.ndimage", "rescore_volumes score_volumes search_threshold uad.evaluate"),
         (
             "pandas scipy.ndimage",
-            "compare_methods evaluate_healthy evaluate_volumes make_metrics_table make_study "
-            "make_sweep_figure",
+            "compare_methods evaluate_healthy evaluate_volumes make_healthy_table "
+            "make_metrics_table make_study make_sweep_figure",
         ),
     ],
     "scans": [

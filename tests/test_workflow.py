@@ -4,89 +4,23 @@ import json
 import re
 import resource
 import shutil
-from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from tools.datasets import image
-from tools.workflow import snakemake
+from tools.workflow import full_log, job_counts, make_stand_ins, snakemake, touch
 from uad.core.nifti import write_volume
 from uad.core.paths import Tree
 from uad.preprocess import prediction_batches
 from uad.run.launch import snapshot
 
 
-def job_counts(output):
-    """Jobs per rule, from the table of a dry run."""
-    counts = Counter()
-    for line in output.split("Job stats:")[-1].splitlines():
-        if match := re.fullmatch(r"(\w+)\s+(\d+)", line.strip()):
-            counts[match[1]] = int(match[2])
-    return counts
-
-
-def touch(root, *names):
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(image())
-
-
-def make_stand_ins(folder, ixi, brats21, mslub):
-    """Raw trees in the public layouts, of images with eight voxels."""
-    for i in range(ixi):
-        for modality in ("T1", "T2"):
-            touch(folder, f"data/ixi/IXI-{modality}/IXI{i:03d}-Guys-{i:04d}-{modality}.nii.gz")
-    for i in range(brats21):
-        name = f"BraTS2021_{i:05d}"
-        for suffix in ("flair", "t1", "t1ce", "t2", "seg"):
-            touch(folder, f"data/brats21/{name}/{name}_{suffix}.nii.gz")
-    for i in range(mslub):
-        name = f"patient{i:02d}"
-        for suffix in ("T1W", "T2W", "FLAIR", "consensus_gt"):
-            touch(folder, f"data/mslub/{name}/{name}_{suffix}.nii.gz")
-
-
-SMALL_SPLITS = {
-    "splits": {
-        "healthy_validation": 1,
-        "healthy_test": 2,
-        "unhealthy_validation": {"brats21": 2, "mslub": 1},
-    }
-}
-
-
-@pytest.fixture
-def stand_ins(tmp_path):
-    """Stand-ins of 12 IXI, 10 BraTS21 and 4 MSLUB subjects."""
-    make_stand_ins(tmp_path, ixi=12, brats21=10, mslub=4)
-    return tmp_path
-
-
-@pytest.fixture
-def small_splits(stand_ins):
-    path = stand_ins / "small.yaml"
-    path.write_text(yaml.safe_dump(SMALL_SPLITS))
-    return path
-
-
-@pytest.fixture(scope="module")
-def indexed(root, tmp_path_factory):
-    """Indexed stand-ins, for dry runs that leave them as they are; and their arguments."""
-    folder = tmp_path_factory.mktemp("indexed")
-    make_stand_ins(folder, ixi=12, brats21=10, mslub=4)
-    (folder / "small.yaml").write_text(yaml.safe_dump(SMALL_SPLITS))
-    arguments = ("--configfile", str(folder / "small.yaml"))
-    snakemake(root, folder, "index", *arguments)
-    return folder, arguments
-
-
 def test_the_whole_paper_is_planned_from_stand_ins(root, indexed):
-    folder, arguments = indexed
-    assert len(pd.read_csv(folder / "results/participants/ixi.tsv", sep="\t")) == 24
-    counts = job_counts(snakemake(root, folder, "-n", "paper", *arguments))
+    assert len(pd.read_csv(indexed / "results/participants/ixi.tsv", sep="\t")) == 24
+    arguments = ("-n", "paper", "--configfile", indexed / "small.yaml")
+    counts = job_counts(snakemake(root, indexed, *arguments))
     assert counts == paper_jobs(ixi=12, brats21=10, mslub=4, room=1)
 
 
@@ -307,21 +241,25 @@ def test_the_full_data_sets_are_split_as_published_in_number(root, tmp_path):
     assert roles(tmp_path, last)["test"] == 250
 
 
-def test_subjects_that_are_added_to_a_raw_tree_are_seen(root, stand_ins, indexed):
-    shutil.copytree(indexed[0], stand_ins, dirs_exist_ok=True)
-    arguments = ("index", *indexed[1])
-    assert "Nothing to be done" in snakemake(root, stand_ins, *arguments)
+def test_subjects_that_are_added_are_seen_and_a_lost_image_is_named_by_the_index(
+    root, stand_ins, indexed
+):
+    shutil.copytree(indexed, stand_ins, dirs_exist_ok=True)
     touch(stand_ins, *(f"data/ixi/IXI-{m}/IXI600-HH-0600-{m}.nii.gz" for m in ("T1", "T2")))
-    snakemake(root, stand_ins, *arguments)
+    (stand_ins / "data/brats21/BraTS2021_00003/BraTS2021_00003_t1ce.nii.gz").unlink()
+    arguments = ("index", "--keep-going", "--configfile", stand_ins / "small.yaml")
+    output = snakemake(root, stand_ins, *arguments, check=False)
+    assert "1 missing file(s): BraTS2021_00003 (T1CE)" in output
     assert "IXI600-HH-0600" in (stand_ins / "results/participants/ixi.tsv").read_text()
+    assert "index_dataset/mslub" not in full_log(stand_ins)  # which is as it was
 
 
 @pytest.mark.slow
 def test_ages_that_are_put_into_a_raw_tree_reach_the_index_and_the_record_of_the_splits(
-    root, stand_ins, small_splits
+    root, stand_ins
 ):
     split = "results/splits/cross_T2/fold-0.tsv"
-    arguments = (split, "--configfile", small_splits)
+    arguments = (split, "--configfile", stand_ins / "small.yaml")
 
     def stratified():
         snakemake(root, stand_ins, *arguments)
@@ -341,36 +279,58 @@ def test_ages_that_are_put_into_a_raw_tree_reach_the_index_and_the_record_of_the
     assert "IXI.csv: row 2 (IXI003): 'older' is no age" in output and "Traceback" not in output
 
 
-#: Target, trainings of one fold, other jobs.
-TARGETS = [
-    ("table3", 4, {"make_table": 1}),
-    # the sweep scores what is stored: two methods, three experiments
-    ("alpha", 2 * 3, {"rescore_volumes": 2 * 4, "make_sweep_figure": 1}),
-    ("cost", 0, {"measure_cost": 13, "make_cost_table": 1}),
-]
-MORE_TARGETS = [
-    ("table1", 9, {"make_table": 1, "compare_methods": 1}),
-    ("table2", 2 * 4, {"make_table": 1}),
-    ("table4", 3 * 2, {"make_table": 1}),
-    ("alpha_trained", 6 * 3, {"rescore_volumes": 4, "make_sweep_figure": 1}),
-    ("protocol_effects", 2 * 3, {"rescore_volumes": 2 * 4, "make_study": 1}),
-    ("tableT1", 6, {"make_table": 1}),
-    ("air_rules", 3 * 4, {"make_table": 1}),
-]
+@pytest.fixture
+def one_fold(root, indexed):
+    """Counts the jobs of targets, of one fold."""
+
+    def count(*targets, **changes):
+        overlay = indexed / "one_fold.yaml"
+        overlay.write_text(yaml.safe_dump({"run": {"folds": [0]}, **changes}))
+        arguments = ("-n", *targets, "--configfile", indexed / "small.yaml", overlay)
+        return job_counts(snakemake(root, indexed, *arguments))
+
+    return count
 
 
+def test_a_table_a_study_and_the_costs_are_targets_with_published_splits_if_asked_for(one_fold):
+    counts = one_fold("table3", "alpha", "cost", splits={"kind": "reference"})
+    # the sweep scores what is stored: two methods, three experiments, one of them that of Table III
+    assert counts["train_model"] == 4 + 2 * 3 - 1
+    expected = {"make_table": 1, "rescore_volumes": 2 * 4, "make_sweep_figure": 1}
+    expected |= {"measure_cost": 13, "make_cost_table": 1, "fetch_split_list": 8}
+    assert {name: counts[name] for name in expected} == expected
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "trainings", "others"),
-    TARGETS + [pytest.param(*case, marks=pytest.mark.slow) for case in MORE_TARGETS],
+    [
+        ("table1", 9, {"make_table": 1, "compare_methods": 1}),
+        ("table2", 2 * 4, {"make_table": 1}),
+        ("table4", 3 * 2, {"make_table": 1}),
+        ("alpha_trained", 6 * 3, {"rescore_volumes": 4, "make_sweep_figure": 1}),
+        ("protocol_effects", 2 * 3, {"rescore_volumes": 2 * 4, "make_study": 1}),
+        ("tableT1", 6, {"make_table": 1}),
+        ("air_rules", 3 * 4, {"make_table": 1}),
+        ("healthy", 10, {"evaluate_healthy": 2 * 11, "make_healthy_table": 1}),
+    ],
 )
-def test_every_table_and_study_is_a_target_of_its_own(root, indexed, target, trainings, others):
-    folder, arguments = indexed
-    one_fold = folder / "one_fold.yaml"
-    one_fold.write_text(yaml.safe_dump({"run": {"folds": [0]}}))
-    arguments = (*arguments, one_fold)
-    counts = job_counts(snakemake(root, folder, "-n", target, *arguments))
+def test_every_table_and_study_is_a_target_of_its_own(one_fold, target, trainings, others):
+    counts = one_fold(target)
     assert counts["train_model"] == trainings
     assert {name: counts[name] for name in others} == others
+
+
+@pytest.mark.slow
+def test_the_report_has_the_healthy_scans_with_the_extras_or_where_they_were_judged(
+    indexed, one_fold
+):
+    assert not one_fold("report")["make_healthy_table"]
+    extras = one_fold("report", run={"folds": [0], "parts": ["extras"]})
+    touch(indexed, "results/tables/healthy.html")
+    judged = one_fold("report")
+    (indexed / "results/tables/healthy.html").unlink()
+    assert extras["make_healthy_table"] == judged["make_healthy_table"] == 1
 
 
 def test_the_demo_is_planned_before_the_phantom_exists(root, tmp_path):
@@ -441,16 +401,6 @@ def test_the_published_splits_are_a_choice_of_the_config(root, stand_ins):
     assert "IXI009-Guys-0009" in json.dumps(record)
 
 
-def test_published_lists_are_fetched_where_no_folder_is_named(root, indexed):
-    folder, arguments = indexed
-    overlay = folder / "fetched.yaml"
-    overlay.write_text(yaml.safe_dump({"splits": {"kind": "reference"}}))
-    output = snakemake(
-        root, folder, "-n", "results/splits/cross_T2/fold-0.tsv", *arguments, overlay
-    )
-    assert job_counts(output)["fetch_split_list"] == 8
-
-
 def test_the_page_of_a_refused_phantom_says_phantom(root, tmp_path):
     # made and then spoilt: the scans have no bytes
     make_stand_ins(tmp_path, ixi=0, brats21=2, mslub=0)
@@ -465,36 +415,19 @@ def test_the_page_of_a_refused_phantom_says_phantom(root, tmp_path):
     assert "Validation of brats21 (phantom data)" in pages[0].read_text()
 
 
-def test_phantom_and_real_results_are_not_mixed_in_one_tree(root, stand_ins, small_splits):
-    (stand_ins / "results").mkdir()
-    (stand_ins / "results/source.json").write_text('{"source": "phantom"}')
-    output = snakemake(root, stand_ins, "index", "--configfile", small_splits, check=False)
+def test_phantom_and_real_results_are_not_mixed_in_one_tree(root, indexed, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/source.json").write_text('{"source": "phantom"}')
+    output = snakemake(root, tmp_path, "index", check=False)
     assert "holds results of a phantom run" in output and "--config results=" in output
 
 
-@pytest.mark.parametrize(
-    ("overlay", "message"),
-    [
-        ({"train": {"epohcs": 3}}, "unknown key 'epohcs'; did you mean 'epochs'?"),
-        ({"methods": {"mine": {"model": "pdpm"}}}, "unknown model 'pdpm'; did you mean 'pddpm'?"),
-        ({"tables": {"table3": {"rows": ["pdpm"]}}}, "unknown method 'pdpm'; did you mean"),
-    ],
-    ids=["typo in a key", "unknown model", "table row that no method has"],
-)
-def test_a_config_mistake_is_refused_before_any_job(root, tmp_path, overlay, message):
+def test_a_config_mistake_is_refused_before_any_job(root, tmp_path):
     path = tmp_path / "overlay.yaml"
-    path.write_text(yaml.safe_dump(overlay))
+    path.write_text(yaml.safe_dump({"methods": {"mine": {"model": "pdpm"}}}))
     output = snakemake(root, tmp_path, "-n", "paper", "--configfile", path, check=False)
-    assert message in output and "Traceback" not in output
+    assert "unknown model 'pdpm'; did you mean 'pddpm'?" in output and "Traceback" not in output
     assert not (tmp_path / "results").exists()
-
-
-def test_a_lost_image_is_named_by_the_index(root, stand_ins, small_splits):
-    (stand_ins / "data/brats21/BraTS2021_00003/BraTS2021_00003_t1ce.nii.gz").unlink()
-    arguments = ("--keep-going", "--configfile", small_splits)
-    output = snakemake(root, stand_ins, "index", *arguments, check=False)
-    assert "1 missing file(s): BraTS2021_00003 (T1CE)" in output
-    assert (stand_ins / "results/participants/ixi.tsv").exists()
 
 
 def test_no_rule_script_or_table_code_names_a_method(root, content):

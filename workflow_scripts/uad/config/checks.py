@@ -183,9 +183,11 @@ def _phantoms(config: Config) -> Iterator[str]:
 
 
 def _rows(config: Config) -> Iterator[str]:
-    for where, rows, _, _ in _uses(config):
-        for row in {row for row in rows if rows.count(row) > 1}:
-            yield f"{where}: row '{row}' is listed twice"
+    for where, rows, columns, _ in _uses(config):
+        tests = [f"{column.experiment}/{column.test}" for column in columns]
+        for kind, names in (("row", rows), ("column", tests)):
+            for name in {name for name in names if names.count(name) > 1}:
+                yield f"{where}: {kind} '{name}' is listed twice"
     for name, study in config.studies.items():
         for method in set(study.methods) & set(config.methods):
             if config.methods[method].score == "direct":

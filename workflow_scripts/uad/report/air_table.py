@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from uad.core.errors import DataError
 from uad.report.metric_files import check_unique
 from uad.report.render import Cell, Document, PathLike, Row, write_document
 
@@ -53,11 +52,9 @@ def air_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     the same. In a mean row a choice is ``2 of 5`` where folds disagree.
 
     Raises:
-        DataError: there is no record, a mean is missing, or a fold is there twice.
+        DataError: a fold is there twice.
     """
-    frame = pd.DataFrame([_checked(record) for record in records], columns=AIR_COLUMNS)
-    if frame.empty:
-        raise DataError("No AIR statistics were given.")
+    frame = pd.DataFrame(map(_row, records), columns=AIR_COLUMNS)
     check_unique(frame, _KEY, "AIR statistics")
     frame = frame.sort_values(_KEY, ignore_index=True)
     parts = []
@@ -68,17 +65,11 @@ def air_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).astype(dict.fromkeys(_NUMBERS, float))
 
 
-def _checked(record: Mapping[str, Any]) -> dict[str, Any]:
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the table, from the record of a fold."""
-    row = {c: record.get(c) for c in AIR_COLUMNS}
-    if lost := [c for c in _NUMBERS if row[c] is None or row[c] != row[c]]:
-        raise DataError(
-            f"AIR of {row['experiment']}/fold-{row['fold']}: {lost[0]} is {row[lost[0]]}, expected "
-            "a number. Has the validation set lesions?"
-        )
-    row["choices_differ"] = bool(row["paper_rule_invert"]) != bool(row["maximising_invert"])
-    row["violated_priors"] = _SEPARATOR.join(row["violated_priors"] or ()) or "none"
-    return row
+    differ = bool(record["paper_rule_invert"]) != bool(record["maximising_invert"])
+    violated = _SEPARATOR.join(record["violated_priors"]) or "none"
+    return {**record, "choices_differ": differ, "violated_priors": violated}
 
 
 def _mean_row(part: pd.DataFrame) -> dict[str, Any]:

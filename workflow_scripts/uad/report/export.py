@@ -61,10 +61,12 @@ def export(
     modality, method = cfg.experiments[cell.experiment].modality, cfg.methods[cell.method]
     paths = {s: tree.per_test(s, "safetensors", *place) for s in ("reconstructions", "maps")}
     if missing := [path for path in paths.values() if not Path(path).exists()]:
+        own = Tree(cfg.results)  # as the workflow calls them
+        again = [own.per_test(stage, "safetensors", *place) for stage in paths]
         raise DataError(
             f"{missing[0]}: no such file. Reconstructions and maps are deleted after use: make "
-            f"them again with `snakemake --notemp {' '.join(paths.values())}`, or set "
-            "run.keep_reconstructions."
+            f"them again with `snakemake --configfile {own.root}/config.resolved.yaml --notemp "
+            f"{' '.join(again)}`, or set run.keep_reconstructions."
         )
     store = tree.slices(cell.test, modality)
     threshold = read_json(tree.per_test("thresholds", "json", *place))["threshold"]

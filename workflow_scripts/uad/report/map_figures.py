@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _OUTLINE = "#5CE1FF"
-#: Inches: an image is wide, the gap beside it, the labels of the rows, what is below the images.
-_SIZE, _GAP, _LABEL, _BOTTOM = 1.1, 0.05, 0.98, 0.42
+#: Inches: width of an image, and of the labels of the rows.
+_SIZE, _LABEL = 1.15, 1.0
 
 
 @dataclass(frozen=True)
@@ -101,48 +102,39 @@ def figure_maps(
     """
     from matplotlib.figure import Figure
 
-    keys = ["truth", *(column.key for column in columns)]
-    arrays = [{key: np.asarray(sample[key], float) for key in keys} for sample in samples]
-    shape = arrays[0]["truth"].shape
     groups = {c.key: (c.scale, "" if c.scale else c.key) for c in columns if c.kind == "map"}
-    scales = map_scales(arrays, groups)
+    scales = map_scales(samples, groups)
     shared = {1: "all maps", len(groups): "per column"}.get(len({*groups.values()}), "per measure")
-    names = [textwrap.fill(column.title, 17) for column in columns]
-    tall = _SIZE * shape[0] / shape[1]
-    width = _LABEL + len(columns) * (_SIZE + _GAP)
+    shape = samples[0]["truth"].shape
+    width = _LABEL + len(columns) * _SIZE
     heading = textwrap.fill(titled(title, phantom), max(40, int(width * 12.5)))
-    deepest = max(name.count("\n") + 1 for name in names)
-    top = 0.29 + 0.15 * len(heading.splitlines()) + 0.13 * deepest
-    height = top + len(samples) * (tall + _GAP) + _BOTTOM
-    below = height - _BOTTOM + 0.06
+    names = [textwrap.fill(column.title, 17) for column in columns]
+    lines = heading.count("\n") + max(name.count("\n") for name in names)
+    height = 0.8 + 0.15 * lines + len(samples) * (_SIZE * shape[0] / shape[1] + 0.05)
     with style():
-        figure = Figure(figsize=(width, height), facecolor="white")
-
-        def place(x: float, y: float, w: float, h: float) -> Axes:
-            # in inches from the upper left corner
-            return figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
-
-        def write(x: float, y: float, text: str, **look: Any) -> None:
-            figure.text(x / width, 1 - y / height, text, **look)
-
-        write(0.06, 0.08, heading, va="top", size=9, weight="bold")
-        for i, (sample, row) in enumerate(zip(samples, arrays, strict=True)):
-            y = top + i * (tall + _GAP)
-            write(0.06, y + tall / 2, _row_label(sample), va="center", ha="left", size=6.5)
-            ground = next((row[c.key] for c in columns if c.kind == "image"), np.zeros(shape))
-            for j, column in enumerate(columns):
-                x = _LABEL + j * (_SIZE + _GAP)
-                axes = place(x, y, _SIZE, tall)
+        figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.01, hspace=0.01)
+        figure.suptitle(heading, x=0.01, ha="left", size=9, weight="bold")
+        figure.supxlabel(f"outline: lesion; scale: {shared}", x=0.01, ha="left", size=5.5, c=GREY)
+        panels = figure.subplots(len(samples), len(columns), squeeze=False)
+        for line, sample in zip(panels, samples, strict=True):
+            look = {"transform": line[0].transAxes, "ha": "right", "va": "center", "size": 6.5}
+            line[0].text(-0.06, 0.5, _row_label(sample), **look)
+            ground = next((sample[c.key] for c in columns if c.kind == "image"), np.zeros(shape))
+            for axes, column in zip(line, columns, strict=True):
                 axes.set_axis_off()
-                if i == 0:
-                    write(x + _SIZE / 2, top - 0.06, names[j], va="bottom", ha="center", size=8)
                 limit, _ = scales.get(column.key, (1, False))
-                _draw(axes, column.kind, row[column.key], row["truth"], ground, limit)
-        for j, column in enumerate(columns):
+                _draw(axes, column.kind, np.asarray(sample[column.key], float), sample["truth"] > 0,
+                      ground, limit)  # fmt: skip
+        for axes, name in zip(panels[0], names, strict=True):
+            axes.set_title(name, size=8)
+        for stack, column in zip(panels.T, columns, strict=True):
             if column.kind == "map":
-                x = _LABEL + j * (_SIZE + _GAP) + 0.08
-                _colour_bar(place(x, below, _SIZE - 0.16, 0.06), *scales[column.key])
-        write(0.06, below, f"outline: lesion\nscale: {shared}", va="top", size=5.5, color=GREY)
+                limit, cut = scales[column.key]
+                look = {"location": "bottom", "shrink": 0.85, "aspect": 16, "panchor": False}
+                look |= {"extend": "max" if cut else "neither", "ticks": [0, limit / 2, limit]}
+                bar = figure.colorbar(stack[0].images[0], ax=list(stack), format="%.2g", **look)
+                bar.ax.tick_params(labelsize=5.5, length=2, pad=1.5)
         save(figure, path)
 
 
@@ -152,49 +144,21 @@ def _draw(
     """One image: a slice, a map with the lesion's outline, or the lesion over the slice."""
     if kind == "map":
         axes.imshow(array, interpolation="nearest", vmin=0, vmax=limit, cmap="inferno")
-        _outline(axes, truth > 0, _OUTLINE, 0.5)
-        return
-    axes.imshow(array if kind == "image" else ground, cmap="gray", vmin=0, vmax=1)
+    else:
+        axes.imshow(array if kind == "image" else ground, cmap="gray", vmin=0, vmax=1)
     if kind == "truth":
         tint = np.zeros((*array.shape, 4))
-        tint[array > 0] = (0.84, 0.37, 0.0, 0.55)
+        tint[truth] = (0.84, 0.37, 0.0, 0.55)
         axes.imshow(tint, interpolation="nearest")
-        _outline(axes, array > 0, ORANGE, 0.6)
-
-
-def _outline(axes: Axes, mask: np.ndarray, color: str, width: float) -> None:
-    """Draw the border of a mask along the edges of its pixels."""
-    from matplotlib.collections import LineCollection
-
-    padded = np.pad(mask, 1)
-    rows, columns = np.nonzero(padded[:, 1:] != padded[:, :-1])
-    edges = [((c - 0.5, r - 1.5), (c - 0.5, r - 0.5)) for r, c in zip(rows, columns, strict=True)]
-    rows, columns = np.nonzero(padded[1:, :] != padded[:-1, :])
-    edges += [((c - 1.5, r - 0.5), (c - 0.5, r - 0.5)) for r, c in zip(rows, columns, strict=True)]
-    axes.add_collection(
-        LineCollection(edges, colors=color, linewidths=width, capstyle="projecting")
-    )
-
-
-def _colour_bar(axes: Axes, limit: float, cut: bool) -> None:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    look = {"orientation": "horizontal", "extend": "max" if cut else "neither"}
-    axes.figure.colorbar(ScalarMappable(Normalize(0, limit), "inferno"), cax=axes, **look)
-    ticks = [0, limit / 2, limit]
-    axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
-    axes.tick_params(labelsize=5.5, length=2, pad=1.5)
+    if kind != "image" and truth.any():
+        color, line = (_OUTLINE, 0.5) if kind == "map" else (ORANGE, 0.6)
+        axes.contour(truth, levels=[0.5], colors=color, linewidths=line)
 
 
 def _row_label(sample: Mapping[str, Any]) -> str:
-    subject = str(sample["subject"])
-    # Long names break after a separator near the middle rather than run into the image.
-    if len(subject) > 15:
-        middle = len(subject) // 2
-        breaks = [i + 1 for i, c in enumerate(subject) if c in "-_."] or [middle]
-        at = min(breaks, key=lambda i: abs(i - middle))
-        subject = f"{subject[:at]}\n{subject[at:]}"
+    # a long name is broken at its separators rather than run into the image
+    name = re.sub(r"(?<=[-_.])", " ", str(sample["subject"]))
+    subject = "\n".join(line.replace(" ", "") for line in textwrap.wrap(name, 16))
     return f"{subject}\nslice {sample['slice']}\nlesion {int(sample['lesion_voxels']):,} vox."
 
 
@@ -205,9 +169,9 @@ def map_scales(
     scales = {}
     for group in dict.fromkeys(groups.values()):
         keys = [key for key, name in groups.items() if name == group]
-        numbers = np.concatenate([row[key].ravel() for row in arrays for key in keys])
+        numbers = np.concatenate([np.ravel(row[key]) for row in arrays for key in keys])
         limit, top = float(np.percentile(numbers, 99.9)), float(numbers.max())
         # A map that is zero nearly everywhere still needs a scale.
-        limit = limit if limit > 0 else (top if top > 0 else 1.0)
+        limit = limit or top or 1.0
         scales |= dict.fromkeys(keys, (limit, top > limit * 1.001))
     return scales

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -27,42 +26,21 @@ def short(metric: str) -> str:
 def collect_metrics(paths: Iterable[PathLike]) -> pd.DataFrame:
     """Read per-volume metrics of many cells into one frame, sorted by their keys.
 
-    The files ``.../<experiment>/<method>/fold-<k>/<test_dataset>.tsv`` have at least :data:`KEYS`,
-    dice and auprc (in [0, 1], ``n/a`` where not defined).
+    The files have at least :data:`KEYS`, dice and auprc (in [0, 1], ``n/a`` where not defined).
 
     Raises:
-        DataError: a file is missing, empty, lacks a column, has a value outside [0, 1],
-            lists a volume twice, or says something else than its own path.
+        DataError: as :func:`check_metrics`, or no file is given.
     """
-    frames = [_read_metrics(path) for path in sorted({Path(path) for path in paths})]
+    frames = [read_tsv(path) for path in sorted({Path(path) for path in paths})]
     if not frames:
         raise DataError("No files of metrics were given.")
     metrics = pd.concat(frames, ignore_index=True)
+    check_metrics(metrics, "metrics")
     return metrics.sort_values(KEYS, kind="stable", ignore_index=True)
 
 
-def _read_metrics(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file. Run the evaluation of this cell first.")
-    try:
-        frame = read_tsv(path)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: is not a table of metrics ({error}).") from error
-    check_metrics(frame, str(path))
-    found = re.search(r"([^/]+)/([^/]+)/fold-(\d+)/([^/]+)\.tsv$", path.as_posix())
-    if found:
-        said = frame[KEYS[:4]].astype(str)
-        wrong = said.ne(list(found.groups())).any(axis=1)
-        if wrong.any():
-            raise DataError(
-                f"{path}: a row says {'/'.join(said[wrong].iloc[0])}, the path says "
-                f"{'/'.join(found.groups())}. Was the file moved? Make it again."
-            )
-    return frame
-
-
 def check_metrics(metrics: pd.DataFrame, where: str, keys: list[str] = KEYS) -> None:
-    """Refuse a frame of metrics that would give wrong tables."""
+    """Refuse a frame of metrics that would give wrong tables: a :class:`DataError`."""
     if missing := [column for column in (*keys, *METRICS) if column not in metrics.columns]:
         raise DataError(f"{where}: the columns {', '.join(missing)} are missing.")
     if metrics.empty:

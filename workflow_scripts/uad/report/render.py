@@ -16,7 +16,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from uad.core.errors import ConfigError
 from uad.core.files import write_text
 from uad.report.html import environment, paragraphs, render_page
 
@@ -244,9 +243,6 @@ def write_document(
     """Write a table in the formats that the suffixes name: ``.csv .md .html .tex``.
 
     The CSV is the frame, with ``nan`` rather than an empty cell and floats as ``number`` has them.
-
-    Raises:
-        ConfigError: a suffix is another one; nothing is written.
     """
     csv = {"index": False, "float_format": number, "na_rep": "nan", "lineterminator": "\n"}
     renderers = {
@@ -255,9 +251,5 @@ def write_document(
         ".html": lambda document: render_page("table.html", document=document),
         ".tex": latex,
     }
-    paths = [Path(path) for path in out_paths]
-    for path in paths:
-        if path.suffix not in renderers:
-            raise ConfigError(f"{path}: a table is written as {', '.join(renderers)} only.")
-    for path in paths:
-        write_text(path, renderers[path.suffix](document))
+    for path in out_paths:
+        write_text(path, renderers[Path(path).suffix](document))

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import networkx as nx
 
 from uad.core.errors import DataError
+from uad.core.files import write_text
 from uad.core.records import Record, Records
-from uad.report.render import titled
-from uad.report.style import BLUE, GREY, PathLike, save, style
+from uad.report.html import render_page
+from uad.report.render import PathLike, titled
+from uad.report.style import BLUE, GREY
 
-#: Sizes in inches: a box, its heading and a line of it, the gaps, the margin, the title.
-_WIDTH, _HEAD, _LINE, _GAP, _BETWEEN, _EDGE, _TITLE = 1.75, 0.3, 0.15, 0.45, 0.25, 0.15, 0.45
+#: Sizes in units of the picture: a box, a line of it, the gaps, the margin, the title.
+_WIDTH, _LINE, _GAP, _BETWEEN, _EDGE, _TITLE = 165, 14, 42, 24, 14, 44
 
 
-@dataclass(frozen=True)
-class Stages:
+class Stages(NamedTuple):
     """The workflow, coarsely."""
 
-    rules: dict[str, dict[str, int]]  # stage -> its rules, as files pass through them -> their jobs
-    links: list[
-        tuple[str, str]
-    ]  # (from, to) of a stage that is read, where it follows from no other
-    layers: dict[str, int]  # stage -> its column in the picture
+    #: stage -> its rules, as files pass through them -> their jobs
+    rules: dict[str, dict[str, int]]
+    #: (from, to) of a stage that is read, where it follows from no other
+    links: list[tuple[str, str]]
+    #: stage -> its column in the picture
+    layers: dict[str, int]
 
 
 def stages_of(records: Records, jobs: Sequence[Record], stage_of: Mapping[str, str]) -> Stages:
@@ -67,44 +69,39 @@ def stages_of(records: Records, jobs: Sequence[Record], stage_of: Mapping[str, s
     )
 
 
-def figure_workflow(path: PathLike, stages: Stages, *, phantom: bool) -> None:
-    """Draw stages as boxes with their rules and numbers of jobs, from left to right."""
-    heights = {stage: _HEAD + _LINE * len(rules) + 0.1 for stage, rules in stages.rules.items()}
-    tall = {layer: -_BETWEEN for layer in stages.layers.values()}
+def draw_workflow(path: PathLike, stages: Stages, *, phantom: bool) -> None:
+    """Draw stages as boxes with their rules and numbers of jobs, from left to right (SVG)."""
+    boxes, used = {}, Counter()
     for stage, layer in stages.layers.items():
-        tall[layer] += heights[stage] + _BETWEEN
-    width = 2 * _EDGE + len(tall) * (_WIDTH + _GAP) - _GAP
-    height = _TITLE + max(tall.values()) + _EDGE
+        rules = stages.rules[stage]
+        x, high = _EDGE + layer * (_WIDTH + _GAP), 37 + _LINE * len(rules)
+        boxes[stage] = {"stage": stage, "rules": rules, "x": x, "y": used[layer], "height": high}
+        used[layer] += high + _BETWEEN
+    tall = max(used.values())
+    for stage, box in boxes.items():  # each column stands in the middle
+        box["y"] += _TITLE + (tall - used[stages.layers[stage]]) / 2
+    links = [
+        {
+            "x": boxes[first]["x"] + _WIDTH,
+            "y": boxes[first]["y"] + boxes[first]["height"] / 2,
+            "to_x": boxes[second]["x"],
+            "to_y": boxes[second]["y"] + boxes[second]["height"] / 2,
+            "bend": 0 if stages.layers[second] - stages.layers[first] == 1 else 45,
+        }
+        for first, second in stages.links
+    ]
     jobs = sum(sum(rules.values()) for rules in stages.rules.values())
-    with style():
-        from matplotlib.figure import Figure
-        from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-
-        figure = Figure(figsize=(width, height), facecolor="white")
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set(xlim=(0, width), ylim=(height, 0))
-        axes.set_axis_off()
-        title = titled(f"Stages of this run: {jobs} jobs", phantom)
-        axes.text(_EDGE, 0.25, title, size=9, weight="bold", va="center")
-        middles = {}
-        free = {layer: _TITLE + (max(tall.values()) - high) / 2 for layer, high in tall.items()}
-        for stage, layer in sorted(stages.layers.items(), key=lambda item: item[1]):
-            x, y, high = _EDGE + layer * (_WIDTH + _GAP), free[layer], heights[stage]
-            free[layer] += high + _BETWEEN
-            middles[stage] = (x, y + high / 2)
-            look = {"facecolor": "#f5f6f8", "edgecolor": BLUE, "linewidth": 0.9}
-            corners = "round,pad=0,rounding_size=0.06"
-            axes.add_patch(FancyBboxPatch((x, y), _WIDTH, high, boxstyle=corners, **look))
-            axes.text(x + 0.08, y + 0.15, stage, size=8, weight="bold", va="center")
-            for number, (rule, count) in enumerate(stages.rules[stage].items()):
-                line = {"y": y + _HEAD + _LINE * (number + 0.5), "size": 6.5, "va": "center"}
-                axes.text(x + 0.08, s=rule, **line)
-                axes.text(x + _WIDTH - 0.08, s=str(count), ha="right", color=GREY, **line)
-        for first, second in stages.links:
-            (x, y), end = middles[first], middles[second]
-            far = stages.layers[second] - stages.layers[first] > 1
-            look = {"arrowstyle": "-|>", "mutation_scale": 8, "shrinkA": 0, "shrinkB": 0}
-            look |= {"color": GREY, "linewidth": 0.9, "zorder": 0}
-            bend = f"arc3,rad={0.12 if far else 0}"
-            axes.add_patch(FancyArrowPatch((x + _WIDTH, y), end, connectionstyle=bend, **look))
-        save(figure, path)
+    picture = render_page(
+        "stages.svg",
+        title=titled(f"Stages of this run: {jobs} jobs", phantom),
+        boxes=boxes.values(),
+        links=links,
+        width=2 * _EDGE + len(used) * (_WIDTH + _GAP) - _GAP,
+        height=_TITLE + tall,
+        edge=_EDGE,
+        box_width=_WIDTH,
+        line=_LINE,
+        grey=GREY,
+        blue=BLUE,
+    )
+    write_text(path, picture)

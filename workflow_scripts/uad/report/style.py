@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uad.core.errors import DataError
 from uad.core.files import atomic_path
 
 if TYPE_CHECKING:
@@ -58,8 +57,6 @@ def save(figure: Figure, path: PathLike, dpi: int = 200, colours: int | None = N
     palette they take a third of the bytes.
     """
     suffix = Path(path).suffix
-    if suffix not in _METADATA:
-        raise DataError(f"{path}: figures are written as {', '.join(_METADATA)} only.")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi, metadata=_METADATA[suffix])
         if colours and suffix == ".png":

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from uad.core.errors import ConfigError
 from uad.report.metric_files import CELL, METRICS
 
 
@@ -24,21 +23,13 @@ class TableSpec:
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> TableSpec:
-        """A table of the config (or a study), with ``name`` and the ``labels`` of methods.
-
-        Raises:
-            ConfigError: it has no row or no column, or one is listed twice.
-        """
-        rows = list(spec["rows"])
-        columns = [(c["experiment"], c["test"]) for c in spec["columns"]]
-        for what, listed in (("row", rows), ("column", columns)):
-            if not listed or len(set(listed)) < len(listed):
-                name = spec["name"]
-                raise ConfigError(f"table {name}: it needs {what}s, each listed once: {listed}.")
-        names = [c.get("label") or f"{c['test']} ({c['experiment']})" for c in spec["columns"]]
-        own = {key: spec[key] for key in cls.__annotations__ if key in spec}
-        own |= {"methods": rows, "places": dict(zip(columns, names, strict=True))}
-        return cls(**own | {"labels": spec.get("labels") or {}})
+        """A table of the config (or a study), with ``name`` and the ``labels`` of methods."""
+        places = {
+            (c["experiment"], c["test"]): c.get("label") or f"{c['test']} ({c['experiment']})"
+            for c in spec["columns"]
+        }
+        labels = spec.get("labels") or {}
+        return cls(spec["name"], spec["title"], list(spec["rows"]), places, labels)
 
     @property
     def cells(self) -> pd.MultiIndex:
