@@ -113,6 +113,7 @@ def test_what_is_generated_from_the_model_is_committed(path):
         (("datasets", "mslub", "skullstrip"), "forground", r"datasets\.mslub\.skullstrip: unknown back end 'forground'; did you mean 'foreground'"),
         (("datasets", "ixi", "modalities"), ["T1", "FLAIR"], r"the ixi data set has no FLAIR images"),
         (("splits", "unhealthy_validation"), {"brats": 100}, r"unknown data set 'brats'; did you mean 'brats21'"),
+        (("splits", "reference"), {"leaks": "drop"}, r"splits\.reference\.leaks: Input should be 'keep' or 'drop_from_train'"),
         (("protocol", "median"), 4, r"protocol\.median: the side of the median window must be odd"),
         (("models", "pddpm", "train"), {"epochs": -3}, r"models\.pddpm\.train\.epochs: Input should be greater"),
         (("tables", "table3", "rows"), ["pddpm", "pddpm"], r"row 'pddpm' is listed twice"),
@@ -131,6 +132,17 @@ def test_a_mistake_is_refused_with_its_place_and_the_near_match(content, path, v
         load(content)
 
 
+@pytest.mark.parametrize("change", [{"folds": 6}, {"train": "controls"}])
+def test_published_splits_are_for_experiments_that_they_know(content, change):
+    content["splits"] = {"kind": "reference"}
+    content["datasets"]["controls"] = content["datasets"]["ixi"] | {"layout": "bids-healthy"}
+    content["experiments"]["cross_T2"] |= change
+    with pytest.raises(
+        ConfigError, match="cross_T2: the published splits .* 5 folds, train on ixi"
+    ):
+        load(content)
+
+
 def test_protocol_paper_is_what_the_paper_wrote_and_single_choices_still_win(content):
     content["protocol"] = "paper"
     paper = load(content).protocol
@@ -142,20 +154,6 @@ def test_protocol_paper_is_what_the_paper_wrote_and_single_choices_still_win(con
     content["protocol"] = {"preset": "paper", "median": 3}
     assert load(content).protocol.median == 3
     assert load(content).protocol.postprocessing_order == "median_first"
-
-
-def test_the_options_of_the_quality_maps_are_those_that_the_maps_take(content):
-    from uad.iqa import QUALITY_MAPS, options_of
-
-    cfg = uad_config.load(content)
-    for name in QUALITY_MAPS:
-        assert cfg.quality_of("pddpm", name) == options_of(name, cfg.protocol.quality), name
-
-
-def test_a_run_with_any_synthetic_data_set_is_a_phantom_run(content):
-    content["datasets"]["mslub"] |= {"source": "phantom", "path": None}
-    content["run"]["tables"] = ["table3"]
-    assert uad_config.load(content).phantom
 
 
 @pytest.mark.parametrize(

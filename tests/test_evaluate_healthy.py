@@ -1,12 +1,17 @@
 """Healthy test scans: false positives, thresholds that fix their rate, telling scans apart."""
 
+import shutil
+
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from tools.workflow import snakemake
 from uad.core.errors import DataError
+from uad.core.files import write_json, write_text
 from uad.evaluate import dice, predict
 from uad.evaluate.healthy import judge_healthy
 from uad.report.healthy_table import HEADS, HEALTHY_COLUMNS, healthy_table, write_healthy_table
@@ -96,3 +101,19 @@ def test_the_table_has_every_measure_of_every_cell_over_folds(tmp_path):
     assert page.count('<th scope="row">') == 2 and "cannot rank methods" in page
     with pytest.raises(DataError, match="healthy_test"):
         healthy_table([])
+
+
+@pytest.mark.slow
+def test_the_target_healthy_makes_the_table(root, indexed, tmp_path):
+    shutil.copytree(indexed, tmp_path, dirs_exist_ok=True)
+    cell = {"experiment": "cross_T2", "method": "thresh", "fold": 0}
+    for test in ("brats21", "mslub"):
+        path = tmp_path / f"results/healthy/cross_T2/thresh/fold-0/{test}.json"
+        write_json(path, {**cell, "test_dataset": test, **judged()[1]})
+    overlay = {"tables": {"table1": {"rows": ["thresh"]}}, "run": {"tables": ["table1"]}}
+    overlay["run"]["folds"] = [0]
+    write_text(tmp_path / "mine.yaml", yaml.safe_dump(overlay))
+    rules = ("--allowed-rules", "healthy", "make_healthy_table")
+    overlays = (tmp_path / "small.yaml", tmp_path / "mine.yaml")
+    snakemake(root, tmp_path, "healthy", "--configfile", *overlays, *rules)
+    assert "Thresh" in (tmp_path / "results/tables/healthy.html").read_text()

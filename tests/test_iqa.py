@@ -323,3 +323,11 @@ class TestRegistry:
             iqa.quality_map("fuson", *pair())
         with pytest.raises(ConfigError, match=r"'windo'.*'window'"):
             iqa.quality_map("ssim", *pair(), windo="uniform")
+
+
+def test_the_config_knows_which_options_each_map_takes(content):
+    from uad.config import load
+
+    cfg = load(content)
+    for name in iqa.QUALITY_MAPS:
+        assert cfg.quality_of("pddpm", name) == iqa.options_of(name, cfg.protocol.quality), name

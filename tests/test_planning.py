@@ -184,7 +184,9 @@ class TestStoredCosts:
         one, four = (estimator.seconds(reconstruction(name))[0] for name in ("ddpm", "pddpm"))
         assert 3 < four / one < 4
 
-    @pytest.mark.parametrize("number", range(1, 5))
+    @pytest.mark.parametrize(
+        "number", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 4))]
+    )
     def test_operations_are_those_that_are_counted(self, number, monkeypatch):
         monkeypatch.setattr(uad.cost, "RUNS", 1)
         network = load_costs()["networks"][number]

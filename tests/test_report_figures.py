@@ -13,7 +13,14 @@ from uad.preprocess.slices import write_store
 from uad.report.air_table import air_table
 from uad.report.curves import figure_curves, mean_dice, mean_precision
 from uad.report.figures import figure_air, figure_loss
-from uad.report.map_figures import MapColumn, choose_slices, figure_maps, map_samples, map_scales
+from uad.report.map_figures import (
+    MAP_COLUMNS,
+    MapColumn,
+    choose_slices,
+    figure_maps,
+    map_samples,
+    map_scales,
+)
 from uad.report.style import CYCLE
 
 # --- which slices
@@ -68,18 +75,13 @@ def sample(subject="case-000", **changes):
 
 
 def test_equal_maps_give_equal_bytes_without_a_date_at_200_dpi(tmp_path):
-    samples = [sample("a"), sample("a-long-name-of-a-subject"), sample("ccc")]
-
-    def drawn(suffix, phantom=True):
-        path = tmp_path / f"maps.{suffix}"
-        figure_maps(path, samples, phantom=phantom, title="Maps")
-        return path.read_bytes()
-
-    png, svg = drawn("png"), drawn("svg")
-    assert (png, svg) == (drawn("png"), drawn("svg"))
-    assert b"pHYs" + (7874).to_bytes(4, "big") in png  # pixels per metre
+    samples = [sample("a"), sample("a-long-name-of-a-subject")]
+    paths = [tmp_path / name for name in ("a.png", "b.png", "a.svg")]
+    for path in paths:
+        figure_maps(path, samples, phantom=True, title="Maps", columns=MAP_COLUMNS[::2])
+    png, again, svg = (path.read_bytes() for path in paths)
+    assert png == again and b"pHYs" + (7874).to_bytes(4, "big") in png  # pixels per metre
     assert not re.search(rb"20\d\d-\d\d-\d\d|<dc:date|tEXt", png + svg)
-    assert drawn("svg", phantom=False) != svg
 
 
 def test_maps_that_name_a_scale_share_it_and_may_be_zero_everywhere(tmp_path):
@@ -142,31 +144,28 @@ def curve(scale=1.0, folds=3):
         rng = np.random.default_rng(fold)
         scores = np.concatenate([rng.gamma(2, 1, 900), rng.gamma(6, 1, 100)]).astype(np.float32)
         pairs = [(scale * scores, np.arange(1000) >= 900)]
-        frame = evaluate.threshold_curve(lambda pairs=pairs: pairs, points=40)
+        frame = evaluate.threshold_curve(lambda pairs=pairs: pairs, points=15)
         frames.append(frame.assign(fold=fold))
     return pd.concat(frames)
 
 
-def draw(path, curves, phantom=False):
+def draw(path, curves):
     chosen = {name: [3.0] * frame["fold"].nunique() for name, frame in curves.items()}
-    options = {"phantom": phantom, "title": "T", "prevalence": 0.1}
+    options = {"phantom": True, "title": "T", "prevalence": 0.1}
     figure_curves(path, curves, chosen=chosen, **options)
     return path.read_bytes()
 
 
 def test_equal_curves_in_any_order_give_equal_bytes(tmp_path):
-    methods = {f"method {i} with a name": curve(1 + i / 9) for i in range(3)}
+    methods = {f"method {i} with a name": curve(1 + i / 9, folds=2) for i in range(2)}
     shuffled = {name: frame.sample(frac=1, random_state=1) for name, frame in methods.items()}
     first = draw(tmp_path / "a.png", methods)
     assert first == draw(tmp_path / "b.png", shuffled)
-    assert first != draw(tmp_path / "c.png", methods, phantom=True)
 
 
 def test_one_fold_other_scales_and_zero_dice_can_be_drawn(tmp_path):
-    narrow = {"a": curve(0.01, folds=1)}
-    cases = [narrow, narrow | {"b": curve(10, folds=1)}, {"a": curve(folds=1).assign(mean_dice=0)}]
-    pictures = {draw(tmp_path / f"{i}.png", case) for i, case in enumerate(cases)}
-    assert len(pictures) == 3
+    one = curve(10, folds=1)
+    draw(tmp_path / "a.png", {"a": curve(0.01, folds=1), "b": one, "c": one.assign(mean_dice=0)})
     with pytest.raises(DataError, match="no finite values"):
         draw(tmp_path / "d.png", {"a": curve().assign(precision=np.nan)})
 

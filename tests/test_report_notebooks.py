@@ -88,12 +88,6 @@ def test_it_names_no_path_or_method_and_loads_neither_networks_nor_readers_of_sc
     assert not {name.split(".")[0] for name in names} & {"torch", "monai", "ants"}
 
 
-def test_the_rules_give_every_notebook_its_inputs(root):
-    text = (root / "rules/report_inputs.smk").read_text(encoding="utf-8")
-    listed = re.search(r"^NOTEBOOKS = \{(.*?)^\}", text, re.M | re.S)[1]
-    assert sorted(re.findall(r'^    "(\w+)":', listed, re.M)) == NOTEBOOKS
-
-
 # --- rendered
 
 

@@ -1,4 +1,4 @@
-"""The workflow's graph, on zero-byte stand-ins: no image is opened, seconds each."""
+"""The workflow's graph, on stand-ins of a few bytes, seconds each."""
 
 import json
 import re

@@ -57,13 +57,12 @@ def measure(
     device: str,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Measure one method on this machine, on random images of the run's size.
+    """Measure one method on this machine, on random volumes ``(X, Y, Z)`` of the run's size.
 
     Times are medians over up to :data:`RUNS` training steps (forward, backward, optimiser; the
     data are on the device) and restored volumes. A first run of each warms up and is counted.
-
-    Volumes are ``(X, Y, Z)``; a noise level is at most the time steps that the method has; the
-    scaling of the loss of ``16-mixed`` is left out.
+    A noise level is at most the time steps that the method has; the scaling of the loss of
+    ``16-mixed`` is left out.
 
     Returns:
         :data:`TRAINING` (None where it does not apply), ``seconds_per_volume``,

@@ -10,11 +10,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from uad.core.errors import ConfigError, DataError
+from uad.core.errors import DataError
 from uad.core.files import sha256
 from uad.splits import ROLES, check, subjects
 
@@ -50,55 +50,44 @@ def reference_split(
     *,
     layouts: Mapping[str, str],
     modality: str,
-    duplicates: str = "keep",
-    leaks: str = "drop_from_train",
+    duplicates: Literal["keep", "drop"] = "keep",
+    leaks: Literal["keep", "drop_from_train"] = "drop_from_train",
     verify: bool = True,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The cross-dataset split that pDDPM published, which the paper's T2 setting follows, and a
-    report for the record.
+    """The cross-dataset split that pDDPM published, which the paper's T2 setting follows.
 
     For T2 the authors keep the subjects whose T2 scan their list ``avail_t2.csv`` has:
     385 or 386 training rows, 43 or 44 for validation, 158 for testing; 387, 44 and 160
-    otherwise. Names that the data set does not have are left out, counted and listed.
+    otherwise. Names that the data set does not have are left out, and reported.
 
-    Args:
-        folder: where the lists lie, under their published names.
-        tables: participants tables by data set: the healthy one first, then the test sets.
-        fold: which of the five published folds, from 0.
-        layouts: layout of each data set, by name.
-        modality: our modality name (``T1``, ``T2``, ...).
-        duplicates: ``keep``: who is listed twice has weight 2, as published; ``drop``: weight 1.
-        leaks: ``keep``: a subject may be in two sets, as published (column ``also_in``);
-            ``drop_from_train``: it stays in the later of train, val_healthy and test_healthy.
-        verify: check the SHA-256 of each list against the registry.
+    The lists lie in ``folder`` under their published names; ``tables`` are participants tables by
+    data set, the healthy one first, ``layouts`` those of the data sets. Who is listed twice has
+    weight 2, as published, or 1 if ``duplicates`` drops. ``leaks``: a subject may be in two sets,
+    as published (column ``also_in``), or stays in the later of train, val_healthy, test_healthy.
+    ``verify`` checks the SHA-256 of each list.
+
+    Returns:
+        The split, and a report for the record.
 
     Raises:
-        ConfigError: a fold or a layout without published lists.
-        DataError: a list is missing or has other bytes than the published one, or a set
-            would be empty.
+        DataError: a list is missing or another than the published one, or a set would be empty.
     """
-    registry = read_registry()
-    healthy, trained = next(iter(tables)), next(iter(registry["stems"].values()))
-    if registry["stems"].get(layouts[healthy]) != trained:
-        raise ConfigError(
-            f"the published splits train on {trained}; {healthy} has the layout "
-            f"{layouts[healthy]}. Use splits.kind: clean."
-        )
-    if not 0 <= fold < registry["folds"]:
-        raise ConfigError(f"fold {fold}: the published splits have {registry['folds']} folds.")
+    registry, healthy = read_registry(), next(iter(tables))
     tables = {name: subjects(table) for name, table in tables.items()}
     lists = _Lists(Path(folder), registry, verify, healthy if modality == "T2" else None)
-    split = pd.concat(
-        [
-            lists.rows(file, dataset, role, tables[dataset])
-            for (role, dataset), file in _files(list(tables), layouts, fold).items()
-        ],
-        ignore_index=True,
-    )
-    # metrics have one row per subject
-    evaluated = split["role"].isin(("val_unhealthy", "test"))
-    split.loc[evaluated | (duplicates == "drop"), "weight"] = 1
-    report = {
+    parts = [
+        lists.rows(file, dataset, role, tables[dataset])
+        for (role, dataset), file in _files(list(tables), layouts, fold).items()
+    ]
+    listed = pd.concat(parts, ignore_index=True)
+    split = listed.assign(weight=1) if duplicates == "drop" else listed
+    if leaks == "drop_from_train":
+        rank = split["role"].map(ROLES.index)
+        last = rank.groupby([split["dataset"], split["subject"]]).transform("max")
+        split = split[rank == last]
+    split = check(split, leaks="keep" if leaks == "keep" else "refuse")
+    sizes = split.groupby("role", sort=False)["weight"].agg(["size", "sum"])
+    return split, {
         "kind": "reference",
         "repository": registry["repository"],
         "commit": registry["commit"],
@@ -109,18 +98,11 @@ def reference_split(
         "lists": lists.found,
         "missing": {name: sorted(lists.missing[name]) for name in tables},
         "not_listed": {n: sorted(set(t["name"]) - lists.named[n]) for n, t in tables.items()},
-        "duplicates": {"handled": duplicates, "subjects": _duplicated(split)},
-        "leaks": {"handled": leaks, "subjects": _leaked(split)},
+        "duplicates": {"handled": duplicates, "subjects": _duplicated(listed)},
+        "leaks": {"handled": leaks, "subjects": _leaked(listed)},
+        "subjects": {role: int(n) for role, n in sizes["size"].items()},
+        "rows": {role: int(n) for role, n in sizes["sum"].items()},
     }
-    if leaks == "drop_from_train":
-        rank = split["role"].map(ROLES.index)
-        last = rank.groupby([split["dataset"], split["subject"]]).transform("max")
-        split = split[rank == last]
-    split = check(split, leaks="keep" if leaks == "keep" else "refuse")
-    sizes = split.groupby("role", sort=False)["weight"].agg(["size", "sum"])
-    report["subjects"] = {role: int(n) for role, n in sizes["size"].items()}
-    report["rows"] = {role: int(n) for role, n in sizes["sum"].items()}
-    return split, report
 
 
 def _files(names: list[str], layouts: Mapping[str, str], fold: int) -> dict[tuple[str, str], str]:
@@ -159,8 +141,23 @@ class _Lists:
         self._with_t2 = set(self._read(AVAILABLE)) if t2_of else set()
 
     def _read(self, file: str) -> list[str]:
-        rows, self.digests[file] = _published(self._folder / file, self._registry, self._verify)
-        return [subject_of(row) for row in rows]
+        """The subjects that a list names, in its order."""
+        path, url = self._folder / file, self._registry["url"].format(file=file)
+        if not path.is_file():
+            raise DataError(f"{path}: no such list. Fetch it from {url}")
+        digest, expected = sha256(path), self._registry["files"][file]["sha256"]
+        if self._verify and digest != expected:
+            raise DataError(
+                f"{path}: its SHA-256 is {digest[:12]}..., the published list has "
+                f"{expected[:12]}... . Delete it and fetch it again from {url}"
+            )
+        self.digests[file] = digest
+        # an unnamed first column numbers the rows; avail_t2.csv calls its names "0"
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        column = next((c for c in ("img_name", "0") if c in table), None)
+        if column is None:
+            raise DataError(f"{path}: no column 'img_name'; it is not a published list.")
+        return list(map(subject_of, table[column]))
 
     def rows(self, file: str, dataset: str, role: str, table: pd.DataFrame) -> pd.DataFrame:
         """The rows of a split that a list gives, each with how often it is listed as weight."""
@@ -195,26 +192,6 @@ class _Lists:
 def subject_of(image: str) -> str:
     """The subject in a published image name: ``IXI105-HH-1471`` of ``..._t1.nii.gz``."""
     return re.sub(r"(_(t1|t2|t1ce|flair|FLAIR))?(\.nii(\.gz)?)?$", "", image.strip())
-
-
-def _published(path: Path, registry: Mapping[str, Any], verify: bool) -> tuple[list[str], str]:
-    """The image names of a published list, and its checksum."""
-    url = registry["url"].format(file=path.name)
-    if not path.is_file():
-        raise DataError(f"{path}: no such list. Fetch it from {url}")
-    digest = sha256(path)
-    expected = registry["files"][path.name]["sha256"]
-    if verify and digest != expected:
-        raise DataError(
-            f"{path}: its SHA-256 is {digest[:12]}..., the published list has "
-            f"{expected[:12]}... . Delete it and fetch it again from {url}"
-        )
-    # an unnamed first column numbers the rows; avail_t2.csv calls its names "0"
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    column = next((c for c in ("img_name", "0") if c in table), None)
-    if column is None:
-        raise DataError(f"{path}: no column 'img_name'; it is not a published list.")
-    return table[column].tolist(), digest
 
 
 def _duplicated(split: pd.DataFrame) -> dict[str, dict[str, int]]:
