@@ -69,7 +69,7 @@ def write_healthy_table(
     rows: list[Row] = []
     for (experiment, test), block in frame.groupby(_KEY[:2], sort=False):
         scans = (
-            f"{span(block['n_healthy'], 'healthy scan')}, {block['n_unhealthy'].max()} of {test}"
+            f"{span(block['n_healthy'], 'healthy scan')}, {block['n_unhealthy'].max()} unhealthy"
         )
         rows.append(Row(f"{experiment}, {test} ({scans}, {span(block['n_folds'], 'fold')})", []))
         for method, line in block.groupby("row", sort=False):
