@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uad import published_splits
-from uad.core.errors import ConfigError, DataError
+from uad.core.errors import DataError
 from uad.published_splits import read_registry, reference_files, reference_split, subject_of
 from uad.splits import (
     check,
