@@ -13,8 +13,6 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 import uad.cost
 from tools.workflow import SMALL_SPLITS, forked, job_counts, snakemake
@@ -126,23 +124,6 @@ class TestADryRun:
     def test_that_is_not_understood_is_no_plan(self):
         with pytest.raises(ValueError, match="2 jobs read, but Snakemake counts"):
             parse_jobs(DRY_RUN.replace("rule skullstrip_scan:", "RULE skullstrip_scan:"))
-
-    names = st.text("abcXYZ019-", min_size=1, max_size=8)
-
-    @given(st.lists(st.tuples(names, names, st.integers(1, 64), st.integers(0, 4)), max_size=8))
-    def test_gives_every_job_that_is_printed(self, found):
-        blocks = [
-            f"[Mon]\nrule r{i}:\n    output: {out}/{i}\n    wildcards: a={a}, n={i}\n"
-            + (f"    threads: {threads}\n" if threads > 1 else "")
-            + f"    resources: tmpdir=/tmp, gpu={gpus}, runtime=3\n"
-            for i, (out, a, threads, gpus) in enumerate(found)
-        ]
-        stats = f"total  {len(found)}\n" if found else ""
-        jobs = parse_jobs(stats + "".join(blocks) + stats)
-        assert [(j.outputs, j.wildcards["a"], j.threads, j.gpus) for j in jobs] == [
-            ((f"{out}/{i}",), a, threads, gpus) for i, (out, a, threads, gpus) in enumerate(found)
-        ]
-        assert len({job.key for job in jobs}) == len(jobs)
 
     def test_that_snakemake_refuses_is_its_own_message_and_short(self):
         output = "Using profile x\nBuilding DAG\nMissingRuleException:\nNo rule to produce tabel1\n"

@@ -73,13 +73,10 @@ def installed() -> list[str]:
 def visible(listed: str | None, uuids: Sequence[str]) -> list[Device]:
     """The devices that CUDA would show to this process, in the order of the list.
 
-    As in CUDA a name of no device ends the list, and one that comes twice makes it empty (CUDA
-    C++ Programming Guide, environment variables).
-
-    Args:
-        listed: ``CUDA_VISIBLE_DEVICES``, or None where it is not set.
-        uuids: what :func:`installed` gives. Numbers are taken to be in that order, which is
-            CUDA's own where all GPUs are of one kind or ``CUDA_DEVICE_ORDER=PCI_BUS_ID``.
+    As in CUDA a name of no device ends the list (``CUDA_VISIBLE_DEVICES``; None: not set), and one
+    that comes twice makes it empty (CUDA C++ Programming Guide, environment variables). Numbers
+    are in the order of the UUIDs, which is CUDA's own where all GPUs are of one kind or
+    ``CUDA_DEVICE_ORDER=PCI_BUS_ID``.
     """
     if listed is None:
         return [Device(uuid, number, uuid) for number, uuid in enumerate(uuids) if uuid]
@@ -97,14 +94,14 @@ def visible(listed: str | None, uuids: Sequence[str]) -> list[Device]:
 def _device(name: str, uuids: Sequence[str]) -> Device | None:
     if name.startswith("MIG-") and uuids:
         return Device(name, None, name)
-    if name.isdecimal():
-        matches = [int(name)] if int(name) < len(uuids) else []
-    else:  # a UUID may be shortened as long as it is unique
-        named = name.startswith("GPU-")
-        matches = [n for n, uuid in enumerate(uuids) if named and uuid.startswith(name)]
-    if len(matches) != 1 or not uuids[matches[0]]:
-        return None
-    return Device(name, matches[0], uuids[matches[0]])
+    # a UUID may be shortened as long as it is unique
+    shortened = name.startswith("GPU-")
+    matches = [
+        Device(name, number, uuid)
+        for number, uuid in enumerate(uuids)
+        if uuid and (name == str(number) or (shortened and uuid.startswith(name)))
+    ]
+    return matches[0] if len(matches) == 1 else None
 
 
 def claim(
@@ -113,15 +110,10 @@ def claim(
     """Take a GPU for this process, before CUDA is initialised, and keep it until it ends.
 
     A GPU that SLURM has assigned is used as it is. Otherwise the job waits for a device with
-    room for it, and ``CUDA_VISIBLE_DEVICES`` is set to it. Where no GPU is visible nothing
-    happens.
-
-    Args:
-        wanted: GPUs that the job asks for (``snakemake.resources.gpu``): none or one.
-        device: ``cuda:<n>`` takes this one of the visible devices and leaves
-            ``CUDA_VISIBLE_DEVICES`` alone, so that the number stays right; else any will do.
-        sharing: how many jobs like this one may be on a device; 1: none beside it.
-        locks: folder of the lock files, private to the user; default :data:`LOCKS`.
+    room for it, and ``CUDA_VISIBLE_DEVICES`` is set to it. Where no GPU is visible or ``wanted``
+    (0 or 1) nothing happens. ``device`` ``cuda:<n>`` takes this one of the visible devices and
+    leaves ``CUDA_VISIBLE_DEVICES`` alone, so that the number stays right. As many jobs as
+    ``sharing`` says may be on a device. ``locks`` (:data:`LOCKS`) is private to the user.
 
     Returns:
         Facts for the provenance record: ``assigned_by`` (``slurm``, ``lock`` or ``none``),

@@ -46,11 +46,8 @@ def load_costs() -> dict[str, Any]:
 class Estimator:
     """Work, seconds and bytes of the jobs of a config.
 
-    Args:
-        cfg: the config.
-        tables: participants tables by data set.
-        finished: finished jobs with their seconds.
-        tflops: sustained rate of a GPU (10^12 operations per second), in place of the stored one.
+    Participants tables are by data set, finished jobs come with their seconds; ``tflops`` is the
+    sustained rate of a GPU (10^12 operations per second), in place of the stored one.
     """
 
     def __init__(

@@ -25,12 +25,7 @@ from uad.run.jobs import Job
 
 
 class Mirror:
-    """A folder that looks to Snakemake like a working directory, with stand-ins where it must.
-
-    Args:
-        folder: an empty folder for it.
-        directory: the working directory; only read.
-        cfg: the config.
+    """A folder that looks to Snakemake like a working directory, which is only read.
 
     Attributes:
         root: the folder that stands for the working directory.

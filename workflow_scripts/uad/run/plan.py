@@ -36,14 +36,7 @@ def make_plan(
     directory: str | Path = ".",
     tflops: float | None = None,
 ) -> dict[str, Any]:
-    """Plan targets without running, writing or locking anything.
-
-    Args:
-        cfg: the config that ``command`` gives.
-        command: how Snakemake is called.
-        targets: targets or files.
-        directory: the working directory of the run.
-        tflops: sustained rate of a GPU, in place of that of the unit costs.
+    """Plan targets without running, writing or locking anything in the working directory.
 
     Returns:
         Plain data: ``targets``; ``rows``, one per rule: ``to_do``, ``done`` (its jobs in these
