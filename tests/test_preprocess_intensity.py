@@ -9,6 +9,7 @@ from uad.core.errors import DataError
 from uad.preprocess.intensity import (
     crop_or_pad,
     curvature_flow,
+    pack_tumour_free,
     pack_volume,
     percentile_scale,
     resample_grid,
@@ -161,3 +162,27 @@ def test_pack_volume_smooths_only_when_asked():
     assert np.abs(np.diff(smooth, axis=0)).mean() < np.abs(np.diff(rough, axis=0)).mean()
     with pytest.raises(DataError, match="lesion mask"):
         pack_volume(image, mask, np.ones((2, 2, 2)), 2.0)
+
+
+def test_patients_are_trained_on_the_middle_of_all_slices_without_a_lesion():
+    """As the authors do: stacked first, cropped then, scaled by what is left."""
+    generator = np.random.default_rng(3)
+    mask = np.ones((8, 8, 20), dtype=bool)
+    image = generator.random(mask.shape).astype(np.float32)
+    lesion = np.zeros_like(mask)
+    lesion[2:4, 2:4, :8] = True
+    image[lesion] = 9
+    options = {"smooth": False, "percentiles": (1, 99), "name": "a"}
+
+    def packed(image, lesion, scaling="stack"):
+        grid = 1.0, (8, 8, 12), (8, 8, 12)
+        return pack_tumour_free(image, mask, lesion, *grid, scaling=scaling, **options)
+
+    volume, brain = packed(image, lesion)
+    alone = image[..., 11:17], mask[..., 11:17], None, 1.0, (8, 8, 6), (8, 8, 6)
+    expected, *_ = pack_volume(*alone, **options)
+    assert (volume == expected).all() and brain.all() and volume.max() == 1
+    # by the percentiles of the scan, healthy tissue is as dark as beside its bright lesion
+    assert 0.05 < packed(image, lesion, "scan")[0].max() < 0.2
+    for array in packed(image, mask):  # no slice is left
+        assert array.shape == (8, 8, 6) and not array.any()

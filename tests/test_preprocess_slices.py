@@ -15,6 +15,7 @@ from uad.preprocess.slices import (
     read_store,
     read_volumes,
     subjects_in,
+    training_slices,
     volume_writer,
     write_store,
     write_volumes,
@@ -143,3 +144,34 @@ def test_intra_dataset_training_sees_tumour_free_slices_only():
     assert eligible_slices(lesions, tumour_free=True, central=True)[0].tolist() == [1, 2, 6, 7, 8]
     with pytest.raises(DataError, match="no tumour-free slice"):
         eligible_slices(np.ones((1, 2, 2, 4), bool), tumour_free=True)
+
+
+def test_patients_are_drawn_from_their_stack_or_from_the_slices_of_the_scan(tmp_path):
+    rng = np.random.default_rng(0)
+    volumes = rng.random((2, 4, 4, 8)).astype(np.float16)
+    masks, lesions = np.ones(volumes.shape, np.uint8), np.zeros(volumes.shape, np.uint8)
+    lesions[0, 0, 0, :2] = 1
+    stacks, brains = volumes[..., :4] / 2, masks[..., :4].copy()
+    brains[0, ..., 3] = 0
+    path = tmp_path / "s.safetensors"
+    write_store(path, "ab", zip(volumes, masks, lesions, stacks, brains, strict=True))
+    assert (read_store(path, "ab").volumes == volumes).all()
+
+    def drawn(people="ab", **data):
+        return training_slices(path, people, data)
+
+    images, inside, slices = drawn(setting="intra", intra_slices="whole_brain_stack")
+    assert (images == stacks).all() and (inside == brains).all() and images.dtype == np.float32
+    assert [part.tolist() for part in slices] == [[0, 1, 2], [0, 1, 2, 3]]
+    images, _, slices = drawn(setting="intra", intra_slices="central_stack")
+    assert (images == volumes).all()
+    assert [part.tolist() for part in slices] == [[3, 4, 5, 6], [2, 3, 4, 5]]
+    scaled, _, slices = drawn(setting="intra", intra_slices="all", intra_scaling="stack")
+    for number, part in enumerate(slices):
+        values = np.sort(scaled[number][..., part], axis=None)
+        assert (values[0], values[-1]) == (0, 1)
+    assert len(drawn(setting="cross")[2][0]) == 8
+    brains[:] = 0
+    write_store(path, "ab", zip(volumes, masks, lesions, stacks, brains, strict=True))
+    with pytest.raises(DataError, match="no tumour-free slice"):
+        drawn(setting="intra", intra_slices="whole_brain_stack")

@@ -12,7 +12,7 @@ from uad.core.provenance import job
 from uad.core.seeds import derive_seed
 from uad.methods import load
 from uad.methods.base import Setup
-from uad.preprocess.slices import eligible_slices, read_shape, read_store
+from uad.preprocess.slices import read_shape, training_slices
 from uad.report.figures import figure_loss
 from uad.run.devices import claim
 from uad.splits import subjects_of
@@ -32,15 +32,13 @@ with job(snakemake) as context:
     files, params = snakemake.input, snakemake.params
     split = read_tsv(files.split)
     invert = stored_decision(files.air, params.air)
-    intra = params.data["setting"] == "intra"
 
     def data(role):
         """Slices of one healthy role, inverted if the method's AIR decision says so."""
-        part = read_store(files.store, subjects_of(split, params.data["train"], role))
-        images = invert_foreground(part.volumes, part.masks) if invert else part.volumes
-        central = intra and params.data["intra_slices"] == "central_stack"
-        slices = eligible_slices(part.lesions, tumour_free=intra, central=central)
-        return TrainingSet.from_volumes(images, part.masks, slices)
+        subjects = subjects_of(split, params.data["train"], role)
+        volumes, masks, slices = training_slices(files.store, subjects, params.data)
+        images = invert_foreground(volumes, masks) if invert else volumes
+        return TrainingSet.from_volumes(images, masks, slices)
 
     seed = derive_seed(
         params.seed,

@@ -92,7 +92,12 @@ def _skullstrip(cfg: Config, names: Names) -> dict[str, Any]:
 
 
 def _packing(cfg: Config, names: Names) -> dict[str, Any]:
-    return _plain(cfg.preprocessing, "spacing", "field_of_view", "shape", "percentiles")
+    packing = _plain(cfg.preprocessing, "spacing", "field_of_view", "shape", "percentiles")
+    place = ("intra", names.get("dataset"), names.get("modality"))
+    trained = {(e.setting, e.train, e.modality) for e in cfg.experiments.values()}
+    if place in trained and cfg.protocol.intra_slices == "whole_brain_stack":
+        packing["stack"] = cfg.protocol.intra_scaling
+    return packing
 
 
 def _split_experiment(cfg: Config, names: Names) -> dict[str, Any]:
@@ -134,8 +139,11 @@ def _of_training(key: str) -> Param:
 
 def _training_data(cfg: Config, names: Names) -> dict[str, Any]:
     data = _plain(cfg.experiments[names["experiment"]], "setting", "train")
-    intra = {"intra_slices": cfg.protocol.intra_slices} if data["setting"] == "intra" else {}
-    return data | intra
+    if data["setting"] == "intra":
+        data["intra_slices"] = cfg.protocol.intra_slices
+        if cfg.protocol.intra_scaling == "stack":  # absent as in trees before there was a choice
+            data["intra_scaling"] = "stack"
+    return data
 
 
 def _noise_field(cfg: Config, names: Names) -> str:

@@ -50,7 +50,15 @@ class Protocol(Strict):
     curvature_flow: bool = True
     noise_field: Literal["per_batch", "per_sample"] = "per_batch"
     threshold_search: Literal["halving", "exact"] = "halving"
-    intra_slices: Literal["central_stack", "all"] = "central_stack"
+    intra_slices: Literal["whole_brain_stack", "central_stack", "all"] = Field(
+        "whole_brain_stack",
+        description="Slices of a patient that training may draw: of those without a lesion, "
+        "stacked, the central half of the field of view, before (whole_brain_stack) or after "
+        "(central_stack) the scan is cropped to it; or all of the cropped scan.",
+    )
+    intra_scaling: Literal["stack", "scan"] = Field(
+        "stack", description="Whose percentiles become 0 and 1 in them: their own or the scan's."
+    )
     validation_draw: Literal["per_epoch", "fixed"] = "per_epoch"
     air_rule: Literal["paper", "maximising"] = "paper"
 
@@ -95,6 +103,7 @@ PAPER_PROTOCOL: dict[str, Any] = {
     "curvature_flow": False,
     "noise_field": "per_sample",
     "intra_slices": "all",
+    "intra_scaling": "scan",
 }
 
 

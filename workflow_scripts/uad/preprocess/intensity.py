@@ -171,7 +171,7 @@ def pack_volume(  # noqa: PLR0913
     shape: Sequence[int] = (96, 96, 50),
     smooth: bool = True,
     *,
-    percentiles: tuple[float, float] = (1.0, 99.0),
+    percentiles: tuple[float, float] | None = (1.0, 99.0),
     name: str = "the volume",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bring a registered, brain-cropped scan to the grid and the range that the networks see.
@@ -189,7 +189,7 @@ def pack_volume(  # noqa: PLR0913
         field_of_view_mm: extent that is kept.
         shape: voxels of the result.
         smooth: apply :func:`curvature_flow` first.
-        percentiles: of the masked voxels, mapped to 0 and 1.
+        percentiles: of the masked voxels, mapped to 0 and 1; None: the image is scaled.
         name: what to call the volume in an error message (its file).
 
     Returns:
@@ -207,9 +207,52 @@ def pack_volume(  # noqa: PLR0913
         image = curvature_flow(image, (spacing,) * 3)
     wanted = [max(1, round(extent / spacing)) for extent in field_of_view_mm]
     inside, sick = crop_or_pad(inside, wanted), crop_or_pad(sick, wanted)
-    scaled = percentile_scale(crop_or_pad(image, wanted), inside, *percentiles, name=name)
+    scaled = crop_or_pad(image, wanted)
+    if percentiles:
+        scaled = percentile_scale(scaled, inside, *percentiles, name=name)
     small_mask = resample_grid(inside, shape, order=0)
     volume = resample_grid(scaled, shape, order=3)
     volume[~small_mask] = 0
     small_lesion = resample_grid(sick, shape, order=0)
     return volume.astype(np.float16), small_mask.astype(np.uint8), small_lesion.astype(np.uint8)
+
+
+def pack_tumour_free(  # noqa: PLR0913
+    image: np.ndarray,
+    mask: np.ndarray,
+    lesion: np.ndarray,
+    spacing: float,
+    field_of_view_mm: Sequence[float],
+    shape: Sequence[int],
+    *,
+    smooth: bool,
+    percentiles: tuple[float, float],
+    scaling: str,
+    name: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Volume and mask of the slices without a lesion, on which a patient is trained.
+
+    The slices of the whole brain that do not touch the lesion, stacked, are packed like a scan of
+    half the depth ([IQA] preprocess.py and create_dataset.py). ``scaling`` says whose percentiles
+    become 0 and 1: those of the ``stack`` or of the ``scan``. The rest is that of the scan, as for
+    :func:`pack_volume`. Volume (float16) and mask (uint8) are all 0 where the lesion leaves no
+    slice of the brain.
+    """
+    shape = (*shape[:2], shape[2] // 2)
+    kept = ~(lesion > 0).any(axis=(0, 1))
+    if not (mask[..., kept] > 0).any():
+        return np.zeros(shape, np.float16), np.zeros(shape, np.uint8)
+    if scaling == "scan":
+        image = percentile_scale(image, mask, *percentiles, name=name)
+    volume, brain, _ = pack_volume(
+        image[..., kept],
+        mask[..., kept],
+        None,
+        spacing,
+        (*field_of_view_mm[:2], field_of_view_mm[2] / 2),
+        shape,
+        smooth,
+        percentiles=percentiles if scaling == "stack" else None,
+        name=name,
+    )
+    return volume, brain

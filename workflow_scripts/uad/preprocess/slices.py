@@ -2,7 +2,9 @@
 
 safetensors, so that single volumes can be read without the rest and nothing is
 ever unpickled. Arrays are in NIfTI order (x, y, z), axial slices on the last
-axis: ``volumes`` float16 ``(N, X, Y, Z)``, ``masks`` and ``lesions`` uint8.
+axis: ``volumes`` float16 ``(N, X, Y, Z)``, ``masks`` and ``lesions`` uint8; for
+patients who are trained on ``stacks`` and ``stack_masks`` ``(N, X, Y, Z / 2)``,
+their slices without a lesion.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ import numpy as np
 
 from uad.core.errors import DataError
 from uad.core.files import atomic_path
+from uad.preprocess.intensity import percentile_scale
 
 KEYS = ("volumes", "masks", "lesions")
+STACK_KEYS = ("stacks", "stack_masks")
 
 #: NumPy type of a volume -> its name in a safetensors header.
 _DTYPES = {"float16": "F16", "float32": "F32"}
@@ -45,11 +49,12 @@ class Volumes:
 
 
 def write_store(path: str | os.PathLike[str], subjects: Sequence[str], arrays: Iterable) -> None:
-    """Write a store from one (volume, mask, lesion) triple per subject."""
+    """Write a store from (volume, mask, lesion), or these with stack and mask, per subject."""
     from safetensors.numpy import save_file
 
     columns = list(zip(*arrays, strict=True))
-    tensors = {key: np.stack(column) for key, column in zip(KEYS, columns, strict=True)}
+    keys = (*KEYS, *STACK_KEYS)[: len(columns)]
+    tensors = {key: np.stack(column) for key, column in zip(keys, columns, strict=True)}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"subjects": json.dumps(list(subjects))})
 
@@ -102,19 +107,21 @@ def read_store(path: str | os.PathLike[str], subjects: Sequence[str]) -> Volumes
 
 
 def each_volume(
-    path: str | os.PathLike[str], subjects: Sequence[str]
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    path: str | os.PathLike[str], subjects: Sequence[str], keys: Sequence[str] = KEYS
+) -> Iterator[tuple[np.ndarray, ...]]:
     """Volume (float16, about [0, 1]), brain and lesion (bool) of each subject, one at a time.
+
+    With :data:`STACK_KEYS` volume and brain of the stack.
 
     Raises:
         DataError: as :func:`read_store`.
     """
     places = _places(path, subjects)
     with _opened(path) as handle:
-        parts = [handle.get_slice(key) for key in KEYS]
+        parts = [handle.get_slice(key) for key in keys]
         for place in places:
-            volume, mask, lesion = (part[place] for part in parts)
-            yield volume, mask > 0, lesion > 0
+            volume, *masks = (part[place] for part in parts)
+            yield volume, *(mask > 0 for mask in masks)
 
 
 def read_lesion(path: str | os.PathLike[str], subject: str) -> np.ndarray:
@@ -162,10 +169,42 @@ def eligible_slices(
             if central:
                 start = max(0, (len(slices) - depth // 2) // 2)
                 slices = slices[start : start + depth // 2]
-        if not len(slices):
-            raise DataError("a training volume has no tumour-free slice; exclude the subject.")
         chosen.append(slices)
+    return _not_empty(chosen)
+
+
+def _not_empty(chosen: list[np.ndarray]) -> list[np.ndarray]:
+    if not all(map(len, chosen)):
+        raise DataError("a training volume has no tumour-free slice; exclude the subject.")
     return chosen
+
+
+def training_slices(
+    path: str | os.PathLike[str], subjects: Sequence[str], data: Mapping[str, str]
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """What a training may draw: volumes and masks ``(N, X, Y, Z)``, slice numbers of each.
+
+    Args:
+        path: the store.
+        subjects: whom to read, repeated as often as they are drawn.
+        data: ``setting`` of the experiment; for ``intra`` also ``intra_slices`` and
+            ``intra_scaling`` (absent: ``scan``) of the protocol.
+
+    Raises:
+        DataError: as :func:`read_store`; or a volume has no tumour-free slice.
+    """
+    intra = data["setting"] == "intra"
+    if intra and data["intra_slices"] == "whole_brain_stack":
+        volumes, masks = map(np.stack, zip(*each_volume(path, subjects, STACK_KEYS), strict=True))
+        slices = [np.flatnonzero(mask.any(axis=(0, 1))) for mask in masks]
+        return volumes.astype(np.float32), masks, _not_empty(slices)
+    part = read_store(path, subjects)
+    central = intra and data["intra_slices"] == "central_stack"
+    slices = eligible_slices(part.lesions, tumour_free=intra, central=central)
+    if intra and data.get("intra_scaling") == "stack":
+        for volume, mask, drawn in zip(part.volumes, part.masks, slices, strict=True):
+            volume[..., drawn] = percentile_scale(volume[..., drawn], mask[..., drawn])
+    return part.volumes, part.masks, slices
 
 
 def write_volumes(path: str | os.PathLike[str], volumes: Mapping[str, np.ndarray]) -> None:
