@@ -2,8 +2,8 @@
 
 ``cd tests; python -m tools.learning_curve FOLDER`` trains pDDPM with l1 and with IQA, measures
 both at the same numbers of steps for every seed, and writes each point to
-``FOLDER/learning-curve.csv`` as it is measured; the same command goes on after the last one.
-``FOLDER/learning-curve.png`` shows what is there. docs/learning-curve.md says what came out.
+``FOLDER/learning-curve.csv`` as it is measured, with a picture of what is there; the same command
+goes on after the last one. docs/learning-curve.md says what came out.
 
 A training that is measured on its way is the same as one that ends there: the learning rate is
 constant, and a point takes the last weights, not the best.
@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from tools.positive_control import POSTPROCESSING, Case, phantom_case
 from uad.air import invert_foreground, paper_rule
-from uad.config import Train
+from uad.config import Protocol, Train
 from uad.core.seeds import derive_seed
 from uad.evaluate import evaluate_volume, postprocess, search_threshold
 from uad.evaluate.readiness import LIMIT, healthy_errors
@@ -59,6 +59,7 @@ LOOP = Train(
     validate_every=10**6,
     accelerator="cpu",
 )
+QUALITY = Protocol().quality
 #: Phantoms of a seed, in the order of their numbers; 20 give 10 steps in an epoch.
 TRAINING, VALIDATION, TEST = 20, 4, 8
 T_TEST, COMPONENT_MAX_SIZE, VOXEL_MM = 750, 1, (4.0, 4.0, 4.0)
@@ -92,7 +93,7 @@ def make_trainer(seed: int, name: str) -> Trainer:
     slices = eligible_slices(lesions, tumour_free=True, central=True)
     data = TrainingSet.from_volumes(scans, brains, slices)
     options = {"network": NETWORK, "patch_grid": [2, 2]}
-    method = load("diffusion")(options, Setup(loss=loss, image_size=scans.shape[2:0:-1]))
+    method = load("diffusion")(options, Setup(loss, QUALITY, image_size=scans.shape[2:0:-1]))
     number = derive_seed(seed, name)
     batches = SliceBatches(data, LOOP.batch_size, LOOP.samples_per_volume, number, drop_last=True)
     trainer = Trainer(method, LOOP, number, (batches, batches))  # never validates
@@ -133,9 +134,9 @@ def measured(seed: int, name: str, trainer: Trainer | None) -> dict[str, float]:
                     batch=LOOP.inference_batch,
                     seed=derive_seed(seed, role, number),
                 )
-                score = score_volume(loss, scan, restored)
+                score = score_volume(loss, scan, restored, **QUALITY)
                 if role == "test":
-                    errors = healthy_errors(scan, restored, case.brain, case.lesion, {})
+                    errors = healthy_errors(scan, restored, case.brain, case.lesion, QUALITY)
                     dssim.append(errors["dssim"])
             maps.setdefault(role, []).append(postprocess(score, case.brain, **POSTPROCESSING))
     found = search_threshold(maps["validation"], [case.lesion for case in validation])
@@ -165,6 +166,7 @@ def run(folder: Path, seeds: range = SEEDS, all_steps: tuple[int, ...] = STEPS) 
         point = {"steps": steps, "seed": seed, "method": name, **measured(seed, name, trainer)}
         points.append(point | {"cpu_seconds": round(time.process_time() - begun)})
         pd.DataFrame(points).to_csv(path, index=False, float_format="%.4g")
+        draw(pd.DataFrame(points), path.with_suffix(".png"))
         print(points[-1], flush=True)
     return pd.DataFrame(points)
 
@@ -195,7 +197,5 @@ def draw(points: pd.DataFrame, path: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     reuse_freed_memory()
-    out = Path(sys.argv[1])
-    curve = run(out)
-    draw(curve, out / "learning-curve.png")
+    curve = run(Path(sys.argv[1]))
     print(curve.groupby(["method", "steps"]).mean().round(2).to_markdown())
