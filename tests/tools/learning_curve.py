@@ -166,7 +166,8 @@ def run(folder: Path, seeds: range = SEEDS, all_steps: tuple[int, ...] = STEPS) 
         point = {"steps": steps, "seed": seed, "method": name, **measured(seed, name, trainer)}
         points.append(point | {"cpu_seconds": round(time.process_time() - begun)})
         pd.DataFrame(points).to_csv(path, index=False, float_format="%.4g")
-        draw(pd.DataFrame(points), path.with_suffix(".png"))
+        if steps:
+            draw(pd.DataFrame(points), path.with_suffix(".png"))
         print(points[-1], flush=True)
     return pd.DataFrame(points)
 
