@@ -27,7 +27,7 @@ from uad.config import Protocol, Train
 from uad.core.seeds import derive_seed
 from uad.evaluate import evaluate_volume, postprocess, search_threshold
 from uad.evaluate.readiness import LIMIT, healthy_errors
-from uad.evaluate.reconstruct import reconstruct_volume
+from uad.evaluate.reconstruct import Reconstructor
 from uad.evaluate.score import score_volume
 from uad.methods import load
 from uad.methods.base import Setup
@@ -116,24 +116,19 @@ def trained_to(steps: int, seed: int, name: str, checkpoint: Path) -> Trainer:
 def measured(seed: int, name: str, trainer: Trainer | None) -> dict[str, float]:
     """Mean AUPRC, Dice (percent) and healthy DSSIM of the test phantoms; without a network the
     scan is the score."""
+    network = trainer and Reconstructor(
+        trainer.method, trainer.network.eval(), T_TEST, LOOP.inference_batch
+    )
     maps: dict[str, list[np.ndarray]] = {}
     dssim = []
     _, validation, test = cases_of(seed)
     for role, cases in (("validation", validation), ("test", test)):
         for number, case in enumerate(cases):
             scan, score = case.scan, case.scan
-            if trainer:
+            if network:
                 loss, air = METHODS[name]
                 scan = invert_foreground(scan, case.brain) if air and inverts(seed) else scan
-                restored = reconstruct_volume(
-                    trainer.method,
-                    trainer.network.eval(),
-                    scan,
-                    case.brain,
-                    t_test=T_TEST,
-                    batch=LOOP.inference_batch,
-                    seed=derive_seed(seed, role, number),
-                )
+                restored = network.volume(scan, case.brain, derive_seed(seed, role, number))
                 score = score_volume(loss, scan, restored, **QUALITY)
                 if role == "test":
                     errors = healthy_errors(scan, restored, case.brain, case.lesion, QUALITY)
