@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from tools.result_trees import CODE, ENVIRONMENT, LIBRARY, Forge, ResultTree, uad
-from uad.audit import compare_report
-from uad.audit.compare import compare
+from uad.audit.compare import compare, page, summary
 from uad.audit.compare_contents import TOLERANCES, Tolerance, compare_files
 from uad.core.errors import DataError
 from uad.core.files import sha256
@@ -461,7 +460,7 @@ def test_the_summary_fits_a_screen_and_the_reports_hold_everything(tmp_path):
     ]
     (trees[1] / "a<b>.txt").write_text("x")
     comparison = compare(*trees)
-    lines = compare_report.summary(comparison).splitlines()
+    lines = summary(comparison).splitlines()
     assert max(map(len, lines)) <= 100 and len(lines) <= 60
     assert lines[0] == "Verdict: different" and "First difference: raw" in lines
     assert "  ... and 10 more" in lines  # 30 cells, 20 shown
@@ -469,11 +468,11 @@ def test_the_summary_fits_a_screen_and_the_reports_hold_everything(tmp_path):
     content = json.loads(json.dumps(comparison, allow_nan=False))
     assert content["verdict"] == "different" and content["phantom"]
     assert len(content["cells"]) == 30 and content["findings"] == comparison["findings"]
-    text = compare_report.page(comparison)
+    text = page(comparison)
     assert all(file["key"] in text for file in comparison["findings"] if "<" not in file["key"])
     assert all(cell["row"] in text for cell in comparison["cells"]) and "a&lt;b&gt;.txt" in text
     assert "hantom results" in text and "<script" not in text and "http" not in text
-    assert text == compare_report.page(compare(*trees))
+    assert text == page(compare(*trees))
 
 
 def test_the_status_of_the_command_is_the_verdict(here, other, tmp_path):

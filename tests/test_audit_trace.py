@@ -187,12 +187,7 @@ def keys(lineage, stage):
 
 def test_the_value_is_the_tables_and_is_computed_again_from_its_own_folds(lineage):
     value = lineage.value
-    assert (value["mean"], value["std"], value["n_folds"], value["phantom"]) == (
-        55,
-        7.0711,
-        2,
-        True,
-    )
+    assert (value["mean"], value["std"], value["n_folds"]) == (55, 7.0711, 2) and value["phantom"]
     assert (value["published_mean"], value["published_std"]) == (55.5, 1.5)
     assert [fold["value"] for fold in lineage.folds] == pytest.approx([50, 60])
     assert keys(lineage, "metrics") == {METRICS.format(0), METRICS.format(1)}
@@ -358,23 +353,23 @@ def test_a_lost_record_ends_the_path_and_is_named(run, key):
     assert "no record says" in text_of(found)
 
 
-@pytest.mark.parametrize("key", ["participants/sick.tsv", SPLIT])
 @pytest.mark.parametrize("content", [b"{}", b"\xff\xfe"])
-def test_a_table_that_cannot_be_read_is_named_and_ends_nothing_else(run, key, content):
-    for name in (key, f"{key}.prov.json"):
-        run.path(name).write_bytes(content)
-        found = traced(run)
-        assert any(problem.startswith(f"{key}: ") for problem in found.problems), name
-        assert max(map(len, text_of(found, True).splitlines())) <= 100
+def test_tables_that_cannot_be_read_are_named_and_end_nothing_else(run, content):
+    keys = ("participants/sick.tsv", SPLIT)
+    for key in (*keys, f"{SPLIT}.prov.json"):
+        run.path(key).write_bytes(content)
+    found = traced(run)
+    assert all(any(p.startswith(f"{key}: ") for p in found.problems) for key in keys)
+    assert max(map(len, text_of(found, True).splitlines())) <= 100
 
 
 # Names
 
 
-@pytest.mark.parametrize("column", ["cross/sick", "Sick (T2)", "sick (t2)", "sick", "cross", None])
-def test_rows_and_columns_have_several_names(unspoilt, column):
-    cell = traced(unspoilt, row="Aided", column=column).cell
-    assert (cell["row"], cell["test"]) == ("aided", "sick")
+def test_rows_and_columns_have_several_names(unspoilt):
+    for column in ("cross/sick", "Sick (T2)", "sick (t2)", "sick", "cross", None):
+        cell = traced(unspoilt, row="Aided", column=column, check=False).cell
+        assert (cell["row"], cell["test"]) == ("aided", "sick")
 
 
 @pytest.mark.parametrize(
@@ -453,14 +448,15 @@ def test_the_text_is_a_tree_within_100_columns_with_every_file_once(lineage):
 
 
 def test_many_siblings_are_cut_in_the_text_unless_they_do_not_match(tmp_path):
-    run, key = Run(tmp_path / "results", folds=8), WEIGHTS.replace("fold-0", "fold-7")
-    text, full = text_of(traced(run)), text_of(traced(run), True)
-    assert "... and 6 more folds: 50.00, 60.00" in text and text.count("weights of epoch") == 2
-    assert "more fold" not in full and full.count("weights of epoch") == 8
+    run, key = Run(tmp_path / "results", folds=5), WEIGHTS.replace("fold-0", "fold-4")
+    lineage = traced(run)
+    text, full = text_of(lineage), text_of(lineage, True)
+    assert "... and 3 more folds: 50.00, 60.00" in text and text.count("weights of epoch") == 2
+    assert "more fold" not in full and full.count("weights of epoch") == 5
     Forge(run.root).flip(key)
     text = text_of(traced(run))
     assert f"{key}: the file's SHA-256 is" in " ".join(text.split())
-    assert "fold 7: metrics" in text and "... and 5 more folds" in text
+    assert "fold 4: metrics" in text and "... and 2 more folds" in text
 
 
 def test_the_json_holds_all_and_is_plain(lineage):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,10 +13,9 @@ from typing import Any
 from uad.audit.tree import CONFIG, MARKER, AuditedTree, is_free, is_outside, modality_of
 from uad.config.model import Config
 from uad.config.params import PARAMS
-from uad.core.errors import ConfigError
-from uad.core.provenance import SCRIPTS, SUFFIX
-from uad.core.records import Record, is_temporary
-from uad.qc.decide import exclusions, read_decisions
+from uad.core.files import sha256
+from uad.core.provenance import LOCK, SCRIPTS, SUFFIX
+from uad.core.records import REPOSITORY, Record, is_temporary
 from uad.qc.gallery import sheets_of
 from uad.report.render import counted
 
@@ -36,6 +37,7 @@ SECTIONS = {
 SCANS = ("subject", "fold", "batch")
 #: What an index depends on of its data set's config.
 INDEXED = ("layout", "source", "modalities", "exclude", "limit")
+LOCKED = f"{REPOSITORY}{LOCK.name}"
 #: Stands for what the config does not have at all.
 UNKNOWN = "not in the config"
 #: Params that name scans or describe a raw tree, and hence differ from job to job.
@@ -194,13 +196,14 @@ def files(tree: AuditedTree) -> None:
     rules = {path.stem for path in SCRIPTS.glob("*.py")} | {"audit"}
     rules |= {record.rule for record in tree.records.all.values()}
     beside = {name.removesuffix(SUFFIX) for name in tree.records.broken}
-    for name in sorted(tree.files):
-        tree.checks["files"] += not is_free(name)
-        if name.endswith(SUFFIX) or name in beside or _is_declared(tree, name, rules):
-            continue
-        tree.unrecorded.add(name)
     made = set(tree.records.producers) | set(tree.raw) | beside
-    tree.unrecorded |= {n for n in tree.readers if n not in made and not is_outside(n)}
+    tree.checks["files"] += sum(not is_free(name) for name in tree.files)
+    tree.unrecorded = {name for name in tree.readers if name not in made and not is_outside(name)}
+    tree.unrecorded |= {
+        name
+        for name in tree.files - made
+        if not name.endswith(SUFFIX) and not _is_declared(tree, name, rules)
+    }
     for name in sorted(tree.unrecorded):
         readers = [record.outputs[0].key for record, _ in tree.readers.get(name, [])]
         read = f" {readers[0]} was made from it." if readers else ""
@@ -215,22 +218,20 @@ def files(tree: AuditedTree) -> None:
 
 
 def _is_declared(tree: AuditedTree, name: str, rules: set[str]) -> bool:
-    """Whether a file is declared, or is one that jobs leave beside their outputs."""
-    if name in tree.records.outputs or name in tree.raw or name in (MARKER, "README.md"):
-        return True
+    """Whether a file is one that jobs leave beside their outputs, or raw data."""
     parts = Path(name).parts
-    if parts[0] == "audit" or any(name.startswith(f"{folder}/") for folder in tree.own_raw):
+    if name in (MARKER, "README.md") or parts[0] == "audit":
         return True
     if parts[0] in ("logs", "benchmarks") and len(parts) > 2:
         return parts[1] in rules
     if parts[0] == "models" and "checkpoint" in parts[1:-1]:
-        place = "/".join(parts[: parts.index("checkpoint")])
+        place = name.partition("/checkpoint/")[0]
         tree.notes.add(f"{place}: a training is in progress there, or was given up.")
         return True
     if parts[0] == "validation" and name.endswith((".refused.html", ".refused.tsv")):
         tree.notes.add(f"{name}: a validation refused a data set.")
         return True
-    return False
+    return any(name.startswith(f"{folder}/") for folder in tree.own_raw)
 
 
 # Versions and settings ----------------------------------------------------------------------
@@ -259,14 +260,6 @@ def versions(tree: AuditedTree) -> None:
         why = f"It was made with another version of {'; '.join(sorted(lines)[:3])}{more}."
         advice = "Delete it and run again, so that all is made by one version; or make all anew."
         tree.fail(artifact, "other code", why, advice)
-    code = [record.content["code"] for record in tree.current]
-    states = {(state.get("commit"), state.get("diff_sha256")) for state in code}
-    if len(states) > 1:
-        tree.notes.add(
-            f"The jobs ran at {len({commit for commit, _ in states})} commits of the repository, "
-            f"{len(states)} states of its files; what counts is whether the files that they "
-            "loaded are the same."
-        )
 
 
 def _unusual(found: Mapping[str, list[Record]]) -> Iterator[tuple[Record, str, str]]:
@@ -277,6 +270,55 @@ def _unusual(found: Mapping[str, list[Record]]) -> Iterator[tuple[Record, str, s
     usual = max(found, key=lambda v: (len(found[v]), max(r.content["started"] for r in found[v])))
     for value, records in found.items():
         yield from ((record, value, usual) for record in records if value != usual)
+
+
+def locked_versions(tree: AuditedTree) -> None:
+    """Every recorded version is one that the lock has for this package."""
+    path = tree.path(LOCKED)
+    digest = sha256(path) if path.is_file() else "not here"
+    others: Counter[str] = Counter()
+    jobs: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for record in tree.current:
+        versions = dict(record.content["environment"])
+        lock = versions.pop("lock_sha256", None) or "no lock"
+        if lock != digest:
+            others[lock[:12]] += 1
+            continue
+        tree.checks["versions against the lock"] += len(versions)
+        for package in versions.items():
+            jobs[package].append(f"{record.rule} ({record.outputs[0].key})")
+    # versions by package; of Python the bounds
+    lock = tomllib.loads(path.read_text(encoding="utf-8")) if jobs else {}
+    locked = defaultdict(list, python=[lock.get("requires-python", "")])
+    for package in lock.get("package", []):
+        locked[package["name"]].append(package.get("version", ""))
+    for (name, version), ran in sorted(jobs.items()):
+        # the build for a device is behind the plus
+        known = version.partition("+")[0] in [v.partition("+")[0] for v in locked[name]]
+        if known or (name == "python" and _is_within(version, locked[name][0])):
+            continue
+        more = f" and {len(ran) - 3} more" if len(ran) > 3 else ""
+        why = (
+            f"It has {name} {' or '.join(locked[name]) or 'no such package'}; "
+            f"{counted(len(ran), 'job')} ran with {version}: {', '.join(sorted(ran)[:3])}{more}."
+        )
+        advice = "Run 'make env', unset PYTHONPATH, leave conda, and run these jobs again."
+        tree.fail(LOCKED, "other packages", why, advice)
+    for name, number in sorted(others.items()):
+        ran = counted(number, "job")
+        tree.skipped.add(
+            f"versions of packages of {ran}: made with {name}, {LOCKED} is {digest[:12]}."
+        )
+
+
+def _is_within(version: str, bounds: str) -> bool:
+    """Whether a version of Python satisfies ``>=3.11, <3.14``."""
+
+    def numbers(text: str) -> list[int]:
+        return list(map(int, re.findall(r"\d+", text)[:3]))
+
+    found = re.findall(r"(>=|<)\s*([\d.]+)", bounds)
+    return all((numbers(version) >= numbers(end)) == (sign == ">=") for sign, end in found)
 
 
 def expected(cfg: Config, record: Record) -> dict[str, Any]:
@@ -351,28 +393,6 @@ def neighbours(tree: AuditedTree) -> None:
                 why = f"It was made with another {name} than {others}."
                 advice = "Run the workflow again with one config."
                 tree.fail(record.outputs[0].key, "other settings", why, advice)
-
-
-def decisions(tree: AuditedTree) -> None:
-    """Note reviewer's decisions that changed after a data set was indexed with them."""
-    if tree.cfg is None or not (path := tree.records.start / tree.cfg.qc.decisions).is_file():
-        return
-    try:
-        found = read_decisions(path)
-    except ConfigError as error:
-        tree.skipped.add(f"decisions of the quality control: {error}")
-        return
-    for record in tree.of_rule("index_dataset"):
-        name = record.wildcards["dataset"]
-        if name not in tree.cfg.datasets:
-            continue
-        tree.checks["decisions of the quality control"] += 1
-        wanted = exclusions(found, name, tree.cfg.datasets[name].modalities)
-        if record.params["dataset"].get("reviewed", []) != wanted:
-            tree.notes.add(
-                f"{record.outputs[0].key}: the decisions of the quality control were changed "
-                "after it was made; run the workflow again to honour them."
-            )
 
 
 def _plain(value: Any) -> str:

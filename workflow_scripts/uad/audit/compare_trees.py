@@ -17,15 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from uad.audit.crate_verify import left_out_of, unpack
 from uad.audit.tree import CONFIG, MANIFEST, MARKER, manifest_rows
 from uad.core.errors import DataError
-from uad.core.files import read_json, sha256_of_all
+from uad.core.files import read_json, read_yaml, sha256_of_all
 from uad.core.provenance import SUFFIX
-from uad.core.records import EXTERNAL, REPOSITORY, Record, Records, load_records
-from uad.core.walk import files_below
+from uad.core.records import EXTERNAL, REPOSITORY, Record, Records, files_below, load_records
 
 #: Stages of files that no rule made.
 RAW, CODE, UNKNOWN = "raw", "repository", "no record"
@@ -65,7 +62,7 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The merged config of the run; empty if it is not there."""
         path = self.records.root / CONFIG
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content = read_yaml(path) if path.is_file() else {}
         return content if isinstance(content, dict) else {}
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,8 +14,7 @@ from uad.air import air_statistics
 from uad.audit.leaks import BOTH_AGAIN, CONTRADICTION, SPLIT_AGAIN
 from uad.audit.tree import AuditedTree, participants_key
 from uad.core.errors import DataError
-from uad.core.files import read_json, sha256
-from uad.core.provenance import LIBRARY
+from uad.core.files import read_json
 from uad.core.records import REPOSITORY, Record, is_temporary
 from uad.preprocess.slices import names_in, read_lesion, read_store, read_volumes
 from uad.splits import cross_dataset, intra_dataset, subjects_of
@@ -42,8 +41,7 @@ def splits(tree: AuditedTree) -> None:
     """Splits of our own are what their participants, sizes and seed give."""
     for record in tree.of_rule("make_splits"):
         name, experiment = record.outputs[0].key, record.params["experiment"]
-        intra = experiment["setting"] == "intra"
-        if not intra and record.params["splits"]["kind"] != "clean":
+        if experiment["setting"] != "intra" and record.params["splits"]["kind"] != "clean":
             continue
         names = list(dict.fromkeys([experiment["train"], *experiment["test"]]))
         tables = [participants_key(dataset) for dataset in names]
@@ -59,7 +57,7 @@ def splits(tree: AuditedTree) -> None:
             strange = [row for row in there if row not in wanted] or there
             why = (
                 "It is not the split that its participants, sizes and seed give: computed again, "
-                f"{' '.join(strange[0])} is not in it as it stands.{_version_hint(record)}"
+                f"{' '.join(strange[0])} is not in it as it stands."
             )
             tree.fail(name, "recomputation", why, SPLIT_AGAIN)
 
@@ -75,19 +73,6 @@ def _split(record: Record, people: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return cross_dataset(healthy, tested, *place, **options)
 
 
-def _version_hint(record: Record) -> str:
-    """A remark where this library is not the one that made the artifact."""
-    made_with = record.content["code"]["library_files"]
-    present = {name: LIBRARY / name for name in made_with}
-    other = [n for n, p in present.items() if not p.is_file() or sha256(p) != made_with[n]]
-    if not other:
-        return ""
-    return (
-        f" This software has another version of {len(other)} files that the job ran with (such as "
-        f"{other[0]}): audit with the version of the run to be sure."
-    )
-
-
 def air(tree: AuditedTree) -> None:
     """AIR again, from the slice stores."""
     for record in tree.of_rule("compute_air"):
@@ -96,20 +81,18 @@ def air(tree: AuditedTree) -> None:
         if not tree.ready(f"recomputation of {name}", name, split, *stores):
             continue
         tree.checks["AIR recomputed"] += 1
-        table, stored = tree.table(split), read_json(tree.path(name))
+        table, asked = tree.table(split), (params["modality"], params["reference"], params["rule"])
         try:
             volumes = {
                 test: read_store(tree.path(store), subjects_of(table, test, "val_unhealthy"))
                 for test, store in zip(params["tests"], stores, strict=True)
             }
-            wanted = air_statistics(
-                volumes, params["modality"], params["reference"], params["rule"]
-            )
+            wanted = air_statistics(volumes, *asked)
         except DataError as error:
             _fail(tree, name, f"It cannot follow: {error}")
             continue
-        if found := _first_difference(stored, wanted):
-            why = f"{found}, from {', '.join(stores)}.{_version_hint(record)}"
+        if found := _first_difference(read_json(tree.path(name)), wanted):
+            why = f"{found}, from {', '.join(stores)}."
             tree.fail(name, CONTRADICTION, why, BOTH_AGAIN)
 
 
@@ -144,22 +127,17 @@ def thresholds(tree: AuditedTree) -> None:
             continue
         tree.checks["thresholds recomputed"] += 1
         stored = read_json(tree.path(name))
-        hits = predicted = annotated = 0
+        hits = both = 0
         for label, scores in read_volumes(tree.path(maps), "val_unhealthy/").items():
             above = scores > scores.dtype.type(stored["threshold"])
             lesion = read_lesion(tree.path(store), label.split("/")[1])
             hits += int(np.count_nonzero(above & lesion))
-            predicted += int(np.count_nonzero(above))
-            annotated += int(np.count_nonzero(lesion))
-        both = predicted + annotated
+            both += int(np.count_nonzero(above)) + int(np.count_nonzero(lesion))
         dice = 2 * hits / both if both else 0.0
         there = [label.split("/")[1] for label in names_in(tree.path(maps), "val_unhealthy/")]
         if not math.isclose(dice, stored["dice"], rel_tol=CLOSE) or there != stored["subjects"]:
-            why = (
-                f"Its threshold gives a Dice of {dice:.6f} on the validation maps of {maps}, it "
-                f"says {stored['dice']:.6f}."
-            )
-            _fail(tree, name, why)
+            why = f"Its threshold gives a Dice of {dice:.6f} on the validation maps of {maps}, it "
+            _fail(tree, name, f"{why}says {stored['dice']:.6f}.")
 
 
 def metrics(tree: AuditedTree) -> None:
@@ -185,11 +163,12 @@ def metrics(tree: AuditedTree) -> None:
                     f"{store} has {lesion} and {brain}."
                 )
                 tree.fail(name, CONTRADICTION, why, BOTH_AGAIN)
-            if problem := _impossible(row) or _underived(row, record.params.get("voxel_mm")):
+            if problem := next(_contradictions(row, record.params.get("voxel_mm")), None):
                 _fail(tree, name, f"{row.subject}: {problem}.")
 
 
 def _sizes(tree: AuditedTree, store: str, subject: str) -> tuple[int, int, float]:
+    """Voxels of lesion and brain, and the share of the lesion."""
     try:
         part = read_store(tree.path(store), [subject])
     except DataError:
@@ -198,35 +177,33 @@ def _sizes(tree: AuditedTree, store: str, subject: str) -> tuple[int, int, float
     return lesion, brain, lesion / part.lesions[0].size
 
 
-def _impossible(row: Any) -> str | None:
-    """Whether a Dice can be: with A predicted and B annotated voxels it is 2k / (A + B)."""
-    both = row.predicted_voxels + row.lesion_voxels
-    if both == 0 or math.isnan(row.dice):
-        return None if math.isnan(row.dice) == (both == 0) else "its Dice does not fit its voxels"
-    hits = row.dice * both / 2
-    whole = math.isclose(hits, round(hits), abs_tol=1e-6)
-    if whole and 0 <= round(hits) <= min(row.predicted_voxels, row.lesion_voxels):
-        return None
-    return (
-        f"no overlap of {row.predicted_voxels} predicted and {row.lesion_voxels} lesion voxels has "
-        f"a Dice of {row.dice}"
-    )
+def _contradictions(row: Any, voxel_mm: Sequence[float] | None) -> Iterator[str]:
+    """Metrics of a volume that its voxels do not allow, or do not give.
 
-
-def _underived(row: Any, voxel_mm: Sequence[float] | None) -> str | None:
-    """Whether a metric contradicts the voxels and the Dice that it follows from."""
+    With A predicted and B annotated voxels a Dice is 2k / (A + B), where k voxels are in both.
+    """
     predicted, lesion = row.predicted_voxels, row.lesion_voxels
-    hits = 0 if math.isnan(row.dice) else round(row.dice * (predicted + lesion) / 2)
+    both, undefined = predicted + lesion, math.isnan(row.dice)
+    if undefined != (both == 0):
+        yield "its Dice does not fit its voxels"
+        return
+    hits = 0.0 if undefined else row.dice * both / 2
+    whole = math.isclose(hits, round(hits), abs_tol=1e-6)
+    if not whole or not 0 <= round(hits) <= min(predicted, lesion):
+        yield (
+            f"no overlap of {predicted} predicted and {lesion} lesion voxels has a Dice of "
+            f"{row.dice}"
+        )
+    hits = round(hits)
     derived = {"precision": (hits, predicted), "recall": (hits, lesion)}
     if voxel_mm:
         size = math.prod(voxel_mm) / 1000
         derived["false_positive_ml"] = (predicted - hits) * size, 1
         derived["volume_difference_ml"] = (predicted - lesion) * size, 1
-    for name, (part, whole) in derived.items():
+    for name, (part, total) in derived.items():
         said = getattr(row, name, math.nan)  # older runs have none of them
-        if whole and not math.isnan(said) and not math.isclose(said, part / whole, abs_tol=1e-6):
-            return f"its {name} is {said}, its voxels and its Dice give {part / whole:g}"
-    return None
+        if total and not math.isnan(said) and not math.isclose(said, part / total, abs_tol=1e-6):
+            yield f"its {name} is {said}, its voxels and its Dice give {part / total:g}"
 
 
 # Tables --------------------------------------------------------------------------------------
@@ -265,9 +242,8 @@ def tables(tree: AuditedTree) -> None:
     Also of a table whose bytes were found to be others: then the cells are named.
     """
     for record in tree.of_rule("make_table"):
-        sources = [e.key for e in record.inputs if e.key.startswith("metrics/")]
+        sources, readiness = (_inputs(record, folder) for folder in ("metrics/", "readiness/"))
         name = next(entry.key for entry in record.outputs if entry.key.endswith(".csv"))
-        readiness = [e.key for e in record.inputs if e.key.startswith("readiness/")]
         needed = [*sources, *readiness]
         if tree.digest(name) is None or not tree.ready(f"recomputation of {name}", *needed):
             continue
@@ -280,13 +256,12 @@ def tables(tree: AuditedTree) -> None:
         spec = record.params["table"]
         columns = [(column["experiment"], column["test"]) for column in spec["columns"]]
         listed = {(row, *c, metric) for row in spec["rows"] for c in columns for metric in METRICS}
-        wanted = cells_of(tree.table(source) for source in sources)
         tree.checks["table cells recomputed"] += len(listed)
         for cell in sorted(listed ^ set(said.index)):
             what = "is missing" if cell in listed else "is none of this table"
             _fail(tree, name, f"Cell {'/'.join(cell)} {what}.")
         shared = sorted(listed & set(said.index))
-        wanted = wanted.reindex(shared)
+        wanted = cells_of(map(tree.table, sources)).reindex(shared)
         _compare_cells(tree, name, said, wanted.assign(**{DSSIM: _dssim(tree, readiness, wanted)}))
         published = _published(tree, record)
         if published is not None:
@@ -297,21 +272,23 @@ def tables(tree: AuditedTree) -> None:
             _compare_cells(tree, name, said, known.assign(difference=apart), 2 * ROUNDED)
 
 
+def _inputs(record: Record, folder: str) -> list[str]:
+    return [entry.key for entry in record.inputs if entry.key.startswith(folder)]
+
+
 def _dssim(tree: AuditedTree, sources: Iterable[str], cells: pd.DataFrame) -> list[float]:
     """The healthy DSSIM of each cell: mean over the folds of that of the test volumes."""
     folds: dict[tuple[str, ...], list[float]] = {}
     for content in (read_json(tree.path(source)) for source in sources):
         place = content["method"], content["experiment"], content["test_dataset"]
-        value = content["roles"].get("test", {}).get("dssim")
-        folds.setdefault(place, []).append(math.nan if value is None else value)
+        folds.setdefault(place, []).append(content["roles"].get("test", {}).get("dssim"))
     return [pd.Series(folds.get(cell[:3], []), dtype=float).mean() for cell in cells.index]
 
 
 def metrics_tables(tree: AuditedTree) -> None:
     """The tables of all metrics, as far as they are about whole test sets; they have six digits."""
     for record in tree.of_rule("make_metrics_table"):
-        sources = [e.key for e in record.inputs if e.key.startswith("metrics/")]
-        name = record.outputs[0].key
+        name, sources = record.outputs[0].key, _inputs(record, "metrics/")
         if tree.digest(name) is None or not tree.ready(f"recomputation of {name}", *sources):
             continue
         said = pd.read_csv(tree.path(name))
@@ -330,9 +307,8 @@ def _compare_cells(
     close: float | pd.DataFrame = ROUNDED,
 ) -> None:
     for column in wanted:
-        counted = column.startswith("n_")
         there = said[column].reindex(wanted.index)
-        should = wanted[column].astype(float).fillna(0 if counted else math.nan)
+        should = wanted[column].astype(float).fillna(0 if column.startswith("n_") else math.nan)
         most = close if isinstance(close, float) else close[column]
         wrong = ~((there - should).abs() <= most) & ~(there.isna() & should.isna())
         for cell in wanted.index[wrong]:

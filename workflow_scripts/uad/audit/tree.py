@@ -16,8 +16,7 @@ from uad.core.errors import ConfigError
 from uad.core.files import TEMPORARY, read_json, read_tsv, sha256_of_all
 from uad.core.paths import MODALITY, Tree
 from uad.core.provenance import SUFFIX
-from uad.core.records import EXTERNAL, REPOSITORY, Artifact, Record, Records, key_of
-from uad.core.walk import files_below
+from uad.core.records import EXTERNAL, REPOSITORY, Artifact, Record, Records, files_below, key_of
 
 CONFIG = "config.resolved.yaml"
 #: Says which kind of data a tree holds.

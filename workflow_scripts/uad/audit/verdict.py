@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from uad.audit import check, environment, leaks, recompute
+from uad.audit import check, leaks, recompute
 from uad.audit.tree import AuditedTree, Finding, is_raw
 from uad.core.errors import DataError
 from uad.core.files import write_json, write_text
-from uad.core.records import KEPT_ON_DEMAND, REPOSITORY, is_temporary, load_records
+from uad.core.records import REPOSITORY, is_temporary, load_records
 from uad.report.html import render_page
 from uad.report.render import counted
 
@@ -29,10 +29,9 @@ CHECKS = (
     check.inputs,
     check.files,
     check.versions,
-    environment.locked_versions,
+    check.locked_versions,
     check.config_settings,
     check.neighbours,
-    check.decisions,
     leaks.raw_of_own_subject,
     leaks.sets_of_a_fold,
     recompute.splits,
@@ -163,7 +162,12 @@ def audit(
     tree = AuditedTree(records, omitted if callable(omitted) else frozenset(omitted).__contains__)
     for look in CHECKS:
         look(tree)
-    _note_absent(tree)
+    absent = sorted(name for name in tree.known if tree.digest(name) is None)
+    if raw := [name for name in absent if is_raw(name) and tree.omitted(name)]:
+        more = ", ..." if len(raw) > 3 else ""
+        tree.notes.add(
+            f"{len(raw)} raw files are not here and were not looked at: {', '.join(raw[:3])}{more}"
+        )
     commits = Counter(r.content["code"].get("commit") or "none" for r in records.all.values())
     return Verdict(
         phantom=tree.phantom,
@@ -176,22 +180,6 @@ def audit(
         bytes=sum(size for size, _ in filter(None, tree.digests.values())),
         code=dict(sorted(commits.items())),
     )
-
-
-def _note_absent(tree: AuditedTree) -> None:
-    """Temporary files that the config would keep, and raw files that were not looked for."""
-    absent = sorted(name for name in tree.known if tree.digest(name) is None)
-    kept = [name for name in absent if name.startswith(KEPT_ON_DEMAND)]
-    if kept and tree.cfg and tree.cfg.run.keep_reconstructions:
-        tree.notes.add(
-            f"{len(kept)} reconstructions and anomaly maps are not here, though "
-            "run.keep_reconstructions is set: a run before it was set deleted them."
-        )
-    if raw := [name for name in absent if is_raw(name) and tree.omitted(name)]:
-        more = ", ..." if len(raw) > 3 else ""
-        tree.notes.add(
-            f"{len(raw)} raw files are not here and were not looked at: {', '.join(raw[:3])}{more}"
-        )
 
 
 def _stages(tree: AuditedTree) -> list[dict[str, Any]]:

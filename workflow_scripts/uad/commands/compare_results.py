@@ -6,9 +6,8 @@ Exit status: 0 identical, also within tolerance; 1 different; 2 not comparable.
 import argparse
 from pathlib import Path
 
-from uad.audit.compare import compare_runs
+from uad.audit.compare import compare_runs, page, summary
 from uad.audit.compare_contents import TOLERANCES, Tolerance
-from uad.audit.compare_report import page, summary
 from uad.audit.compare_trees import open_run
 from uad.core.errors import DataError
 from uad.core.files import write_json, write_text

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from uad.config.checks import error_lines
 from uad.config.model import Config
 from uad.core.errors import ConfigError
+from uad.core.files import read_yaml
 
 
 def load(content: dict[str, Any]) -> Config:
@@ -39,13 +40,13 @@ def load_files(paths: Iterable[str | Path]) -> Config:
     Raises:
         ConfigError: a file cannot be read, or as :func:`load`.
     """
-    import yaml
+    from yaml import YAMLError
 
     content: Any = {}
     for path in paths:
         try:
-            layer = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            layer = read_yaml(path)
+        except (OSError, UnicodeDecodeError, YAMLError) as error:
             raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
         if not isinstance(layer or {}, dict):
             raise ConfigError(f"{path}: is no configuration (it has no keys).")

@@ -59,9 +59,7 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
 def out_of_memory(error: BaseException, sharing: int = 1) -> str | None:
     """What to do about an error that a GPU has no memory left; None: it is another error.
 
-    Args:
-        error: the error.
-        sharing: jobs that may be on the GPU at once.
+    ``sharing``: how many jobs may be on the GPU at once.
     """
     text = str(error)
     if not NO_MEMORY.search(text):

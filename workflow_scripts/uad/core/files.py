@@ -63,6 +63,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """Read a YAML file; by libyaml where it is there, which is eight times as fast."""
+    import yaml
+
+    text = Path(path).read_text(encoding="utf-8")
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def write_tsv(path: str | os.PathLike[str], table: Any) -> None:
     """Write a pandas data frame as TSV, missing values as ``n/a`` (as BIDS does)."""
     write_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))

@@ -14,12 +14,9 @@ def import_lightly(
     """Import a module as if other packages were not installed, or parts of its own were empty.
 
     Importing MONAI or ANTsPy takes longer than much of the work that they are imported for. What
-    is hidden is so during the import alone; what is loaded already is left as it is.
-
-    Args:
-        name: module to import.
-        absent: packages that it takes as optional.
-        empty: parts of its own package that are imported for their names alone.
+    is hidden is so during the import alone; what is loaded already is left as it is. ``absent``
+    are packages that it takes as optional, ``empty`` parts of its own that it imports for their
+    names alone.
     """
     if name in sys.modules:
         return sys.modules[name]

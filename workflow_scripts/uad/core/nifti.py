@@ -88,11 +88,7 @@ def load_image(path: str | os.PathLike[str]) -> Any:
 
 
 def open_volume(path: str | os.PathLike[str], dtype: type | None = None) -> Volume:
-    """Read a file of any numeric type.
-
-    Args:
-        path: the file; a series of one volume counts as a volume.
-        dtype: type of the data; default: the file's own numbers.
+    """Read a file of any numeric type; a series of one volume counts as a volume.
 
     Raises:
         UnreadableVolumeError: missing, damaged, not NIfTI, not 3D, no numbers, or no voxel size.
@@ -199,16 +195,10 @@ def read_mask(
     image: str | os.PathLike[str],
     labels: Sequence[int] | None = None,
 ) -> Volume:
-    """Read a mask as bool.
-
-    Args:
-        path: the mask file.
-        like: the shape of its image, which the mask must have.
-        image: the image, for the message.
-        labels: the values that count; default: any above zero.
+    """Read a mask as bool: the voxels with one of ``labels``; by default those above zero.
 
     Raises:
-        DataError: as :func:`read_volume`, or the shape differs from ``like``.
+        DataError: as :func:`read_volume`, or the shape is not ``like``, that of its ``image``.
     """
     volume = _read_finite(path)
     if volume.data.shape != tuple(like):
@@ -245,25 +235,21 @@ def read_scan_mask(
     """Read a mask that is stored on the grid of a scan.
 
     Returns:
-        The mask (X, Y, Z, bool, on the axes of ``scan.data``) and warnings: a header
-        that puts the mask elsewhere in the world is reported, and the mask is then
-        taken voxel for voxel, because the tools that write such masks copy arrays.
+        The mask (X, Y, Z, bool, on the axes of ``scan.data``) and warnings: a mask whose header
+        puts it elsewhere is taken voxel for voxel, as tools that write such masks copy arrays.
 
     Raises:
         DataError: the shapes differ, the axes point elsewhere, or the file is unusable.
     """
     path, shape = Path(path), scan.to_raw(scan.data).shape
-    mask, axes = (
-        read_mask(path, shape, scan.path, labels),
-        "".join(nib.aff2axcodes(scan.raw_affine)),
-    )
+    mask = read_mask(path, shape, scan.path, labels)
+    axes = "".join(nib.aff2axcodes(scan.raw_affine))
     if axes != mask.axes:
         raise DataError(
             f"{path}: the axes of the mask point to {mask.axes}, those of {scan.path} to "
             f"{axes}. A mask must be on the grid of its image."
         )
-    warnings = []
-    apart = corner_distance(mask.affine, scan.raw_affine, shape)
+    warnings, apart = [], corner_distance(mask.affine, scan.raw_affine, shape)
     if apart > GRID_TOLERANCE * min(scan.spacing):
         warnings.append(
             f"{path.name}: its header lies {apart:.1f} mm from that of {scan.path.name}; "

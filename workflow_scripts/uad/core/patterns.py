@@ -20,6 +20,7 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from uad.core.errors import ConfigError, unknown
+from uad.core.files import read_yaml
 from uad.core.strict import Strict
 
 REGISTRY = Path(__file__).resolve().parents[3] / "resources" / "datasets.yaml"
@@ -367,7 +368,7 @@ def read_registry(path: str | os.PathLike[str]) -> dict[str, Any]:
         ConfigError: it cannot be read, or is not YAML.
     """
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return read_yaml(path)
     except OSError as error:
         raise ConfigError(f"{path}: the registry of data sets cannot be read ({error}).") from error
     except yaml.YAMLError as error:

@@ -65,13 +65,10 @@ class Job:
 def job(snakemake: Any) -> Iterator[Job]:
     """Run the body of a script: log to the rule's log, fail clearly, write the record.
 
-    Standard output and error go to ``snakemake.log`` (also those of C++ code). A
-    :class:`~uad.core.errors.UadError` ends the script with its message and status 1,
-    without a traceback; any other exception keeps it. On success the record is
+    ``snakemake`` is what Snakemake gives to a script; standard output and error go to its log
+    (also those of C++ code). A :class:`~uad.core.errors.UadError` ends the script with its message
+    and status 1, without a traceback; any other exception keeps it. On success the record is
     written to ``<first output>.prov.json``.
-
-    Args:
-        snakemake: the object that Snakemake gives to a script.
     """
     context, error_in = Job(snakemake), f"{ERROR_IN_RULE}{snakemake.rule}: "
     record = Path(f"{snakemake.output[0]}{SUFFIX}")
@@ -134,10 +131,7 @@ def _fail(message: str, terminal: int) -> NoReturn:
 def _record(context: Job) -> dict[str, Any]:
     job_, recording = context.snakemake, time.monotonic()
     config, params, facts = getattr(job_, "config", {}), dict(job_.params.items()), context.facts
-    seeds = {
-        "run": params.get("seed"),
-        "job": facts.get("seed"),
-    }  # the job's derives from the run's
+    seeds = {"run": params.get("seed"), "job": facts.get("seed")}  # derived from the run's
     lock = sha256(LOCK) if LOCK.exists() else None
     gpu = _gpu()
     record = {
@@ -177,11 +171,7 @@ def _record(context: Job) -> dict[str, Any]:
 
 
 def record_digest(record: dict[str, Any]) -> str:
-    """SHA-256 of what a record says, by which an edited one is known.
-
-    Args:
-        record: as read from its file; its own ``record_sha256`` is left out.
-    """
+    """SHA-256 of what a record says but its own ``record_sha256``: by it an edited one is known."""
     # as JSON gives it back: a tuple becomes a list, a number as key a string
     content = {key: value for key, value in record.items() if key != "record_sha256"}
     return text_digest(json.loads(json.dumps(content)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from uad.core.errors import DataError
 from uad.core.files import TEMPORARY
 from uad.core.provenance import FORMAT, SUFFIX, record_digest
-from uad.core.walk import files_below, working_directory
 
 if TYPE_CHECKING:
     from networkx import DiGraph
@@ -157,11 +156,9 @@ class Records:
 def load_records(
     results: str | os.PathLike[str], repository: str | os.PathLike[str] | None = None
 ) -> Records:
-    """Read every record below a results folder.
+    """Read every record below a results folder, which may have been moved since.
 
-    Args:
-        results: the folder; it may have been moved since.
-        repository: of the code; the one that this library lies in if left out.
+    ``repository`` is that of the code; the one that this library lies in if left out.
 
     Raises:
         DataError: there is no such folder, or no record in it.
@@ -192,9 +189,7 @@ def load_records(
             broken[key] = why
     if not records and not broken:
         raise DataError(f"{root}: holds no record (*{SUFFIX}). Is it the results of a run?")
-    if repository is None:
-        repository = Path(__file__).resolve().parents[3]
-    return Records(root, Path(repository), records, broken)
+    return Records(root, Path(repository or Path(__file__).resolve().parents[3]), records, broken)
 
 
 def _interned(values: dict[str, Any]) -> dict[str, Any]:
@@ -206,14 +201,15 @@ def _interned(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _record(key: str, content: dict[str, Any]) -> Record:
-    def entries(name: str) -> tuple[Artifact, ...]:
-        return tuple(
+    inputs, outputs = (
+        tuple(
             Artifact(key_of(file["path"], content["roots"]), file.get("bytes"), file.get("sha256"))
             for file in content[name]
         )
-
+        for name in ("inputs", "outputs")
+    )
     _ = content["rule"], content["wildcards"], content["params"], content["started"]
-    return Record(key, content, entries("inputs"), entries("outputs"))
+    return Record(key, content, inputs, outputs)
 
 
 def _doubt(record: Record) -> str:
@@ -237,15 +233,47 @@ def is_temporary(key: str) -> bool:
 
 
 def key_of(path: str, roots: dict[str, str]) -> str:
-    """Key of a file.
-
-    Args:
-        path: as a job recorded it.
-        roots: ``results`` and ``repository`` of that job.
-    """
+    """Key of a file that a job recorded with these ``roots`` (``results``, ``repository``)."""
     recorded = PurePosixPath(os.path.normpath(path))
     for prefix, root in (("", roots["results"]), (REPOSITORY, roots["repository"])):
         folder = PurePosixPath(os.path.normpath(root))
         if recorded.is_relative_to(folder):
             return f"{prefix}{recorded.relative_to(folder)}"
     return f"{EXTERNAL}{recorded}"
+
+
+def working_directory(root: str | os.PathLike[str], recorded: str) -> Path:
+    """Where the run was started, from which relative paths outside of its results begin.
+
+    A relative name, ``recorded`` by the run, leads up from the results folder as it is now, so that
+    one that was moved with its surroundings finds them; with an absolute one it was beside it.
+    """
+    parts = PurePosixPath(os.path.normpath(recorded))
+    place = Path(root).resolve()
+    if parts.is_absolute() or ".." in parts.parts or not parts.parts:
+        return place.parent
+    return place.parents[min(len(parts.parts), len(place.parents)) - 1]
+
+
+def files_below(root: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield every file below ``root``, sorted within a folder; paths begin with ``root``.
+
+    Stage folders are often links to another disk, so links to folders are followed. One that
+    leads back to a folder that it lies in is not.
+    """
+
+    def below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except FileNotFoundError:  # deleted by a job that is at work
+            return
+        for entry in entries:
+            path = folder / entry.name
+            if not entry.is_dir():
+                yield path
+                continue
+            place = os.path.realpath(path) if entry.is_symlink() else f"{above[-1]}/{entry.name}"
+            if place not in above:
+                yield from below(path, (*above, place))
+
+    yield from below(Path(root), (os.path.realpath(root),))
