@@ -43,14 +43,8 @@ def tensor(values):
 def write_run(root, *, scans=(1.0, 2.0), erosion=3, seed=7, noise=0.0, methods=METHODS, **training):
     """A run of two scans, two methods and one table; every number follows from those before it.
 
-    Args:
-        root: the results folder.
-        scans: value of each raw scan.
-        erosion: a param of the scoring.
-        seed: of the training.
-        noise: what the training adds to its weights.
-        methods: rows of the table.
-        training: other fields of the records of the trainings.
+    ``erosion`` is a param of the scoring, ``noise`` is added to the weights of ddpm, and
+    ``training`` are other fields of the records of the trainings.
     """
     tree, manifest, dataset = ResultTree(root), "path\tbytes\tsha256\n", {"dataset": "brats21"}
     names = dict(zip("ab", scans, strict=True))
@@ -134,10 +128,8 @@ def test_what_describes_a_run_has_no_part_in_the_verdict(here, other):
         (there / name).parent.mkdir(parents=True, exist_ok=True)
         (there / name).write_text("1.5 seconds")
     comparison = compare(here, there)
-    assert comparison["verdict"] == "identical"
-    assert {
-        f["key"] for f in comparison["findings"] if f["about_run"] and f["state"] != "identical"
-    } >= {"cost/ddpm.json"}
+    assert comparison["verdict"] == "identical" and not states(comparison)
+    assert "cost/ddpm.json" in {file["key"] for file in comparison["findings"]}
     assert comparison["setup"]["config"] == ["run none → {'threads': 2}"]
 
 
@@ -146,9 +138,8 @@ def test_files_that_are_not_there_are_compared_by_the_records(here, other, tmp_p
     (there / STORE).unlink()
     comparison = compare(here, there)
     file = {f["key"]: f for f in results(comparison)}[maps("ddpm")]
-    assert (
-        comparison["verdict"] == "identical" and file["by_record"] and file["here"] == file["there"]
-    )
+    assert comparison["verdict"] == "identical"
+    assert file["by_record"] and file["here"] == file["there"]
     changed = compare(here, write_run(tmp_path / "again", erosion=2))
     assert maps("ddpm") in states(changed)["not measured"]
 
@@ -324,9 +315,7 @@ def test_files_and_records_that_cannot_be_explained_are_told(here, other):
     (there / STORE).write_bytes(tensor([1.0, 9.0]))
     comparison = compare(here, there)
     assert "has format 1, not 2" in comparison["notes"][0]
-    reasons = {
-        key: origin["reasons"] for origin in comparison["origins"] for key in origin["keys"]
-    }[STORE]
+    (reasons,) = [o["reasons"] for o in comparison["origins"] if STORE in o["keys"]]
     assert list(reasons) == ["no record says how it was made"]
 
 
@@ -483,11 +472,9 @@ def test_the_status_of_the_command_is_the_verdict(here, other, tmp_path):
     assert uad("compare", there, here).returncode == 1
     done = uad("compare", here, tmp_path / "nowhere")
     assert done.returncode == 2 and "no such folder" in done.stderr
-    assert "Traceback" not in done.stderr
     assert uad("compare", here, here, "--tolerance", "arrays=1").returncode == 2
     archive = zipped(here, tmp_path / "here.zip")
     assert "--output" in uad("compare", archive, here).stderr
-    done = uad(
-        "compare", archive, here, "--tolerance", "array=1e-3,1e-2", "--output", tmp_path / "out"
-    )
-    assert done.returncode == 0 and (tmp_path / "out" / "compare.html").is_file()
+    options = ("--tolerance", "array=1e-3,1e-2", "--output", tmp_path / "out")
+    assert uad("compare", archive, here, *options).returncode == 0
+    assert (tmp_path / "out" / "compare.html").is_file()

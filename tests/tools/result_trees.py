@@ -68,13 +68,8 @@ class ResultTree:
     def job(self, rule, outputs, inputs=(), *, wildcards=None, params=None, **content):
         """Record a job; returns the key of its record.
 
-        Args:
-            rule: its name.
-            outputs: keys, or content by key (None: the file is there, or is gone on purpose).
-            inputs: keys of what it read.
-            wildcards: as in Snakemake.
-            params: likewise.
-            content: other fields of the record, which replace the usual ones.
+        ``outputs`` are keys, or content by key (None: the file is there, or is gone on purpose);
+        ``content`` are other fields of the record, which replace the usual ones.
         """
         outputs = outputs if isinstance(outputs, dict) else dict.fromkeys(outputs)
         for key, data in outputs.items():
@@ -152,24 +147,14 @@ class Forge:
         path.write_text(text.replace(old, new), encoding="utf-8")
 
     def record(self, key, change):
-        """Apply ``change(content)`` to a record and make its own hash fit.
-
-        Args:
-            key: of the record, or of the job's first output.
-            change: edits the content in place.
-        """
+        """Let ``change`` edit the content of a record (by its key, or that of the first output)."""
         path = self.root / (key if key.endswith(SUFFIX) else f"{key}{SUFFIX}")
         content = json.loads(path.read_bytes())
         change(content)
         write_json(path, {**content, "record_sha256": record_digest(content)})
 
     def rehash(self, key, *, inputs=True):
-        """Make the records fit the file as it is now: the one that wrote it, and its readers'.
-
-        Args:
-            key: of the file.
-            inputs: also in the records of the jobs that read it.
-        """
+        """Make the records fit the file as it is now: its job's, with ``inputs`` its readers'."""
         path = self.root / key
         facts = {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for record in self.root.rglob(f"*{SUFFIX}"):

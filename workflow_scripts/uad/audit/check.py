@@ -88,8 +88,8 @@ def _cause(tree: AuditedTree, record: Record) -> str | None:
     dataset = names.get("dataset", "")
     if dataset not in tree.people:
         return None
-    modality, scans = modality_of(names), tree.people[dataset]
-    subjects = scans.loc[scans["modality"] == modality, "subject"].tolist()
+    modality = modality_of(names)
+    subjects = tree.subjects(dataset, modality)
     if {"subject", "suffix"} <= set(names) and names["subject"] not in subjects:
         return f"scans of {dataset} that its participants table does not list"
     if "modality" in names and not subjects:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 
 from uad.audit.tree import (
-    FILES,
     RAW,
     AuditedTree,
     modality_of,
@@ -15,7 +13,7 @@ from uad.audit.tree import (
 )
 from uad.core.errors import DataError
 from uad.core.files import read_json
-from uad.core.records import EXTERNAL, Record, key_of
+from uad.core.records import EXTERNAL
 from uad.preprocess.slices import subjects_in
 
 #: Roles of subjects that a method learns from, and of those that it is judged by.
@@ -33,43 +31,23 @@ BOTH_AGAIN = (
 
 def raw_of_own_subject(tree: AuditedTree) -> None:
     """The raw files that a job read are those of its scans in the participants table."""
-    listed: dict[str, dict[tuple[str, str], set[str]]] = {}
     for record in tree.of_rule(*READ_SCANS):
-        dataset, output = record.wildcards["dataset"], record.outputs[0].key
+        names, output = record.wildcards, record.outputs[0].key
+        dataset, modality = names["dataset"], modality_of(names)
         keys = (e.key for e in record.inputs if e.key not in tree.records.producers)
         read, table = [k for k in keys if k.startswith((EXTERNAL, RAW))], participants_key(dataset)
         if not read or not tree.ready(f"whose raw files {output} was made from", table):
             continue
-        if dataset not in listed:
-            roots = tree.records.producers[table].content["roots"]
-            listed[dataset] = {
-                (scan.subject, scan.modality): {
-                    key_of(path, roots) for path in (getattr(scan, name) for name in FILES) if path
-                }
-                for scan in tree.people[dataset].itertuples()
-            }
-        for name, subject, own in _pairs(record, read, listed[dataset]):
+        owners = tree.owners[dataset]
+        anybody = [names.get("subject")] * len(read)
+        for name, subject in zip(read, record.params.get("subjects") or anybody, strict=False):
+            if "batch" in names and subject not in tree.subjects(dataset, modality):
+                continue  # excluded since
             tree.checks["raw files of the own subject"] += 1
-            if name not in own:
-                why = f"It was made from {name}, which {table} does not list for {subject}."
+            if not any(kind == modality and subject in (None, who) for who, kind in owners[name]):
+                whose = subject or f"{dataset} {modality}"
+                why = f"It was made from {name}, which {table} does not list for {whose}."
                 tree.fail(output, CONTRADICTION, why, BOTH_AGAIN)
-
-
-def _pairs(
-    record: Record, read: list[str], listed: dict[tuple[str, str], set[str]]
-) -> Iterator[tuple[str, str, set[str]]]:
-    """Each raw file that a job read, whose it should be, and the files that are theirs."""
-    names, modality = record.wildcards, modality_of(record.wildcards)
-    if "subject" in names:
-        own = listed.get((names["subject"], modality), set())
-        yield from ((name, names["subject"], own) for name in read)
-    elif subjects := record.params.get("subjects"):  # one image each; some may be excluded since
-        for name, subject in zip(read, subjects, strict=False):
-            if (subject, modality) in listed:
-                yield name, subject, listed[subject, modality]
-    else:
-        every = set().union(*(files for scan, files in listed.items() if scan[1] == modality))
-        yield from ((name, f"{names['dataset']} {modality}", every) for name in read)
 
 
 def sets_of_a_fold(tree: AuditedTree) -> None:
@@ -121,8 +99,7 @@ def order_of_stores(tree: AuditedTree) -> None:
         if not tree.ready(f"order of {store}", store, table):
             continue
         tree.checks["order of slice stores"] += 1
-        scans = tree.people[dataset]
-        wanted = scans.loc[scans["modality"] == record.wildcards["modality"], "subject"].tolist()
+        wanted = tree.subjects(dataset, record.wildcards["modality"])
         try:
             there = subjects_in(tree.path(store))
         except (DataError, KeyError, ValueError) as error:

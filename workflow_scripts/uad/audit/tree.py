@@ -22,9 +22,8 @@ CONFIG = "config.resolved.yaml"
 #: Says which kind of data a tree holds.
 MARKER = "source.json"
 RAW, MANIFEST = "raw/", ".manifest.tsv"
-#: Columns of a participants table: files of a scan, and all that are read here.
-FILES = ["image", "lesion", "mask"]
-SCAN = ["subject", "modality", *FILES]
+#: Columns of a participants table that are read here.
+SCAN = ["subject", "modality", "image", "lesion", "mask"]
 #: Advice for a file that is not what it was.
 MAKE_AGAIN = (
     "Restore it from a copy, or delete it together with its record and run the workflow again."
@@ -80,6 +79,7 @@ class AuditedTree:
             names, by key; None if it is not there.
         cfg: the config of the run; None if it is not there or cannot be trusted.
         people: scans by data set, of the participants tables that can be relied on.
+        owners: subject and modality of the scans that a raw file belongs to, by data set and key.
         raw: registered raw files, and the SHA-256 that they should have where that is known.
         compared: keys whose content was compared with what is said about them.
         unrecorded: files of which no record says how they were made.
@@ -89,6 +89,7 @@ class AuditedTree:
         skipped: checks that could not be made, and why.
         checks: how many comparisons were made, by kind.
         table: a function: a TSV of the tree by its key, read once; not to be changed.
+        subjects: a function: who has a scan of a modality, in the order of the participants table.
     """
 
     def __init__(self, records: Records, omitted: Callable[[str], bool]) -> None:
@@ -102,6 +103,7 @@ class AuditedTree:
         self.skipped: set[str] = set()
         self.checks: Counter[str] = Counter()
         self.table: Callable[[str], pd.DataFrame] = cache(lambda name: read_tsv(self.path(name)))
+        self.subjects: Callable[[str, str], list[str]] = cache(self._subjects)
         self.sound = [r for name, r in records.all.items() if name not in records.broken]
         #: Keys of all files that a job read.
         self.read = {entry.key for record in self.sound for entry in record.inputs}
@@ -115,6 +117,7 @@ class AuditedTree:
         self.digests = self._hashed({*self.files, *records.outputs, *listed, *self.read})
         self.cfg = self._config()
         self.raw: dict[str, str | None] = {}
+        self.owners: dict[str, dict[str, set[tuple[str, str]]]] = {}
         self.people = dict(self._participants())
         self.own_raw = set(self._own_raw()) - generated
         for folder, rows in manifests.items():
@@ -160,12 +163,20 @@ class AuditedTree:
         for name in sorted(self.files):
             if not (name.startswith(start) and name.endswith(end)) or not self.is_as_recorded(name):
                 continue
-            table = pd.DataFrame(_rows(self.path(name))).reindex(columns=SCAN, fill_value="")
-            yield name.removeprefix(start).removesuffix(end), table
+            scans = pd.DataFrame(_rows(self.path(name))).reindex(columns=SCAN, fill_value="")
+            dataset = name.removeprefix(start).removesuffix(end)
             roots = (self.made_by(name) or self.sound[0]).content["roots"]
-            listed = {key_of(path, roots) for path in table[FILES].to_numpy().flat if path}
+            owners = self.owners[dataset] = defaultdict(set)
+            for subject, modality, *paths in scans.itertuples(index=False):
+                for path in filter(None, paths):
+                    owners[key_of(path, roots)].add((subject, modality))
             # a raw file that no job read has nothing to be compared with
-            self.raw |= {k: None for k in listed & self.read if k.startswith((EXTERNAL, RAW))}
+            self.raw |= {k: None for k in {*owners} & self.read if k.startswith((EXTERNAL, RAW))}
+            yield dataset, scans
+
+    def _subjects(self, dataset: str, modality: str) -> list[str]:
+        scans = self.people[dataset]
+        return scans.loc[scans["modality"] == modality, "subject"].tolist()
 
     def _own_raw(self) -> Iterator[str]:
         for record in (r for r in self.sound if r.rule == "index_dataset"):
