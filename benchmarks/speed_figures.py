@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,76 +27,60 @@ from speed_material import (
     one_thread,
 )
 from speed_tables import Entry, limit, pair, value
-from torch import nn
+from torch import Tensor, nn
 
 from uad.core.seeds import derive_seed
 from uad.evaluate import average_precision, dice, evaluate_volume, postprocess, predict
 from uad.evaluate import search_threshold as own_threshold
 from uad.evaluate.reconstruct import Reconstructor
 from uad.evaluate.score import score_volume
-from uad.methods.base import Method
 from uad.networks.execution import ready, reuse_freed_memory, to_slices
 from uad.preprocess.slices import read_store, read_volumes, volume_writer, write_store
-from uad.train.batches import SliceBatches, TrainingSet
+from uad.train.batches import SliceBatches
 
 POSTPROCESSING = {"erosion": reference.EROSIONS, "median": reference.MEDIAN}
 
 
-# --- data and noise
-
-
-def our_batches(method: Method, training: TrainingSet, batch: int) -> Iterator[tuple[float, float]]:
-    """Seconds for the data and for the noise of each batch of an epoch, as the training gets them.
-
-    The draw of the epoch is part of its first batch.
-    """
-    begin = time.perf_counter()
-    for number, sample in enumerate(SliceBatches(training, batch, 1, SEED, drop_last=True)):
-        middle = time.perf_counter()
-        generator = torch.Generator().manual_seed(derive_seed(SEED, "train", number))
-        method.noise(sample[0], generator, "simplex", **SIMPLEX)
-        end = time.perf_counter()
-        yield middle - begin, end - middle
-        begin = time.perf_counter()
-
-
-def reference_batches(
-    volumes: reference.SharedVolumes, batch: int
-) -> Iterator[tuple[float, float]]:
-    """The same for the reference path."""
-    begin = time.perf_counter()
-    for number, sample in enumerate(reference.loader(volumes, batch)):
-        images = sample["image"].squeeze(-1)
-        middle = time.perf_counter()
-        reference.batch_noise(images.shape, number)
-        end = time.perf_counter()
-        yield middle - begin, end - middle
-        begin = time.perf_counter()
-
-
 def data_and_noise(sizes: Sizes) -> Iterator[Entry]:
-    """A batch of slices and its noise: index operations against a manager process and a loop."""
+    """A batch of slices and its noise: index operations against a manager process and a loop.
+
+    The draw of an epoch is part of its first batch.
+    """
     cases, method = make_cases(sizes), make_method(sizes)
     count, found = 2 * sizes.batch, []
-    training = make_training_set(cases, count)
+    ours = SliceBatches(make_training_set(cases, count), sizes.batch, 1, SEED, drop_last=True)
     volumes = reference.SharedVolumes(*arrays(cases, count))
+
+    def own_noise(sample: tuple[Tensor, Tensor], number: int) -> None:
+        generator = torch.Generator().manual_seed(derive_seed(SEED, "train", number))
+        method.noise(sample[0], generator, "simplex", **SIMPLEX)
+
+    def reference_noise(sample: dict[str, Tensor], number: int) -> None:
+        reference.batch_noise(sample["image"].squeeze(-1).shape, number)
+
+    def epoch(batches: Iterable[Any], noise: Callable[[Any, int], None]) -> np.ndarray:
+        """Mean seconds for the data and for the noise of a batch."""
+        clocks = [time.perf_counter()]
+        for number, sample in enumerate(batches):
+            clocks.append(time.perf_counter())
+            noise(sample, number)
+            clocks.append(time.perf_counter())
+        return np.diff(clocks).reshape(-1, 2).mean(axis=0)
+
     with one_thread(), contextlib.closing(volumes):
         for _ in range(2 * sizes.repetitions + 1):
-            both = (
-                reference_batches(volumes, sizes.batch),
-                our_batches(method, training, sizes.batch),
-            )
-            found.append([np.mean(list(times), axis=0) for times in both])
+            theirs = epoch(reference.loader(volumes, sizes.batch), reference_noise)
+            found.append([theirs, epoch(ours, own_noise)])
     # without the first, which warms up
-    (data, noise), (own_data, own_noise) = np.transpose(found[1:], (1, 2, 0))
-    own = own_data + own_noise
+    (data, noise), (own_data, own_drawn) = np.transpose(found[1:], (1, 2, 0))
+    own = own_data + own_drawn
     together = pair(f"**data and noise of a batch of {sizes.batch}**", data + noise, own)
     free = pair("data and noise, if the reference's noise took no time", data, own)
     yield limit("data and noise of a batch: at least 20 times as fast", together[1]["ratio"], 20)
     yield limit("the same, if the reference's noise took no time", free[1]["ratio"], 20)
     yield together
     yield pair("data", data, own_data)
-    yield pair("noise", noise, own_noise)
+    yield pair("noise", noise, own_drawn)
     yield free
 
 

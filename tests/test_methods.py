@@ -162,6 +162,7 @@ def test_parameters_at_paper_size(family, name, millions):
         ("sequential", {"latent": 10, "heads": 4}, "4 heads do not divide a latent of 10"),
         ("diffusion", {"masking": {"sides": [0.2, 0.1]}}, "masking.sides must rise within 0 to 1"),
         ("diffusion", {"masking": {"half_width": [2, 13]}}, "half_width must rise within 1 to 12"),
+        ("denoising", {"channels": [8] * 4, "pixel_block": 2}, "4 levels on blocks of 2x2 pixels"),
         ("thresholding", {}, None),
     ],
 )
@@ -456,23 +457,6 @@ def test_pixel_blocks_fold_pixels_into_channels_and_unfold_them_again(scale_shif
     # three more planes into the first convolution, three more (each with a bias) out of the last
     assert count(folded) - count(plain) == 3 * 9 * 8 + 3 * (9 * 8 + 1)
     assert folded(torch.rand(2, 1, 8, 8), torch.tensor([3, 900])).shape == (2, 1, 8, 8)
-
-
-@pytest.mark.parametrize(
-    ("family", "options"),
-    [
-        ("diffusion", {"network": {"channels": [32, 32, 64], "pixel_block": 2}}),
-        ("denoising", {"channels": [8, 16, 16], "pixel_block": 2}),
-    ],
-)
-def test_pixel_blocks_need_slices_that_they_and_the_levels_divide(family, options):
-    method = load(family)
-    parsed = method.Options.model_validate(options)
-    assert method.problems(parsed, (48, 48)) == []
-    (problem,) = method.problems(parsed, (52, 48))
-    assert "3 levels on blocks of 2x2 pixels need slices divisible by 8" in problem
-    network = method({**options}, Setup(loss="l1", image_size=(48, 48))).build()
-    assert hasattr(network, "block")
 
 
 # Controls

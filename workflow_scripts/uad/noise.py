@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from uad.core.errors import ConfigError, unknown
 
 Device = torch.device | str | None
 
@@ -102,31 +99,6 @@ def gaussian(
     """Independent values of N(0, 1) in every pixel."""
     source, device = _devices(generator, device)
     return torch.randn(tuple(shape), generator=generator, device=source).to(device)
-
-
-#: Name of a kind of noise in the configuration -> function.
-NOISES: dict[str, Callable[..., Tensor]] = {
-    "simplex": simplex,
-    "coarse": coarse,
-    "gaussian": gaussian,
-}
-
-
-def make_noise(
-    name: str,
-    shape: Sequence[int],
-    generator: torch.Generator | None = None,
-    device: Device = None,
-    **options: Any,
-) -> Tensor:
-    """Noise of the kind ``name``, a key of :data:`NOISES`; ``options`` are those of its function.
-
-    Raises:
-        ConfigError: there is no such kind of noise.
-    """
-    if name not in NOISES:
-        raise ConfigError(unknown("noise", name, NOISES))
-    return NOISES[name](shape, generator=generator, device=device, **options)
 
 
 @functools.lru_cache(maxsize=8)

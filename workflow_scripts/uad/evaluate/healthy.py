@@ -33,11 +33,10 @@ def judge_healthy(
     """Compare the maps of healthy and unhealthy test scans of one cell.
 
     Returns:
-        A row per scan: ``subject``, ``healthy``, ``false_positive_ml`` at the threshold, without
-        small components, and the mean and maximum score within the brain. And of all scans: the
-        mean false-positive volume of healthy ones; ``auroc_<statistic>`` and
-        ``average_precision_<statistic>`` of telling unhealthy scans from healthy ones; by name of
-        a threshold (``searched`` on unhealthy validation, or that of a false-positive rate in the
+        A row per scan: ``subject``, ``healthy``, ``false_positive_ml`` at the threshold, and
+        :data:`STATISTICS`. And of all scans: the mean false-positive volume of healthy ones;
+        ``auroc_<statistic>`` and ``average_precision_<statistic>`` of telling unhealthy scans from
+        healthy ones; by name of a threshold (``searched``, or of a false-positive rate in the
         healthy brain) its value and the mean Dice of the unhealthy scans.
     """
     import pandas as pd

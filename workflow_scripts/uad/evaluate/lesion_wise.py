@@ -12,8 +12,7 @@ from uad.evaluate.postprocessing import bounding_box, eroded
 #: A lesion is found, and a predicted one true, where this share of its voxels overlaps.
 OVERLAP = 0.1
 
-#: Points of the surfaces may lie so far apart in the normalised surface Dice (Nikolov et al.,
-#: JMIR 23, 2021): one voxel of the paper's grid.
+#: Of the normalised surface Dice (Nikolov et al., JMIR 23, 2021): one voxel of the paper's grid.
 TOLERANCE_MM = 2.0
 
 
@@ -48,8 +47,7 @@ def surface_metrics(
 def lesion_metrics(prediction: np.ndarray, lesion: np.ndarray, voxel_ml: float) -> dict[str, float]:
     """Which lesions of a bool volume are found, by connected components (26 neighbours).
 
-    All components count, also those of one voxel; predicted ones are not smaller than
-    ``component_max_size`` leaves them. The Dice of a lesion is that with all predicted components
+    Components of one voxel count, too. The Dice of a lesion is that with all predicted components
     that touch it. For what is NaN see ``resources/metric_columns.yaml``.
     """
     box = bounding_box(prediction | lesion)

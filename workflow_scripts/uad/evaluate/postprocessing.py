@@ -89,8 +89,8 @@ def median_filter(volume: np.ndarray, size: int) -> np.ndarray:
 
     All windows at once: their values are sorted by merging lists, and neighbouring windows
     share the lists of what they have in common (as in A. Adams, "Fast median filters using
-    separable sorting networks", ACM Trans. Graph. 40, 2021). A list holds one array per rank,
-    so that a comparison is a minimum and a maximum of whole arrays. No value may be NaN.
+    separable sorting networks", ACM Trans. Graph. 40, 2021). A list holds one array per rank.
+    No value may be NaN.
     """
     if size <= 1:
         return volume.copy()
@@ -143,10 +143,7 @@ _List = list[np.ndarray]
 
 
 def _sorted_windows(lists: _List, size: int, step: int) -> _List:
-    """At every position the values of it and the next ``size`` - 1, ``step`` apart, rising.
-
-    ``lists`` has at every position some values in rising order: a flat array per rank.
-    """
+    """At every position the values of it and the next ``size`` - 1, ``step`` apart, rising."""
     known, width = lists, 1  # of a number of neighbours that is a power of two
     found: _List = []
     covered = 0
@@ -180,9 +177,9 @@ def _network(
 ) -> tuple[list[tuple[int, np.ufunc, int, int, list[int]]], list[int]]:
     """Batcher's odd-even merge (Knuth, TAOCP 3, 5.3.4), as far as the ranks asked for need it.
 
-    Values have numbers: those of the first list, those of the second, then one for each step.
-    Returned are the steps (number of the new value, minimum or maximum, its two values, and the
-    values that nothing needs after it), and the numbers of the ranks.
+    Values have numbers: those of the first list, of the second, then one for each step. Returned
+    are the steps (number of the new value, minimum or maximum, its two values, and the values that
+    nothing needs after it), and the numbers of the ranks.
     """
     size = first + second
     steps: list[tuple[np.ufunc, int, int]] = []

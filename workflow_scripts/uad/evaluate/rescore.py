@@ -91,10 +91,9 @@ def rescore(
     Returns:
         One row per variant (in the given order), role (``val_unhealthy``, then ``test``) and
         subject (sorted): ``variant``, ``role``, ``subject``, ``dice``, ``auprc`` (both as
-        :func:`uad.evaluate.evaluate_volume`), ``threshold``, and ``mean_normal`` and
-        ``mean_anomalous``: mean raw score, before post-processing, of the healthy brain and of
-        the lesion within the brain mask (as for AIR); NaN where there is none. And
-        ``same_as_baseline``: whether the variant cannot give other numbers than the first.
+        :func:`uad.evaluate.evaluate_volume`), ``threshold``; ``mean_normal``, ``mean_anomalous``:
+        mean score, before post-processing, of the healthy brain and of the lesion within it, NaN
+        where there is none; ``same_as_baseline``: it cannot give other numbers than the first.
 
     Raises:
         DataError: there is no lesion in any validation volume; a volume and its reconstruction

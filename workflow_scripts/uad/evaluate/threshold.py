@@ -36,11 +36,9 @@ def search_threshold(
     of zx-pan/MedAnomalyDetection-IQA): start from the interval [0, largest score], compare the
     Dice at one quarter and at three quarters of it, go on with the half around the better
     one (the lower on a tie), ``steps`` times. The answer is the best of all thresholds that
-    were evaluated (the last on a tie), not the middle of the last interval. It can miss the
-    maximum when Dice has more than one.
+    were evaluated (the last on a tie). It can miss the maximum when Dice has more than one.
 
-    ``exact`` compares every distinct prediction, in one pass over the sorted scores. Its
-    threshold is the largest score that is left out.
+    ``exact`` compares every distinct prediction. Its threshold is the largest score left out.
 
     ``scores`` is an anomaly map of any shape, or a collection of them, which is gone through once;
     ``labels`` are lesions of the same shapes, above zero.

@@ -203,10 +203,12 @@ class Method:
         name: str,
         **options: Any,
     ) -> Tensor:
-        """A noise field of the images' shape, one per batch (of each volume) or one per sample."""
+        """Noise of the images' shape, by a function of :mod:`uad.noise`: one field per batch (of
+        each volume) or one per sample.
+        """
         import torch
 
-        from uad.noise import make_noise
+        from uad import noise
 
         if isinstance(generator, list):
             pairs = zip(images.chunk(len(generator)), generator, strict=True)
@@ -214,8 +216,9 @@ class Method:
         shape = tuple(images.shape)
         if self.setup.noise_field == "per_batch":
             shape = (1, *shape[1:])
-        field_ = make_noise(name, shape, generator=generator, device=images.device, **options)
-        return field_.to(images.dtype).expand_as(images)
+        draw = getattr(noise, name)
+        drawn = draw(shape, generator=generator, device=images.device, **options)
+        return drawn.to(images.dtype).expand_as(images)
 
 
 class Untrained(Method):

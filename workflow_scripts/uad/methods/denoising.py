@@ -41,19 +41,18 @@ class Denoising(Method):
     def build(self):
         """The U-Net."""
         from uad.networks.denoising_unet import DenoisingUNet
-        from uad.networks.pixel_blocks import in_pixel_blocks
+        from uad.networks.pixel_blocks import PixelBlocks
 
         block = self.options.pixel_block
         network = DenoisingUNet(self.options.channels, self.options.norm_num_groups, block**2)
-        return in_pixel_blocks(network, block)
+        return PixelBlocks(network, block) if block > 1 else network
 
     def training_loss(self, network, images, masks, generator):
         """Loss between the clean slices and the restored noisy ones."""
-        from uad.noise import make_noise
+        from uad.noise import coarse
 
         options = {"resolution": self.options.noise_resolution, "std": self.options.noise_std}
-        shape, device = tuple(images.shape), images.device
-        field = make_noise("coarse", shape, generator=generator, device=device, **options)
+        field = coarse(images.shape, generator=generator, device=images.device, **options)
         loss = self.quality(images, network(images + field.to(images.dtype) * masks))
         if not self.options.foreground_loss:
             return loss.mean()

@@ -22,8 +22,3 @@ class PixelBlocks(nn.Module):
     def forward(self, x: Tensor, *others: Any) -> Tensor:
         """``(B, C, H, W)`` to ``(B, C', H, W)``; sides divisible by the block's."""
         return pixel_shuffle(self.network(pixel_unshuffle(x, self.block), *others), self.block)
-
-
-def in_pixel_blocks(network: nn.Module, block: int) -> nn.Module:
-    """A network on blocks of so many pixels to a side; 1: the network itself."""
-    return network if block == 1 else PixelBlocks(network, block)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from uad.networks.parts import DiffusionModelUNet, DiffusionUNetResnetBlock
-from uad.networks.pixel_blocks import in_pixel_blocks
+from uad.networks.pixel_blocks import PixelBlocks
 
 
 class ScaleShiftResnetBlock(DiffusionUNetResnetBlock):
@@ -72,4 +72,4 @@ def diffusion_unet(
             for name, child in list(parent.named_children()):
                 if type(child) is DiffusionUNetResnetBlock:
                     setattr(parent, name, ScaleShiftResnetBlock(child))
-    return in_pixel_blocks(network, pixel_block)
+    return PixelBlocks(network, pixel_block) if pixel_block > 1 else network
