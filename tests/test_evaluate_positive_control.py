@@ -18,7 +18,7 @@ def holds(auprc: dict[str, float]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))]
 )
 def test_the_papers_order_holds(seed):
     auprc = control(phantom_cases(seed), seed)

