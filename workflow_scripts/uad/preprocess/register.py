@@ -125,12 +125,10 @@ def register_scan(
     """Register one scan to the atlas and write it with its mask, lesion, transform and sidecar.
 
     The image is resampled first and masked afterwards, so that the B-spline does not ring at the
-    edge of the mask. Masks go to the atlas in one step. Masks are on the grid of the scan; the
-    atlas is a folder of :func:`uad.preprocess.atlas.prepare_atlas`. Nothing is written unless
-    every step succeeds; equal inputs give equal bytes (with one thread).
-
-    Returns:
-        The content of the sidecar, with a list ``warnings``.
+    edge of the mask. Masks are on the grid of the scan and go to the atlas (a folder of
+    :func:`uad.preprocess.atlas.prepare_atlas`) in one step. Nothing is written unless every step
+    succeeds; equal inputs give equal bytes (with one thread). Returned is the content of the
+    sidecar, with a list ``warnings``.
 
     Raises:
         ConfigError: the atlas has another voxel size.

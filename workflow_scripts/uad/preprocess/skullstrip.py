@@ -48,19 +48,12 @@ def skull_strip(
 ) -> dict[str, Any]:
     """Write the brain mask of a scan of any orientation, on the grid of the file (uint8, 0 or 1).
 
-    Args:
-        image: the raw scan.
-        out_mask: the mask to write.
-        backend: ``hdbet``, ``ants`` or ``foreground``, or ``auto-`` before one of them.
-        atlas_dir: a folder of :func:`uad.preprocess.atlas.prepare_atlas` (``ants`` only).
-        seed: seed of the registration (``ants`` only).
-        threads: CPU threads; 1 gives the same bytes in every run.
-        predicted: mask and facts, where a network has run already
-            (:func:`uad.preprocess.brain_masks.read_prediction`).
-        network: options of :class:`uad.preprocess.hdbet.HdBet`, which the others do not read.
-
-    Returns:
-        Facts for the JSON sidecar, with a list ``warnings``; volumes are in millilitres.
+    ``backend`` is ``hdbet``, ``ants`` (with ``seed``, and ``atlas_dir`` of
+    :func:`uad.preprocess.atlas.prepare_atlas`) or ``foreground``, or ``auto-`` before one of them.
+    With one thread every run gives the same bytes. ``predicted`` are mask and facts where a network
+    has run already (:func:`uad.preprocess.brain_masks.read_prediction`), ``network`` options of
+    :class:`uad.preprocess.hdbet.HdBet`. Returned are facts for the JSON sidecar (volumes in
+    millilitres), with a list ``warnings``.
 
     Raises:
         ConfigError: the back end is unknown or not installed.
@@ -85,8 +78,7 @@ def skull_strip(
             "The scan was changed since: run the same command again."
         )
     mask = largest_component(found)
-    voxels = int(mask.sum())
-    if voxels == 0:
+    if not (voxels := int(mask.sum())):
         raise DataError(
             f"{image}: the {backend} back end found no brain. Look at the scan; choose another "
             "back end for this data set, or exclude the subject in the config."
