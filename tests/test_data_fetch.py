@@ -317,14 +317,6 @@ def test_a_server_that_gives_less_than_asked_for_is_asked_for_the_rest(server, t
     assert server.offsets() == [None, "bytes=100000-", "bytes=180000-"]
 
 
-def test_redirects_are_followed_also_when_resuming(server, tmp_path):
-    moved = answer(302, Location="/moved")
-    server.script = [moved, whole(count=100_000), moved, whole()]
-    assert ask(server, tmp_path).path.read_bytes() == BODY
-    assert [r["path"] for r in server.asked] == [f"/{NAME}", "/moved", f"/{NAME}", "/moved"]
-    assert server.offsets()[-1] == "bytes=100000-"
-
-
 # --- a server that refuses
 
 

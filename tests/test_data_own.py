@@ -33,8 +33,11 @@ KINDS = ("flair", "t1", "t1ce", "t2", "seg")
 NEW_KINDS = ("t2f", "t1n", "t1c", "t2w", "seg")
 
 
+SMALL = image()
+
+
 def touch(root, paths):
-    return folder_of(root, paths, lambda _: b"")
+    return folder_of(root, paths, lambda _: SMALL)
 
 
 def brats20(n):

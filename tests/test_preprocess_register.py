@@ -19,7 +19,7 @@ from uad.preprocess.ants_images import import_ants
 from uad.preprocess.atlas import prepare_atlas
 from uad.preprocess.intensity import pack_volume
 from uad.preprocess.picture import qc_picture
-from uad.preprocess.register import RegisterOptions, _box, _corrected
+from uad.preprocess.register import RegisterOptions, _box, _corrected, _read_inputs
 from uad.preprocess.skullstrip import skull_strip
 
 
@@ -128,6 +128,7 @@ def test_what_fits_in_no_orientation_is_refused(scan_dir, atlas_dir, tmp_path, m
     found = orientation.fit(orientation.cubes(noise, brain.data > 0, brain.spacing), atlas)
     assert found[0] < 0.01 and not found[2]  # though its outline has a right way round
     monkeypatch.setattr(orientation, "ENOUGH", ((9.0, 0.0),))
+    monkeypatch.setattr("uad.preprocess.register.TRIED", 1)
     with pytest.raises(DataError, match=r"image\.nii\.gz: does not fit the atlas in any orient"):
         register(scan_dir, atlas_dir, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -160,13 +161,14 @@ def test_linear_lesion_warping_dilates(registered, scan_dir, atlas_dir, tmp_path
     assert facts["bias_field"] is None
 
 
-def test_a_lesion_outside_the_brain_is_a_warning(scan_dir, atlas_dir, tmp_path):
+def test_a_lesion_outside_the_brain_is_a_warning(scan_dir, tmp_path):
     mask, affine = read_volume(scan_dir / "mask.nii.gz")
     lesion = np.zeros_like(mask)
     lesion[:2, :2, :2] = 1
     write_volume(tmp_path / "far.nii.gz", lesion, affine)
-    facts, _ = register(scan_dir, atlas_dir, tmp_path, n4=False, lesion=tmp_path / "far.nii.gz")
-    assert any("outside the brain" in text for text in facts["warnings"])
+    files = (scan_dir / "image.nii.gz", scan_dir / "mask.nii.gz", tmp_path / "far.nii.gz")
+    *_, warnings = _read_inputs(*files, None)
+    assert "the lesion lies entirely outside the brain" in warnings[0]
 
 
 def test_an_atlas_that_does_not_fit_is_refused(scan_dir, atlas_dir, tmp_path):
