@@ -80,23 +80,12 @@ def write_subject(
     spacing: float,
     seed: int,
 ) -> list[Path]:
-    """Write one subject's images, and its masks where the real data set has them.
+    """Write one subject's images, and its masks where the real data set has them; their paths.
 
-    Images are int16 with a scanner-like scale that differs between scans (white
-    or grey matter at some hundreds); masks are uint8. A subject depends on
-    ``(seed, layout, subject)`` alone and each image also on its modality, not on
-    which others are asked for. Equal arguments give equal bytes.
-
-    Args:
-        out_dir: root of the raw tree, made if absent.
-        layout: ``ixi``, ``brats21`` or ``mslub``.
-        subject: a name as :func:`subject_names` gives.
-        modalities: some of those that the real data set has.
-        spacing: isotropic voxel size in mm; drawn sensibly from 0.5 to 6.
-        seed: master seed.
-
-    Returns:
-        The paths written: images in the order of ``modalities``, then masks.
+    Images are int16 with a scanner-like scale that differs between scans (white or grey matter at
+    some hundreds); masks are uint8. A subject depends on ``(seed, layout, subject)`` alone and each
+    image also on its modality, not on which others are asked for. Equal arguments give equal bytes.
+    ``spacing`` is the isotropic voxel size in mm, drawn sensibly from 0.5 to 6.
 
     Raises:
         ConfigError: unknown layout.

@@ -35,11 +35,8 @@ def prepare_atlas(
     Writes ``head.nii.gz`` and ``brain.nii.gz`` (float32, at least 0),
     ``brain_mask.nii.gz`` (uint8) and ``atlas.json`` into ``out_dir``.
 
-    Args:
-        out_dir: the folder, made if absent.
-        spacing: voxel size in millimetres.
-        source: ``wheel``, ``download``, or a folder with the atlas from NITRC.
-        record: with ``download``, what the rule download_atlas wrote.
+    ``source`` is ``wheel``, ``download`` (``record``: what the rule download_atlas wrote), or
+    a folder with the atlas from NITRC.
 
     Raises:
         ConfigError: the wheel is not installed (the others are compared with it), or ``spacing``
@@ -110,9 +107,8 @@ def require_sri24(head: Scan, brain: Scan) -> dict[str, float]:
     The brain is compared with that of the wheel, centre on centre, as it is and mirrored along
     each axis; where the origin lies does not matter.
 
-    Returns:
-        ``dice`` of the brain masks and ``correlation`` of the brains' intensities with those of
-        the wheel (voxels of either mask).
+    Returned are ``dice`` of the brain masks and ``correlation`` of the intensities with those of
+    the wheel (voxels of either mask).
 
     Raises:
         ConfigError: no wheel is installed to compare with.

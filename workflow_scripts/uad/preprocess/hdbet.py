@@ -31,16 +31,11 @@ Network = Callable[[np.ndarray, Sequence[float]], np.ndarray]
 
 
 class HdBet:
-    """HD-BET with its networks loaded, for any number of scans.
+    """HD-BET with its networks loaded, for any number of scans; ``facts`` are for the sidecar.
 
-    Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
-        threads: CPU threads; 1 gives the same bytes in every run.
-        mode: ``fast`` (one network) or ``accurate`` (five).
-        tta: average over the eight mirrored inputs.
-
-    Attributes:
-        facts: mode, device and versions, for the JSON sidecar.
+    ``device`` is ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``; one CPU thread gives the same bytes
+    in every run; ``mode`` is ``fast`` (one network) or ``accurate`` (five); ``tta`` averages over
+    the eight mirrored inputs.
 
     Raises:
         ConfigError: the mode or the device is unknown, or the package or its weights are missing.

@@ -23,11 +23,8 @@ def packed_affine(
 ) -> np.ndarray:
     """Affine of a packed volume (voxel index to RAS+ mm of SRI24).
 
-    Args:
-        shape: of the registered image, which :func:`uad.preprocess.intensity.pack_volume` packed.
-        affine: of the registered image.
-        field_of_view_mm: extent that was kept.
-        packed: voxels of the packed volume.
+    ``shape`` and ``affine`` are of the registered image, ``packed`` are the voxels that
+    :func:`uad.preprocess.intensity.pack_volume` made of the field of view.
     """
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     wanted = [max(1, round(e / s)) for e, s in zip(field_of_view_mm, spacing, strict=True)]
@@ -68,11 +65,8 @@ def to_own_grid(
 ) -> np.ndarray:
     """A volume in SRI24 resampled to the grid of the scan, on the axes of its file.
 
-    Args:
-        volume: ``(x, y, z)``; bool for a mask.
-        affine: of ``volume``, to RAS+ mm of SRI24 (for packed volumes :func:`packed_affine`).
-        scan: the raw scan, of :func:`uad.core.nifti.read_scan`; its file has ``scan.raw_affine``.
-        transform: the ``.mat`` of its registration.
+    ``volume`` (bool for a mask) has an affine to RAS+ mm of SRI24 (for packed volumes
+    :func:`packed_affine`); ``transform`` is the ``.mat`` of the scan's registration.
 
     Returns:
         float32, linearly interpolated, 0 outside ``volume``; a mask is bool: above one half.

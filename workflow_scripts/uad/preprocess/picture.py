@@ -40,14 +40,9 @@ def qc_picture(
     Orientation is the radiologist's: right of the patient at the left, front (sagittal: face) at
     the top or the left. Voxels are shown in millimetres. A bias field gets a fourth panel.
 
-    Args:
-        path: the PNG (below 150 kB, the same bytes for the same content).
-        image: the scan, any orientation.
-        brain_mask: on the grid of the scan.
-        lesion: lesion mask on the grid of the scan, or None.
-        atlas_dir: a prepared atlas to outline (registered scans), or None (raw scans).
-        title: one line above the picture.
-        bias_field: what was divided out, on the grid of the scan, 0 outside the brain; or None.
+    Masks and bias field are on the grid of the scan, which may have any orientation; registered
+    scans have the outline of a prepared atlas, too. The PNG is below 150 kB, and the same bytes for
+    the same content.
 
     Raises:
         DataError: a file is unusable, or a mask is on another grid.

@@ -86,16 +86,10 @@ def promise_of(layout: str, rows: pd.DataFrame, backend: str = "") -> Promise:
 def measure_scans(
     layout: str, rows: pd.DataFrame, threads: int = 1, backend: str = ""
 ) -> pd.DataFrame:
-    """Measure the scans of some subjects.
+    """Measure the scans of some subjects, ``threads`` subjects at the same time.
 
-    Args:
-        layout: name of a layout.
-        rows: rows of a participants table (``subject``, ``name``, ``site``, ``modality``,
-            ``image``, ``lesion``; ``mask``, a brain mask, for preprocessed data). All rows of
-            a subject must be in one call.
-        threads: subjects at the same time.
-        backend: of skull stripping: whether it is for heads, for brains without skull or
-            (``auto-``) for both goes before what the layout says.
+    ``rows`` are those of a participants table, all of a subject in one call. What the ``backend``
+    of skull stripping is for goes before what the layout says.
 
     Returns:
         The rows with :data:`TEXTS` and :data:`NUMBERS`. Volumes are in millilitres, distances in
