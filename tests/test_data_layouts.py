@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tools.datasets import folder_of, image, names
+from tools.datasets import edit_header, folder_of, image, names
 from uad.config import load
 from uad.core.errors import ConfigError, DataError
 from uad.core.patterns import LESION, Layout, known_layouts, layout_of
@@ -198,16 +198,7 @@ def test_an_unknown_exclusion_and_an_empty_tree_are_refused(tmp_path):
 
 
 def header_with(**fields):
-    """A fault of a header, written byte by byte: nibabel would repair it on the way."""
-
-    def change(path):
-        content = gzip.decompress(path.read_bytes())
-        header = nib.Nifti1Header(content[:348], check=False)
-        for name, value in fields.items():
-            header[name] = value
-        path.write_bytes(gzip.compress(header.binaryblock + content[348:]))
-
-    return change
+    return lambda path: edit_header(path, **fields)
 
 
 def cut(part):

@@ -11,6 +11,7 @@ import pytest
 from scipy import ndimage
 
 from tools import real_tree
+from tools.datasets import edit_header
 from uad.core.errors import DataError
 from uad.data.layouts import index_dataset
 from uad.phantom import write_dataset
@@ -71,15 +72,6 @@ def edit(path, change=None, affine=None, qform=None):
         new.set_sform(matrix, 1)
         new.set_qform(qform(matrix), 1)
     nib.save(new, path)
-
-
-def edit_header(path, **fields):
-    """Set fields of a header byte by byte: nibabel would mend them on the way."""
-    content = gzip.decompress(path.read_bytes())
-    header = nib.Nifti1Header(content[:348], check=False)
-    for name, value in fields.items():
-        header[name] = value
-    path.write_bytes(gzip.compress(header.binaryblock + content[348:]))
 
 
 def swap(first, second):
