@@ -156,9 +156,6 @@ def eligible_slices(
 
     Returns:
         One array of slice numbers per volume.
-
-    Raises:
-        DataError: a volume has no tumour-free slice.
     """
     depth = lesions.shape[-1]
     chosen = []
@@ -170,12 +167,6 @@ def eligible_slices(
                 start = max(0, (len(slices) - depth // 2) // 2)
                 slices = slices[start : start + depth // 2]
         chosen.append(slices)
-    return _not_empty(chosen)
-
-
-def _not_empty(chosen: list[np.ndarray]) -> list[np.ndarray]:
-    if not all(map(len, chosen)):
-        raise DataError("a training volume has no tumour-free slice; exclude the subject.")
     return chosen
 
 
@@ -194,17 +185,25 @@ def training_slices(
         DataError: as :func:`read_store`; or a volume has no tumour-free slice.
     """
     intra = data["setting"] == "intra"
-    if intra and data["intra_slices"] == "whole_brain_stack":
+    stacked = intra and data["intra_slices"] == "whole_brain_stack"
+    if stacked:
         volumes, masks = map(np.stack, zip(*each_volume(path, subjects, STACK_KEYS), strict=True))
+        volumes = volumes.astype(np.float32)
         slices = [np.flatnonzero(mask.any(axis=(0, 1))) for mask in masks]
-        return volumes.astype(np.float32), masks, _not_empty(slices)
-    part = read_store(path, subjects)
-    central = intra and data["intra_slices"] == "central_stack"
-    slices = eligible_slices(part.lesions, tumour_free=intra, central=central)
-    if intra and data.get("intra_scaling") == "stack":
-        for volume, mask, drawn in zip(part.volumes, part.masks, slices, strict=True):
+    else:
+        part = read_store(path, subjects)
+        volumes, masks = part.volumes, part.masks
+        central = intra and data["intra_slices"] == "central_stack"
+        slices = eligible_slices(part.lesions, tumour_free=intra, central=central)
+    for subject, drawn in zip(subjects, slices, strict=True):
+        if not len(drawn):
+            raise DataError(
+                f"{path}: {subject} has no slice without a lesion; exclude the subject."
+            )
+    if "intra_scaling" in data and not stacked:
+        for volume, mask, drawn in zip(volumes, masks, slices, strict=True):
             volume[..., drawn] = percentile_scale(volume[..., drawn], mask[..., drawn])
-    return part.volumes, part.masks, slices
+    return volumes, masks, slices
 
 
 def write_volumes(path: str | os.PathLike[str], volumes: Mapping[str, np.ndarray]) -> None:
