@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+
+import pandas as pd
 
 from uad.audit.tree import (
     RAW,
@@ -135,15 +138,20 @@ def subjects_used(tree: AuditedTree) -> None:
             used = {test: scans["subject"].tolist()}
         for dataset, subjects in used.items():
             tree.checks["subjects against the split"] += len(subjects)
-            rows, counts = table[table["dataset"] == dataset], Counter(subjects)
-            roles = rows.groupby("subject")["role"].agg(", ".join).to_dict()
-            wanted = set(rows.loc[rows["role"] == role, "subject"])
-            for subject in sorted(wanted | set(counts)):
-                what = None
-                if subject not in wanted:
-                    place = roles.get(subject, "no set")
-                    what = f"used {subject}, whom the split has in {place}, not in {role}"
-                elif counts[subject] != 1:
-                    what = f"has {subject} of {role} {counts[subject]} times"
-                if what:
-                    tree.fail(name, CONTRADICTION, f"By {split} it {what}.", BOTH_AGAIN)
+            for what in wrong_subjects(table, dataset, role, subjects):
+                tree.fail(name, CONTRADICTION, f"By {split} it {what}.", BOTH_AGAIN)
+
+
+def wrong_subjects(
+    split: pd.DataFrame, dataset: str, role: str, used: Iterable[str]
+) -> Iterator[str]:
+    """What is wrong with the subjects that a file has of a data set, each of a role once."""
+    rows, counts = split[split["dataset"] == dataset], Counter(used)
+    roles = rows.groupby("subject")["role"].agg(", ".join).to_dict()
+    wanted = set(rows.loc[rows["role"] == role, "subject"])
+    for subject in sorted(wanted | set(counts)):
+        if subject not in wanted:
+            place = roles.get(subject, "no set")
+            yield f"used {subject}, whom the split has in {place}, not in {role}"
+        elif counts[subject] != 1:
+            yield f"has {subject} of {role} {counts[subject]} times"

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from uad.audit.cells import csv_of, find_cell
+from uad.audit.leaks import wrong_subjects
 from uad.audit.recompute import PUBLISHED, ROUNDED, cells_of, fold_means
 from uad.audit.trace_facts import STAGES, facts_of, stage_of
 from uad.audit.tree import participants_key, split_key
@@ -299,12 +300,11 @@ class _Walk:
                 None if rows[metric].isna().all() else float(fold_means([rows], [metric]).iloc[0])
             )
             subjects = rows.loc[rows[metric].notna(), "subject"].tolist()
-            split = self.split({**self.place, "fold": str(fold)}).query("dataset == @test")
-            tested = set(split.loc[split["role"] == "test", "subject"])
+            split = self.split({**self.place, "fold": str(fold)})
             if not len(rows):
                 node.note(f"is not a table with the columns subject and {metric}")
-            elif tested and (odd := sorted(set(rows["subject"]) ^ tested)):
-                node.note(f"tests other subjects than the split's test set ({_some(odd)})")
+            for what in wrong_subjects(split, test, "test", rows["subject"]) if len(split) else ():
+                node.note(what)
             found = {"value": mean if mean is None else mean / scale, "subjects": subjects}
             node.facts |= {**found, "metric": metric}
             folds.append({"fold": fold, **found, "metrics": node.key})
@@ -334,15 +334,11 @@ class _Walk:
         except _UNREADABLE:
             if self.records.path(node.key).is_file():
                 node.note("its content cannot be read")
-        if node.stage in ("threshold", "air") and "fold" in node.place:
-            used = {
-                name
-                for roles in self.subjects.values()
-                for name, folds in roles.get("val_unhealthy", {}).items()
-                if int(node.place["fold"]) in folds
-            }
-            if odd := sorted(set(node.facts.get("subjects", used)) - used):
-                node.note(f"is from {_some(odd)}, who are not in the split's val_unhealthy set")
+        if node.stage in ("threshold", "air") and "subjects" in node.facts:
+            split, used = self.split(node.place), node.facts["subjects"]
+            dataset = node.facts.get("reference_dataset") or node.place["test"]
+            for what in wrong_subjects(split, dataset, "val_unhealthy", used) if len(split) else ():
+                node.note(what)
 
 
 def _compare_with_files(records: Records, nodes: list[Node], check: bool) -> None:
