@@ -9,7 +9,7 @@ import pytest
 
 from uad.core.errors import DataError
 from uad.data.preprocessed import dataset_folder, index_preprocessed, load_preprocessed
-from uad.preprocess.intensity import pack_volume
+from uad.preprocess.intensity import Packing, pack_volume
 from uad.qc.verdicts import give_verdicts, refuse_unusable, validate_tree
 
 DATA = Path(os.environ.get("UAD_REAL_DATA", Path(__file__).parents[1] / "../shared/data")).resolve()
@@ -174,8 +174,8 @@ def test_the_order_of_stored_axes_does_not_matter(tree):
 
 def test_a_loaded_scan_is_packed_and_then_turned(tree):
     scan = load_preprocessed(rows(tree, "brats21")[1], spacing=SPACING)
-    options = {"field_of_view_mm": (160.0, 192.0, 100.0), "shape": (40, 48, 25)}
-    packed = pack_volume(scan.image, scan.mask, scan.lesion, scan.spacing, **options)
+    packing = Packing(scan.spacing, field_of_view=(160.0, 192.0, 100.0), shape=(40, 48, 25))
+    packed = pack_volume(scan.image, scan.mask, scan.lesion, packing)
     volume, mask, lesion = map(scan.to_ras, packed)
     assert volume.shape == (40, 48, 25) and volume.dtype == np.float16
     assert mask.any() and lesion.any() and not lesion[mask == 0].any()
@@ -215,7 +215,9 @@ def test_real_scans_arranged_like_the_shared_tree_pass_and_are_packed(tmp_path):
     table = index_preprocessed(tmp_path, "mslub", ["T2"]).table
     assert give_verdicts(validate_tree("mslub", table)).counts["used"] == 2
     scan = load_preprocessed(table.iloc[1].to_dict())
-    volume, mask, lesion = map(scan.to_ras, pack_volume(scan.image, scan.mask, scan.lesion, 1.0))
+    volume, mask, lesion = map(
+        scan.to_ras, pack_volume(scan.image, scan.mask, scan.lesion, Packing(1.0))
+    )
     assert volume.shape == (96, 96, 50)
     sick, healthy = lesion > 0, (mask > 0) & (lesion == 0)
     assert volume[sick].astype(float).mean() > volume[healthy].astype(float).mean() + 0.1

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from uad.core.errors import DataError
 from uad.preprocess.intensity import (
+    Packing,
     crop_or_pad,
     curvature_flow,
     pack_tumour_free,
@@ -128,7 +129,7 @@ def test_pack_volume_reaches_its_shape_from_any_spacing(spacing):
     mask = radius <= 1
     lesion = np.sqrt((axes[0] - 0.3) ** 2 + axes[1] ** 2 + axes[2] ** 2) < 0.15
     image = np.where(mask, 100 * (2 - radius) + 300 * lesion, 0).astype(np.float32)
-    volume, small, sick = pack_volume(image, mask, lesion, spacing)
+    volume, small, sick = pack_volume(image, mask, lesion, Packing(spacing))
     assert volume.shape == small.shape == sick.shape == (96, 96, 50)
     assert (volume.dtype, small.dtype, sick.dtype) == (np.float16, np.uint8, np.uint8)
     assert (volume[small == 0] == 0).all()
@@ -147,7 +148,7 @@ def test_pack_volume_at_one_millimetre_is_every_second_voxel_of_the_labels():
     generator = np.random.default_rng(1)
     mask = generator.random((192, 192, 100)) < 0.5
     image = generator.random(mask.shape).astype(np.float32)
-    volume, small, sick = pack_volume(image, mask, None, 1.0, smooth=False)
+    volume, small, sick = pack_volume(image, mask, None, Packing(1.0, smooth=False))
     assert (small == mask[1::2, 1::2, 1::2]).all()
     assert sick.sum() == 0
     assert volume.shape == (96, 96, 50)
@@ -157,11 +158,11 @@ def test_pack_volume_smooths_only_when_asked():
     generator = np.random.default_rng(2)
     image = generator.random((96, 96, 50)).astype(np.float32) + 1
     mask = np.ones(image.shape, dtype=bool)
-    rough = pack_volume(image, mask, None, 2.0, smooth=False)[0]
-    smooth = pack_volume(image, mask, None, 2.0, smooth=True)[0]
+    rough = pack_volume(image, mask, None, Packing(2.0, smooth=False))[0]
+    smooth = pack_volume(image, mask, None, Packing(2.0, smooth=True))[0]
     assert np.abs(np.diff(smooth, axis=0)).mean() < np.abs(np.diff(rough, axis=0)).mean()
     with pytest.raises(DataError, match="lesion mask"):
-        pack_volume(image, mask, np.ones((2, 2, 2)), 2.0)
+        pack_volume(image, mask, np.ones((2, 2, 2)), Packing(2.0))
 
 
 def test_patients_are_trained_on_the_middle_of_all_slices_without_a_lesion():
@@ -172,15 +173,14 @@ def test_patients_are_trained_on_the_middle_of_all_slices_without_a_lesion():
     lesion = np.zeros_like(mask)
     lesion[2:4, 2:4, :8] = True
     image[lesion] = 9
-    options = {"smooth": False, "percentiles": (1, 99), "name": "a"}
 
-    def packed(image, lesion, scaling="stack"):
-        grid = 1.0, (8, 8, 12), (8, 8, 12)
-        return pack_tumour_free(image, mask, lesion, *grid, scaling=scaling, **options)
+    def packed(image, lesion, stack="stack"):
+        packing = Packing(1.0, (8, 8, 12), (8, 8, 12), smooth=False, stack=stack)
+        return pack_tumour_free(image, mask, lesion, packing, "a")
 
     volume, brain = packed(image, lesion)
-    alone = image[..., 11:17], mask[..., 11:17], None, 1.0, (8, 8, 6), (8, 8, 6)
-    expected, *_ = pack_volume(*alone, **options)
+    alone = Packing(1.0, (8, 8, 6), (8, 8, 6), smooth=False)
+    expected, *_ = pack_volume(image[..., 11:17], mask[..., 11:17], None, alone)
     assert (volume == expected).all() and brain.all() and volume.max() == 1
     # by the percentiles of the scan, healthy tissue is as dark as beside its bright lesion
     assert 0.05 < packed(image, lesion, "scan")[0].max() < 0.2

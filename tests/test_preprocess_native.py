@@ -13,7 +13,7 @@ from uad.core.errors import DataError
 from uad.core.masks import dice
 from uad.core.nifti import read_scan, read_volume, write_volume
 from uad.preprocess.atlas import prepare_atlas
-from uad.preprocess.intensity import pack_volume
+from uad.preprocess.intensity import Packing, pack_volume
 from uad.preprocess.native import atlas_to_scan, packed_affine, to_own_grid
 from uad.preprocess.register import RegisterOptions, RegisterOutputs, register_scan
 
@@ -65,7 +65,7 @@ def test_a_packed_volume_lies_where_the_registered_image_lies(shape):
     mask = np.ones(shape, bool)
     blob = ball(shape, affine, [5, -15, -25], 12)
     image = np.random.default_rng(0).random(shape)
-    _, _, lesion = pack_volume(image, mask, blob, 1.0, FIELD, PACKED, smooth=False)
+    _, _, lesion = pack_volume(image, mask, blob, Packing(1.0, FIELD, PACKED, smooth=False))
     found = packed_affine(shape, affine, FIELD, PACKED)
     np.testing.assert_allclose(np.diag(found)[:3], 2)
     inside = np.argwhere(lesion) @ found[:3, :3].T + found[:3, 3]
@@ -118,7 +118,7 @@ def test_real_lesions_there_and_back_overlap(subject, tmp_path):
     register_scan(image, tmp_path / "brain.nii.gz", lesion, tmp_path / "atlas", out, options)
     registered, affine = read_volume(out.image)
     masks = read_volume(out.brain_mask)[0] > 0, read_volume(out.lesion)[0] > 0
-    *_, packed = pack_volume(registered, *masks, 1.0, FIELD, PACKED, smooth=False)
+    *_, packed = pack_volume(registered, *masks, Packing(1.0, FIELD, PACKED, smooth=False))
     placed = packed_affine(registered.shape, affine, FIELD, PACKED)
     found = to_own_grid(packed > 0, placed, scan, out.transform)
     assert dice(found, read_volume(lesion)[0] > 0) >= 0.9

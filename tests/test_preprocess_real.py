@@ -15,7 +15,7 @@ from uad.core.masks import SMALLEST_HEAD_ML, dice, outline_ml
 from uad.core.nifti import read_scan, read_scan_mask, read_volume, write_volume
 from uad.preprocess.atlas import prepare_atlas
 from uad.preprocess.brain_masks import predict_brain_masks, read_prediction
-from uad.preprocess.intensity import pack_volume
+from uad.preprocess.intensity import Packing, pack_volume
 from uad.preprocess.picture import qc_picture
 from uad.preprocess.skullstrip import skull_strip
 
@@ -136,7 +136,7 @@ def test_mslub_lesions_stay_on_bright_tissue(atlas_dir, tmp_path):
     expected = (raw > 0).sum() / 1000 / facts["registration"]["determinant"]
     assert facts["lesion_ml"] == pytest.approx(expected, rel=0.05)
     image, mask, lesion = (read_volume(p)[0] for p in (out.image, out.brain_mask, out.lesion))
-    volume, small, sick = pack_volume(image, mask, lesion, SPACING)
+    volume, small, sick = pack_volume(image, mask, lesion, Packing(SPACING))
     healthy = volume[(small > 0) & (sick == 0)].astype(float).mean()
     assert volume[sick > 0].astype(float).mean() > healthy + 0.2
 

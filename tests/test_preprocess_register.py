@@ -17,7 +17,7 @@ from uad.data.sri24 import atlas_source
 from uad.preprocess import orientation
 from uad.preprocess.ants_images import import_ants
 from uad.preprocess.atlas import prepare_atlas
-from uad.preprocess.intensity import pack_volume
+from uad.preprocess.intensity import Packing, pack_volume
 from uad.preprocess.picture import qc_picture
 from uad.preprocess.register import RegisterOptions, _box, _corrected, _read_inputs
 from uad.preprocess.skullstrip import skull_strip
@@ -146,7 +146,7 @@ def test_a_z_scored_scan_is_moved_up_and_registered_as_before(
     packed = []
     for files in (registered, out):
         image, mask = (read_volume(path)[0] for path in (files.image, files.brain_mask))
-        packed.append(pack_volume(image, mask, None, SPACING, smooth=False))
+        packed.append(pack_volume(image, mask, None, Packing(SPACING, smooth=False)))
     assert dice(packed[0][1] > 0, packed[1][1] > 0) > 0.98
     both = (packed[0][1] & packed[1][1]) > 0
     assert np.corrcoef(packed[0][0][both], packed[1][0][both])[0, 1] > 0.98
@@ -292,7 +292,7 @@ def test_the_shortcut_of_n4_changes_little(atlas_dir):
         options = RegisterOptions(**QUICK, n4_shrink=shrink * SPACING)
         corrected, field, _ = _corrected(image, mask, brain.affine, options)
         fields.append(field[mask])
-        volume, inside, _ = pack_volume(corrected, mask, None, SPACING, smooth=False)
+        volume, inside, _ = pack_volume(corrected, mask, None, Packing(SPACING, smooth=False))
         packed.append(volume[inside > 0].astype(np.float32))
     for field in fields:
         assert np.corrcoef(field, truth[mask])[0, 1] > 0.98

@@ -4,20 +4,15 @@ from uad.core.files import read_tsv
 from uad.core.nifti import read_mask, read_volume
 from uad.core.provenance import job
 from uad.data.preprocessed import load_preprocessed
-from uad.preprocess.intensity import pack_tumour_free, pack_volume
+from uad.preprocess.intensity import Packing, pack_tumour_free, pack_volume
 from uad.preprocess.slices import write_store
 
 
 def packed(data, mask, lesion, name):
     """One scan as (volume, mask, lesion) on the packed grid, and its stack if it is trained on."""
-    options = snakemake.params.preprocessing
-    grid = options["spacing"], options["field_of_view"], options["shape"]
-    scaled = {"smooth": snakemake.params.curvature_flow, "percentiles": options["percentiles"]}
-    arrays = pack_volume(data, mask, lesion, *grid, **scaled, name=name)
-    if "stack" in options:
-        how = {**scaled, "scaling": options["stack"], "name": name}
-        arrays += pack_tumour_free(data, mask, lesion, *grid, **how)
-    return arrays
+    scan, packing = (data, mask, lesion), Packing.of(snakemake.params)
+    stack = pack_tumour_free(*scan, packing, name) if packing.stack else ()
+    return *pack_volume(*scan, packing, name), *stack
 
 
 def registered(image, mask, lesion):

@@ -22,7 +22,7 @@ from uad.evaluate import postprocess, predict
 from uad.evaluate.reconstruct import Reconstructor
 from uad.evaluate.score import score_volume
 from uad.networks.execution import reuse_freed_memory
-from uad.preprocess.intensity import pack_volume
+from uad.preprocess.intensity import Packing, pack_volume
 from uad.preprocess.native import packed_affine, to_own_grid
 from uad.preprocess.register import RegisterOptions, RegisterOutputs, register_scan
 from uad.preprocess.skullstrip import skull_strip
@@ -128,19 +128,8 @@ def find_anomalies(
 ) -> Found:
     """Pack, invert, reconstruct, score and threshold a registered scan, as the rules do."""
     names = {"dataset": subject.dataset, "test": subject.test}
-    packing = model.params("pack_slices", **names)
-    options = packing["preprocessing"]
-    volume, mask, _ = pack_volume(
-        image,
-        brain,
-        None,
-        options["spacing"],
-        field_of_view_mm=options["field_of_view"],
-        shape=options["shape"],
-        smooth=packing["curvature_flow"],
-        percentiles=options["percentiles"],
-        name=subject.label,
-    )
+    packing = Packing.of(model.params("pack_slices", **names))
+    volume, mask, _ = pack_volume(image, brain, None, packing, subject.label)
     volume, mask = volume.astype(np.float32), mask > 0
     params = model.params("reconstruct_volumes", **names)
     invert = stored_decision(model.air, params["air"])

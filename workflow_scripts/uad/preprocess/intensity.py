@@ -5,7 +5,8 @@ All arrays are in NIfTI axis order (x, y, z) on RAS+ axes, axial slices on the l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -162,38 +163,51 @@ def resample_grid(volume: np.ndarray, shape: Sequence[int], order: int) -> np.nd
     )
 
 
-def pack_volume(  # noqa: PLR0913
+class Packing(NamedTuple):
+    """How a registered scan becomes what the networks see.
+
+    Attributes:
+        spacing: isotropic voxel size of the scan in millimetres.
+        field_of_view: extent (mm) that is kept.
+        shape: voxels of the result.
+        percentiles: of the masked voxels, mapped to 0 and 1; None: the image is scaled.
+        smooth: apply :func:`curvature_flow` first.
+        stack: whose percentiles scale the slices of :func:`pack_tumour_free`, ``stack`` or
+            ``scan``; None: nobody is trained on them.
+    """
+
+    spacing: float
+    field_of_view: Sequence[float] = (192.0, 192.0, 100.0)
+    shape: Sequence[int] = (96, 96, 50)
+    percentiles: Sequence[float] | None = (1.0, 99.0)
+    smooth: bool = True
+    stack: str | None = None
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> Packing:
+        """From the params of the rule pack_slices."""
+        return cls(**params["preprocessing"], smooth=params["curvature_flow"])
+
+
+def pack_volume(
     image: np.ndarray,
     mask: np.ndarray,
     lesion: np.ndarray | None,
-    spacing: float,
-    field_of_view_mm: Sequence[float] = (192.0, 192.0, 100.0),
-    shape: Sequence[int] = (96, 96, 50),
-    smooth: bool = True,
-    *,
-    percentiles: tuple[float, float] | None = (1.0, 99.0),
+    packing: Packing,
     name: str = "the volume",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bring a registered, brain-cropped scan to the grid and the range that the networks see.
 
-    Order of the authors' loader: curvature flow (if asked), central crop or pad to the
-    field of view, in-mask percentile scaling, resampling (cubic B-spline; labels nearest).
-    The result is not clamped: B-splines overshoot [0, 1] slightly, as they did there.
-    Outside the resampled mask it is exactly 0.
+    Order of the authors' loader: curvature flow (if asked), central crop or pad to the field of
+    view, in-mask percentile scaling, resampling (cubic B-spline; labels nearest). The result is not
+    clamped: B-splines overshoot [0, 1] slightly, as they did there. Outside the resampled mask it
+    is exactly 0.
 
-    Args:
-        image: (X, Y, Z), cropped to the box of the brain so that its centre is the brain's.
-        mask: brain mask of that shape.
-        lesion: lesion mask of that shape, or None for a healthy scan.
-        spacing: isotropic voxel size in millimetres.
-        field_of_view_mm: extent that is kept.
-        shape: voxels of the result.
-        smooth: apply :func:`curvature_flow` first.
-        percentiles: of the masked voxels, mapped to 0 and 1; None: the image is scaled.
-        name: what to call the volume in an error message (its file).
+    Image (cropped to the box of the brain, so that its centre is the brain's), brain mask and
+    lesion mask (None: healthy) have one shape (X, Y, Z); ``name`` is for messages (the file).
 
     Returns:
-        Volume (float16, about [-0.1, 1.1]), mask and lesion (uint8, 0 or 1), each of ``shape``.
+        Volume (float16, about [-0.1, 1.1]), mask and lesion (uint8, 0 or 1).
 
     Raises:
         DataError: shapes differ, the mask is empty, or the brain is constant.
@@ -203,56 +217,37 @@ def pack_volume(  # noqa: PLR0913
     for what, array in (("mask", inside), ("lesion mask", sick)):
         if array.shape != image.shape:
             raise DataError(f"{name}: has shape {image.shape}, its {what} {array.shape}")
-    if smooth:
-        image = curvature_flow(image, (spacing,) * 3)
-    wanted = [max(1, round(extent / spacing)) for extent in field_of_view_mm]
+    if packing.smooth:
+        image = curvature_flow(image, (packing.spacing,) * 3)
+    wanted = [max(1, round(extent / packing.spacing)) for extent in packing.field_of_view]
     inside, sick = crop_or_pad(inside, wanted), crop_or_pad(sick, wanted)
     scaled = crop_or_pad(image, wanted)
-    if percentiles:
-        scaled = percentile_scale(scaled, inside, *percentiles, name=name)
-    small_mask = resample_grid(inside, shape, order=0)
-    volume = resample_grid(scaled, shape, order=3)
+    if packing.percentiles:
+        scaled = percentile_scale(scaled, inside, *packing.percentiles, name=name)
+    small_mask = resample_grid(inside, packing.shape, order=0)
+    volume = resample_grid(scaled, packing.shape, order=3)
     volume[~small_mask] = 0
-    small_lesion = resample_grid(sick, shape, order=0)
+    small_lesion = resample_grid(sick, packing.shape, order=0)
     return volume.astype(np.float16), small_mask.astype(np.uint8), small_lesion.astype(np.uint8)
 
 
-def pack_tumour_free(  # noqa: PLR0913
-    image: np.ndarray,
-    mask: np.ndarray,
-    lesion: np.ndarray,
-    spacing: float,
-    field_of_view_mm: Sequence[float],
-    shape: Sequence[int],
-    *,
-    smooth: bool,
-    percentiles: tuple[float, float],
-    scaling: str,
-    name: str,
+def pack_tumour_free(
+    image: np.ndarray, mask: np.ndarray, lesion: np.ndarray, packing: Packing, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Volume and mask of the slices without a lesion, on which a patient is trained.
 
     The slices of the whole brain that do not touch the lesion, stacked, are packed like a scan of
-    half the depth ([IQA] preprocess.py and create_dataset.py). ``scaling`` says whose percentiles
-    become 0 and 1: those of the ``stack`` or of the ``scan``. The rest is that of the scan, as for
-    :func:`pack_volume`. Volume (float16) and mask (uint8) are all 0 where the lesion leaves no
-    slice of the brain.
+    half the depth ([IQA] preprocess.py and create_dataset.py), scaled as ``packing.stack`` says.
+    Volume (float16) and mask (uint8) are all 0 where the lesion leaves no slice of the brain.
     """
-    shape = (*shape[:2], shape[2] // 2)
+    shape = (*packing.shape[:2], packing.shape[2] // 2)
     kept = ~(lesion > 0).any(axis=(0, 1))
     if not (mask[..., kept] > 0).any():
         return np.zeros(shape, np.float16), np.zeros(shape, np.uint8)
-    if scaling == "scan":
-        image = percentile_scale(image, mask, *percentiles, name=name)
-    volume, brain, _ = pack_volume(
-        image[..., kept],
-        mask[..., kept],
-        None,
-        spacing,
-        (*field_of_view_mm[:2], field_of_view_mm[2] / 2),
-        shape,
-        smooth,
-        percentiles=percentiles if scaling == "stack" else None,
-        name=name,
-    )
+    if packing.stack == "scan":
+        image = percentile_scale(image, mask, *packing.percentiles, name=name)
+        packing = packing._replace(percentiles=None)
+    field = (*packing.field_of_view[:2], packing.field_of_view[2] / 2)
+    half = packing._replace(field_of_view=field, shape=shape)
+    volume, brain, _ = pack_volume(image[..., kept], mask[..., kept], None, half, name)
     return volume, brain
