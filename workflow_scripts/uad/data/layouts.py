@@ -104,17 +104,20 @@ def index_dataset(
     found = patterns.scan(root, modalities)
     dead = dead_links(root)
     members = {path: patterns.find(path.relative_to(root).as_posix()) for path in dead}
-    whose = {path for path in dead if not any(name in str(path) for name in exclude or ())}
-    if whose and (not any(found.values()) or not all(members[path] for path in whose)):
-        raise DataError(f"{root}: {about_dead_links(sorted(whose))}")
+    lost = [
+        path for path in dead if not (members[path] or any(n in str(path) for n in exclude or ()))
+    ]
+    if lost or (dead and not any(found.values())):
+        raise DataError(f"{root}: {about_dead_links(lost or dead)}")
     if not any(found.values()):
         how = load_registry().of_layout(layout).how_to_get()
         raise DataError(
             f"{root}: no subject in the {called} layout. What fits it: uad layouts {root}. "
             f"To have it: {how}."
         )
-    for path in whose:
-        found.setdefault(members[path].subject, Files()).setdefault(members[path].role, path)
+    for path, member in members.items():
+        if member:
+            found.setdefault(member.subject, Files()).setdefault(member.role, path)
     nobody = (
         f"{root}: no subject has all of {', '.join(modalities)}. Import the rest (make datasets "
         "says what), or list what you have in the config: datasets.<name>.modalities."
