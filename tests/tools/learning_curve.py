@@ -185,6 +185,8 @@ def draw(points: pd.DataFrame, path: Path) -> None:
             label, level = (INTENSITY, level) if level == level else ("limit for a ranking", LIMIT)
             axis.axhline(level, color=style.GREY, lw=0.8, ls=":", label=label)
             axis.set(xscale="log", xlabel="training steps", title=title, ylim=(0, None))
+            axis.set_xticks(STEPS, map(str, STEPS))
+            axis.set_xticks([], minor=True)
             axis.legend()
         figure.suptitle("phantom, FLAIR, 48x48: means and single seeds", fontsize=8)
         style.save(figure, path, colours=64)
