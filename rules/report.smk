@@ -192,17 +192,7 @@ rule make_report:
         "../envs/report.yaml"
     params:
         snakefile=f"{workflow.basedir}/Snakefile",
-        targets=list(
-            dict.fromkeys(
-                [
-                    "paper",
-                    *cfg.run.parts,
-                    *(["healthy"] if healthy_is_reported() else []),
-                    "qc",
-                    "describe_run",
-                ]
-            )
-        ),
+        targets=targets_of_report(),
     script:
         f"{SCRIPTS}/make_report.py"
 

@@ -163,6 +163,12 @@ def healthy_is_reported():
     return "extras" in cfg.run.parts or os.path.exists(tree.table("html", "healthy"))
 
 
+def targets_of_report():
+    """Targets whose files the report shows."""
+    healthy = ["healthy"] if healthy_is_reported() else []
+    return list(dict.fromkeys(["paper", *cfg.run.parts, *healthy, "qc", "describe_run"]))
+
+
 def what_is_reported():
     """Everything that the report shows, apart from the pages about the run itself."""
     return [

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from test_methods import CASES, CODE, make
+from test_methods import CASES, make
 from test_report_tables import compile_tex
-from uad import cost as costs
 from uad.cost import measure
 from uad.methods import families, load
 from uad.methods.base import Setup
@@ -37,7 +36,7 @@ def records():
     found = {}
     for family in families():
         options = CASES[family][next(iter(CASES[family]))][0]
-        loss = "ssim" if load(family).losses is None else "l2"
+        loss = "ssim" if load(family).losses is None else "l2"  # a pixelwise one has no overhead
         method = load(family)(options, Setup(loss=loss, image_size=(SIZE, SIZE)))
         found[family] = method, measured(method)
     return found
@@ -61,6 +60,7 @@ def test_every_family_is_measured(records, family):
     assert {key for key in names if record[key] is not None} == expected
     assert all(record[key] > 0 for key in expected)
     assert record["machine"] and record["threads"] == torch.get_num_threads()
+    assert record["t_test"] == min(750, getattr(method.options, "timesteps", 750))
     json.dumps(record)
 
 
@@ -68,12 +68,6 @@ def test_stages_of_a_training_are_measured_apart(records):
     _, record = records["adversarial"]
     # the GAN takes five steps of its critic, with a gradient of a gradient
     assert record["gflops_per_slice_training"] > 2 * record["gflops_per_slice_training_late"]
-
-
-@pytest.mark.parametrize("loss", ["l1", "l2"])
-def test_pixelwise_losses_have_no_overhead(loss):
-    method = load("autoencoder")(CODE, Setup(loss=loss, image_size=(SIZE, SIZE)))
-    assert measured(method)["seconds_per_step_l1"] is None
 
 
 def test_operations_are_those_of_the_layers(records):
@@ -104,38 +98,6 @@ def test_fused_layers_are_counted():
     # queries, keys, values, output, twice-wide feed-forward: 8 squares; attention: 2 products
     products = 8 * width**2 + 2 * options["sequence"] * width
     assert gained * 1e9 == pytest.approx(2 * 2 * products)
-
-
-def test_volumes_are_restored_as_in_the_workflow(monkeypatch):
-    seen = {}
-
-    def volume(self, volume, mask, seed):
-        options = ("t_test", "batch", "device", "precision")
-        seen.update({name: getattr(self, name) for name in options}, seed=seed)
-        seen.update(half=torch.is_autocast_enabled("cpu"), training=self.network.training)
-
-    monkeypatch.setattr(costs.Reconstructor, "volume", volume)
-    method = make("diffusion", timesteps=500)
-    record = measured(method, precision="bf16-mixed", seed=3)
-    assert seen == {
-        "t_test": 500,
-        "batch": 3,
-        "device": "cpu",
-        "precision": "bf16-mixed",
-        "seed": 3,
-        "half": False,  # it is the restoring that knows its precision
-        "training": False,
-    }
-    assert (record["t_test"], record["seed"], record["precision"]) == (500, 3, "bf16-mixed")
-
-
-@pytest.mark.parametrize(("seconds", "runs"), [(0, 0), (1e9, costs.RUNS)])
-def test_slow_steps_are_timed_less_often(monkeypatch, seconds, runs):
-    monkeypatch.setattr(costs, "SECONDS", seconds)
-    calls = []
-    operations, median = costs._observe(lambda: calls.append(0), "cpu")
-    assert (len(calls), operations) == (1 + runs, 0)
-    assert median > 0
 
 
 # --- the table

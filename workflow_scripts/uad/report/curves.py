@@ -188,27 +188,21 @@ def figure_lesions(
     A dot is a volume (averaged over the folds that test it), the line a running mean over a fifth
     of the volumes. ``metrics`` are those of :func:`uad.report.metrics_table.with_facts`.
     """
+    title = titled(f"{spec.title}: Dice over lesion volume", phantom)
+    size = 1.9 + 3.0 * len(spec.places), 2.1 + 0.2 * len(spec.methods)
     with style():
-        title = titled(f"{spec.title}: Dice over lesion volume", phantom)
-        figure, body = _titled(
-            title, 1.9 + 3.0 * len(spec.places), 0.9 + 0.2 * len(spec.methods) + 1.2
-        )
+        figure, body = _titled(title, *size)
         panels = body.subplots(1, len(spec.places), squeeze=False, sharey=True).flat
         for axes, (place, name) in zip(panels, spec.places.items(), strict=True):
             here = metrics[(metrics[["experiment", "test_dataset"]] == list(place)).all(axis=1)]
-            volumes = here[here["lesion_ml"] > 0].groupby(["method", "lesion_ml", "subject"])[
-                "dice"
-            ]
-            means = volumes.mean().dropna().reset_index()
+            volumes = here[here["lesion_ml"] > 0].groupby(["method", "lesion_ml", "subject"])
+            means = volumes["dice"].mean().dropna().reset_index()
             for method, look in zip(spec.methods, _looks(spec.methods), strict=True):
-                mine = means[means["method"] == method]  # by rising volume
-                smooth = (
-                    mine[["lesion_ml", "dice"]].rolling(max(1, len(mine) // 5), center=True).mean()
-                )
-                axes.plot(
-                    mine["lesion_ml"], mine["dice"], ".", color=look["color"], ms=2.5, alpha=0.4
-                )
-                axes.plot(smooth["lesion_ml"], smooth["dice"], **look, lw=1.3)
+                mine = means.loc[means["method"] == method, ["lesion_ml", "dice"]]
+                x, y = mine.T.to_numpy()  # by rising volume
+                axes.plot(x, y, ".", color=look["color"], ms=2.5, alpha=0.4)
+                smooth = mine.rolling(max(1, len(mine) // 5), center=True).mean()
+                axes.plot(*smooth.T.to_numpy(), **look, lw=1.3)
             axes.set(xscale="log", xlabel="lesion volume [ml]", ylim=(0, 1))
             axes.set_title(f"{name}, n = {means['subject'].nunique()}", size=8)
             grid(axes)
