@@ -253,19 +253,6 @@ def test_jobs_that_share_spread_over_the_devices_before_they_double_up(start):
     assert claimed(fifth)["uuid"] == facts[2]["uuid"]
 
 
-def test_a_job_that_fills_a_device_is_never_beside_others(start):
-    small = start(sharing=4, uuids=UUIDS[:1])
-    claimed(small)
-    large = start(uuids=UUIDS[:1])
-    wait_for_the_device(large)
-    end(small)
-    claimed(large)
-    another = start(sharing=4, uuids=UUIDS[:1])
-    wait_for_the_device(another)
-    end(large)
-    claimed(another)
-
-
 def test_small_jobs_that_come_later_do_not_keep_a_large_one_waiting(start):
     running = [start(sharing=3, uuids=UUIDS[:1]) for _ in range(2)]
     for job in running:

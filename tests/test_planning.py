@@ -1,7 +1,6 @@
 """Plan before you spend: Snakemake's jobs, known costs, and nothing touched or locked."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -406,19 +405,6 @@ def test_absolute_paths_are_stood_in_for_without_being_written(plan, tmp_path, o
     assert to_do(found)["register_scan"] == 10
     assert found["bytes_raw"]["ixi"] == 2 * (4840816640 + 3853445120)  # archives and images
     assert not nowhere.exists() and not (tmp_path / "results").exists()
-
-
-def test_a_mirror_shows_the_directory_and_protects_it(root, indexed, tmp_path):
-    path = indexed / "results/participants/ixi.tsv"
-    before = files_of(indexed)
-    cfg = load_files([root / "config.yaml", indexed / "small.yaml"])
-    mirror = Mirror(tmp_path / "mirror", indexed, cfg)
-    assert mirror.unindexed() == []
-    shown = mirror.root / "results/participants/ixi.tsv"
-    assert os.lstat(shown).st_mtime_ns == path.stat().st_mtime_ns
-    mirror.index(["ixi"])
-    assert not shown.is_symlink() and shown.read_bytes() == path.read_bytes()
-    assert files_of(indexed) == before
 
 
 def test_a_preprocessed_tree_cannot_be_stood_in_for(content, tmp_path):

@@ -21,7 +21,6 @@ from uad.report.map_figures import (
     map_samples,
     map_scales,
 )
-from uad.report.style import CYCLE
 
 # --- which slices
 
@@ -189,7 +188,3 @@ def test_the_mean_curve_takes_the_highest_threshold_that_reaches_a_recall():
     thresholds, dice = mean_dice(parts)
     assert thresholds.tolist() == [0, 1, 2, 4]
     assert dice.tolist() == pytest.approx([0.8, 0.5, 0.2, 0])
-
-
-def test_fourteen_methods_look_different():
-    assert len({(str(look["color"]), str(look["ls"])) for look in CYCLE}) == len(CYCLE) == 14

@@ -1,5 +1,6 @@
 """Studies: right numbers, honest words, equal bytes."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -54,19 +55,16 @@ def make_volumes(
     With ``shared`` all folds test the same volumes.
     """
     rows = []
-    for experiment, dataset in places:
-        for method in methods:
-            for fold in range(folds):
-                for variant, value in EFFECT.items():
-                    known = (validation or {}).get(fold, EFFECT)[variant]
-                    for role, level in (("val_unhealthy", known), ("test", value)):
-                        for i in range(volumes):
-                            # sums to zero over volumes, and differs between variants
-                            noise = 0.004 * (i - (volumes - 1) / 2) * (1 + len(variant) / 7)
-                            name = f"s{i:02d}" if shared else f"s{fold}-{i:02d}"
-                            score = level + 0.01 * (fold - 1) + noise
-                            place = [experiment, method, fold, dataset, variant, role]
-                            rows.append([*place, name, score, score + 0.1])
+    cells = itertools.product(places, methods, range(folds), EFFECT.items(), range(volumes))
+    for (experiment, dataset), method, fold, (variant, value), i in cells:
+        known = (validation or {}).get(fold, EFFECT)[variant]
+        # sums to zero over volumes, and differs between variants
+        noise = 0.004 * (i - (volumes - 1) / 2) * (1 + len(variant) / 7)
+        name = f"s{i:02d}" if shared else f"s{fold}-{i:02d}"
+        for role, level in (("val_unhealthy", known), ("test", value)):
+            score = level + 0.01 * (fold - 1) + noise
+            place = [experiment, method, fold, dataset, variant, role]
+            rows.append([*place, name, score, score + 0.1])
     names = "experiment method fold test_dataset variant role subject dice auprc".split()
     return pd.DataFrame(rows, columns=names)
 

@@ -1,5 +1,6 @@
 """Tables: right numbers, honest words, equal bytes, in every format."""
 
+import itertools
 import re
 import shutil
 import statistics
@@ -44,15 +45,12 @@ VALUES = {"thresh": 0.1969, "pddpm": 0.4941, "pddpm-iqa": 0.55, "oracle": 1.0}
 def make_metrics(values=VALUES, folds=5, volumes=25, spec=SPEC):
     """Metrics whose mean over everything is the given value for every method."""
     rows = []
-    for method, value in values.items():
-        varies = 0 < value < 1
-        for column in spec["columns"]:
-            for fold in range(folds):
-                for i in range(volumes):
-                    spread = 0.01 * (fold - (folds - 1) / 2) + 0.001 * (i - (volumes - 1) / 2)
-                    score = value + varies * spread
-                    place = (column["experiment"], method, fold, column["test"])
-                    rows.append([*place, f"case-{i:03d}", score, score])
+    cells = itertools.product(values.items(), spec["columns"], range(folds), range(volumes))
+    for (method, value), column, fold, i in cells:
+        spread = 0.01 * (fold - (folds - 1) / 2) + 0.001 * (i - (volumes - 1) / 2)
+        score = value + spread * (0 < value < 1)
+        place = (column["experiment"], method, fold, column["test"])
+        rows.append([*place, f"case-{i:03d}", score, score])
     names = "experiment method fold test_dataset subject dice auprc".split()
     return pd.DataFrame(rows, columns=names)
 

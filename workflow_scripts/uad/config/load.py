@@ -15,10 +15,7 @@ from uad.core.files import read_yaml
 
 
 def load(content: dict[str, Any]) -> Config:
-    """Validate a configuration.
-
-    Args:
-        content: the merged content of ``config.yaml`` and its overlays.
+    """Validate the merged content of ``config.yaml`` and its overlays.
 
     Raises:
         ConfigError: with one line per problem: where, what, and the near match.
@@ -26,16 +23,12 @@ def load(content: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        lines = error_lines(error)
-        text = "\n".join(f"  - {line}" for line in lines)
+        text = "\n".join(f"  - {line}" for line in error_lines(error))
         raise ConfigError(f"The configuration is not valid:\n{text}") from None
 
 
 def load_files(paths: Iterable[str | Path]) -> Config:
-    """Validate a configuration and its overlays as Snakemake would see them.
-
-    Args:
-        paths: ``config.yaml`` and overlays; the last one has the last word.
+    """Validate ``config.yaml`` and overlays (the last has the last word) as Snakemake sees them.
 
     Raises:
         ConfigError: a file cannot be read, or as :func:`load`.

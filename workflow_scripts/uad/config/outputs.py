@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from uad.config.training import Fraction, Quality, odd_side
+from uad.config.training import Fraction, OddSide, Quality
 from uad.core.errors import near
 from uad.core.strict import Strict
 
@@ -94,14 +94,9 @@ class Rescoring(Strict):
     ssim_clamp: bool | None = None
     postprocessing_order: Literal["erosion_first", "median_first"] | None = None
     erosion: int | None = Field(None, ge=0)
-    median: int | None = Field(None, ge=1)
+    median: OddSide | None = None
     component_max_size: int | None = Field(None, ge=0)
     threshold_search: Literal["halving", "exact"] | None = None
-
-    @field_validator("median")
-    @classmethod
-    def _odd(cls, value: int | None) -> int | None:
-        return None if value is None else odd_side(value)
 
 
 class Study(Strict):

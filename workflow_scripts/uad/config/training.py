@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from uad import methods as method_registry
 from uad.core.errors import near
@@ -15,15 +15,14 @@ Quality = Literal["l1", "l2", "ssim", "fusion", "ms-ssim", "gms"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-def odd_side(value: int) -> int:
-    """The side of a median window, which has a middle.
-
-    Raises:
-        ValueError: it is even.
-    """
+def _odd(value: int) -> int:
     if value % 2 == 0:
         raise ValueError("the side of the median window must be odd; 1: off")
     return value
+
+
+#: The side of a median window, which has a middle.
+OddSide = Annotated[int, Field(ge=1), AfterValidator(_odd)]
 
 
 class Protocol(Strict):
@@ -36,7 +35,7 @@ class Protocol(Strict):
     preset: Literal["reference", "paper"] = "reference"
     postprocessing_order: Literal["erosion_first", "median_first"] = "erosion_first"
     erosion: int = Field(3, ge=0)
-    median: int = Field(5, ge=1)
+    median: OddSide = 5
     component_max_size: int = Field(7, ge=0, description="Smaller or equal components go; 0: off.")
     checkpoint: Literal["best", "last"] = "best"
     t_test: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(
@@ -75,11 +74,6 @@ class Protocol(Strict):
         """Noise level for one test set: the most specific entry wins."""
         keys = (f"{experiment}/{dataset}", experiment, "default")
         return next(self.t_test[key] for key in keys if key in self.t_test)
-
-    @field_validator("median")
-    @classmethod
-    def _odd(cls, value: int) -> int:
-        return odd_side(value)
 
     @property
     def quality(self) -> dict[str, Any]:

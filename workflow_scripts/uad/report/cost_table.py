@@ -85,9 +85,7 @@ def _texts(record: Mapping[str, Any], varying: Sequence[str]) -> list[str]:
         _stages(record, "gflops_per_slice_training"),
         _stages(record, "seconds_per_step"),
         digits(record["seconds_per_step_l1"]),
-        NOTHING
-        if overhead is None
-        else f"{overhead:+.0f} %".replace("-", "−").replace("−0 ", "+0 "),
+        NOTHING if overhead is None else f"{round(overhead):+d} %".replace("-", "−"),
         digits(record["seconds_per_volume"]),
         *(_text(record, column) for column in ("peak_memory_mb", *varying)),
     ]

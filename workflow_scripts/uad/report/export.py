@@ -46,13 +46,10 @@ class Cell:
 def export(
     cfg: Config, results: Path, cell: Cell, subjects: Sequence[str] | None, out: Path
 ) -> Path:
-    """Write the volumes of some test subjects of a cell below ``out``.
+    """Write the volumes of some test subjects (by default as in Figure 3) below ``out``; its page.
 
     A file is ``sub-<subject>_space-<SRI24|orig>_desc-<layer>_<suffix>.nii.gz`` with a JSON beside
-    it; scans that somebody else preprocessed are on the page only. By default as in Figure 3.
-
-    Returns:
-        The page.
+    it; scans that somebody else preprocessed are on the page only.
 
     Raises:
         DataError: maps or reconstructions were deleted after use; a subject is not tested.
@@ -136,12 +133,9 @@ def _write(
         for space, content in spaces.items():
             name = f"sub-{scan['subject']}_space-{space}_desc-{layer}_{scan['suffix']}"
             write_volume(folder / f"{name}.nii.gz", *content)
+            sources = [registered, *([transform, str(raw.path)] if space == "orig" else [])]
             about = {"Description": LAYERS[layer], "SpatialReference": space, **facts}
-            about["Sources"] = [
-                registered,
-                *([transform, str(raw.path)] if space == "orig" else []),
-            ]
-            write_json(folder / f"{name}.json", about)
+            write_json(folder / f"{name}.json", {**about, "Sources": sources})
 
 
 def _strip(volume: np.ndarray) -> str:

@@ -141,10 +141,9 @@ def _draw_ratios(axes: Axes, y: int, folds: pd.DataFrame, mean: pd.Series) -> No
 
 
 def _ratio_axis(axes: Axes, ratios: np.ndarray) -> None:
-    axes.set_xlabel("AIR (logarithmic)")
-    axes.set_xscale("log")
     high = max(2.0, float(ratios.max()) * 1.6)
-    axes.set_xlim(min(1.0, float(ratios.min())) * 0.96, high)
+    low = min(1.0, float(ratios.min())) * 0.96
+    axes.set(xlabel="AIR (logarithmic)", xscale="log", xlim=(low, high))
     ticks = [t for t in (1, 1.2, 1.5, 2, 3, 5, 8, 12, 20, 50) if t <= high]
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.set_xticks([], minor=True)

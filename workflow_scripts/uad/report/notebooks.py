@@ -61,14 +61,11 @@ def execute(
     folder: str | os.PathLike[str],
     library: set[str] | None = None,
 ) -> NotebookNode:
-    """Execute a notebook and take out what differs between two executions.
+    """Execute a notebook in a folder and take out what differs between two executions.
 
-    Args:
-        source: the notebook; its cell tagged ``parameters`` declares them with defaults.
-        parameters: values as JSON has them; paths are relative to ``folder``, so that what was
-            executed names no path of this machine.
-        folder: working directory of the notebook: the results folder.
-        library: gets the library files that the notebook loaded, relative to the library.
+    Its cell tagged ``parameters`` declares them with defaults. Paths among the values are relative
+    to the folder, so that what was executed names no path of this machine. ``library`` gets the
+    library files that the notebook loaded.
 
     Raises:
         DataError: a cell failed, a parameter is not declared, or the kernel ended; the message
@@ -88,10 +85,8 @@ def execute(
             f"{name}: its cell tagged '{PARAMETERS}' does not declare {', '.join(unknown)}."
         )
     notebook.cells.append(nbformat.v4.new_code_cell(_LOADED))
-    # the notebook reads the library that its job reads, wherever a run was started from
-    paths = [str(LIBRARY.parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ |= {
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "PYTHONPATH": str(LIBRARY.parent),  # the library that its job reads
         "JUPYTER_PREFER_ENV_PATH": "1",  # not a kernel that a user installed under the same name
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # make sets one without pictures
     }

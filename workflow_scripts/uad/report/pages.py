@@ -53,13 +53,8 @@ def write_data_page(
 ) -> None:
     """Write how many volumes stand behind the numbers, by experiment and data set.
 
-    Args:
-        path: of the page.
-        splits: files ``<experiment>/fold-<k>.tsv``.
-        participants: data set -> its table of subjects and raw files.
-        verdicts: the validation of each data set: who is not used, and why.
-        sources: data set -> phantom, folder, download or preprocessed.
-        phantom: a data set is a phantom: title and caption say so.
+    From splits ``<experiment>/fold-<k>.tsv``, and by data set its table of participants, its
+    validation (who is not used, and why) and its source (phantom, folder, ...).
     """
     experiments: dict[str, list[Any]] = {}
     for split in sorted(map(Path, splits)):

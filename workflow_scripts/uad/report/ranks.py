@@ -121,9 +121,9 @@ def _diagram(axes: Axes, block: pd.DataFrame, spec: TableSpec) -> None:
         depth = 1 + (number if left else k - 1 - number)
         end = 0.7 if left else k + 0.3
         axes.plot([rank, rank, end], [0, depth, depth], color="#30353b", lw=0.7)
-        text = f"{spec.label(record['row'])} ({rank:.2f})"
-        axes.text(end, depth, text + " " if left else " " + text, va="center", size=6.5,
-                  ha="right" if left else "left")  # fmt: skip
+        side = "right" if left else "left"
+        axes.text(end, depth, f" {spec.label(record['row'])} ({rank:.2f}) ", va="center", size=6.5,
+                  ha=side)  # fmt: skip
     # a bar over each largest group whose best and worst are not different
     means, critical = block["mean_rank"].to_numpy(), block["critical_difference"].iloc[0]
     ends = [int(np.flatnonzero(means - mean < critical).max()) for mean in means]

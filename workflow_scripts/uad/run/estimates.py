@@ -83,8 +83,8 @@ class Estimator:
         """Bytes of a job that stay, and bytes that go when they have been used."""
         names, cfg = job.wildcards, self.cfg
         if job.rule == "train_model":  # of the two, the checkpoint goes when the training ends
-            model = cfg.models[cfg.methods[names["method"]].model]
-            return model_bytes([model.model_dump(mode="json")], 1) / 2, 0
+            model = cfg.models[cfg.methods[names["method"]].model].model_dump(mode="json")
+            return model_bytes([model], 1) / 2, 0
         if job.rule in _RESULT_BYTES:
             size = self.units(job)["volume"] * 96 * 96 * 50 * _RESULT_BYTES[job.rule]
             return (size, 0) if cfg.run.keep_reconstructions else (0, size)
@@ -101,11 +101,10 @@ class Estimator:
             return cfg.methods[names["method"]].model
         if job.rule in ("score_volumes", "score_healthy"):
             return cfg.methods[names["method"]].score
-        if job.rule == "skullstrip_scan" and predicts_in_batches(cfg, names["dataset"]):
-            return "predicted"
-        if job.rule == "skullstrip_scan":
-            return cfg.backend_of(names["dataset"]).removeprefix("auto-")
-        return ""
+        if job.rule != "skullstrip_scan":
+            return ""
+        predicted = predicts_in_batches(cfg, names["dataset"])
+        return "predicted" if predicted else cfg.backend_of(names["dataset"]).removeprefix("auto-")
 
     def units(self, job: Job) -> dict[str, float]:
         """Amounts of work by unit; a rule that is not known here has none."""

@@ -81,10 +81,8 @@ def copy_overlays(arguments: Sequence[str], where: Sequence[int], folder: Path) 
 
 
 def register_run(directory: Path, record: Path) -> None:
-    """Write down where this run's Snakemake works; refuse beside a run on another login node.
-
-    The lock of ``make`` need not reach from one login node to another, and the jobs of a live
-    run are not to be ended.
+    """Write down where this run's Snakemake works; refuse beside a run on another login node,
+    which the lock of ``make`` need not reach: the jobs of a live run are not to be ended.
 
     Raises:
         LaunchError: jobs of a run that was started on another host are in the queue.
@@ -118,8 +116,7 @@ def unattended_jobs(directory: Path) -> list[str]:
 def cancel_unattended(directory: Path, patience: float = 180.0) -> list[str]:
     """End the jobs that a killed run left behind, wait until they are gone; their numbers.
 
-    Nobody watches them, and the new run would write the same files beside them. A training
-    saves what it has when it is told to end.
+    The new run would write the same files beside them. A training saves what it has.
 
     Raises:
         LaunchError: SLURM does not answer, or the jobs are there after ``patience`` seconds.
