@@ -247,16 +247,6 @@ def test_a_raw_tree_over_two_disks_is_filled(tmp_path, monkeypatch):
 # --- again, interrupted
 
 
-def test_what_is_there_is_not_unpacked_again(tmp_path, monkeypatch):
-    archive = tar_of(tmp_path / "a.tar", names("brats21", range(2)))
-    bring("brats21", archive, tmp_path / "raw")
-    done = bring("brats21", archive, tmp_path / "raw")
-    assert (done.placed, done.kept) == (0, 10)
-    (tmp_path / "raw" / names("brats21", range(1))[0]).unlink()
-    done = bring("brats21", archive, tmp_path / "raw")
-    assert (done.placed, done.kept) == (1, 9)
-
-
 @pytest.mark.parametrize("form", ["folder", "archive"])
 def test_an_interrupted_import_is_taken_up_again(tmp_path, monkeypatch, form):
     files = names("brats21", range(2))

@@ -290,13 +290,6 @@ def test_what_nobody_foresaw_in_a_file_costs_only_its_scan(tree, monkeypatch):
     assert lesion == (BAD, f"lesion mask: cannot be measured (who would have thought): {mask}")
 
 
-def test_a_lost_file_is_missed(clean):
-    table = index_dataset("ixi", clean / "ixi", ["T1"]).table
-    table.loc[1, "image"] += ".lost"
-    faults = validate_tree("ixi", table)["faults"]
-    assert "T1 image: no such file" in faults[1] and (faults.drop(1) == "").all()
-
-
 @pytest.mark.parametrize(
     "fields, verdict, said",
     [
