@@ -1,5 +1,7 @@
 """All metrics with intervals, by strata, and ranks: right numbers, honest words, equal bytes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -50,6 +52,16 @@ def one(summary, stratum=WHOLE, method="pddpm", metric="dice", test="brats21", s
     return found.iloc[0]
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Intervals from the smallest to the largest value, where it does not matter what they are."""
+
+    def interval(values, seed):
+        return SimpleNamespace(low=values.min(), high=values.max())
+
+    monkeypatch.setattr("uad.report.metrics_table.bootstrap_interval", interval)
+
+
 def test_mean_std_and_interval_are_those_of_the_volumes():
     metrics = metrics_of()
     metrics.loc[metrics["subject"] == "case-001", "dice"] = np.nan
@@ -70,7 +82,7 @@ def test_mean_std_and_interval_are_those_of_the_volumes():
     assert (record["ci_low"], record["ci_high"]) == pytest.approx(limits, abs=2e-3)
 
 
-def test_volumes_are_divided_by_lesion_volume_site_and_age():
+def test_volumes_are_divided_by_lesion_volume_site_and_age(quick):
     summary = summary_of(metrics_of(ages=[20, 30, 40, 50, 60, 70, None, None]))
     counts = summary[(summary["row"] == "pddpm") & (summary["metric"] == "dice")]
     counts = counts[counts["test_dataset"] == "brats21"].set_index(["strata", "stratum"])[
@@ -87,7 +99,7 @@ def test_volumes_are_divided_by_lesion_volume_site_and_age():
     assert "site" not in set(summary_of(metrics_of(sites="a"))["strata"])
 
 
-def test_equal_metrics_give_equal_bytes_and_small_test_sets_are_noted(tmp_path):
+def test_equal_metrics_give_equal_bytes_and_small_test_sets_are_noted(quick, tmp_path):
     columns = {"dice": {"direction": "higher", "about": "overlap", "nan": "no lesion"}}
     columns |= {"auprc": {"unit": "ml", "direction": "nearer to 0"}}
     texts = []
