@@ -33,10 +33,11 @@ TABLE = {
             "pandas pydantic",
             "compute_air describe_run fetch_split_list make_air_table make_cost_table "
             "make_curves_figure make_phantom make_splits make_ranks make_table "
-            "measure_quality pack_crate uad.report.figures uad.report.tables "
+            "measure_quality uad.report.figures uad.report.tables "
             "uad.commands.compare_results uad.commands.show_results uad.commands.trace_cell "
             "uad.commands.verify_crate",
         ),
+        ("pandas pydantic requests", "pack_crate"),  # rocrate loads it
     ],
     "evaluation": [
         ("scipy.ndimage", "rescore_volumes score_volumes search_threshold uad.evaluate"),
