@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import math
 import os
@@ -23,6 +22,8 @@ from uad.core.files import atomic_path
 
 #: How far (in voxels) a mask's corners may lie from its image's before it is worth a warning.
 GRID_TOLERANCE = 0.5
+#: How a gzip file begins.
+GZIP = b"\x1f\x8b"
 #: What nibabel raises at a file that is no image, or half of one.
 UNREADABLE = (EOFError, OSError, ValueError, TypeError, zlib.error, ImageFileError)
 
@@ -77,14 +78,29 @@ class Scan(Volume):
 
 
 def load_image(path: str | os.PathLike[str]) -> Any:
-    """A nibabel image by what its file holds, whatever its name says of compression."""
-    content = b""
+    """A nibabel image by what its file holds, whatever its name says of compression.
+
+    nibabel stops before the checksum of a packed file, so that damaged voxels would be taken.
+    """
     with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    if packed != str(path).endswith(".gz"):
-        content = Path(path).read_bytes()
-        content = gzip.decompress(content) if packed else content
+        packed = file.read(2) == GZIP
+    if not packed and not str(path).endswith(".gz"):
+        return nib.load(path)
+    content = Path(path).read_bytes()
+    content = _unpacked(content) if packed else content
     return nib.Nifti1Image.from_bytes(content) if content[344:347] == b"n+1" else nib.load(path)
+
+
+def _unpacked(content: bytes) -> bytes:
+    """The content of a gzip file, checked by its checksums; without what follows its parts."""
+    parts = []
+    while content.startswith(GZIP):
+        unpack = zlib.decompressobj(wbits=31)
+        parts.append(unpack.decompress(content))
+        if not unpack.eof:
+            raise EOFError("the compressed data break off")
+        content = unpack.unused_data
+    return b"".join(parts)
 
 
 def open_volume(path: str | os.PathLike[str], dtype: type | None = None) -> Volume:
@@ -138,7 +154,7 @@ def _is_whole(path: str | os.PathLike[str]) -> bool:
     try:
         with open(path, "rb") as file:
             head = file.read(4096)
-            if packed := head.startswith(b"\x1f\x8b"):
+            if packed := head.startswith(GZIP):
                 head = zlib.decompressobj(wbits=31).decompress(head)
             file.seek(-4 if packed else 0, os.SEEK_END)
             # gzip ends with the length of its content (RFC 1952)
