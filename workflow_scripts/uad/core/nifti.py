@@ -77,14 +77,15 @@ class Scan(Volume):
         return np.ascontiguousarray(nib.orientations.apply_orientation(data, back))
 
 
-def load_image(path: str | os.PathLike[str]) -> Any:
+def load_image(path: str | os.PathLike[str], *, voxels: bool = True) -> Any:
     """A nibabel image by what its file holds, whatever its name says of compression.
 
-    nibabel stops before the checksum of a packed file, so that damaged voxels would be taken.
+    For its voxels a packed file is read to its checksum: nibabel stops before that, and would take
+    damaged ones.
     """
     with open(path, "rb") as file:
         packed = file.read(2) == GZIP
-    if not packed and not str(path).endswith(".gz"):
+    if packed == str(path).endswith(".gz") and not (packed and voxels):
         return nib.load(path)
     content = Path(path).read_bytes()
     content = _unpacked(content) if packed else content
@@ -188,7 +189,7 @@ def read_grid(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], np.ndarray
         UnreadableVolumeError: it cannot be read.
     """
     try:
-        image = load_image(path)
+        image = load_image(path, voxels=False)
     except (*UNREADABLE, HeaderDataError) as error:
         raise UnreadableVolumeError(path, f"cannot be read as a NIfTI volume ({error})") from error
     shape = image.shape
