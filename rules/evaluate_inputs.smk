@@ -19,10 +19,12 @@ def healthy_store(wildcards):
 
 
 def healthy_files():
-    """Judgements on the healthy test subjects, of all cells of the tables that have any."""
+    """Judgements on the healthy test subjects, of the cells of the tables that have any."""
+    methods = cfg.run.healthy_methods
     return [
         f"{cfg.results}/healthy/{experiment}/{method}/fold-{fold}/{test}.json"
         for experiment, method in cfg.cells_of_run()
+        if methods is None or method in methods
         for fold in cfg.folds_of(experiment)
         for test in cfg.experiments[experiment].test
         if cfg.splits.healthy_test and test != cfg.experiments[experiment].train

@@ -159,8 +159,9 @@ def rules_by_stage():
 
 
 def healthy_is_reported():
-    """Whether the report has the healthy scans: with the extras, or where they were judged before."""
-    return "extras" in cfg.run.parts or os.path.exists(tree.table("html", "healthy"))
+    """Whether the report has the healthy scans: asked for, with the extras, or judged before."""
+    asked = cfg.run.healthy_methods is not None or "extras" in cfg.run.parts
+    return asked or os.path.exists(tree.table("html", "healthy"))
 
 
 def targets_of_report():

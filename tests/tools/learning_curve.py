@@ -21,9 +21,9 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from tools.positive_control import POSTPROCESSING, Case, phantom_case
+from tools.positive_control import POSTPROCESSING, QUALITY, Case, phantom_case
 from uad.air import invert_foreground, paper_rule
-from uad.config import Protocol, Train
+from uad.config import Train
 from uad.core.seeds import derive_seed
 from uad.evaluate import evaluate_volume, postprocess, search_threshold
 from uad.evaluate.readiness import LIMIT, healthy_errors
@@ -59,7 +59,6 @@ LOOP = Train(
     validate_every=10**6,
     accelerator="cpu",
 )
-QUALITY = Protocol().quality
 #: Phantoms of a seed, in the order of their numbers; 20 give 10 steps in an epoch.
 TRAINING, VALIDATION, TEST = 20, 4, 8
 T_TEST, COMPONENT_MAX_SIZE, VOXEL_MM = 750, 1, (4.0, 4.0, 4.0)

@@ -19,6 +19,7 @@ import pandas as pd
 from scipy import ndimage
 
 from uad.air import invert_foreground, paper_rule
+from uad.config import Protocol
 from uad.core.seeds import derive_seed
 from uad.evaluate import average_precision, postprocess
 from uad.evaluate.score import score_volume
@@ -34,6 +35,9 @@ STEPS = {
 
 #: Post-processing of a grid of 48x48x25, as in the demo.
 POSTPROCESSING = {"erosion": 1, "median": 3}
+
+#: Window, clamp and alpha of the default protocol.
+QUALITY = Protocol().quality
 
 
 class Case(NamedTuple):
@@ -130,7 +134,7 @@ def control(
         cases: the volumes.
         seed: of the errors of brightness.
         postprocessing: options of :func:`uad.evaluate.postprocess`.
-        quality: options of the fusion map.
+        quality: options of the quality maps that replace those of :data:`QUALITY`.
         invert_scan: false leaves the scan as it is where AIR inverts the reconstruction, which is
             a mistake that the control must show.
     """
@@ -138,13 +142,14 @@ def control(
     for number, case in enumerate(cases):
         restored = reconstruction(case, derive_seed(seed, number))
         healthy = (case.brain > 0) & (case.lesion == 0)
-        row = {"healthy DSSIM": float(score_volume("ssim", case.scan, restored)[healthy].mean())}
+        dssim = score_volume("ssim", case.scan, restored, **QUALITY)
+        row = {"healthy DSSIM": float(dssim[healthy].mean())}
         for name, (score, air) in STEPS.items():
             pair = [case.scan, restored]
             if air and paper_rule(float(case.scan[healthy].mean())):
                 pair[1] = invert_foreground(restored, case.brain)
                 pair[0] = invert_foreground(case.scan, case.brain) if invert_scan else case.scan
-            options = (quality or {}) if score == "fusion" else {}
+            options = QUALITY | (quality or {})
             scores = postprocess(
                 score_volume(score, *pair, **options), case.brain, **postprocessing
             )

@@ -112,6 +112,7 @@ def _references(config: Config) -> Iterator[tuple[str, str, str, Iterable[str]]]
         ("studies", "study", run.studies, config.studies),
         ("figures", "figure", run.figures, config.figures),
         ("air_experiments", "experiment", run.air_experiments, experiments),
+        ("healthy_methods", "method", run.healthy_methods, methods),
     ):
         for name in names or []:
             yield f"run.{key}", name, kind, known

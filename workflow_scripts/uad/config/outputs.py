@@ -150,6 +150,11 @@ class Run(Strict):
         description="Of each table, in the report and in extras: all metrics with intervals and by "
         "strata, and ranks of three methods or more.",
     )
+    healthy_methods: list[str] | None = Field(
+        None,
+        description="Methods that every report judges on the healthy test scans; null: all of the "
+        "tables, in extras only.",
+    )
     folds: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
     air_experiments: list[str] | None = None
     figures: list[str] | None = None
