@@ -1,4 +1,4 @@
-"""How far the numbers of two files of one name are apart.
+"""Whether two files of one name hold the same, by the numbers in them.
 
 Kinds that hold numbers are read as nested data and compared leaf by leaf; of all others only the
 bytes tell that they differ.
@@ -34,6 +34,17 @@ TOLERANCES = {
     # matrix and millimetres of an affine, stored as float32
     "transform": Tolerance(1e-4, 1e-4),
 }
+#: Kind by the end of a name.
+KINDS = {
+    ".csv": "table",
+    ".tsv": "table",
+    ".json": "json",
+    ".safetensors": "array",
+    ".nii": "array",
+    ".nii.gz": "array",
+    ".mat": "transform",
+}
+SAME, CLOSE, DIFFERENT = "same content", "within tolerance", "different"
 
 
 def compare_files(
@@ -42,39 +53,34 @@ def compare_files(
     tolerances: Mapping[str, Tolerance] = TOLERANCES,
     portable: tuple[Callable[[str], str], ...] = (str, str),
 ) -> tuple[str, str]:
-    """Compare the contents of two files of one name whose bytes differ.
+    """Compare two files of one name whose bytes differ.
 
     ``portable`` makes paths in the text of each independent of the machine.
 
     Returns:
-        ``same content``, ``within tolerance`` or ``different``, and the first difference that is
-        no number with the largest of numbers.
+        ``same content``, ``within tolerance`` or ``different``, and the first difference of that
+        kind, the values here and there with an arrow between.
     """
     kind = next((kind for end, kind in KINDS.items() if here.name.lower().endswith(end)), "")
     if not kind:
-        return "different", "other bytes"
+        return DIFFERENT, "other bytes"
     contents = []
     for side, path, replace in zip(("here", "there"), (here, there), portable, strict=True):
         try:
             contents.append(dict(_leaves(_read(path, kind, replace))))
         except Exception as error:  # every format has exceptions of its own
-            return "different", f"cannot be read {side}: {error}"
+            return DIFFERENT, f"cannot be read {side}: {error}"
     ours, theirs = contents
-    words, largest, outside = [], (0.0, ""), False
+    state, first = SAME, ""
     for where in dict.fromkeys([*ours, *theirs]):
         if where not in ours or where not in theirs:
-            words.append(f"{where} only {'here' if where in ours else 'there'}")
-            continue
-        found = _distance(ours[where], theirs[where], tolerances[kind])
-        if isinstance(found, str):
-            words.append(f"{found} in {where}")
-        elif found:
-            outside |= found[0] > 0
-            largest = max(largest, (found[1], where))
-    distance, where = largest
-    size = [f"largest difference {distance:.3g} ({where})"] if distance else []
-    state = "within tolerance" if distance else "same content"
-    return "different" if words or outside else state, "; ".join([*words[:1], *size])
+            return DIFFERENT, f"{where} only {'here' if where in ours else 'there'}"
+        found, detail = _compare_leaves(ours[where], theirs[where], tolerances[kind])
+        if found == DIFFERENT:
+            return DIFFERENT, f"{where}: {detail}"
+        if found == CLOSE and state == SAME:
+            state, first = CLOSE, f"{where}: {detail}"
+    return state, first
 
 
 def _leaves(content: Any, where: str = "") -> Iterator[tuple[str, Any]]:
@@ -89,39 +95,29 @@ def _leaves(content: Any, where: str = "") -> Iterator[tuple[str, Any]]:
         yield where, content
 
 
-def _distance(here: Any, there: Any, tolerance: Tolerance) -> tuple[float, float] | str | None:
-    """By how much more than tolerated two leaves differ, and the distance; or in words."""
-    kinds = {type(here), type(there)}
-    if not kinds <= {int, float} and kinds != {np.ndarray}:
-        return None if here == there else " and ".join(repr(str(v)[:40]) for v in (here, there))
-    if isinstance(here, np.ndarray):
-        if here.shape != there.shape or here.dtype != there.dtype:
-            return " and ".join(f"{'x'.join(map(str, a.shape))} {a.dtype}" for a in (here, there))
-        if here.dtype.kind not in "fc":  # masks
-            changed = np.count_nonzero(here != there)
-            return f"{changed} of {here.size} integers" if changed else None
-    left, right = (np.asarray(value, np.float64).ravel() for value in (here, there))
-    apart = ~((left == right) | (np.isnan(left) & np.isnan(right)))
-    if not apart.any():
-        return None
-    left, right = left[apart], right[apart]
-    distance = np.nan_to_num(np.abs(left - right), nan=np.inf, posinf=np.inf)
-    size = np.where(np.isfinite(right), np.abs(right), 0.0)
+def _compare_leaves(here: Any, there: Any, tolerance: Tolerance) -> tuple[str, str]:
+    types = {type(here), type(there)}
+    if not (types <= {int, float} or types == {np.ndarray}):
+        detail = " → ".join(repr(str(value)[:40]) for value in (here, there))
+        return (SAME if here == there else DIFFERENT), detail
+    left, right = np.asarray(here), np.asarray(there)
+    if left.shape != right.shape or (left.ndim and left.dtype != right.dtype):
+        texts = (f"{'x'.join(map(str, array.shape))} {array.dtype}" for array in (left, right))
+        return DIFFERENT, " → ".join(texts)
+    exactly = left.ndim and left.dtype.kind not in "fc"  # masks
+    left, right = left.astype(np.float64), right.astype(np.float64)
+    if np.array_equal(left, right, equal_nan=True):
+        return SAME, ""
+    if not left.ndim:
+        detail = f"{here} → {there}"
+    elif exactly:
+        detail = f"{np.count_nonzero(left != right)} of {left.size} integers"
+    else:
+        detail = f"up to {np.nanmax(np.abs(left - right)):.3g}"
     # a hair more than asked for: 75.84 - 75.83 is not 0.01 in binary
-    allowed = (tolerance.absolute + tolerance.relative * size) * (1 + 1e-9)
-    return float((distance - allowed).max()), float(distance.max())
-
-
-#: Kind by the end of a name.
-KINDS = {
-    ".csv": "table",
-    ".tsv": "table",
-    ".json": "json",
-    ".safetensors": "array",
-    ".nii": "array",
-    ".nii.gz": "array",
-    ".mat": "transform",
-}
+    limits = {"atol": tolerance.absolute * (1 + 1e-9), "rtol": tolerance.relative}
+    close = not exactly and np.allclose(left, right, equal_nan=True, **limits)
+    return (CLOSE if close else DIFFERENT), detail
 
 
 def _read(path: Path, kind: str, replace: Callable[[str], str]) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from uad.audit.compare import compare_runs, page, summary
 from uad.audit.compare_contents import TOLERANCES, Tolerance
-from uad.audit.compare_trees import open_run
+from uad.audit.compared_run import open_run
 from uad.core.errors import DataError
 from uad.core.files import write_json, write_text
 

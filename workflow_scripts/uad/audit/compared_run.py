@@ -1,4 +1,4 @@
-"""One of two runs that are compared: its files, where they come from, and what it was asked for.
+"""One of two runs that are compared: its files, where they come from, and its config.
 
 Files are named alike wherever a run lies: by their path below the results folder, and raw data
 elsewhere by ``raw/<data set>/<path in the raw tree>``.
@@ -7,13 +7,12 @@ elsewhere by ``raw/<data set>/<path in the raw tree>``.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,23 @@ from uad.core.records import EXTERNAL, REPOSITORY, Record, Records, files_below,
 
 #: Stages of files that no rule made.
 RAW, CODE, UNKNOWN = "raw", "repository", "no record"
+#: Files that describe a run and not a result, by key; ``*`` also spans folders. They differ between
+#: any two runs and are not compared.
+ABOUT_THE_RUN = (
+    "logs/*",
+    "benchmarks/*",
+    "audit/*",
+    "notebooks/audit.*",  # shows the audit, with times and places
+    "config.resolved.yaml",  # compared by value; where it matters, it is in a job's params
+    "preflight.json",  # disk figures
+    "cost/*",  # seconds and memory on one machine
+    "tables/cost.*",
+    "report.html",  # holds the others, with the times of all jobs
+    "report/*",  # its pages about the configuration and the data
+    "crate.zip",  # holds the others, with their records
+    "README.md",  # of the repository, where its own results folder is used
+    "*/checkpoint/*",  # of a training that has not ended
+)
 _WHAT = "Name a results folder, or a crate: a folder or zip with the tree at results/."
 
 
@@ -51,28 +67,20 @@ class File:
         return self.expected not in (None, self.sha256)
 
 
-@dataclass(frozen=True)
 class Run:
-    """A results tree; ``name`` is what the user called it."""
+    """A results tree, by the name that the user gave it, and the files of its results by key."""
 
-    name: str
-    records: Records
+    def __init__(self, name: str, records: Records) -> None:
+        """Read the config, and hash all files."""
+        self.name, self.records = name, records
+        config, marker = (records.root / name for name in (CONFIG, MARKER))
+        content = read_yaml(config) if config.is_file() else {}
+        self.config: dict[str, Any] = content if isinstance(content, dict) else {}
+        self.phantom = marker.is_file() and read_json(marker).get("source") == "phantom"
+        self._places = self._own_places()
+        self.files = self._files()
 
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The merged config of the run; empty if it is not there."""
-        path = self.records.root / CONFIG
-        content = read_yaml(path) if path.is_file() else {}
-        return content if isinstance(content, dict) else {}
-
-    @cached_property
-    def phantom(self) -> bool:
-        """Whether the tree is marked as one of phantom data."""
-        marker = self.records.root / MARKER
-        return marker.is_file() and read_json(marker).get("source") == "phantom"
-
-    @cached_property
-    def _places(self) -> list[tuple[str, str]]:
+    def _own_places(self) -> list[tuple[str, str]]:
         """Where the run had its folders, and what they are called wherever they lie."""
         found = {}
         for record in self.records.all.values():
@@ -91,66 +99,59 @@ class Run:
             text = re.sub(rf"(?<![\w./-]){re.escape(place)}(?=[/\"\s]|$)", name, text)
         return text
 
-    def asked(self, content: Any) -> Any:
-        """Plain data as :meth:`portable` text."""
-        return json.loads(self.portable(json.dumps(content)))
+    def inputs(self, record: Record) -> dict[str, str | None]:
+        """What a job of this run read: SHA-256 by key."""
+        return {self._key(entry.key): entry.sha256 for entry in record.inputs}
 
-    def key(self, recorded: str) -> str:
-        """The name of a file here, from its key in the records."""
+    def _key(self, recorded: str) -> str:
         path = self.portable(recorded.removeprefix(EXTERNAL))
         moved = recorded.startswith(EXTERNAL) and path.startswith("results/")
         return path.removeprefix("results/") if moved else recorded
 
-    def inputs(self, record: Record) -> dict[str, str | None]:
-        """What a job of this run read: SHA-256 by key."""
-        return {self.key(entry.key): entry.sha256 for entry in record.inputs}
-
-    @cached_property
-    def read(self) -> dict[str, str | None]:
-        """What any job of this run read, as the last one saw it."""
-        jobs = sorted(self.records.all.values(), key=lambda record: record.content["started"])
-        return {key: digest for job in jobs for key, digest in self.inputs(job).items()}
-
-    @cached_property
-    def files(self) -> dict[str, File]:
-        """All files but records, by key, in alphabetical order."""
-        root, there, made = self.records.root, {}, self.records.producers
-        for path in files_below(root):
-            key = path.relative_to(root)
-            hidden = any(part.startswith(".") for part in key.parts)
-            if not hidden and not key.name.endswith(SUFFIX) and path.is_file():
-                there[key.as_posix()] = path
-        digests = dict(zip(there, sha256_of_all(there.values()), strict=True))
-        expected = {
-            f"{folder}/{row['path']}": (row["sha256"], made[key])
-            for key in made
-            if key.endswith(MANIFEST) and (folder := key.removesuffix(MANIFEST))
-            for row in manifest_rows(root, folder)
+    def _files(self) -> dict[str, File]:
+        root = self.records.root
+        keys = {path.relative_to(root).as_posix(): path for path in files_below(root)}
+        there = {
+            key: path
+            for key, path in keys.items()
+            if not (f"/{key}".count("/.") or key.endswith(SUFFIX) or about_the_run(key))
+            and path.is_file()
         }
-        expected |= {key: (self.records.outputs[key].sha256, made[key]) for key in made}
-        # what is there counts first; else what a crate says, the job that made it, those that read
-        known = {key: digest for key, (digest, _) in expected.items()}
-        known |= {key: digest for key, digest in self.read.items() if digest and key not in made}
+        # of a file that is not there the hash is known from those that read it, from the job that
+        # made it, or from the list of a crate; the later counts
+        jobs = sorted(self.records.all.values(), key=lambda record: record.content["started"])
+        known = {key: digest for job in jobs for key, digest in self.inputs(job).items()}
+        made, expected = {}, {}
+        for key, record in self.records.producers.items():
+            folder = key.removesuffix(MANIFEST)
+            for row in manifest_rows(root, folder) if folder != key else ():
+                made[f"{folder}/{row['path']}"] = record
+                expected[f"{folder}/{row['path']}"] = row["sha256"]
+            made[key], expected[key] = record, self.records.outputs[key].sha256
+        known |= expected
         if root.name == "results":
-            left_out = left_out_of(root.parent).items()
-            known |= {
-                n.removeprefix("results/"): r["sha256"] for n, r in left_out if "results/" in n
-            }
-        known |= {key: digest for key, digest in digests.items() if digest}
+            for place, row in left_out_of(root.parent).items():
+                if place.startswith("results/"):
+                    known[place.removeprefix("results/")] = row["sha256"]
+        known |= dict(zip(there, sha256_of_all(there.values()), strict=True))
         return {
-            key: File(there.get(key), known[key], *expected.get(key, ()))
-            for key in sorted(known)
-            if known[key]
+            key: File(there.get(key), digest, expected.get(key), made.get(key))
+            for key, digest in sorted(known.items())
+            if digest and not about_the_run(key)
         }
 
     def stage(self, key: str) -> str:
         """The rule that made a file; for others where they are from."""
-        if key.startswith(f"{RAW}/") and key not in self.records.producers:
+        if made_by := self.records.producers.get(key):
+            return made_by.rule
+        if key.startswith(f"{RAW}/"):
             return RAW
-        file = self.files.get(key)
-        if file and file.record:
-            return file.record.rule
         return CODE if key.startswith(REPOSITORY) else UNKNOWN
+
+
+def about_the_run(key: str) -> bool:
+    """Whether a file, by its key, can differ without a result being another one."""
+    return any(fnmatchcase(key, pattern) for pattern in ABOUT_THE_RUN)
 
 
 @contextlib.contextmanager
