@@ -34,6 +34,8 @@ CASES = {
     "control": {
         "oracle": ({"answer": "oracle"}, "l1", {}),
         "random": ({"answer": "random"}, "l1", {}),
+        "intensity": ({"answer": "intensity"}, "l1", {}),
+        "position": ({"answer": "position"}, "l1", {}),
     },
     "denoising": {"dae": (DAE, "l2", {})},
     "diffusion": {
@@ -473,3 +475,14 @@ def test_the_oracle_scores_the_lesion_and_random_knows_nothing():
     assert scores[masks].mean() == pytest.approx(0.5, abs=0.02)
     found = average_precision(scores[masks].numpy(), lesion[masks].numpy())
     assert found == pytest.approx(float(lesion[masks].float().mean()), rel=0.15)
+
+
+def test_intensity_and_position_know_one_thing():
+    images, masks = batch(5, 48)
+    scores = restore(make("control", "intensity"), None, images, masks)
+    assert torch.equal(scores, images)
+    scores = restore(make("control", "position"), None, images, masks)
+    assert [float(each[mask].unique()) for each, mask in zip(scores, masks, strict=True)] == (
+        pytest.approx([1 / 3, 2 / 3, 1, 2 / 3, 1 / 3])
+    )
+    assert (scores[~masks] == 0).all()
