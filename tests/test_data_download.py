@@ -49,9 +49,8 @@ def at(monkeypatch, folder, url, **options):
 def get(tmp_path):
     """Download a data set into tmp_path / <layout>."""
 
-    def get(layout, modalities=None, shown=False):
-        folder = tmp_path / "archives"
-        return download.download(layout, folder, tmp_path / layout, modalities, shown)
+    def get(layout, modalities=None):
+        return download.download(layout, tmp_path / "archives", tmp_path / layout, modalities)
 
     return get
 
@@ -86,7 +85,7 @@ def test_a_complete_raw_tree_of_another_origin_is_not_downloaded_again(
 ):
     raw = folder_of(tmp_path / layout, names(layout, range(1, count + 1)), lambda _: b"")
     before = tree(raw)
-    imported, files = get(layout, shown=True)
+    imported, files = get(layout)
     assert (imported.subjects, imported.placed, files) == (count, 0, [])
     assert imported.kept == len(before) and tree(raw) == before
     said = capsys.readouterr().err
@@ -99,7 +98,7 @@ def test_what_a_raw_tree_lacks_is_downloaded_and_no_more(home, get, tmp_path, ca
         archive = f"3D-MR-MS_patient{first:02d}-{first + 4:02d}.zip"
         zip_of(home / archive, names("mslub", range(first, first + 5)))
     raw = folder_of(tmp_path / "mslub", names("mslub", [*range(1, 7), *range(11, 27)]))
-    imported, got = get("mslub", shown=True)
+    imported, got = get("mslub")
     assert [f.path.name for f in got] == [path.name for path in sorted(home.iterdir())]
     # patients 6 and 26 were there: six files of each stay
     assert (imported.subjects, imported.placed) == (30, 48)
@@ -157,7 +156,7 @@ def test_without_a_table_that_fits_the_scans_are_there_all_the_same(
     make, message = ODD_TABLES[case]
     ixi_at(home)
     make(home / "IXI.xls")
-    imported, files = get("ixi", shown=True)
+    imported, files = get("ixi")
     assert (imported.subjects, len(files)) == (4, 2)
     assert demographics_file("ixi", tmp_path / "ixi") is None
     said = capsys.readouterr().err
@@ -207,10 +206,10 @@ def synapse(tmp_path, monkeypatch):
 def test_brats_is_fetched_with_the_users_own_token(get, tmp_path, monkeypatch, synapse, capfd):
     monkeypatch.setenv("SYNAPSE_AUTH_TOKEN", SECRET)
     synapse.gives = "renamed.zip"
-    imported, (file,) = get("brats21", shown=True)
+    imported, (file,) = get("brats21")
     assert (imported.subjects, file.path.name, file.verified) == (2, BRATS_FILE, False)
     assert synapse.asked == [{"silent": True}, "syn25956772"]
-    get("brats21", shown=True)
+    get("brats21")
     assert len(synapse.asked) == 2
     written = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     shown = capfd.readouterr()
@@ -240,5 +239,5 @@ def test_without_access_the_message_says_what_to_sign_and_both_ways(
     for part in ("syn25829067", "accept", "make import ARCHIVES=", "pip install synapseclient"):
         assert part in text
     assert SECRET not in text and SECRET not in str(error.value.__cause__)
-    said = {"no token": "no Synapse token", "refused": "PermissionError", "no file": "gave no file"}
+    said = {"no token": "no Synapse token", "refused": "PermissionError", "no file": "did not give"}
     assert said.get(problem, "without registration") in text

@@ -207,15 +207,15 @@ def test_a_wrong_guess_is_explained_by_the_part_that_failed(tmp_path):
 def test_names_of_other_years_are_recognised_by_an_import(tmp_path):
     touch(tmp_path / "mine", brats23(2, ["000"]))
     with pytest.raises(DataError, match=r"What is in it .*:\nbrats23: 2 subject\(s\): "):
-        import_all({"b": ("brats21", tmp_path / "raw")}, tmp_path / "mine", False)
-    done, _ = import_all({"b": ("brats23", tmp_path / "raw")}, tmp_path / "mine", False)
+        import_all({"b": ("brats21", tmp_path / "raw")}, tmp_path / "mine")
+    done, _ = import_all({"b": ("brats23", tmp_path / "raw")}, tmp_path / "mine")
     assert done["b"].subjects == len(index_dataset("brats23", tmp_path / "raw", ["T2"]).table) == 2
 
 
 def test_any_layout_is_imported_into_places_where_it_is_found(tmp_path):
     files = bids(2)
     folder_of(tmp_path / "mine/export", files, lambda name: name.encode())
-    import_all({"b": ("bids", tmp_path / "raw")}, tmp_path / "mine", False)
+    import_all({"b": ("bids", tmp_path / "raw")}, tmp_path / "mine")
     assert index_dataset("bids", tmp_path / "raw", ["FLAIR"]).table["name"].tolist() == ["01", "02"]
 
 
@@ -280,7 +280,7 @@ def test_one_name_with_two_endings_must_be_one_image(tmp_path, kind):
 
 def test_links_whose_target_moved_are_named_with_the_way_out(tmp_path):
     store = folder_of(tmp_path / "store", names("brats21", range(2)))
-    import_all({"b": ("brats21", tmp_path / "raw")}, store, False)
+    import_all({"b": ("brats21", tmp_path / "raw")}, store)
     store.rename(tmp_path / "moved")
     with pytest.raises(
         DataError, match=rf"10 link\(s\) lead nowhere, such as .*, to {store}.*import"
@@ -291,18 +291,18 @@ def test_links_whose_target_moved_are_named_with_the_way_out(tmp_path):
     links = tmp_path / "links"
     shutil.copytree(tmp_path / "raw", links, symlinks=True)
     with pytest.raises(DataError, match=rf"Not used: links: 10 link\(s\) lead nowhere.*to {store}"):
-        import_all(raw, links, False)
+        import_all(raw, links)
     folder_of(links, names("brats21", range(2, 3)))
-    done, unused = import_all(raw, links, False)
+    done, unused = import_all(raw, links)
     assert (done["b"].placed, "10 link(s) lead nowhere" in unused[links]) == (5, True)
-    done, unused = import_all(raw, tmp_path / "moved", False)
+    done, unused = import_all(raw, tmp_path / "moved")
     assert (done["b"].subjects, unused) == (3, {})
 
 
 def test_subjects_without_a_mask_are_left_out_of_an_import_counted_and_named(tmp_path):
     folder_of(tmp_path / "mine", names("brats21", range(2)))
     folder_of(tmp_path / "mine", names("brats21", range(2, 5), ["t1", "t1ce", "t2", "flair"]))
-    done, _ = import_all({"b": ("brats21", tmp_path / "raw")}, tmp_path / "mine", False)
+    done, _ = import_all({"b": ("brats21", tmp_path / "raw")}, tmp_path / "mine")
     assert (done["b"].subjects, done["b"].placed) == (2, 10)
     said = describe("b", done["b"])
     assert "3 subject(s) without a lesion mask left out: BraTS2021_00002, " in said

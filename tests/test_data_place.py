@@ -40,8 +40,8 @@ SAME = {name: name for name in MODALITIES}
 def bring(layout, source, raw):
     """Import an archive or a folder into a raw tree."""
     if source.is_dir():
-        return import_all({layout: (layout, raw)}, source, progress=False)[0][layout]
-    return import_sources(layout, [source], raw, False)
+        return import_all({layout: (layout, raw)}, source)[0][layout]
+    return import_sources(layout, [source], raw)
 
 
 def subjects(layout, root, modalities=None):
@@ -196,7 +196,7 @@ def test_where_links_do_not_work_files_are_copied_and_it_is_said_once(
     source = folder_of(tmp_path / "mine", names("brats21", range(2)))
     monkeypatch.setattr(place.Path, "symlink_to", refuse)
     assert bring("brats21", source, tmp_path / "raw").placed == 10
-    assert capsys.readouterr().err.count("links do not work here; the images are copied") == 1
+    assert capsys.readouterr().err.count("links do not work here; 10 images were copied") == 1
     assert not any(path.is_symlink() for path in (tmp_path / "raw").rglob("*"))
     again = bring("brats21", source, tmp_path / "raw")
     assert (again.placed, again.kept) == (0, 10)
@@ -334,7 +334,7 @@ def test_a_place_that_cannot_be_written_is_one_message(tmp_path, form):
     raw.mkdir()
     blocked = raw / "BraTS2021_00001"
     blocked.symlink_to(tmp_path / "gone")  # a folder on a disk that is not there
-    with pytest.raises(DataError, match=r"BraTS2021_00001.*: cannot be written .* Import again"):
+    with pytest.raises(DataError, match=r"BraTS2021_00001.*: cannot be used .* run the same"):
         bring("brats21", source, raw)
     blocked.unlink()
     assert bring("brats21", source, raw).subjects == 2
@@ -386,7 +386,7 @@ def test_the_archives_in_a_folder_are_recognised(users_folder):
 def test_one_call_imports_all_that_is_there(users_folder):
     roots = {n: (n, users_folder / "raw" / n) for n in MODALITIES}  # even inside the folder
     for _ in range(2):
-        done, _ = import_all(roots, users_folder, progress=False)
+        done, _ = import_all(roots, users_folder)
         assert {n: i.subjects for n, i in done.items()} == {"ixi": 4, "brats21": 3, "mslub": 2}
     for name, (layout, root) in roots.items():
         assert subjects(layout, root) == done[name].subjects
@@ -447,10 +447,10 @@ def test_real_scans_are_imported_without_a_special_case(tmp_path):
         place = "open_ms_data/cross_sectional/coregistered"
         linked(folder / place / scan.parent.name / scan.name, scan)
     roots = {name: (name, tmp_path / "raw" / name) for name in MODALITIES}
-    done, _ = import_all(roots, folder, progress=False)
+    done, _ = import_all(roots, folder)
     assert subjects("ixi", tmp_path / "raw" / "ixi", ["T1"]) == len(scans)
     assert (done["brats21"].subjects, done["mslub"].subjects) == (1, 2)
     for layout in ("brats21", "mslub"):
         assert subjects(layout, tmp_path / "raw" / layout) == done[layout].subjects
-    again, _ = import_all(roots, folder, progress=False)
+    again, _ = import_all(roots, folder)
     assert sum(i.placed for i in again.values()) == 0

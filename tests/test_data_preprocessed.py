@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from uad.core.errors import DataError
-from uad.data.preprocessed import dataset_folder, index_preprocessed, load_preprocessed
+from uad.data.layouts import index_dataset
+from uad.data.preprocessed import load_preprocessed, scan_preprocessed
 from uad.preprocess.intensity import Packing, pack_volume
 from uad.qc.verdicts import give_verdicts, refuse_unusable, validate_tree
 
@@ -63,6 +64,10 @@ def tree(tmp_path):
     return write_tree(tmp_path / "shared")
 
 
+def index_preprocessed(root, layout, modalities, **options):
+    return index_dataset(layout, root, modalities, preprocessed=True, **options)
+
+
 def why(found):
     return dict(zip(found.subjects["name"], found.subjects["why"], strict=True))
 
@@ -91,8 +96,8 @@ def test_the_tree_is_indexed_like_a_raw_one_with_brain_masks(tree):
 def test_the_tree_is_found_as_shared_as_written_by_the_scripts_and_by_data_set(tmp_path, folders):
     write_tree(tmp_path, folders)
     for layout, folder in zip(("ixi", "brats21", "mslub"), folders, strict=True):
-        assert dataset_folder(tmp_path, layout) == tmp_path / folder
-        assert dataset_folder(tmp_path / folder, layout) == tmp_path / folder
+        for root in (tmp_path, tmp_path / folder):
+            assert scan_preprocessed(root, layout, ["T2"])[0] == tmp_path / folder
         assert len(index_preprocessed(tmp_path, layout, ["T2"]).table) == 2
 
 
@@ -100,13 +105,13 @@ def test_gaps_and_wrong_folders_are_named_and_can_be_excluded(tree, tmp_path):
     (tree / "Test/MSLUB/mask/patient01_mask.nii.gz").unlink()
     table, left_out = index_preprocessed(tree, "mslub", ["T2"])
     assert table["name"].tolist() == ["patient07"] and left_out == {"patient01": "no brain mask"}
-    excluded = index_preprocessed(tree, "mslub", ["T2"], exclude={"patient01": "no mask"})
+    excluded = index_preprocessed(tree, "mslub", ["T2"], exclude=["patient01"])
     assert excluded.table.equals(table) and not excluded.left_out
     with pytest.raises(DataError, match="'patient99' is not there"):
-        index_preprocessed(tree, "mslub", ["T2"], exclude={"patient99": "typo"})
+        index_preprocessed(tree, "mslub", ["T2"], exclude=["patient99"])
     with pytest.raises(DataError, match=r"no preprocessed ixi data; expected <root>/Train/ixi"):
         index_preprocessed(tmp_path / "nowhere", "ixi", ["T2"])
-    with pytest.raises(DataError, match="no subject of ixi has all of T1, T2"):
+    with pytest.raises(DataError, match="no subject has all of T1, T2"):
         index_preprocessed(tree, "ixi", ["T1", "T2"])
 
 
@@ -174,7 +179,7 @@ def test_the_order_of_stored_axes_does_not_matter(tree):
 
 def test_a_loaded_scan_is_packed_and_then_turned(tree):
     scan = load_preprocessed(rows(tree, "brats21")[1], spacing=SPACING)
-    packing = Packing(scan.spacing, field_of_view=(160.0, 192.0, 100.0), shape=(40, 48, 25))
+    packing = Packing(SPACING, field_of_view=(160.0, 192.0, 100.0), shape=(40, 48, 25))
     packed = pack_volume(scan.image, scan.mask, scan.lesion, packing)
     volume, mask, lesion = map(scan.to_ras, packed)
     assert volume.shape == (40, 48, 25) and volume.dtype == np.float16

@@ -75,14 +75,15 @@ def test_the_atlas_from_the_wheel_has_the_same_interface():
 
 def test_the_atlas_from_nitrc_is_downloaded_once(home, tmp_path, monkeypatch, capsys):
     archives = tmp_path / "archives"
-    atlas = download_atlas(archives, False)
+    atlas = download_atlas(archives)
     assert atlas.head == archives / "sri24/sri24_spm8/sri24_spm8/templates/T1.nii"
     facts = atlas.provenance
     assert (facts["route"], facts["verified"]) == ("download", False)
     assert list(facts["archives"]) == [ARCHIVE]
     at(monkeypatch, tmp_path, NOWHERE)
-    (archives / ARCHIVE).unlink()  # neither the server nor the archive is needed any more
     assert download_atlas(archives) == atlas
+    (archives / ARCHIVE).unlink()  # neither the server nor the archive is needed any more
+    assert download_atlas(archives).head == atlas.head
     assert "the atlas is there; nothing is downloaded" in capsys.readouterr().err
     assert atlas_source(archives / "sri24").head == atlas.head
 
@@ -90,28 +91,28 @@ def test_the_atlas_from_nitrc_is_downloaded_once(home, tmp_path, monkeypatch, ca
 def test_an_atlas_that_nobody_downloaded_is_not_called_so(home, archive, tmp_path, monkeypatch):
     at(monkeypatch, tmp_path, NOWHERE)
     images(tmp_path / "a/sri24", PAIRS["brats_space"])
-    facts = download_atlas(tmp_path / "a", False).provenance
+    facts = download_atlas(tmp_path / "a").provenance
     assert (facts["route"], facts["home"], facts["archives"]) == ("folder", None, {})
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / ARCHIVE).write_bytes(archive.read_bytes())  # got with a browser
-    facts = download_atlas(tmp_path / "b", False).provenance
-    assert (facts["route"], facts["archives"]) == ("folder", {ARCHIVE: sha256(archive)})
+    facts = download_atlas(tmp_path / "b").provenance
+    assert (facts["route"], facts["archives"]) == ("folder", {ARCHIVE: f"sha256:{sha256(archive)}"})
 
 
 def test_a_checksum_of_the_registry_is_held_against_the_atlas(home, archive, tmp_path, monkeypatch):
     digest = f"sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}"
     at(monkeypatch, tmp_path, home, **{ARCHIVE: digest})
-    assert download_atlas(tmp_path / "a", False).provenance["verified"] is True
+    assert download_atlas(tmp_path / "a").provenance["verified"] is True
     at(monkeypatch, tmp_path, home, **{ARCHIVE: f"sha256:{'0' * 64}"})
     with pytest.raises(DataError, match="another checksum"):
-        download_atlas(tmp_path / "b", False)
+        download_atlas(tmp_path / "b")
     assert not list((tmp_path / "b").glob("[!.]*"))
 
 
 @pytest.mark.parametrize(
     ("pair", "shape", "messages"),
     [
-        (("EPI", "PD"), (2, 2, 2), ["is not packed as", "T1.nii with T1_brain.nii"]),
+        (("EPI", "PD"), (2, 2, 2), ["holds no SRI24 atlas", "T1.nii with T1_brain.nii"]),
         (("T1", "T1_brain"), (4, 4, 4), ["T1.nii: has 4x4x4 voxels", "another template"]),
     ],
 )
@@ -121,7 +122,7 @@ def test_an_archive_with_another_content_is_explained_and_leaves_nothing(
     at(monkeypatch, tmp_path, NOWHERE)
     path = nitrc(tmp_path / "mine" / ARCHIVE, images(tmp_path / "images", pair, shape))
     with pytest.raises(DataError) as error:
-        download_atlas(tmp_path / "mine", False)
+        download_atlas(tmp_path / "mine")
     assert str(error.value).startswith(f"{path}: ")
     for part in messages:
         assert part in str(error.value)
@@ -155,5 +156,5 @@ def test_what_is_no_sri24_atlas_is_refused(tmp_path):
 
 def test_an_archive_of_the_atlas_in_a_folder_to_import_is_explained(archive, tmp_path):
     tar_of(archive.parent / "BraTS2021_Training_Data.tar", names("brats21", range(2)))
-    _, unused = import_all({"b": ("brats21", tmp_path / "b")}, archive.parent, False)
+    _, unused = import_all({"b": ("brats21", tmp_path / "b")}, archive.parent)
     assert "preprocessing.atlas: download" in unused[archive]

@@ -1,6 +1,5 @@
 """Rule download_dataset: a data set from its public home into its raw tree."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 from uad.core.files import write_json
@@ -22,7 +21,7 @@ with job(snakemake) as context:
             {"name": f.path.name, "checksum": f.checksum, "verified": f.verified, "url": f.url}
             for f in files
         ],
-        "imported": {key: str(value) for key, value in asdict(imported).items()},
+        "imported": {key: str(value) for key, value in imported._asdict().items()},
     }
     write_json(snakemake.output[0], record)
     context.facts |= {"files": record["files"]}

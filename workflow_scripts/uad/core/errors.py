@@ -41,6 +41,18 @@ def cause(error: Exception, path: object) -> str:
     return text.strip()[:120] or type(error).__name__
 
 
+def first_of(items: Iterable[str], most: int = 5) -> str:
+    """The first few of some items for a message, with an ellipsis where there are more."""
+    items = list(items)
+    return ", ".join(items[:most]) + (" ..." if len(items) > most else "")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint in brackets for a misspelt name of very many; empty where none is like it."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{match[0]}'?)" if match else ""
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """A hint for a misspelt name: the nearest known one, and all of them."""
     known = sorted(known)

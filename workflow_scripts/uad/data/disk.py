@@ -14,9 +14,8 @@ from pathlib import Path
 
 from uad.core.errors import DataError
 from uad.core.files import TEMPORARY
-from uad.data.progress_bar import mb, say
+from uad.data.progress_lines import mb, say
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 #: What some cluster file systems answer to a request for a lock.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -35,25 +34,34 @@ def require_room(needs: Mapping[Path, int], what: str) -> None:
     disks, places = Counter(), {}
     for folder, count in needs.items():
         place = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
-        disks[place.stat().st_dev] += count
-        places.setdefault(place.stat().st_dev, place)
+        disk = place.stat().st_dev
+        disks[disk] += count
+        places.setdefault(disk, place)
     for disk, place in places.items():
         if disks[disk] > shutil.disk_usage(place).free:
-            raise full(place, disks[disk], what)
+            raise _full(place, f"{what} needs {mb(disks[disk])}")
 
 
-def full(folder: Path, needed: int | None, what: str) -> DataError:
-    """The error for a disk that is full, or too small."""
-    free = mb(shutil.disk_usage(folder).free)
-    needs = f"needs {mb(needed)}, but only {free} are free" if needed else "does not fit"
+def cannot_use(path: Path, error: OSError, what: str) -> DataError:
+    """The message for a path where ``what`` cannot be read or written; the disk may be full."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _full(path.parent, f"{what} does not fit")
     return DataError(
-        f"{folder.resolve()}: the disk is full: {what} {needs}. Free some space, or name a folder "
-        "on a larger disk; then run the same command again."
+        f"{path}: cannot be used ({error.strerror or error}). Mend this, then run the same command "
+        "again; what is there is kept."
+    )
+
+
+def _full(folder: Path, why: str) -> DataError:
+    return DataError(
+        f"{folder.resolve()}: the disk is full: {why}, but only "
+        f"{mb(shutil.disk_usage(folder).free)} are free. Free some space, or name a folder on a "
+        "larger disk; then run the same command again."
     )
 
 
 @contextlib.contextmanager
-def lock(path: Path, progress: bool = True) -> Iterator[None]:
+def lock(path: Path) -> Iterator[None]:
     """Hold the lock of a path, ``.<name>.lock`` beside it, which stays there as an empty file.
 
     The kernel frees it when the process ends, however it ends.
@@ -63,7 +71,7 @@ def lock(path: Path, progress: bool = True) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"{path.name}: waiting for another process", progress or True)
+                say(f"{path.name}: waiting for another process")
                 fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in NO_LOCKS:

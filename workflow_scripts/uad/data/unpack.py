@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 from uad.core.errors import DataError
-from uad.data.disk import FULL, full
-from uad.data.fetch import is_page
-from uad.data.progress_bar import Progress
+from uad.data.disk import cannot_use, require_room
+from uad.data.progress_lines import Progress
 
 CHUNK = 1 << 20
-_Member = tuple[tarfile.TarInfo, Callable[[], BinaryIO]]
-_ARCHIVES = (b"PK", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
-_DAMAGED = (
+#: What the modules of the standard library raise at an archive that is none, or not whole.
+DAMAGED = (
     tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError,
     EOFError, NotImplementedError, UnicodeDecodeError,
 )  # fmt: skip
+
+#: A file or link of an archive (those of a zip as of a tar), and what opens its content.
+Member = tuple[tarfile.TarInfo, Callable[[], BinaryIO]]
 
 
 def extract(
@@ -36,7 +37,6 @@ def extract(
     folder: Path,
     select: Callable[[str, int], str | None],
     nested: str | None = None,
-    progress: bool = False,
 ) -> dict[str, Path]:
     """Write selected files of an archive below a folder; the result has them by their paths there.
 
@@ -51,8 +51,9 @@ def extract(
     """
     folder.mkdir(parents=True, exist_ok=True)
     taken: dict[str, str] = {}
-    with _readable(archive), Progress(f"unpacking {archive.name}", None, progress) as bar:
-        for member, stream in _members(archive, nested):
+    progress = Progress(f"unpacking {archive.name}")
+    with _readable(archive):
+        for member, opened in _members(archive, nested):
             name, size = member.name, member.size
             if (relative := select(name, size)) is None:
                 continue
@@ -63,15 +64,14 @@ def extract(
                 )
             if (other := taken.setdefault(relative, name)) != name:
                 raise DataError(f"{archive}: '{other}' and '{name}' are both {relative}.")
-            if size > shutil.disk_usage(folder).free:
-                raise full(folder, size, name)
+            require_room({folder: size}, name)
             path = folder / relative
             path.parent.mkdir(parents=True, exist_ok=True)
-            with stream() as source, open(path, "wb") as target:
+            with opened() as source, open(path, "wb") as target:
                 shutil.copyfileobj(source, target)
             if path.stat().st_size != size:
                 raise tarfile.ReadError(f"{name} has {path.stat().st_size} of {size} bytes")
-            bar.add(size)
+            progress.add(size)
     return {relative: folder / relative for relative in taken}
 
 
@@ -85,9 +85,9 @@ def names_in(archive: Path, limit: int) -> list[str]:
         return [member.name for member, _ in itertools.islice(_members(archive), limit)]
 
 
-def _members(archive: Path, nested: str | None = None) -> Iterator[_Member]:
-    """The files and links of an archive, each after its checks; those of a zip as of a tar."""
-    if not _head(archive).startswith(b"PK"):
+def _members(archive: Path, nested: str | None = None) -> Iterator[Member]:
+    """The files and links of an archive, each after its checks."""
+    if tarfile.is_tarfile(archive):
         with tarfile.open(archive, tarinfo=_Info) as tar:
             yield from _members_of_tar(archive, tar)
         return
@@ -109,7 +109,7 @@ def _members(archive: Path, nested: str | None = None) -> Iterator[_Member]:
                     yield from _members_of_tar(archive, tar)
 
 
-def _members_of_tar(archive: Path, tar: tarfile.TarFile) -> Iterator[_Member]:
+def _members_of_tar(archive: Path, tar: tarfile.TarFile) -> Iterator[Member]:
     for member in tar:
         if _is_wanted(archive, member):
             yield member, lambda member=member: tar.extractfile(member)
@@ -163,22 +163,11 @@ def _readable(archive: Path) -> Iterator[None]:
     """Turn what the archive modules raise into one message."""
     try:
         yield
-    except _DAMAGED as error:
-        head, details = _head(archive), " ".join(str(error).split()) or "no details"
-        known = head[257:262] == b"ustar" or head.startswith(_ARCHIVES)
-        what = "the archive is truncated or damaged" if known else "is no tar or zip archive"
-        what = "is a web page, not an archive" if is_page(head) else what
+    except (*DAMAGED, RuntimeError) as error:  # the latter: a zip that asks for a password
+        details = " ".join(str(error).split()) or "it breaks off"
         raise DataError(
-            f"{archive}: {what if head else 'is empty'} ({details}). Nothing of it was kept. "
-            "Remove the file and get it again."
+            f"{archive}: cannot be unpacked: it is truncated or damaged, or no tar or zip archive "
+            f"({details}). Nothing of it was kept. Remove the file and get it again."
         ) from error
-    except (OSError, RuntimeError) as error:  # of zipfile: a password is needed
-        if getattr(error, "errno", None) in FULL:
-            raise full(archive.parent, None, f"what is in {archive.name}") from error
-        why = getattr(error, "strerror", None) or error
-        raise DataError(f"{archive}: cannot be unpacked ({why}).") from error
-
-
-def _head(archive: Path) -> bytes:
-    with open(archive, "rb") as handle:
-        return handle.read(512)
+    except OSError as error:
+        raise cannot_use(archive, error, f"what is in {archive.name}") from error

@@ -198,12 +198,8 @@ def index_used(spec: Mapping[str, Any], root: str | Path, opened: bool = False) 
     reviewed = spec.get("reviewed", [])
     whole = left_out(reviewed)
     chosen = spec["modalities"], {**spec["exclude"], **whole}, spec["limit"]
-    if spec["source"] == "preprocessed":
-        from uad.data.preprocessed import index_preprocessed
-
-        index = index_preprocessed(root, spec["layout"], *chosen, opened)
-    else:
-        index = index_dataset(spec["layout"], root, *chosen, opened)
+    preprocessed = spec["source"] == "preprocessed"
+    index = index_dataset(spec["layout"], root, *chosen, opened, preprocessed)
     if not reviewed:
         return index
     # with a limit, the subjects behind it are not in the table either

@@ -17,7 +17,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from uad.core.errors import DataError
+from uad.core.errors import DataError, first_of
+from uad.core.files import read_yaml
 from uad.core.masks import SMALLEST_HEAD_ML
 from uad.core.patterns import layout_of
 from uad.qc.raw import (
@@ -35,18 +36,14 @@ from uad.qc.raw import (
 SEPARATOR = " | "
 VERDICTS = ("used", "used with warning", "should be excluded", "excluded")
 
+CHECKS = Path(__file__).with_name("checks.yaml")
 BRAIN_ML, HEAD_ML = (400.0, 2500.0), (1000.0, 7000.0)  # plausible volumes
 EMPTY_ML, EMPTY_SHARE = 100.0, 0.01  # foreground and share of non-zero voxels of no brain at all
-GRID_TOLERANCE = 0.5  # voxels that two headers may put a corner of the volume apart
-NEGATIVE = 0.01  # share of negative voxels that is more than noise
-SHEAR = 0.01  # cosine of two axes that are sheared
 MAJORITY, FEW = 0.6, 3  # share of the scans that makes a majority, and how many it takes
 #: Lesion contrast (standard deviations) below which nothing supports a mask. T2 alone is not
 #: enough to recommend an exclusion: a lesion beside a ventricle may have no contrast there.
 NO_SUPPORT = 0.2
 DISPLACED = 0.3  # FLAIR contrast that a mask gains which lies in the wrong place
-OUTLINE = 0.96  # Dice of the outlines of two images of one patient (co-registered, no skull)
-MASK_FITS = 0.9  # Dice of a brain mask and what is not background in its image
 
 FAULT, WARNING = "faults", "warnings"
 #: Row of the table, level, sentence.
@@ -74,9 +71,13 @@ def check_scans(layout: str, measures: pd.DataFrame, backend: str = "") -> pd.Da
     findings = [*_names(table, promise)]
     for scan in table[table["error"] != ""].itertuples():
         findings.append((scan.Index, FAULT, f"{scan.modality} image: {scan.error}"))
-    for scan in read.itertuples():
-        for check in (_image, _geometry, _brain_mask, _lesion_mask):
-            findings += ((scan.Index, level, text) for level, text in check(scan, promise))
+    facts = pd.DataFrame([_facts_of(scan, promise) for scan in read.to_dict("records")], read.index)
+    for check in read_yaml(CHECKS) if len(read) else ():
+        level = FAULT if "fault" in check else WARNING
+        sentence = check.get("fault") or check["warning"]
+        found = facts.query(check["when"], engine="python")
+        for index, scan in zip(found.index, found.to_dict("records"), strict=True):
+            findings.append((index, level, sentence.format_map(scan)))
     findings += [*_majority(read, promise), *_duplicates(read)]
     for _, subject in read.groupby("subject", sort=False):
         findings += _support(subject)
@@ -91,138 +92,50 @@ def check_scans(layout: str, measures: pd.DataFrame, backend: str = "") -> pd.Da
     )
 
 
-# --- one scan: what its own measures say
-
-
-def _image(s: Any, promise: Promise) -> Iterator[tuple[str, str]]:
-    image, stripped = f"{s.modality} image", s.stripped == "yes"
-    body, (low, high) = ("brain", BRAIN_ML) if stripped else ("head", HEAD_ML)
-    if s.nonfinite > 0:
-        yield FAULT, f"{image}: {s.nonfinite:.0f} voxels are NaN or infinite"
-    if s.minimum == s.maximum:
-        yield FAULT, f"{image}: constant ({s.minimum:g})"
-        return
-    if s.foreground_ml < EMPTY_ML or s.nonzero < EMPTY_SHARE:
-        yield (
-            FAULT,
-            (
-                f"{image}: near-empty ({s.nonzero:.1%} of its voxels are not zero, "
-                f"{s.foreground_ml:.0f} ml of foreground)"
-            ),
-        )
-    elif not low <= s.foreground_ml <= high:
-        yield (
-            FAULT,
-            (
-                f"{image}: {s.foreground_ml:.0f} ml ({s.extent} mm) of {body} are not plausible "
-                f"({low:.0f} to {high:.0f}); is the voxel size of {s.spacing} mm right?"
-            ),
-        )
-    is_head = s.outline_ml > SMALLEST_HEAD_ML
-    if promise.expected is not None and s.outline_ml > BRAIN_ML[0] and promise.expected == is_head:
-        found, others = ("a head", "brains without skull") if is_head else ("a brain", "heads")
-        said = promise.stripped is not None  # by the layout
-        whose = "those of this data set are" if said else "skull stripping is set for"
-        text = f"{image}: looks like {found} ({s.outline_ml:.0f} ml), {whose} {others}"
-        yield FAULT if said else WARNING, f"{text}; skullstrip: auto takes each for what it is"
-    if s.negative > NEGATIVE:
-        yield WARNING, f"{image}: {s.negative:.1%} of its voxels are negative"
-    # preprocessed modalities were registered one by one
-    if stripped and not promise.preprocessed and s.outline < OUTLINE:
-        yield (
-            WARNING,
-            (
-                f"{image}: its brain has another outline than another image of this subject "
-                f"(Dice {s.outline:.2f}); is it the same person?"
-            ),
-        )
-
-
-def _geometry(s: Any, promise: Promise) -> Iterator[tuple[str, str]]:
-    image, spacing = f"{s.modality} image", np.array(s.spacing.split("x"), dtype=float)
-    axes, covers = promise.layout.axes, promise.layout.covers
-    if promise.preprocessed:  # turned and cropped by somebody else
-        axes = covers = None
-    if s.orientation == NO_CODES:
-        text = "has no orientation (qform_code and sform_code are 0): nothing tells where its axes"
-        yield FAULT, f"{image}: {text} point to, nor left from right"
-    elif s.orientation == NO_AXES:
-        text = "has the affine of a bare array, without rotation and origin: its orientation"
-        level = FAULT if axes or (spacing == 1).all() else WARNING
-        yield level, f"{image}: {text} was lost when it was saved"
-    elif axes and s.orientation != axes:
-        text = f"its axes point to {s.orientation}, those of this data set to {axes}"
-        yield WARNING, f"{image}: {text}{_mirrored(s.orientation, axes)}"
-    if covers:
-        size = np.array(s.shape.split("x"), dtype=float) * spacing
-        if (np.abs(size - covers) >= spacing).any():
-            own, theirs = ("x".join(f"{mm:g}" for mm in each) for each in (size, covers))
-            yield WARNING, f"{image}: its grid covers {own} mm, that of this data set {theirs} mm"
-    if s.shear > SHEAR:
-        yield WARNING, f"{image}: its axes are not orthogonal (cosine {s.shear:.3f})"
-    if np.isinf(s.header_mm):
-        yield WARNING, f"{image}: its qform is not valid; sform is used"
-    elif s.header_mm > GRID_TOLERANCE * 10 * s.voxel_ml ** (1 / 3):
-        text = f"qform and sform disagree by {s.header_mm:.1f} mm; sform is used"
-        yield WARNING, f"{image}: {text}"
+def _facts_of(scan: Mapping[str, Any], promise: Promise) -> dict[str, Any]:
+    """The measures of a scan, and what they mean for its layout."""
+    layout, stripped = promise.layout, scan["stripped"] == "yes"
+    is_head = scan["outline_ml"] > SMALLEST_HEAD_ML
+    low, high = BRAIN_ML if stripped else HEAD_ML
+    # preprocessed scans were turned and cropped by somebody else
+    axes, covers = (None, None) if promise.preprocessed else (layout.axes, layout.covers)
+    spacing = np.array(scan["spacing"].split("x"), dtype=float)
+    size = np.array(scan["shape"].split("x"), dtype=float) * spacing
+    others = sorted({int(float(v)) for v in str(scan["lesion_values"]).split()} - promise.labels)
+    return {
+        **scan,
+        "image": f"{scan['modality']} image",
+        "preprocessed": promise.preprocessed,
+        "constant": scan["minimum"] == scan["maximum"],
+        "near_empty": scan["foreground_ml"] < EMPTY_ML or scan["nonzero"] < EMPTY_SHARE,
+        "body": "brain" if stripped else "head",
+        "low": low,
+        "high": high,
+        "unexpected": scan["outline_ml"] > BRAIN_ML[0] and promise.expected == is_head,
+        "promised": promise.stripped is not None,  # by the layout
+        "looks": "a head" if is_head else "a brain",
+        "others": "brains without skull" if is_head else "heads",
+        "axes": axes or "",
+        "mirrored": _mirrored(scan["orientation"], axes) if axes else "",
+        "one_mm": bool((spacing == 1).all()),
+        "other_grid": bool(covers) and bool((np.abs(size - covers) >= spacing).any()),
+        "size": "x".join(f"{mm:g}" for mm in size),
+        "covers": "x".join(f"{mm:g}" for mm in covers or ()),
+        "qform_invalid": bool(np.isinf(scan["header_mm"])),
+        "half_voxel_mm": 5 * scan["voxel_ml"] ** (1 / 3),
+        "count_of_others": len(others),
+        "other_values": ", ".join(map(str, others)),
+        "labels": ", ".join(map(str, [0, *sorted(promise.labels)])),
+    }
 
 
 def _mirrored(axes: str, others: str) -> str:
     """A hint where one of two orientations is the mirror image of the other."""
+    if {axes, others} & {NO_CODES, NO_AXES}:
+        return ""
     codes = (nib.orientations.axcodes2ornt(tuple(each)) for each in (axes, others))
     signs = {np.sign(np.linalg.det(nib.orientations.inv_ornt_aff(c, (1, 1, 1)))) for c in codes}
     return "; left and right may be exchanged (flipped affine)" if len(signs) > 1 else ""
-
-
-def _grid(what: str, modality: str, axes: str, off: float) -> Iterator[tuple[str, str]]:
-    """Whether a mask lies on the grid of its image."""
-    if axes:
-        yield FAULT, f"{what} and {modality} image: {axes}"
-    elif off > GRID_TOLERANCE:
-        yield (
-            WARNING,
-            (
-                f"{what}: its header lies {off:.1f} voxels from that of the {modality} image; "
-                "it is taken voxel for voxel"
-            ),
-        )
-
-
-def _brain_mask(s: Any, promise: Promise) -> Iterator[tuple[str, str]]:
-    if s.mask_error:
-        yield FAULT, f"brain mask: {s.mask_error}"
-    yield from _grid("brain mask", s.modality, s.mask_axes, s.mask_off)
-    if s.mask_maximum > 1:
-        yield FAULT, f"brain mask: has values up to {s.mask_maximum:g}; is it a mask?"
-    if s.mask_dice < MASK_FITS:
-        yield FAULT, f"brain mask: fits the {s.modality} image badly (Dice {s.mask_dice:.2f})"
-
-
-def _lesion_mask(s: Any, promise: Promise) -> Iterator[tuple[str, str]]:
-    if s.lesion_error:
-        yield FAULT, f"lesion mask: {s.lesion_error}"
-    yield from _grid("lesion mask", s.modality, s.lesion_axes, s.lesion_off)
-    if s.lesion_ml == 0:
-        yield WARNING, "lesion mask: empty"
-    if s.lesion_ml > 0 and not promise.preprocessed:  # those of preprocessed images were warped
-        faint, fractional = int(s.lesion_faint), int(s.lesion_fractional)
-        if faint:
-            text = f"float noise, {faint} voxels between 0 and 0.5 would count as lesion"
-            yield FAULT, f"lesion mask: {text}"
-        elif fractional:
-            yield WARNING, f"lesion mask: {fractional} voxels are no whole numbers"
-    others = sorted({int(float(v)) for v in str(s.lesion_values).split()} - promise.labels)
-    # whatever is above 0 counts as lesion: a label more does no harm, many are no labels
-    if s.lesion_ml > 0 and (len(others) > 3 or (others and promise.labels)):
-        found, known = (", ".join(map(str, v)) for v in (others, [0, *sorted(promise.labels)]))
-        text = f"lesion mask: has the value(s) {found}, expected are {known}"
-        yield FAULT if len(others) > 3 else WARNING, text
-    body = "brain" if s.stripped == "yes" else "head"
-    where = f"inside the {body} of the {s.modality} image"
-    if s.lesion_inside < 0.5:
-        yield FAULT, f"lesion mask: {s.lesion_inside:.0%} of it is {where}"
-    elif s.lesion_inside < 0.95:
-        yield WARNING, f"lesion mask: only {s.lesion_inside:.0%} is {where}"
 
 
 # --- a scan among the others
@@ -278,8 +191,8 @@ def _odd(key: str, value: str, usual: str) -> str:
         return f"has voxels of {value} mm, most others voxels of {usual} mm"
     if key == "shape":
         return f"has a grid of {value}, most others a grid of {usual}"
-    text = f"its axes point to {value}, those of most others to {usual}"
-    return text + _mirrored(value, usual)
+    hint = _mirrored(value, usual)
+    return f"its axes point to {value}, those of most others to {usual}{hint}"
 
 
 def _duplicates(read: pd.DataFrame) -> Iterator[Finding]:
@@ -390,18 +303,16 @@ def give_verdicts(
     subjects = pd.DataFrame(sorted(rows), columns=columns)
     notes = [f"All {len(known)} subjects: {', '.join(w)}: {t}." for t, w in shared.items()]
     if unusable:
-        listed = [f"{name} ({why})" for name, why in unusable.items()]
-        more = " ..." if len(listed) > 5 else ""
+        listed = first_of(f"{name} ({why})" for name, why in unusable.items())
         notes.append(
             f"{len(unusable)} subject(s) left out, for a file that is missing or cannot be used: "
-            f"{', '.join(listed[:5])}{more}. Everything goes on without them; once mended they are "
-            "used."
+            f"{listed}. Everything goes on without them; once mended they are used."
         )
     if expected is not None and len(subjects) != expected:
         more = "more" if len(subjects) > expected else "fewer"
         notes.append(f"{len(subjects)} subjects, {more} than the expected {expected}.")
     if strays:
-        shown = ", ".join(strays[:5]) + (" ..." if len(strays) > 5 else "")
+        shown = first_of(strays)
         notes.append(f"{len(strays)} file(s) with a name that belongs to nobody: {shown}.")
     return Verdicts(subjects, notes)
 
