@@ -74,7 +74,7 @@ rule make_gallery:
         pictures={name: picture_links(name) for name in datasets_of_qc()},
         shape=cfg.preprocessing.shape,
         # all verdicts, also those that change no number: the page shows them
-        decisions=[vars(decision) for decision in decisions],
+        decisions=[decision._asdict() for decision in decisions],
         decisions_file=Path(cfg.qc.decisions).name,
         threshold=cfg.qc.threshold,
         phantom=cfg.phantom,

@@ -134,18 +134,14 @@ def test_rows_that_contradict_each_other_leave_the_age_unknown_and_are_named(tmp
     ("name", "lines", "message"),
     [
         ("IXI.csv", ["ID,AGE", "2,30"], r"IXI\.csv: no column IXI_ID and AGE in its first row"),
-        ("IXI.csv", ["IXI_ID,YEARS", "2,30"], "no column IXI_ID and AGE"),
         ("IXI.csv", [""], "no column IXI_ID and AGE"),
         ("IXI.csv", ["IXI_ID,AGE", "2,30", "12,130"], r"row 3 \(IXI012\): '130' is no age"),
-        ("IXI.csv", ["IXI_ID,AGE", "2,-1"], r"IXI\.csv: row 2 \(IXI002\): '-1' is no age"),
         ("IXI.csv", ["IXI_ID,AGE", "2,young"], r"row 2 \(IXI002\): 'young' is no age"),
-        ("IXI.csv", ["IXI_ID,AGE", "2,inf"], "'inf' is no age"),
         ("IXI.csv", ["IXI_ID,AGE", ",30"], "row 2: '' names no subject.*such as 2 for IXI002"),
         ("IXI.csv", ["IXI_ID,AGE", "Guys-0828,30"], "'Guys-0828' names no subject"),
         ("IXI.csv", ["IXI_ID,AGE", "600,30"], r"none of its 1 subjects \(such as IXI600\).*IXI002"),
         ("participants.tsv", ["participant_id,age", "sub-a,3"], "no column participant_id"),
         ("participants.tsv", ["participant_id\tage"], r"none of its 0 subjects.*sub-IXI002G"),
-        ("participants.tsv", ["participant_id\tage", "sub-\t3"], "row 2: 'sub-' names no subject"),
     ],
 )  # fmt: skip
 def test_a_malformed_table_is_refused_with_its_name_and_row(tmp_path, name, lines, message):
@@ -155,18 +151,9 @@ def test_a_malformed_table_is_refused_with_its_name_and_row(tmp_path, name, line
     assert str(tmp_path / name) in str(refused.value)
 
 
-@pytest.mark.parametrize("fault", ["web page", "truncated", "xlsx", "empty"])
-def test_a_damaged_workbook_is_refused_with_the_way_out(tmp_path, fault):
-    path = write_xls(tmp_path / "IXI.xls", IXI)
-    whole = path.read_bytes()
-    path.write_bytes(
-        {
-            "web page": b"<html>Not found</html>",
-            "truncated": whole[: len(whole) // 2],
-            "xlsx": b"PK\x03\x04" + bytes(200),
-            "empty": b"",
-        }[fault]
-    )
+@pytest.mark.parametrize("content", [b"<html>Not found</html>", b"PK\x03\x04" + bytes(200), b""])
+def test_a_damaged_workbook_is_refused_with_the_way_out(tmp_path, content):
+    (tmp_path / "IXI.xls").write_bytes(content)
     with pytest.raises(DataError, match=r"IXI\.xls: cannot be read.*save it as IXI\.csv"):
         add_ages(ixi_table(), "ixi", tmp_path)
 

@@ -118,7 +118,6 @@ OUT, ABSOLUTE = "points out of the folder", "has an absolute path"
 DAMAGED, LINK = "truncated or damaged, or no tar or zip archive", "is a link out of the folder"
 BAD = {
     "dots": (tar_of({"../out.nii": b"x"}), rf"unsafe archive: member '../out.nii' {OUT}"),
-    "dots inside": (tar_of({"a/../../out.nii": b"x"}), OUT),
     "dots in a file that is not selected": (tar_of({"a.nii": b"a", "../readme": b"x"}), OUT),
     "absolute": (tar_of({"/tmp/out.nii": b"x"}), ABSOLUTE),
     "symlink": (tar_of({"a": special(tarfile.SYMTYPE, "../.."), "a/b.nii": b"x"}), LINK),
@@ -129,9 +128,7 @@ BAD = {
         "is a link, not a file",
     ),
     "device": (tar_of({"a": special(tarfile.CHRTYPE)}), "is a device or a pipe"),
-    "pipe": (tar_of({"a": special(tarfile.FIFOTYPE)}), "is a device or a pipe"),
     "zip dots": (zip_of({"../out.nii": b"x"}), OUT),
-    "zip absolute": (zip_of({"/out.nii": b"x"}), ABSOLUTE),
     "zip drive": (zip_of({"C:/out.nii": b"x"}), ABSOLUTE),
     "zip backslash": (zip_of({"..\\out.nii": b"x"}), OUT),
     "zip link": (zip_link(), "is a link"),
@@ -139,17 +136,12 @@ BAD = {
     "cut between members": (tar_of(FILES, cut(512 + 70_144)), DAMAGED),
     "damaged header": (tar_of(FILES, flip(512 + 70_144 + 10)), DAMAGED),
     "cut tar.gz": (tar_of(FILES, cut(300), "x.tar.gz"), DAMAGED),
-    "cut tail of tar.gz": (tar_of(FILES, cut(-6), "x.tar.gz"), DAMAGED),
     "wrong sum in tar.gz": (tar_of(FILES, flip(-5), "x.tar.gz"), DAMAGED),
     "cut zip": (zip_of(FILES, cut(-30)), DAMAGED),
     "damaged zip": (zip_of(FILES, flip(60)), DAMAGED),
     "page": (tar_of({}, lambda _: b"<!DOCTYPE html><p>log in"), DAMAGED),
     "empty": (tar_of({}, lambda _: b""), DAMAGED),
     "two of one name": (tar_of({"a.nii": b"a", "./a.nii": b"b"}), "are both a.nii"),
-    "two of one name in a zip": (
-        zip_of({"a.nii": b"a", "./a.nii": b"b"}),
-        "'a.nii' and './a.nii' are both a.nii",
-    ),
 }
 
 

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from test_preprocess_atlas import release
-from test_workflow import touch
 from tools.datasets import image
 from tools.workflow import snakemake
 from uad.core.files import read_json
@@ -71,18 +70,6 @@ def test_a_download_that_failed_is_not_tried_again_by_the_workflow(root, home, t
     shown = snakemake(root, tmp_path, *arguments, "--retries", "2", check=False)
     assert shown.count("FAILED: ") == 1 and "(rule download_dataset)" in shown
     assert shown.count("the server answered 404") == 1
-
-
-def test_a_raw_tree_made_by_hand_is_not_downloaded(root, home, tmp_path, arguments):
-    home.shutdown()
-    for i in range(581):
-        name = f"IXI{i:03d}-Guys-{i:04d}"
-        touch(tmp_path / "data/ixi", *(f"IXI-{k}/{name}-{k}.nii.gz" for k in ("T1", "T2")))
-    snakemake(root, tmp_path, *arguments)
-    assert len(pd.read_csv(tmp_path / TABLE, sep="\t")) == 581 * 2
-    log = (tmp_path / "results/logs/download_dataset/ixi.log").read_text()
-    assert "data/ixi: complete, 581 of 577 subjects" in log and "nothing is downloaded" in log
-    assert read_json(tmp_path / "results/raw/ixi.download.json")["files"] == []
 
 
 @pytest.fixture

@@ -161,14 +161,6 @@ def test_a_failed_registration_is_flagged_with_its_value_and_the_median(scans):
     assert medians(flagged)["T2"]["overlap_dice"] == 0.95
 
 
-def test_modalities_are_judged_apart(scans):
-    table = measured(20, ["T1", "T2"])
-    table.loc[table["modality"] == "T2", "intensity_p50"] *= 1000
-    assert (add_flags(table)["flags"] == "").all()
-    table.loc[0, "intensity_p50"] *= 1000  # a T1 scan that is as bright as the others' T2
-    assert np.flatnonzero(add_flags(table)["flags"] != "").tolist() == [0]
-
-
 def test_the_summary_counts_and_says_phantom_and_n():
     table = measured(20, ["T1"])
     table.loc[3, "overlap_dice"] = 0.1

@@ -3,7 +3,6 @@
 import re
 import shutil
 import time
-from dataclasses import asdict
 
 import pytest
 
@@ -296,7 +295,7 @@ def test_a_file_that_was_changed_since_wins_over_this_browser_until_one_decides_
     page.open(0)
     page.decide("keep", reason="fine")
     page.close()
-    record(asdict(page.file()["000", "T1"]))  # the file has it by now: no change any more
+    record(page.file()["000", "T1"]._asdict())  # the file has it by now: no change any more
     page.browser.refresh()
     assert "in this browser" not in page.text("#changed")
     assert not page.one("#discard").is_enabled()

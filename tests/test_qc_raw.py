@@ -13,7 +13,7 @@ from scipy import ndimage
 from tools import real_tree
 from tools.datasets import edit_header
 from uad.core.errors import DataError
-from uad.core.nifti import open_volume, write_volume
+from uad.core.nifti import open_volume
 from uad.data.layouts import index_dataset
 from uad.phantom import write_dataset
 from uad.qc import raw
@@ -528,13 +528,16 @@ def test_faults_planted_in_real_scans_are_named(patients, fault, said):
         assert found["patient19"] == ("used", "")
 
 
-def test_voxels_that_changed_inside_a_packed_file_are_seen_by_its_checksum(tmp_path):
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_voxels_that_changed_inside_a_packed_file_are_seen_by_its_checksum(tmp_path, kind):
     path = tmp_path / "scan.nii.gz"
     noise = np.random.default_rng(0).integers(1, 999, (40, 40, 40)).astype(np.int16)
-    write_volume(path, noise, np.eye(4))
+    nib.save(kind(noise, np.eye(4)), path)
     content = path.read_bytes()
     path.write_bytes(content[:30_000] + bytes(100) + content[30_100:])
     with pytest.raises(DataError, match=r"scan\.nii\.gz: cannot be read .* damaged"):
         open_volume(path)
     path.write_bytes(content + b"what a program left behind the end")
     assert (open_volume(path).data == noise).all()
+    path.rename(tmp_path / "scan.nii")  # packed, whatever its name says
+    assert (open_volume(tmp_path / "scan.nii").data == noise).all()

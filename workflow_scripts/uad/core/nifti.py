@@ -89,7 +89,9 @@ def load_image(path: str | os.PathLike[str], *, voxels: bool = True) -> Any:
         return nib.load(path)
     content = Path(path).read_bytes()
     content = _unpacked(content) if packed else content
-    return nib.Nifti1Image.from_bytes(content) if content[344:347] == b"n+1" else nib.load(path)
+    if content[344:347] == b"n+1":
+        return nib.Nifti1Image.from_bytes(content)
+    return nib.Nifti2Image.from_bytes(content) if content[4:7] == b"n+2" else nib.load(path)
 
 
 def _unpacked(content: bytes) -> bytes:

@@ -7,15 +7,13 @@ change nothing that is computed. Every Snakemake process imports this module: it
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from uad.core.errors import ConfigError, DataError, near
+from uad.core.errors import ConfigError, DataError, did_you_mean, near
 from uad.core.patterns import known_layouts
 from uad.data.layouts import Index, bids_label, index_dataset
 
@@ -30,8 +28,7 @@ VERDICTS = ("keep", "exclude", "unsure")
 ALL = "*"
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """One row of a decision file; ``subject`` is a public name or a BIDS label."""
 
     dataset: str
@@ -74,21 +71,17 @@ def read_decisions(
         ConfigError: a column is missing, a name or verdict is unknown, an exclusion has no
             reason, or two rows disagree about a scan. It names every such line.
     """
-    path = Path(path)
-    lines = _read_lines(path) if path.exists() else []
-    if not lines:
-        return []
-    head = lines[0][1]
+    head, *rows = _fields(Path(path)) or [NEEDED]
     problems, found = [], {}
-    for number, row in lines[1:]:
+    for number, row in enumerate(rows, start=2):
         if len(row) > len(head):
             problems.append(f"line {number}: {len(row)} fields, but {len(head)} columns")
-            continue
-        values = dict.fromkeys(COLUMNS, "") | dict(zip(head, row, strict=False))
-        values["modality"] = values["modality"] or ALL
-        decision = Decision(**{name: values[name] for name in COLUMNS})
-        problems += [f"line {number}: {problem}" for problem in decision.problems(datasets)]
-        found.setdefault(decision, number)
+        elif any(row):
+            values = dict.fromkeys(COLUMNS, "") | dict(zip(head, row, strict=False))
+            values["modality"] = values["modality"] or ALL
+            decision = Decision(*(values[name] for name in COLUMNS))
+            problems += [f"line {number}: {problem}" for problem in decision.problems(datasets)]
+            found.setdefault(decision, number)
     problems += _contradictions(found)
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems[:20])
@@ -97,18 +90,17 @@ def read_decisions(
     return list(found)
 
 
-def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Fields of the lines that are not empty, with their numbers; the first one is the head."""
+def _fields(path: Path) -> list[list[str]]:
+    """The fields of each line, the first of which names the columns; empty without a file."""
     try:
         # utf-8-sig: spreadsheets put a byte order mark first
         # not by lines: a reason may hold a character that Python takes for the end of one
-        text = path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig") if path.exists() else ""
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read as a table of decisions ({error}).") from error
-    lines = [(number, [field.strip() for field in row]) for number, row in enumerate(rows, 1)]
-    lines = [(number, row) for number, row in lines if any(row)]
-    head = lines[0][1] if lines else NEEDED
+    rows = [[field.strip() for field in row] for row in rows]
+    head = rows[0] if rows else NEEDED
     if missing := [f"'{name}'{near(name, head)}" for name in NEEDED if name not in head]:
         raise ConfigError(
             f"{path}: the first line lacks {' and '.join(missing)}. A decision file is a table "
@@ -116,7 +108,7 @@ def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
         )
     if len(set(head)) < len(head):
         raise ConfigError(f"{path}: the first line names a column twice: {', '.join(head)}.")
-    return lines
+    return rows
 
 
 def _contradictions(found: Mapping[Decision, int]) -> Iterable[str]:
@@ -144,7 +136,7 @@ def exclusions(
     An exclusion in another than its ``modalities`` concerns nobody.
     """
     rows = [
-        {key: value for key, value in asdict(d).items() if key not in ("dataset", "verdict")}
+        {key: value for key, value in d._asdict().items() if key not in ("dataset", "verdict")}
         for d in decisions
         if d.dataset == dataset and d.verdict == "exclude" and d.modality in (ALL, *modalities)
     ]
@@ -165,8 +157,7 @@ def without_excluded(
     known = {*table["subject"], *map(bids_label, may_be_absent)}
     for row in single:
         if bids_label(row["subject"]) not in known:
-            match = difflib.get_close_matches(row["subject"], set(table["subject"]), n=1)
-            hint = f" (did you mean '{match[0]}'?)" if match else ""
+            hint = did_you_mean(row["subject"], set(table["subject"]))
             raise DataError(
                 f"The decision file (qc.decisions) excludes the {row['modality']} scan of "
                 f"'{row['subject']}', who is not in this data set{hint}; check the name."
