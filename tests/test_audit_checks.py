@@ -13,7 +13,7 @@ import yaml
 from tools.result_trees import LOCK, Forge, ResultTree, uad
 from uad import config as uad_config
 from uad.air import air_statistics
-from uad.audit.check import expected
+from uad.audit.settings import expected
 from uad.audit.tree import is_raw
 from uad.audit.verdict import audit
 from uad.core.errors import DataError

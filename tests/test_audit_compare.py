@@ -112,7 +112,7 @@ def test_two_runs_of_one_config_are_identical_wherever_they_lie(here, other):
     comparison = compare(here, other())
     assert comparison["verdict"] == "identical" and comparison["phantom"]
     assert not states(comparison) and not comparison["origins"] and not comparison["cells"]
-    assert not comparison["setup"] and not comparison["notes"]
+    assert not comparison["config"] and not comparison["notes"]
     assert len(comparison["files"]) == 2 + 1 + 2 + 1 + 3 * 2 + 1 + 1  # raw, ..., table, source.json
 
 
@@ -125,7 +125,7 @@ def test_what_describes_a_run_has_no_part_in_the_verdict(here, other):
         (there / name).write_text("1.5 seconds")
     comparison = compare(here, there)
     assert comparison["verdict"] == "identical" and not states(comparison)
-    assert comparison["setup"] == {"config": ["run none → {'threads': 2}"]}
+    assert comparison["config"] == ["run none → {'threads': 2}"]
 
 
 def test_files_that_are_not_there_are_compared_by_the_records(here, other, tmp_path):
@@ -189,7 +189,7 @@ def test_the_places_of_two_runs_are_no_difference(here, other, place):
         (root / "people.tsv").write_text(f"subject\timage\na\t{name}/raw/brats21/a.nii.gz\n")
     comparison = compare(there.parent / "here", there)
     assert states(comparison) == {"same content": {"people.tsv"}}
-    assert comparison["verdict"] == "identical" and not comparison["setup"]
+    assert comparison["verdict"] == "identical"
 
 
 # Where the runs part
@@ -262,12 +262,6 @@ OTHER_SCRIPT = {**CODE, "library_files": LIBRARY, "script_sha256": "6" * 64}
 def test_the_reason_is_what_the_records_say(here, other, stage, changes, expected):
     found, _, reason = only_origin(compare(here, other(**changes)))
     assert found == stage and reason == expected
-
-
-def test_other_code_that_made_the_same_is_no_difference_but_is_told(here, other):
-    comparison = compare(here, other(code=OTHER_LIBRARY))
-    assert comparison["verdict"] == "identical"
-    assert comparison["setup"] == {"code": ["noise.py"]}
 
 
 def test_what_a_job_newly_makes_is_told_from_a_job_that_did_not_run(here, other):

@@ -24,16 +24,23 @@ REAL, PHANTOM = Choice(phantom=False), Choice(phantom=True)
 
 @pytest.fixture
 def tree(tmp_path):
-    """A tree of two scans: volumes, a picture, weights, metrics, a curve and a table."""
+    """A tree of two scans: volumes, a picture, weights, metrics, a curve and a table.
+
+    Its rules have names of their own: the audit computes nothing again.
+    """
     tree = ResultTree(tmp_path / "results", tmp_path / "code")
     tree.write("repository:Snakefile", "rule all:\n")
     tree.write("repository:LICENSE", "MIT\n")
     tree.write("repository:results/README.md", "what each file is\n")
-    tree.write("repository:workflow_scripts/make_table.py", "# makes a table\n")
+    tree.write("repository:workflow_scripts/write_table.py", "# writes a table\n")
     tree.write("repository:private/notes.txt", "not for others\n")
     tree.write("source.json", '{"source": "real"}\n')
     tree.write("raw/d/a.nii.gz", b"a raw")
     tree.write("raw/d/b.nii.gz", b"b raw")
+    people = "subject\tmodality\timage\n" + "".join(
+        f"{subject}\tT2\tresults/raw/d/{subject}.nii.gz\n" for subject in "ab"
+    )
+    tree.job("index_dataset", {"participants/d.tsv": people}, wildcards={"dataset": "d"})
     tree.job("save_config", {"config.resolved.yaml": "seed: 1\n"})
     scans = []
     for subject in "ab":
@@ -44,20 +51,20 @@ def tree(tmp_path):
             f"preprocessed/d/sub-{subject}/figures/sub-{subject}.png": b"picture " + stem.encode(),
         }
         names = {"dataset": "d", "subject": subject, "suffix": "T2w"}
-        tree.job("register_scan", outputs, [f"raw/d/{subject}.nii.gz"], wildcards=names)
+        tree.job("prepare_scan", outputs, [f"raw/d/{subject}.nii.gz"], wildcards=names)
         scans.append(f"{stem}.nii.gz")
     store = "slices/d_T2.safetensors"
-    tree.job("pack_slices", {store: b"all"}, scans, wildcards={"dataset": "d", "modality": "T2"})
+    tree.job("pack_scans", {store: b"all"}, scans, wildcards={"dataset": "d", "modality": "T2"})
     weights = {"models/e/m/fold-0/model.safetensors": b"w", "models/e/m/fold-0/history.csv": "1\n"}
-    tree.job("train_model", weights, [store], wildcards={"fold": "0"})
+    tree.job("train", weights, [store], wildcards={"fold": "0"})
     metrics = "metrics/e/m/fold-0/d.tsv"
-    tree.job("evaluate_volumes", {metrics: "subject\tdice\n"}, [store])
+    tree.job("measure", {metrics: "subject\tdice\n"}, [store])
     tree.job("make_maps_figure", {"figures/brains.png": b"brains"}, [store])
     tree.job("make_curves_figure", {"figures/curve.png": b"a curve"}, [metrics])
     tree.job("make_report", {"report.html": "<p>page</p>"}, ["figures/brains.png"])
     page = '<img src="data:image/png;base64,AAAA">'
     tree.job("run_notebook", {"notebooks/results.html": page}, [metrics])
-    tree.job("make_table", {"tables/t.csv": "row\n1\n"}, [metrics], wildcards={"table": "t"})
+    tree.job("write_table", {"tables/t.csv": "row\n1\n"}, [metrics], wildcards={"table": "t"})
     return tree
 
 
@@ -104,9 +111,8 @@ def test_no_volume_no_weights_and_no_picture_of_a_scan_is_packed(tree):
         rows = [line.split("\t") for line in archive.read("manifest.tsv").decode().splitlines()]
     place = "results/slices/d_T2.safetensors"
     assert [place, "3", files[place].sha256, "no", "medical image"] in rows
-    described = entities(crate)[f"#{place}"]
-    assert (described["contentSize"], described["sha256"]) == ("3", files[place].sha256)
-    assert "Not included" in described["description"]
+    described = entities(crate)["#results/figures/brains.png"]["description"]
+    assert described == "Not included: shows medical images."
     tree.job("new_rule", {"new/thing.xyz": b"?"})  # of an unknown kind
     crate, files = packed(tree, PHANTOM)
     assert files["results/new/thing.xyz"].left_out == "medical image"
@@ -122,7 +128,7 @@ def test_words_numbers_records_and_code_are_packed(tree):
         "manifest.tsv",
         "manifest.sha256",
         "code/Snakefile",
-        "code/workflow_scripts/make_table.py",
+        "code/workflow_scripts/write_table.py",
         "results/README.md",
         "results/source.json",
         "results/config.resolved.yaml",
@@ -163,7 +169,7 @@ def test_files_that_lie_untracked_beside_the_code_stay_out(versioned, choice):
     crate, files = packed(versioned, choice)
     for place in ("docs/secret.md", "docs/patients.tsv", "tests/patient01.nii.gz"):
         assert f"code/{place}" not in {*files, *names(crate)}  # not even named
-    assert {"code/Snakefile", "code/workflow_scripts/make_table.py"} <= names(crate)
+    assert {"code/Snakefile", "code/workflow_scripts/write_table.py"} <= names(crate)
 
 
 def test_code_that_a_job_ran_is_packed_before_it_is_committed(versioned):
@@ -207,6 +213,13 @@ def test_images_stay_out_of_the_code_too(request, kind):
     assert "code/docs/brain.png" in names(packed(tree, PHANTOM)[0])
 
 
+def test_a_tree_that_lacks_a_file_is_refused(tree):
+    tree.path("tables/t.csv").unlink()
+    with pytest.raises(DataError, match=r"1 files are missing \(.*tables/t.csv\)"):
+        packed(tree)
+    assert not (tree.root / "crate.zip").exists()
+
+
 def test_a_repository_that_git_cannot_read_is_refused(versioned):
     (versioned.repository / ".git" / "HEAD").write_text("nonsense")
     with pytest.raises(DataError, match="git does not say which files"):
@@ -218,25 +231,36 @@ def test_the_code_of_this_repository_holds_no_image(root):
     assert not [file.place for file in code_files(records, REAL) if file.left_out]
 
 
-def test_a_crate_that_does_not_verify_fails_its_job(tree, monkeypatch, capfd):
-    out = tree.root / "crate.zip"
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda tree: None, None),
+        (lambda tree: tree.write("tables/t.csv", "row\n2\n"), "changed: Its content is not"),
+        (lambda tree: Forge(tree.root).replace("tables/t.csv.prov.json", '"t"', '"u"'), "edited"),
+    ],
+)
+def test_a_tree_that_is_not_as_recorded_fails_the_job(tree, monkeypatch, capfd, spoil, said):
+    spoil(tree)
+    params = dict(phantom=True, images=False, models=False, agent="", datasets={})
     job = SimpleNamespace(
-        params=SimpleNamespace(phantom=True, images=False, models=False, agent="", datasets={}),
-        input=SimpleNamespace(config=str(tree.root / "config.resolved.yaml")),
-        output=[str(out)],
+        params=SimpleNamespace(**params, items=params.items),
+        input=SimpleNamespace(config=str(tree.root / "config.resolved.yaml"), __iter__=iter),
+        output=[str(tree.root / "crate.zip")],
         log=[],
         rule="pack_crate",
     )
     monkeypatch.setenv("UAD_REPOSITORY", str(tree.repository))
-    guess = SimpleNamespace(artifact="tables/t.csv", check="cell", why="is a guess")
-    verdict = SimpleNamespace(findings=[guess])
-    monkeypatch.setattr("uad.audit.crate_verify.audit", lambda *_, **__: verdict)
+    monkeypatch.setattr("uad.core.provenance._record", lambda context: {})
+    if said is None:
+        runpy.run_path(str(SCRIPTS / "pack_crate.py"), {"snakemake": job})
+        assert "crate.zip: packed and verified" in capfd.readouterr().out
+        return
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(SCRIPTS / "pack_crate.py"), {"snakemake": job})
     assert ended.value.code == 1
-    said = capfd.readouterr().err
-    assert "ERROR in rule pack_crate" in said and "does not pass its own verification: " in said
-    assert "results/tables/t.csv cell: is a guess" in said
+    text = capfd.readouterr().err
+    assert "ERROR in rule pack_crate" in text and "does not pass its own verification: " in text
+    assert "results/tables/t.csv" in text and said in text
 
 
 def test_images_and_weights_are_packed_if_asked_for_but_no_raw_data(tree):
@@ -255,19 +279,19 @@ def test_the_same_tree_gives_the_same_bytes(tree):
     assert packed(tree)[0].read_bytes() == first
 
 
-def test_workflow_steps_and_actions_are_described_those_of_single_scans_as_one(tree):
+def test_workflow_steps_and_actions_are_described_by_rule(tree):
     crate, _ = packed(tree)
     found = entities(crate)
-    workflow, action = found["code/Snakefile"], found["#job/tables/t.csv"]
+    workflow, action = found["code/Snakefile"], found["#jobs/write_table"]
     assert ROCrate(crate).mainEntity.id == "code/Snakefile"
     assert workflow["programmingLanguage"]["@id"].endswith("#snakemake")
-    assert {"@id": "#step/make_table"} in workflow["step"]
-    assert action["instrument"] == {"@id": "code/workflow_scripts/make_table.py"}
-    assert action["object"] == {"@id": "results/metrics/e/m/fold-0/d.tsv"}
-    assert action["result"] == {"@id": "results/tables/t.csv"}
+    assert {"@id": "#step/write_table"} in workflow["step"]
+    assert action["instrument"] == {"@id": "code/workflow_scripts/write_table.py"}
+    assert action["object"] == {"@id": "#files/measure"}
+    assert action["result"] == {"@id": "#files/write_table"}
     assert action["startTime"].endswith("+00:00") and action["endTime"] > action["startTime"]
-    assert found["#jobs/register_scan/d/T2w"]["name"] == "register_scan, d, T2w: 2 scans"
-    assert not [name for name in found if "sub-a" in name]
+    assert found["#jobs/prepare_scan"]["name"] == "prepare_scan: 2 jobs"
+    assert {"@id": "results/tables/t.csv"} in found["#run"]["result"]
 
 
 def issues(crate, cache):
@@ -316,21 +340,6 @@ def test_the_description_says_phantom_or_names_licences_and_nobody_unless_asked(
     assert "PHANTOM" in about_run({"ixi": "ixi"}, PHANTOM).name
 
 
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (lambda tree: tree.write("tables/t.csv", "row\n2\n"), "not the file that was recorded"),
-        (lambda tree: tree.path("tables/t.csv").unlink(), "is missing"),
-        (lambda tree: Forge(tree.root).replace("tables/t.csv.prov.json", '"t"', '"u"'), "edited"),
-    ],
-)
-def test_a_tree_that_is_not_as_recorded_is_refused(tree, spoil, said):
-    spoil(tree)
-    with pytest.raises(DataError, match=said):
-        packed(tree)
-    assert not (tree.root / "crate.zip").exists()
-
-
 @pytest.fixture
 def unpacked(tree, tmp_path):
     """Folder of an unpacked crate."""
@@ -339,43 +348,36 @@ def unpacked(tree, tmp_path):
     return folder
 
 
-def failures(crate, monkeypatch):
-    """What integrity alone finds; the audit needs a whole run (test_crate_of_a_run)."""
-    verdict = SimpleNamespace(findings=[])
-    monkeypatch.setattr("uad.audit.crate_verify.audit", lambda *_, **__: verdict)
-    return verify(crate).failures
-
-
-def test_changed_files_are_named_and_no_others(unpacked, monkeypatch):
-    assert failures(unpacked, monkeypatch) == {}
-    places = {"results/tables/t.csv", "results/tables/t.csv.prov.json", "code/Snakefile"}
+def test_changed_files_are_named_and_no_others(unpacked):
+    assert verify(unpacked).failures == {}
+    places = {"results/tables/t.csv", "results/metrics/e/m/fold-0/d.tsv", "code/Snakefile"}
     places |= {"README.md", "ro-crate-metadata.json", "manifest.tsv"}
     for place in places:
         Forge(unpacked).flip(place)
-    found = failures(unpacked, monkeypatch)
+    found = verify(unpacked).failures
     assert places == {p for p, why in found.items() if "was changed since" in "; ".join(why)}
 
 
-def test_missing_and_added_files_and_changed_checksums_are_named(unpacked, monkeypatch):
+def test_missing_and_added_files_and_changed_checksums_are_named(unpacked):
     (unpacked / "results/tables/t.csv").unlink()
     (unpacked / "results/extra.txt").write_text("new")
-    found = failures(unpacked, monkeypatch)
-    assert found["results/tables/t.csv"] == ["is missing"]
+    found = verify(unpacked).failures
+    assert found["results/tables/t.csv"][0] == "is missing"
     assert "was added" in found["results/extra.txt"][0] and len(found) == 2
     Forge(unpacked).flip("manifest.sha256", place=3)
-    assert "ro-crate-metadata.json" in failures(unpacked, monkeypatch)
+    assert "ro-crate-metadata.json" in verify(unpacked).failures
     Forge(unpacked).flip("manifest.sha256", place=64)
-    assert "manifest.sha256" in failures(unpacked, monkeypatch)
+    assert "manifest.sha256" in verify(unpacked).failures
 
 
-def test_a_damaged_zip_names_the_file(tree, monkeypatch):
+def test_a_damaged_zip_names_the_file(tree):
     crate, _ = packed(tree)
     content = bytearray(crate.read_bytes())
     with zipfile.ZipFile(crate) as archive:
         entry = archive.getinfo("results/metrics/e/m/fold-0/d.tsv")
     content[entry.header_offset + 30 + len(entry.filename) + 2] ^= 1
     crate.write_bytes(content)
-    assert "cannot be unpacked" in failures(crate, monkeypatch)[entry.filename][0]
+    assert "cannot be unpacked" in verify(crate).failures[entry.filename][0]
 
 
 def test_what_is_no_crate_is_refused(tmp_path):

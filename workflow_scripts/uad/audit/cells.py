@@ -37,23 +37,27 @@ def find_cell(
     rows = [key for key in spec["rows"] if row.lower() in (key, labels.get(key, key).lower())]
     if not rows:
         raise _refusal(records, unknown("row", row, spec["rows"]), table=table, row=row)
-    percent, metrics = made.rule == "make_table", METRICS
-    if not percent:
-        metrics = list(dict.fromkeys(line["metric"] for line in _lines(path)))
+    percent, lines = made.rule == "make_table", _lines(path)
+    metrics = METRICS if percent else list(dict.fromkeys(line["metric"] for line in lines))
     if metric not in metrics:
         raise DataError(f"{table}: {unknown('metric', metric, metrics)}")
     found = _column(table, spec["columns"], column)
-    cell = {
-        "table": table,
-        "row": rows[0],
-        "label": labels.get(rows[0], rows[0]),
-        "experiment": found["experiment"],
-        "test": found["test"],
-        "column": _label(found),
-        "metric": metric,
-    }
-    phantom = bool(made.params["phantom"])
-    return made, cell, _value(path, cell) | {"phantom": phantom, "percent": percent}
+    cell = {"row": rows[0], "experiment": found["experiment"], "test_dataset": found["test"]}
+    cell |= {"metric": metric}
+    name = "/".join(cell.values())
+    line = next((line for line in lines if cell.items() <= line.items()), None)
+    if line is None:
+        raise DataError(f"{path}: has no line for {name}. Make it again.")
+    numbers = pd.to_numeric(pd.Series({n: line.get(n) for n in _NUMBERS}), errors="coerce")
+    value = numbers.to_dict() | {"published_source": line.get("published_source", "none")}
+    if isnan(value["mean"]):
+        raise DataError(
+            f"{path}: the cell {name} is – (it was not run). Published: {published(value)}."
+        )
+    value |= {n: int(numbers.fillna(0)[n]) for n in ("n_folds", "n_volumes")}
+    cell["test"] = cell.pop("test_dataset")
+    cell |= {"table": table, "label": labels.get(rows[0], rows[0]), "column": _label(found)}
+    return made, cell, value | {"phantom": bool(made.params["phantom"]), "percent": percent}
 
 
 def csv_of(made: Record) -> str:
@@ -118,22 +122,6 @@ def _column(table: str, columns: list[dict[str, str]], name: str | None) -> dict
         listed = ", ".join(f"{key} ({_label(column)})" for key, column in exact.items())
         raise DataError(f"{table}: {which} It has {listed}.")
     return found[0]
-
-
-def _value(path: Path, cell: dict[str, str]) -> dict[str, Any]:
-    wanted = {"row": cell["row"], "experiment": cell["experiment"], "test_dataset": cell["test"]}
-    wanted |= {"metric": cell["metric"]}
-    name = "/".join(wanted.values())
-    line = next((line for line in _lines(path) if wanted.items() <= line.items()), None)
-    if line is None:
-        raise DataError(f"{path}: has no line for {name}. Make it again.")
-    numbers = pd.to_numeric(pd.Series({n: line.get(n) for n in _NUMBERS}), errors="coerce")
-    value = numbers.to_dict() | {"published_source": line.get("published_source", "none")}
-    if isnan(value["mean"]):
-        raise DataError(
-            f"{path}: the cell {name} is – (it was not run). Published: {published(value)}."
-        )
-    return value | {n: int(numbers.fillna(0)[n]) for n in ("n_folds", "n_volumes")}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,8 @@ def compare(
         What ``compare.json`` holds: ``verdict`` (``identical``, ``identical within tolerance`` or
         ``different``); ``files``, a row for every file with SHA-256 ``here`` and ``there``;
         ``origins``, where the runs part, the first stage first, with ``keys`` of the files and the
-        ``reason``; ``cells`` of tables that differ, the largest difference first; ``setup``, what
-        the runs were asked for and made with, as far as it differs; ``notes``; ``phantom``.
+        ``reason``; ``cells`` of tables that differ, the largest difference first; ``config``,
+        what the runs were asked for, as far as it differs; ``notes``; ``phantom``.
 
     Raises:
         DataError: one of the two is no such thing.
@@ -82,7 +82,7 @@ def compare_runs(here: Run, there: Run, tolerances: Mapping[str, Tolerance]) -> 
         "phantom": here.phantom or there.phantom,
         "origins": _origins(files, here, there),
         "cells": sorted(cells, key=lambda cell: -abs(cell["difference"] or 0.0)),
-        "setup": _setup(here, there),
+        "config": _changes(here.config, there.config),
         "notes": notes,
         "files": files,
     }
@@ -153,23 +153,16 @@ def _reason(key: str, here: Run, there: Run) -> str:
     if not ours.record or not theirs.record:
         other = {RAW: "other raw bytes", CODE: "another version of this file of the repository"}
         return other.get(here.stage(key), "no record says how it was made")
-    for kind, found in _differences(ours.record, theirs.record, here, there):
-        more = f" and {len(found) - MOST} more" if len(found) > MOST else ""
-        return f"other {kind}: {', '.join(found[:MOST])}{more}"
-    return "same inputs, params, code: not deterministic here"
-
-
-def _differences(
-    ours: Record, theirs: Record, here: Run, there: Run
-) -> Iterator[tuple[str, list[str]]]:
-    """What two jobs that made the same file did not have in common, the likeliest cause first."""
-    facts, others = _facts(ours, here), _facts(theirs, there)
+    # what two jobs that made the same file did not have in common, the likeliest cause first
+    facts, others = _facts(ours.record, here), _facts(theirs.record, there)
     for kind in facts:
         found = _changes(facts[kind], others[kind])
         if kind in ("inputs", "code"):  # a hash says nothing
             found = [text.partition(" ")[0] for text in found]
         if found:
-            yield kind, found
+            more = f" and {len(found) - MOST} more" if len(found) > MOST else ""
+            return f"other {kind}: {', '.join(found[:MOST])}{more}"
+    return "same inputs, params, code: not deterministic here"
 
 
 def _facts(record: Record, run: Run) -> dict[str, Any]:
@@ -196,18 +189,6 @@ def _changes(ours: Any, theirs: Any, where: str = "") -> list[str]:
         ]
     texts = ("none" if value is None else str(value) for value in (ours, theirs))
     return [] if ours == theirs else [f"{where} {' → '.join(text[:60] for text in texts)}"]
-
-
-def _setup(here: Run, there: Run) -> dict[str, list[str]]:
-    """By kind what differs between the runs, whether it changed a result or not."""
-    found: dict[str, dict[str, None]] = defaultdict(dict)
-    found["config"] = dict.fromkeys(_changes(here.config, there.config))
-    for key, ours in here.records.all.items():
-        if theirs := there.records.all.get(key):
-            for kind, texts in _differences(ours, theirs, here, there):
-                if kind in ("code", "environment", "device"):
-                    found[kind] |= dict.fromkeys(texts)
-    return {kind: list(texts) for kind, texts in found.items() if texts}
 
 
 def _notes(side: str, run: Run) -> list[str]:

@@ -67,7 +67,7 @@ def compare_files(
     contents = []
     for side, path, replace in zip(("here", "there"), (here, there), portable, strict=True):
         try:
-            contents.append(dict(_leaves(_read(path, kind, replace))))
+            contents.append(dict(leaves(_read(path, kind, replace))))
         except Exception as error:  # every format has exceptions of its own
             return DIFFERENT, f"cannot be read {side}: {error}"
     ours, theirs = contents
@@ -75,7 +75,7 @@ def compare_files(
     for where in dict.fromkeys([*ours, *theirs]):
         if where not in ours or where not in theirs:
             return DIFFERENT, f"{where} only {'here' if where in ours else 'there'}"
-        found, detail = _compare_leaves(ours[where], theirs[where], tolerances[kind])
+        found, detail = _compareleaves(ours[where], theirs[where], tolerances[kind])
         if found == DIFFERENT:
             return DIFFERENT, f"{where}: {detail}"
         if found == CLOSE and state == SAME:
@@ -83,19 +83,19 @@ def compare_files(
     return state, first
 
 
-def _leaves(content: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(content: Any, where: str = "") -> Iterator[tuple[str, Any]]:
     """Arrays, numbers and texts of nested data, each with its place."""
     if isinstance(content, dict):
         for key, value in content.items():
-            yield from _leaves(value, f"{where}.{key}" if where else str(key))
+            yield from leaves(value, f"{where}.{key}" if where else str(key))
     elif isinstance(content, list):
         for i, value in enumerate(content):
-            yield from _leaves(value, f"{where}[{i}]")
+            yield from leaves(value, f"{where}[{i}]")
     else:
         yield where, content
 
 
-def _compare_leaves(here: Any, there: Any, tolerance: Tolerance) -> tuple[str, str]:
+def _compareleaves(here: Any, there: Any, tolerance: Tolerance) -> tuple[str, str]:
     types = {type(here), type(there)}
     if not (types <= {int, float} or types == {np.ndarray}):
         detail = " → ".join(repr(str(value)[:40]) for value in (here, there))

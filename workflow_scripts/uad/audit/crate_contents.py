@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+import networkx
 
 from uad.audit.tree import MARKER
 from uad.core.errors import DataError
@@ -70,11 +72,9 @@ def collect(records: Records, choice: Choice) -> list[File]:
     """Every file that a crate holds or leaves out, by place.
 
     Raises:
-        DataError: a file that belongs into the crate is missing, or is not the one that its record
-            names: such a tree cannot be shared.
+        DataError: a file that belongs into the crate is missing.
     """
     root = records.root
-    wrong = [f"{key} {why}" for key, why in sorted(records.broken.items())]
     files = {file.place: file for file in code_files(records, choice)}
     # what no job declares; a results folder elsewhere may have no README of its own
     own = {key: root / key for key in (MARKER, *records.all)}
@@ -83,26 +83,20 @@ def collect(records: Records, choice: Choice) -> list[File]:
     for key, path in own.items():
         if path.is_file():
             files[place_of(key)] = _read(place_of(key), path)
-    why_left_out = _reasons(records, choice)
+    shown = _showing_scans(records)
     entries = {entry.key: entry for record in records.all.values() for entry in record.inputs}
+    missing = []
     for key, entry in sorted({**entries, **records.outputs}.items()):
-        if key in records.all:
-            continue
-        place, path, why = place_of(key), records.path(key), why_left_out(key)
-        packed = not why and not key.startswith(EXTERNAL)
-        if packed and not path.is_file():
-            wrong.append(f"{path} is missing")
-        elif (place in files and files[place].sha256 != entry.sha256) or (
-            packed and sha256(path) != entry.sha256
-        ):
-            wrong.append(f"{path} is not the file that was recorded")
-        file = File(place, entry.bytes, entry.sha256, why, path if packed else None)
-        files.setdefault(place, file)
-    if wrong:
-        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        why, path = _why_left_out(key, records, choice, shown), records.path(key)
+        if not why and not path.is_file():
+            missing.append(str(path))
+        elif key not in records.all:
+            file = File(place_of(key), entry.bytes, entry.sha256, why, None if why else path)
+            files.setdefault(file.place, file)
+    if missing:
         raise DataError(
-            f"{root}: cannot be packed: {'; '.join(wrong[:5])}{more}. "
-            "'make audit' names all; make these files again, or take back what was changed."
+            f"{root}: cannot be packed: {len(missing)} files are missing ({missing[0]}). "
+            "'make audit' names all; make them again."
         )
     return [files[place] for place in sorted(files)]
 
@@ -178,52 +172,46 @@ def _why_out_of_code(path: Path, choice: Choice) -> str:
 # The results ---------------------------------------------------------------------------------
 
 
-def _reasons(records: Records, choice: Choice) -> Callable[[str], str]:
-    """A function: why the file of a key stays out of a crate; empty if it is packed.
+def _showing_scans(records: Records) -> set[str]:
+    """Keys of pictures and pages that show scans.
 
     It is told by what a file was made from rather than by its name: a picture or page shows scans
     if its job read a volume, or something that shows scans. What no job made is taken to show them,
     and so is a page with bitmaps: a notebook can read more than its rule declares.
     """
-    shows: dict[str, bool] = {}
 
-    def shows_scans(key: str) -> bool:
-        if key not in shows:
-            shows[key] = True  # until it is known: records that contradict each other
-            shows[key] = find_scans(key)
-        return shows[key]
-
-    def find_scans(key: str) -> bool:
-        made_by, path = records.producers.get(key), records.path(key)
-        if _is_volume(key):
-            return True
-        if _suffix(key) not in PICTURE or key.startswith(REPOSITORY):
-            return False
-        if made_by is None or any(shows_scans(entry.key) for entry in made_by.inputs):
-            return True
+    def has_bitmap(key: str) -> bool:
+        path = records.path(key)
         page = path.read_bytes() if _suffix(key) in PAGES and path.is_file() else b""
         return any(sign in page for sign in BITMAP)
 
-    def why_left_out(key: str) -> str:
-        path = records.path(key)
-        if key.startswith(REPOSITORY) and _is_code(key.removeprefix(REPOSITORY)):
-            return _why_out_of_code(path, choice) if path.is_file() else ""
-        if key.startswith((REPOSITORY, EXTERNAL)):
-            return RAW if _is_volume(key) else ELSEWHERE
-        if key.startswith("audit/"):
-            return ABOUT_TREE
-        if _is_weights(key):
-            return "" if choice.models else WEIGHTS
-        if _is_volume(key):
-            if not choice.images:
-                return VOLUME
-            if key not in records.outputs and not choice.phantom:
-                return RAW
-            return "" if path.is_file() else NOT_KEPT
-        hidden = not choice.images and not choice.phantom and shows_scans(key)
-        return SHOWS_SCANS if hidden else ""
+    keys = set(records.graph) - records.all.keys()
+    volumes = set(filter(_is_volume, keys))
+    pictures = {k for k in keys if _suffix(k) in PICTURE and not k.startswith(REPOSITORY)}
+    first = {k for k in pictures if k not in records.producers or has_bitmap(k)} | volumes
+    # words and numbers show nothing, whatever they were made from
+    passed_on = records.graph.subgraph({*pictures, *volumes, *records.all})
+    return set().union(*networkx.bfs_layers(passed_on, first)) - records.all.keys()
 
-    return why_left_out
+
+def _why_left_out(key: str, records: Records, choice: Choice, shown: set[str]) -> str:
+    """Why the file of a key stays out of a crate; empty if it is packed."""
+    path = records.path(key)
+    if key.startswith(REPOSITORY) and _is_code(key.removeprefix(REPOSITORY)):
+        return _why_out_of_code(path, choice) if path.is_file() else ""
+    if key.startswith((REPOSITORY, EXTERNAL)):
+        return RAW if _is_volume(key) else ELSEWHERE
+    if key.startswith("audit/"):
+        return ABOUT_TREE
+    if _is_weights(key):
+        return "" if choice.models else WEIGHTS
+    if _is_volume(key) and not choice.images:
+        return VOLUME
+    if _is_volume(key):
+        is_raw = key not in records.outputs and not choice.phantom
+        return RAW if is_raw else "" if path.is_file() else NOT_KEPT
+    hidden = not choice.images and not choice.phantom and key in shown
+    return SHOWS_SCANS if hidden else ""
 
 
 def _suffix(key: str) -> str:

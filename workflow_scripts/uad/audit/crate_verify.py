@@ -1,4 +1,4 @@
-"""Verifying a crate from nothing but itself: its files, its records, and the tables' cells."""
+"""Verifying a crate from nothing but itself: its files by hash, then the audit of its results."""
 
 from __future__ import annotations
 
@@ -84,32 +84,14 @@ def left_out_of(root: Path) -> dict[str, dict[str, str]]:
 
 
 def _verify_folder(root: Path, damaged: dict[str, str]) -> Verified:
-    found, checksums = Verified(), root / CHECKSUMS
-    for place, why in damaged.items():
-        found.failures[place].append(why)
-    if checksums.is_file():
-        found.seal, text = sha256(checksums), checksums.read_bytes().decode(errors="replace")
-    elif CHECKSUMS in damaged:
-        text = ""
-    else:
-        raise DataError(f"{root}: holds no {CHECKSUMS}; this is no crate of this workflow.")
-    expected = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if match := re.fullmatch(r"([0-9a-f]{64})  (\S.*)", line):
-            expected[match[2]] = match[1]
-        else:
-            found.failures[CHECKSUMS].append(f"line {number} is no checksum and path")
-    there = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
-    found.files = len(there)
-    for place in sorted((there | set(expected)) - {CHECKSUMS, *damaged}):
-        if place not in there:
-            found.failures[place].append("is missing")
-        elif place not in expected:
-            found.failures[place].append(f"is not in {CHECKSUMS}: it was added")
-        elif sha256(root / place) != expected[place]:
-            found.failures[place].append("was changed since the crate was packed")
-    left_out = left_out_of(root)
-    found.left_out = Counter(row["why_not"] for row in left_out.values())
+    checksums, left_out = root / CHECKSUMS, left_out_of(root)
+    if not checksums.is_file():
+        why = damaged.get(CHECKSUMS, "this is no crate of this workflow")
+        raise DataError(f"{root}: holds no {CHECKSUMS}; {why}. Get it again.")
+    found = Verified(
+        seal=sha256(checksums), left_out=Counter(r["why_not"] for r in left_out.values())
+    )
+    _compare_hashes(root, damaged, found)
 
     def omitted(key: str) -> bool:
         """Whether a crate may lack a file: one that it lists as left out, or raw data."""
@@ -123,3 +105,24 @@ def _verify_folder(root: Path, damaged: dict[str, str]) -> Verified:
     for finding in found.verdict.findings if found.verdict else ():
         found.failures[place_of(finding.artifact)].append(f"{finding.check}: {finding.why}")
     return found
+
+
+def _compare_hashes(root: Path, damaged: dict[str, str], found: Verified) -> None:
+    expected: dict[str, str] = {}
+    text = (root / CHECKSUMS).read_bytes().decode(errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if match := re.fullmatch(r"([0-9a-f]{64})  (\S.*)", line):
+            expected[match[2]] = match[1]
+        else:
+            found.failures[CHECKSUMS].append(f"line {number} is no checksum and path")
+    there = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    found.files = len(there)
+    for place in sorted((there | expected.keys() | damaged.keys()) - {CHECKSUMS}):
+        if place in damaged:
+            found.failures[place].append(damaged[place])
+        elif place not in there:
+            found.failures[place].append("is missing")
+        elif place not in expected:
+            found.failures[place].append(f"is not in {CHECKSUMS}: it was added")
+        elif sha256(root / place) != expected[place]:
+            found.failures[place].append("was changed since the crate was packed")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from uad.air import air_statistics
+from uad.audit.compare_contents import leaves
 from uad.audit.leaks import BOTH_AGAIN, CONTRADICTION, SPLIT_AGAIN
 from uad.audit.tree import AuditedTree, participants_key
 from uad.core.errors import DataError
@@ -91,25 +92,16 @@ def air(tree: AuditedTree) -> None:
         except DataError as error:
             _fail(tree, name, f"It cannot follow: {error}")
             continue
-        if found := _first_difference(read_json(tree.path(name)), wanted):
-            why = f"{found}, from {', '.join(stores)}."
-            tree.fail(name, CONTRADICTION, why, BOTH_AGAIN)
-
-
-def _first_difference(stored: Any, wanted: Any, place: str = "") -> str | None:
-    """Where stored values are not the computed ones; None if they are."""
-    if isinstance(wanted, Mapping):
-        for name, value in wanted.items():
-            if not isinstance(stored, Mapping) or name not in stored:
-                return f"{place}{name} is missing"
-            if found := _first_difference(stored[name], value, f"{place}{name}."):
-                return found
-        return None
-    if isinstance(wanted, float) and isinstance(stored, int | float):
-        same = math.isclose(stored, wanted, rel_tol=CLOSE, abs_tol=CLOSE)
-    else:
-        same = stored == wanted
-    return None if same else f"{place.rstrip('.')} is {stored}, computed again it is {wanted}"
+        stored = dict(leaves(read_json(tree.path(name))))
+        for place, value in leaves(wanted):
+            there = stored.get(place, "missing")
+            numbers = isinstance(value, float) and isinstance(there, int | float)
+            if there != value and not (
+                numbers and math.isclose(there, value, rel_tol=CLOSE, abs_tol=CLOSE)
+            ):
+                why = f"{place} is {there}, computed again it is {value}, from {', '.join(stores)}."
+                tree.fail(name, CONTRADICTION, why, BOTH_AGAIN)
+                break
 
 
 def thresholds(tree: AuditedTree) -> None:
@@ -209,31 +201,21 @@ def _contradictions(row: Any, voxel_mm: Sequence[float] | None) -> Iterator[str]
 # Tables --------------------------------------------------------------------------------------
 
 
-def fold_means(frames: Iterable[pd.DataFrame], metrics: Iterable[str] = METRICS) -> pd.Series:
-    """Means over the volumes of each fold in percent, from the metrics of volumes.
-
-    Not by the code that makes the tables. Volumes without a value do not count.
-    """
-    return _long(frames, metrics).groupby([*CELL, "fold"])["value"].mean().mul(100)
-
-
 def cells_of(frames: Iterable[pd.DataFrame], metrics: Iterable[str] = METRICS) -> pd.DataFrame:
-    """Cells of tables, from the metrics of volumes.
+    """Cells of tables, from the metrics of volumes; not by the code that makes the tables.
 
     Returns:
-        ``mean`` and ``std`` over folds of the fold means, in percent, ``n_folds`` and
-        ``n_volumes`` (different subjects with a value), by row, experiment, test set, metric.
+        ``mean`` and ``std`` over folds of the means over volumes with a value, in percent,
+        ``n_folds`` and ``n_volumes`` (different subjects with a value), by row, experiment, test
+        set, metric.
     """
-    frames = list(frames)
-    cells = fold_means(frames, metrics).groupby(CELL).agg(mean="mean", std="std", n_folds="count")
-    return cells.assign(n_volumes=_long(frames, metrics).groupby(CELL)["subject"].nunique())
-
-
-def _long(frames: Iterable[pd.DataFrame], metrics: Iterable[str]) -> pd.DataFrame:
     place = ["method", "experiment", "test_dataset", "fold", "subject"]
     table = pd.concat([frame[[*place, *metrics]] for frame in frames], ignore_index=True)
     long = table.melt(place, var_name="metric").dropna(subset="value")
-    return long.rename(columns={"method": "row"})
+    long = long.rename(columns={"method": "row"})
+    folds = long.groupby([*CELL, "fold"])["value"].mean().mul(100)
+    cells = folds.groupby(CELL).agg(mean="mean", std="std", n_folds="count")
+    return cells.assign(n_volumes=long.groupby(CELL)["subject"].nunique())
 
 
 def tables(tree: AuditedTree) -> None:

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from math import isclose, isnan
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from uad.audit.cells import csv_of, find_cell
 from uad.audit.leaks import wrong_subjects
-from uad.audit.recompute import PUBLISHED, ROUNDED, cells_of, fold_means
-from uad.audit.trace_facts import STAGES, facts_of, stage_of
-from uad.audit.tree import participants_key, split_key
-from uad.core.files import read_tsv, sha256_of_all
+from uad.audit.recompute import PUBLISHED, ROUNDED
+from uad.audit.tree import owners_of_raw_files, participants_key, short, split_key
+from uad.core.files import read_json, read_tsv, sha256_of_all
 from uad.core.paths import Tree
 from uad.core.provenance import SUFFIX
-from uad.core.records import Artifact, Record, Records, is_temporary, key_of
+from uad.core.records import EXTERNAL, Artifact, Record, Records, is_temporary
 
 #: Version of the layout of the JSON.
-FORMAT = 1
+FORMAT = 2
 SAME, NOT_KEPT, CHANGED = "as recorded", "not kept", "changed"
 MISSING, UNCHECKED = "missing", "not checked"
 #: Roles of the subjects whose volumes a rule takes from a slice store.
@@ -39,6 +38,25 @@ ROLES_READ = {
     "search_threshold": ("val_unhealthy",),
     "evaluate_volumes": ("test",),
 }
+#: What is worth telling about the files of a rule: where it stands in the job's record, or in the
+#: JSON that the job wrote (``written``). A fact is called as the last part of its place.
+FACTS = {
+    "search_threshold": "written.threshold written.method written.subjects",
+    "compute_air": "written.invert written.rule written.reference_dataset written.air_before "
+    "written.air_after",
+    "train_model": "seed params.loop.epochs facts.weights_of_epoch facts.steps facts.resumed "
+    "host.device seconds",
+    "reconstruct_volumes": "facts.volumes facts.t_test host.device",
+    "score_volumes": "params.score",
+    "make_splits": "params.splits.kind params.splits.seed",
+    "fetch_split_list": "facts.url facts.checksum facts.verified",
+    "prepare_atlas": "written.name written.source",
+    "download_atlas": "written.files",
+    "download_dataset": "written.files",
+    "make_phantom": "seed params.dataset.phantom",
+    "index_dataset": "params.dataset.source params.root facts.scans params.dataset.exclude "
+    "facts.left_out",
+}
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
@@ -47,23 +65,26 @@ class Node:
     """A file that a cell depends on.
 
     Attributes:
-        stage: one of ``uad.audit.trace_facts.STAGES``.
         rule: that made it; None for raw files, and for what has no record.
         place: wildcards of its job (experiment, method, fold, dataset, subject, ...).
         sha256: as recorded; None if no record has it.
         inputs: keys of the nodes that it was made from.
+        facts: of a slice store the ``subjects`` that matter by role, of others see ``FACTS``.
     """
 
     key: str
-    stage: str
     rule: str | None = None
     place: dict[str, str] = field(default_factory=dict)
     sha256: str | None = None
-    bytes: int | None = None
     inputs: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     status: str = UNCHECKED
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def is_store(self) -> bool:
+        """Whether it holds the packed volumes of a data set."""
+        return self.key.startswith("slices/")
 
     def note(self, problem: str) -> None:
         """Add a problem, once."""
@@ -77,9 +98,8 @@ class Lineage:
 
     Attributes:
         cell: which it is, and ``value``, what the table says (see ``cells.find_cell``).
-        folds: of each its ``value``, the test ``subjects`` and the key of the ``metrics``.
-        nodes: the files, in order from the cell to the raw data.
-        subjects: which subjects matter, by key of the slice store, role and subject: the folds.
+        folds: of each its ``value`` and the key of the ``metrics``.
+        nodes: the files, from the cell to the raw data.
         code: commits of the jobs and how many jobs ran from each.
     """
 
@@ -87,18 +107,13 @@ class Lineage:
     value: dict[str, Any]
     folds: list[dict[str, Any]]
     nodes: list[Node]
-    subjects: dict[str, dict[str, dict[str, list[int]]]]
-    code: list[dict[str, Any]]
+    code: dict[str, int]
     checked: bool
 
     @property
     def problems(self) -> list[str]:
         """What does not match, each with the name of its file; empty if all is as recorded."""
         return [f"{node.key}: {text}" for node in self.nodes for text in node.problems]
-
-    def of(self, stage: str) -> list[Node]:
-        """The nodes of one of ``uad.audit.trace_facts.STAGES``."""
-        return [node for node in self.nodes if node.stage == stage]
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain data, without NaN."""
@@ -132,12 +147,17 @@ def trace(
     made, cell, value = find_cell(records, table=table, row=row, column=column, metric=metric)
     walk = _Walk(records, cell)
     walk.follow(made)
-    folds = walk.recompute(walk.nodes[csv_of(made)], value)
-    nodes = sorted(walk.nodes.values(), key=lambda node: STAGES.index(node.stage))
+    folds = walk.compute_again(walk.nodes[csv_of(made)], value)
+    nodes = list(walk.nodes.values())
     for node in nodes:
         walk.tell(node)
     _compare_with_files(records, nodes, check)
-    return Lineage(cell, value, folds, nodes, walk.subjects, _code(records, nodes), checked=check)
+    jobs = {r.key: r.content["code"] for n in nodes if (r := records.producers.get(n.key))}
+    commits = Counter(
+        (code["commit"] or "unknown") + (" with changes" if code["diff_sha256"] else "")
+        for code in jobs.values()
+    )
+    return Lineage(cell, value, folds, nodes, dict(commits.most_common()), checked=check)
 
 
 class _Walk:
@@ -149,10 +169,9 @@ class _Walk:
     def __init__(self, records: Records, cell: dict[str, str]) -> None:
         self.records, self.cell = records, cell
         self.nodes: dict[str, Node] = {}
-        self.subjects: dict[str, dict[str, dict[str, list[int]]]] = {}
-        self.place = {"experiment": cell["experiment"], "method": cell["row"], "test": cell["test"]}
+        place = {"experiment": cell["experiment"], "method": cell["row"], "test": cell["test"]}
         # by their names, so that a file whose record is lost is followed, too
-        self.own = re.compile(Tree("").per_test("metrics", "tsv", fold=r"(\d+)", **self.place)[1:])
+        self.own = re.compile(Tree("").per_test("metrics", "tsv", fold=r"(\d+)", **place)[1:])
         self.table = cache(self._table)
 
     def _table(self, key: str, *columns: str) -> pd.DataFrame:
@@ -163,7 +182,8 @@ class _Walk:
             table = pd.DataFrame()
         return table if {*columns} <= {*table} else pd.DataFrame(columns=columns)
 
-    def split(self, names: dict[str, str]) -> pd.DataFrame:
+    def split(self, experiment: str, fold: str) -> pd.DataFrame:
+        names = {"experiment": experiment, "fold": fold}
         return self.table(split_key(names), "dataset", "subject", "role")
 
     def follow(self, made: Record) -> None:
@@ -171,88 +191,77 @@ class _Walk:
         while waiting or stores:
             node = (waiting or stores).popleft()
             record = self.records.producers.get(node.key)
-            for entry, subject in self.deciding(node, record) if record else ():
+            for entry in self.deciding_inputs(node, record) if record else ():
                 new = entry.key not in self.nodes
-                child = self.link(node, record, entry)
-                if child.stage == "store":
-                    self.remember(child, record)
+                child = self.node(entry.key, entry)
+                node.inputs.append(child.key)
+                if entry.sha256 != child.sha256:
+                    child.note(f"{record.rule} read other bytes ({short(entry.sha256)})")
+                if child.is_store:
+                    self.remember_subjects(child, record)
                 if new:
-                    (stores if child.stage == "store" else waiting).append(child)
-                    self.locate(child, record, subject)
+                    (stores if child.is_store else waiting).append(child)
+                    self.link_source(child, record)
 
-    def deciding(self, node: Node, record: Record) -> Iterator[tuple[Artifact, str | None]]:
-        """What of a job's inputs the cell depends on, and whose scan it is."""
-        packs = record.rule in ("pack_slices", "predict_brain_masks")
-        owners, wanted = (self.owners(record), self.wanted(record)) if packs else ({}, set())
-        packed = set()
-        for entry in record.inputs:
-            made_by = self.records.producers.get(entry.key)
-            names = made_by.wildcards if made_by else {}
-            subject = record.wildcards.get("subject") or names.get("subject")
-            follows = True
-            if record.rule in ("make_table", "make_metrics_table"):
-                follows = entry.key == PUBLISHED or self.own.fullmatch(entry.key)
-            elif record.rule == "compute_air":
-                # AIR is measured on all test sets, but the reference set alone decides
-                reference = record.params.get("reference", names.get("dataset"))
-                follows = names.get("dataset", reference) == reference
-            elif packs:
-                subject = subject or owners.get(entry.key)
-                packed.add(subject)
-                follows = subject is None or subject in wanted
-            if follows:
-                yield entry, subject
-        if record.rule == "register_scan":  # a volume was resampled with the transform
-            for entry in record.outputs:
-                if entry.key.endswith(".mat") and entry.key != node.key:
-                    yield entry, record.wildcards["subject"]
-        if record.rule == "pack_slices":
-            node.facts |= {"packed": len(packed - {None}), "used": len(wanted)}
-            if absent := sorted(wanted - packed):
-                node.note(f"was not packed from scans of {_some(absent)}, whom the split names")
+    def deciding_inputs(self, node: Node, record: Record) -> list[Artifact]:
+        """What of a job's inputs the cell depends on."""
+        inputs = list({entry.key: entry for entry in record.inputs}.values())
+        if record.rule in ("make_table", "make_metrics_table"):
+            return [e for e in inputs if e.key == PUBLISHED or self.own.fullmatch(e.key)]
+        if record.rule == "compute_air" and "reference" in record.params:
+            # AIR is measured on all test sets, but the reference set alone decides
+            store = f"slices/{record.params['reference']}_"
+            return [e for e in inputs if e.key.startswith(("splits/", store))]
+        if record.rule not in ("pack_slices", "predict_brain_masks"):
+            return inputs
+        owners, wanted = self.owners(record), self.wanted(record.wildcards["dataset"])
+        if record.rule == "pack_slices" and (lost := sorted(wanted - set(owners.values()))):
+            node.note(f"was not packed from scans of {', '.join(lost[:3])}, whom the split names")
+        return [e for e in inputs if e.key not in owners or owners[e.key] in wanted]
 
-    def wanted(self, record: Record) -> set[str]:
-        dataset = record.wildcards["dataset"]
-        stores = [key for key in self.subjects if self.nodes[key].place.get("dataset") == dataset]
-        return {name for key in stores for role in self.subjects[key].values() for name in role}
+    def wanted(self, dataset: str) -> set[str]:
+        stores = [
+            n for n in self.nodes.values() if n.is_store and n.place.get("dataset") == dataset
+        ]
+        return {name for s in stores for names in s.facts["subjects"].values() for name in names}
 
     def owners(self, record: Record) -> dict[str, str]:
-        """Subject by key of a raw file."""
-        if record.rule == "predict_brain_masks":  # one image each
-            keys = (entry.key for entry in record.inputs)
-            return dict(zip(keys, record.params["subjects"], strict=True))
+        """Subject by key of each input that is of a scan."""
         people = self.table(participants_key(record.wildcards["dataset"]), "subject")
-        columns = people.columns.intersection(["image", "lesion", "mask"])
-        files = people.melt("subject", columns, value_name="path").dropna(subset="path")
-        roots = record.content["roots"]
-        return {key_of(file.path, roots): file.subject for file in files.itertuples() if file.path}
+        raw = owners_of_raw_files(people, record.content["roots"])
+        found = {}
+        for entry in record.inputs:
+            made_by = self.records.producers.get(entry.key)
+            if made_by and "subject" in made_by.wildcards:
+                found[entry.key] = made_by.wildcards["subject"]
+            elif entry.key in raw:
+                found[entry.key] = min(raw[entry.key])[0]
+        return found
 
-    def remember(self, store: Node, record: Record) -> None:
+    def remember_subjects(self, store: Node, record: Record) -> None:
         """Whose volumes a job took from a store: those of its roles in the split of its fold."""
-        roles, fold = ROLES_READ.get(record.rule), int(record.wildcards["fold"])
-        wanted = self.subjects.setdefault(store.key, {})
-        for row in self.split(record.wildcards).itertuples():
-            if row.dataset == store.place.get("dataset") and (roles is None or row.role in roles):
-                folds = wanted.setdefault(row.role, {}).setdefault(row.subject, [])
-                if fold not in folds:
-                    folds.append(fold)
+        wanted = store.facts.setdefault("subjects", {})
+        for row in self.split(
+            record.wildcards["experiment"], record.wildcards["fold"]
+        ).itertuples():
+            roles = ROLES_READ.get(record.rule, (row.role,))
+            if row.dataset == store.place.get("dataset") and row.role in roles:
+                names = wanted.setdefault(row.role, [])
+                names += [] if row.subject in names else [row.subject]
 
-    def locate(self, node: Node, record: Record, subject: str | None) -> None:
-        """Say where a raw file is from: a generator, a download, or somebody's folder."""
+    def link_source(self, node: Node, record: Record) -> None:
+        """A raw file is from a generator, a download, or somebody's folder."""
         dataset = record.wildcards.get("dataset")
-        if node.stage != "raw" or dataset is None:
+        if node.rule or dataset is None or not node.key.startswith(("raw/", EXTERNAL)):
             return
-        node.place |= {"dataset": dataset, **({"subject": subject} if subject else {})}
         manifest = f"raw/{dataset}.manifest.tsv"
         for key in (manifest, f"raw/{dataset}.download.json"):
             if key in self.records.producers:
-                self.node(key)
-                node.inputs.append(key)
+                node.inputs.append(self.node(key).key)
         listed = self.table(manifest, "path", "sha256")
-        if len(listed):
-            mine = listed.loc[f"raw/{dataset}/" + listed["path"] == node.key, "sha256"]
-            if list(mine) != [node.sha256]:
-                node.note(f"was read with other bytes than {manifest} lists ({', '.join(mine)})")
+        mine = listed.loc[f"raw/{dataset}/" + listed["path"] == node.key, "sha256"]
+        if len(listed) and list(mine) != [node.sha256]:
+            node.note(f"was read with other bytes than {manifest} lists ({', '.join(mine)})")
 
     def node(self, key: str, entry: Artifact | None = None) -> Node:
         """The node of a file; a new one has what its record says."""
@@ -260,85 +269,80 @@ class _Walk:
             return self.nodes[key]
         record = self.records.producers.get(key)
         entry = self.records.outputs.get(key, entry)
-        stage, place = stage_of(key, record)
-        node = self.nodes[key] = Node(key, stage, record.rule if record else None, place)
-        if match := self.own.fullmatch(key):
-            node.place.setdefault("fold", match[1])
-        if entry:
-            node.sha256, node.bytes = entry.sha256, entry.bytes
+        rule, place = (record.rule, dict(record.wildcards)) if record else (None, {})
+        node = self.nodes[key] = Node(key, rule, place, entry and entry.sha256)
         if broken := self.records.broken.get(record.key if record else f"{key}{SUFFIX}"):
             node.note(f"its record {broken}")
-        elif record is None and stage not in ("raw", "published"):
+        elif record is None and not key.startswith(("raw/", EXTERNAL, PUBLISHED)):
             node.note("no record says how it was made")
         return node
 
-    def link(self, node: Node, record: Record, entry: Artifact) -> Node:
-        """The node of an input; the record that read it must have seen the same bytes."""
-        child = self.node(entry.key, entry)
-        if child.rule is None and child.stage == "raw" and record.rule == "make_splits":
-            child.stage = "list"  # of a folder that the config names
-        if entry.key not in node.inputs:
-            node.inputs.append(entry.key)
-        if entry.sha256 != child.sha256:
-            seen = entry.sha256[:12] if entry.sha256 else "no file"
-            child.note(f"{record.rule} read other bytes ({seen}) for {node.key}")
-        return child
-
     # What the numbers say
 
-    def recompute(self, table: Node, value: dict[str, Any]) -> list[dict[str, Any]]:
+    def compute_again(self, table: Node, value: dict[str, Any]) -> list[dict[str, Any]]:
         """The cell and its folds from the metrics; the tested subjects must be the split's."""
-        cell, metric, folds, frames = self.cell, self.cell["metric"], [], []
-        scale, test = 1 if value["percent"] else 100, cell["test"]
-        own = {"method": cell["row"], "experiment": cell["experiment"], "test_dataset": test}
-        metrics = [node for node in self.nodes.values() if node.stage == "metrics"]
-        for node in sorted(metrics, key=lambda node: int(node.place["fold"])):
-            fold, rows = int(node.place["fold"]), self.table(node.key, "subject", metric)
-            rows = rows.assign(**own, fold=fold, **{metric: pd.to_numeric(rows[metric], "coerce")})
-            frames.append(rows)
-            mean = (
-                None if rows[metric].isna().all() else float(fold_means([rows], [metric]).iloc[0])
-            )
-            subjects = rows.loc[rows[metric].notna(), "subject"].tolist()
-            split = self.split({**self.place, "fold": str(fold)})
+        metric, test, folds = self.cell["metric"], self.cell["test"], []
+        found = {match[1]: key for key in self.nodes if (match := self.own.fullmatch(key))}
+        for fold, key in sorted(found.items(), key=lambda item: int(item[0])):
+            node, rows = self.nodes[key], self.table(key, "subject", metric)
             if not len(rows):
                 node.note(f"is not a table with the columns subject and {metric}")
-            for what in wrong_subjects(split, test, "test", rows["subject"]) if len(split) else ():
-                node.note(what)
-            found = {"value": mean if mean is None else mean / scale, "subjects": subjects}
-            node.facts |= {**found, "metric": metric}
-            folds.append({"fold": fold, **found, "metrics": node.key})
-        table.place |= {"table": cell["table"], **self.place}
-        table.facts |= {"mean": value["mean"], "std": _or_none(value["std"])}
-        if not folds or any(fold["value"] is None for fold in folds):
-            table.note("the cell cannot be computed again: metrics of a fold are missing")
-            return folds
-        mean, std = (cells_of(frames, [metric])[["mean", "std"]].iloc[0] / scale).tolist()
-        table.facts |= {"recomputed_mean": mean, "recomputed_std": _or_none(std)}
-        # to the last digit of the table
-        close = {"abs_tol": ROUNDED} if value["percent"] else {"rel_tol": 1e-5, "abs_tol": 1e-9}
-        for said, computed in ((value["mean"], mean), (value["std"], std)):
-            same = isclose(said, computed, **close) or (isnan(said) and isnan(computed))
-            if not same:
-                said = f"{value['mean']:.4f} ± {value['std']:.4f}"
-                table.note(f"the cell says {said}, its metrics give {mean:.4f} ± {std:.4f}")
+            mean = pd.to_numeric(rows[metric], "coerce").mean() * (100 if value["percent"] else 1)
+            self.check_subjects(node, fold, test, "test", rows["subject"])
+            folds.append({"fold": int(fold), "value": _or_none(mean), "metrics": key})
+            node.facts[metric] = _or_none(mean)
+        means = pd.Series([fold["value"] for fold in folds], dtype=float)
         if len(folds) != value["n_folds"]:
             table.note(f"the cell counts {value['n_folds']} folds, there are {len(folds)}")
+        if not len(means) or means.isna().any():
+            table.note("the cell cannot be computed again: metrics of a fold are missing")
+            return folds
+        mean, std = means.mean(), means.std()
+        table.facts |= {"recomputed_mean": _or_none(mean), "recomputed_std": _or_none(std)}
+        # to the last digit of the table
+        close = {"rtol": 0, "atol": ROUNDED} if value["percent"] else {"rtol": 1e-5, "atol": 1e-9}
+        said = [value["mean"], value["std"]]
+        if not np.allclose(said, [mean, std], equal_nan=True, **close):
+            texts = (" ± ".join(f"{number:.4f}" for number in pair) for pair in (said, (mean, std)))
+            table.note("the cell says {}, its metrics give {}".format(*texts))
         return folds
+
+    def check_subjects(
+        self, node: Node, fold: str, dataset: str, role: str, used: Iterable[str]
+    ) -> None:
+        split = self.split(self.cell["experiment"], fold)
+        for what in wrong_subjects(split, dataset, role, used) if len(split) else ():
+            node.note(what)
 
     def tell(self, node: Node) -> None:
         """Gather what is worth telling about a node; check who a threshold or AIR is from."""
-        record = self.records.producers.get(node.key)
+        if node.rule not in FACTS:
+            return
+        record = self.records.producers[node.key]
         try:
-            node.facts |= facts_of(node.stage, record, self.records) if record else {}
+            content = {**record.content, "seed": record.content["seeds"].get("job")}
+            written = next((e.key for e in record.outputs if e.key.endswith(".json")), None)
+            if written and "written" in FACTS[node.rule]:
+                content["written"] = read_json(self.records.path(written))
+            for place in FACTS[node.rule].split():
+                found: Any = content
+                for name in place.split("."):
+                    found = (found or {}).get(name)
+                node.facts[place.rpartition(".")[2]] = found
+            if node.rule == "compute_air":
+                dataset = content["written"]["reference_dataset"]
+                node.facts["subjects"] = content["written"]["sets"][dataset]["subjects"]
+                used = node.facts["subjects"]
+                self.check_subjects(node, node.place["fold"], dataset, "val_unhealthy", used)
+            elif node.rule == "search_threshold":
+                dataset, used = node.place["test"], node.facts["subjects"]
+                self.check_subjects(node, node.place["fold"], dataset, "val_unhealthy", used)
+            elif node.rule == "make_splits":
+                sizes = read_tsv(self.records.path(node.key)).groupby(["dataset", "role"]).size()
+                node.facts |= {" ".join(place): int(number) for place, number in sizes.items()}
         except _UNREADABLE:
             if self.records.path(node.key).is_file():
                 node.note("its content cannot be read")
-        if node.stage in ("threshold", "air") and "subjects" in node.facts:
-            split, used = self.split(node.place), node.facts["subjects"]
-            dataset = node.facts.get("reference_dataset") or node.place["test"]
-            for what in wrong_subjects(split, dataset, "val_unhealthy", used) if len(split) else ():
-                node.note(what)
 
 
 def _compare_with_files(records: Records, nodes: list[Node], check: bool) -> None:
@@ -358,28 +362,5 @@ def _compare_with_files(records: Records, nodes: list[Node], check: bool) -> Non
             node.status = SAME
 
 
-def _code(records: Records, nodes: Iterable[Node]) -> list[dict[str, Any]]:
-    """States of the code that the jobs of the nodes ran from, the most frequent first."""
-    jobs = {r.key: r.content for n in nodes if (r := records.producers.get(n.key))}
-    counts = Counter(
-        (c["code"]["commit"], c["code"]["diff_sha256"], c["environment"]["lock_sha256"])
-        for c in jobs.values()
-    )
-    names = ("commit", "diff_sha256", "lock_sha256", "jobs")
-    return [
-        dict(zip(names, (*state, number), strict=True)) for state, number in counts.most_common()
-    ]
-
-
-def short(digest: str | None) -> str:
-    """The first 12 characters of a SHA-256."""
-    return digest[:12] if digest else "no hash"
-
-
 def _or_none(number: float) -> float | None:
-    return None if isnan(number) else number
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"
+    return None if np.isnan(number) else float(number)

@@ -60,6 +60,11 @@ def is_outside(name: str) -> bool:
     return name.startswith((REPOSITORY, EXTERNAL))
 
 
+def short(digest: str | None) -> str:
+    """The first 12 characters of a SHA-256."""
+    return digest[:12] if digest else "no hash"
+
+
 @dataclass(frozen=True)
 class Finding:
     """An artifact that fails, by its key; of a record, where the record is wrong."""
@@ -71,41 +76,26 @@ class Finding:
 
 
 class AuditedTree:
-    """The tree, and what was found so far.
-
-    Attributes:
-        omitted: whether the file of a key was left out on purpose.
-        digests: size and SHA-256 of every file that a record, a manifest or a participants table
-            names, by key; None if it is not there.
-        cfg: the config of the run; None if it is not there or cannot be trusted.
-        people: scans by data set, of the participants tables that can be relied on.
-        owners: subject and modality of the scans that a raw file belongs to, by data set and key.
-        raw: registered raw files, and the SHA-256 that they should have where that is known.
-        compared: keys whose content was compared with what is said about them.
-        unrecorded: files of which no record says how they were made.
-        own_raw: folders of the tree that hold real raw data, which no manifest lists.
-        leftovers: records of an earlier config or selection, and what they are left over of.
-        findings: by key; the first check that fails an artifact names the cause.
-        skipped: checks that could not be made, and why.
-        checks: how many comparisons were made, by kind.
-        table: a function: a TSV of the tree by its key, read once; not to be changed.
-        subjects: a function: who has a scan of a modality, in the order of the participants table.
-    """
+    """The tree, and what the checks found so far; ``omitted``: what was left out on purpose."""
 
     def __init__(self, records: Records, omitted: Callable[[str], bool]) -> None:
         """Read the config, and hash all files."""
         self.records, self.omitted, self.path = records, omitted, records.path
-        self.compared: set[str] = set()
-        self.unrecorded: set[str] = set()
-        self.leftovers: dict[str, str] = {}
+        #: by key; the first check that fails an artifact names the cause
         self.findings: dict[str, Finding] = {}
         self.notes: set[str] = set()
+        #: checks that could not be made, and why; how many comparisons were made, by kind
         self.skipped: set[str] = set()
         self.checks: Counter[str] = Counter()
+        #: keys whose content was compared, and those of which no record says how they were made
+        self.compared: set[str] = set()
+        self.unrecorded: set[str] = set()
+        #: records of an earlier config or selection, and what they are left over of
+        self.leftovers: dict[str, str] = {}
+        #: a TSV of the tree by its key, read once; not to be changed
         self.table: Callable[[str], pd.DataFrame] = cache(lambda name: read_tsv(self.path(name)))
         self.subjects: Callable[[str, str], list[str]] = cache(self._subjects)
         self.sound = [r for name, r in records.all.items() if name not in records.broken]
-        #: Keys of all files that a job read.
         self.read = {entry.key for record in self.sound for entry in record.inputs}
         self.files = set(self._files())
         # the generated raw trees, also of one whose manifest is gone
@@ -114,12 +104,23 @@ class AuditedTree:
         generated = {name.removesuffix(MANIFEST) for name in made | there}
         manifests = {folder: manifest_rows(records.root, folder) for folder in sorted(generated)}
         listed = {f"{folder}/{r['path']}" for folder, rows in manifests.items() for r in rows}
+        #: size and SHA-256 of every file, by key; None if it is not there
         self.digests = self._hashed({*self.files, *records.outputs, *listed, *self.read})
+        #: the config of the run; None if it is not there or cannot be trusted
         self.cfg = self._config()
+        #: registered raw files, and the SHA-256 that they should have where that is known
         self.raw: dict[str, str | None] = {}
+        #: subject and modality of the scans of a raw file, by data set and key
         self.owners: dict[str, dict[str, set[tuple[str, str]]]] = {}
+        #: scans by data set, of the participants tables that can be relied on
         self.people = dict(self._participants())
-        self.own_raw = set(self._own_raw()) - generated
+        #: folders of the tree that hold real raw data, which no manifest lists
+        self.own_raw = {
+            key_of(str(record.params.get("root")), record.content["roots"])
+            for record in self.sound
+            if record.rule == "index_dataset"
+        }
+        self.own_raw = {name for name in self.own_raw - generated if name.startswith(RAW)}
         for folder, rows in manifests.items():
             if self.is_as_recorded(folder + MANIFEST):
                 self.raw |= {f"{folder}/{row['path']}": row["sha256"] for row in rows}
@@ -143,8 +144,8 @@ class AuditedTree:
         unreadable = {name for name, path in paths.items() if not digests[name] and path.is_file()}
         self.notes |= {f"{name}: cannot be read." for name in unreadable}
         return {
-            n: (paths[n].stat().st_size, digest) if digest else None
-            for n, digest in digests.items()
+            name: (paths[name].stat().st_size, digest) if digest else None
+            for name, digest in digests.items()
         }
 
     def _config(self) -> Config | None:
@@ -166,23 +167,15 @@ class AuditedTree:
             scans = pd.DataFrame(_rows(self.path(name))).reindex(columns=SCAN, fill_value="")
             dataset = name.removeprefix(start).removesuffix(end)
             roots = (self.made_by(name) or self.sound[0]).content["roots"]
-            owners = self.owners[dataset] = defaultdict(set)
-            for subject, modality, *paths in scans.itertuples(index=False):
-                for path in filter(None, paths):
-                    owners[key_of(path, roots)].add((subject, modality))
+            owners = self.owners[dataset] = owners_of_raw_files(scans, roots)
             # a raw file that no job read has nothing to be compared with
             self.raw |= {k: None for k in {*owners} & self.read if k.startswith((EXTERNAL, RAW))}
             yield dataset, scans
 
     def _subjects(self, dataset: str, modality: str) -> list[str]:
+        """Who has a scan of a modality, in the order of the participants table."""
         scans = self.people[dataset]
         return scans.loc[scans["modality"] == modality, "subject"].tolist()
-
-    def _own_raw(self) -> Iterator[str]:
-        for record in (r for r in self.sound if r.rule == "index_dataset"):
-            folder = key_of(str(record.params.get("root")), record.content["roots"])
-            if folder.startswith(RAW):
-                yield folder
 
     @cached_property
     def marked(self) -> str | None:
@@ -218,16 +211,9 @@ class AuditedTree:
                     found.setdefault(entry.key, []).append((record, entry))
         return found
 
-    @cached_property
-    def _by_rule(self) -> dict[str, list[Record]]:
-        found: dict[str, list[Record]] = defaultdict(list)
-        for record in self.current:
-            found[record.rule].append(record)
-        return found
-
     def of_rule(self, *rules: str) -> list[Record]:
         """The current records of some rules."""
-        return [record for rule in rules for record in self._by_rule.get(rule, [])]
+        return [record for record in self.current if record.rule in rules]
 
     def digest(self, name: str) -> str | None:
         """The SHA-256 that a file has now; None if it is not there."""
@@ -275,6 +261,18 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         return read_tsv(path).fillna("").to_dict("records")
     except (ValueError, UnicodeDecodeError, OSError):
         return []
+
+
+def owners_of_raw_files(
+    people: pd.DataFrame, roots: dict[str, str]
+) -> dict[str, set[tuple[str, str]]]:
+    """Subject and modality of the scans that a raw file belongs to, by key of the file."""
+    owners: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    scans = people.reindex(columns=SCAN).fillna("")
+    for subject, modality, *paths in scans.itertuples(index=False):
+        for path in filter(None, paths):
+            owners[key_of(path, roots)].add((subject, modality))
+    return owners
 
 
 def manifest_rows(root: Path, folder: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from uad.audit import check, leaks, recompute
+from uad.audit import check, leaks, recompute, settings
 from uad.audit.tree import AuditedTree, Finding, is_raw
 from uad.core.errors import DataError
 from uad.core.files import write_json, write_text
@@ -28,10 +28,10 @@ CHECKS = (
     check.outputs,
     check.inputs,
     check.files,
-    check.versions,
-    check.locked_versions,
-    check.config_settings,
-    check.neighbours,
+    settings.versions,
+    settings.locked_versions,
+    settings.config_settings,
+    settings.neighbours,
     leaks.raw_of_own_subject,
     leaks.sets_of_a_fold,
     recompute.splits,
@@ -45,8 +45,10 @@ CHECKS = (
     recompute.metrics_tables,
     recompute.air_table,
 )
+
+
 #: What is counted of each stage.
-COUNTS = ("jobs", "total", "checked", "temporary", "omitted", "failed")
+COUNTS = ("total", "checked", "temporary", "omitted", "failed")
 
 
 @dataclass
@@ -55,9 +57,9 @@ class Verdict:
 
     Attributes:
         phantom: whether the data are synthetic; None if the config does not tell.
-        stages: a row for each rule and kind of input: its ``name``, ``jobs``, files in ``total``
-            that can be checked and that were ``checked``; beside these the ``temporary`` ones,
-            deleted after use, and those ``omitted``; and how many ``failed``.
+        stages: for each rule and kind of input its ``name``, how many files can be checked
+            (``total``) and were (``checked``), are known by their records only, being deleted
+            after use (``temporary``), were left out on purpose (``omitted``), or ``failed``.
         bytes: that were hashed.
     """
 
@@ -123,10 +125,8 @@ class Verdict:
         """Write ``audit.json`` and ``audit.html``, the same for the same tree whenever it is
         audited; returns the page's path.
         """
-        counts = {name: self.count(name) for name in ("total", "checked", "temporary", "omitted")}
         content = {"passed": self.passed, "verdict": self.sentence, **asdict(self)}
-        size = {"coverage_percent": round(self.coverage, 2), "bytes": content.pop("bytes")}
-        content["artifacts"] = counts | size
+        content["coverage_percent"] = round(self.coverage, 2)
         write_json(Path(folder) / "audit.json", content)
         write_text(Path(folder) / "audit.html", render_page("audit.html", verdict=self))
         return Path(folder) / "audit.html"
@@ -162,7 +162,7 @@ def audit(
     tree = AuditedTree(records, omitted if callable(omitted) else frozenset(omitted).__contains__)
     for look in CHECKS:
         look(tree)
-    absent = sorted(name for name in tree.known if tree.digest(name) is None)
+    absent = [name for name in sorted(tree.known) if tree.digest(name) is None]
     if raw := [name for name in absent if is_raw(name) and tree.omitted(name)]:
         more = ", ..." if len(raw) > 3 else ""
         tree.notes.add(
@@ -183,32 +183,25 @@ def audit(
 
 
 def _stages(tree: AuditedTree) -> list[dict[str, Any]]:
-    records = tree.records
+    records, read = tree.records, {*tree.records.all, *tree.records.broken}
     names = [*records.rule_order, "raw files", "repository", "other files", "records"]
-    stages = {name: {"name": name, **dict.fromkeys(COUNTS, 0)} for name in names}
-
-    def stage_of(key: str) -> dict[str, Any]:
-        if key in records.all or key in records.broken:
-            return stages["records"]
-        if made_by := records.producers.get(key):
-            return stages[made_by.rule]
-        if key in tree.raw:
-            return stages["raw files"]
-        return stages["repository" if key.startswith(REPOSITORY) else "other files"]
-
-    for record in records.all.values():
-        stages[record.rule]["jobs"] += 1
-    for key in tree.known:
-        stage, absent = stage_of(key), tree.digest(key) is None
+    found = {name: dict.fromkeys(COUNTS, 0) for name in names}
+    for key in {*tree.known, *read, *tree.findings}:
+        if key in read:
+            stage = found["records"]
+        elif made_by := records.producers.get(key):
+            stage = found[made_by.rule]
+        elif key in tree.raw:
+            stage = found["raw files"]
+        else:
+            stage = found["repository" if key.startswith(REPOSITORY) else "other files"]
+        stage["failed"] += key in tree.findings
+        absent = key not in read and tree.digest(key) is None
         if absent and tree.omitted(key):
             stage["omitted"] += 1
         elif absent and is_temporary(key):
             stage["temporary"] += 1
         else:
             stage["total"] += 1
-            stage["checked"] += key in tree.compared
-    number = len({*records.all, *records.broken})
-    stages["records"] |= {"total": number, "checked": number}
-    for finding in tree.findings.values():
-        stage_of(finding.artifact)["failed"] += 1
-    return [stage for stage in stages.values() if any(stage[name] for name in COUNTS)]
+            stage["checked"] += key in tree.compared or key in read
+    return [{"name": name, **counts} for name, counts in found.items() if any(counts.values())]
