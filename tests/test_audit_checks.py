@@ -338,12 +338,13 @@ def test_files_left_out_on_purpose_do_not_fail_unless_they_are_there_and_changed
     assert verdict.checks["table cells recomputed"] > 0
 
 
-@pytest.mark.parametrize("key", [MANIFEST, scan("S3"), MAPS[1], CONFIG])
-def test_files_whose_record_is_deleted_are_named(run, key):
+def test_files_whose_record_is_deleted_are_named(run):
     """Also those that are deleted after use, by what was made from them."""
-    outputs = [f["path"].removeprefix("results/") for f in run.record(key)["outputs"]]
-    run.path(f"{key}.prov.json").unlink()
-    assert named(run) == set(outputs)
+    lost = set()
+    for key in (MANIFEST, scan("S3"), MAPS[1], CONFIG):
+        lost |= {file["path"].removeprefix("results/") for file in run.record(key)["outputs"]}
+        run.path(f"{key}.prov.json").unlink()
+    assert named(run) == lost
 
 
 def test_records_that_cannot_be_relied_on_are_named(run, forge):
@@ -555,17 +556,16 @@ def store_with(run, names=None, volumes=None):
     Forge(run.root).rehash(STORE)
 
 
-@pytest.mark.parametrize("place", [0, 4])
-def test_volumes_exchanged_in_a_store_contradict_what_was_made_from_it(run, place):
+def test_volumes_exchanged_in_a_store_contradict_what_was_made_from_it(run):
     """All hashes and names fit; AIR and metrics were measured on the volumes as they were."""
+    roles = pd.read_csv(run.path(SPLITS[0]), sep="\t").drop_duplicates("role")
+    roles = roles.set_index("role")["subject"]
+    one, other = (SUBJECTS.index(roles[role]) for role in ("val_unhealthy", "test"))
     order = list(range(len(SUBJECTS)))
-    order[place], order[place + 1] = order[place + 1], order[place]
+    order[one], order[other] = other, one
     store_with(run, volumes=order)
-    roles = pd.concat(pd.read_csv(run.path(key), sep="\t") for key in SPLITS)
-    seen = roles[roles["role"].isin(["val_unhealthy", "test"])]["subject"]
     found = audited(run).findings
-    assert bool(found) == bool({f"S{place}", f"S{place + 1}"} & set(seen))
-    assert all(STORE in finding.why for finding in found)
+    assert found and all(STORE in finding.why for finding in found)
 
 
 def test_subjects_exchanged_by_name_in_a_store_are_found(run):
@@ -585,32 +585,34 @@ def test_numbers_that_were_edited_with_all_records_made_to_fit_are_named(run, fo
 
 
 @pytest.mark.parametrize("forged", [False, True])
-@pytest.mark.parametrize("column", ["mean", "mean_healthy_dssim"])
-def test_a_cell_that_its_files_do_not_give_is_named(run, forge, forged, column):
+def test_a_cell_that_its_files_do_not_give_is_named(run, forge, forged):
     """Also in a table that is known to be changed."""
     table = pd.read_csv(run.path(TABLE), dtype=str, keep_default_na=False)
-    table.loc[0, column] = "12.3456"
+    table.loc[0, ["mean", "mean_healthy_dssim"]] = "12.3456"
     table.to_csv(run.path(TABLE), index=False)
     if forged:
         forge.rehash(TABLE)
     (finding,) = audited(run).findings
     assert finding.artifact == TABLE
-    assert f"Cell {METHOD}/{EXPERIMENT}/{TEST}/dice: {column} is 12.3456" in finding.why
+    for column in ("mean", "mean_healthy_dssim"):
+        assert f"Cell {METHOD}/{EXPERIMENT}/{TEST}/dice: {column} is 12.3456" in finding.why
 
 
-@pytest.mark.parametrize("column", [None, "air_after", "invert"])
-def test_a_table_of_air_that_its_files_do_not_give_is_named(run, column):
+def test_a_table_of_air_that_its_files_do_not_give_is_named(run):
     numbers = ["mean_normal", "mean_anomalous", "air_before", "air_if_inverted", "air_after"]
-    rows = [read_json(run.path(key)) for key in AIR]
-    table = pd.DataFrame(rows)[["experiment", "fold", *numbers, "invert"]]
+    table = pd.DataFrame([read_json(run.path(key)) for key in AIR])
+    table = table[["experiment", "fold", *numbers, "invert"]]
     table["invert"] = table["invert"].map({True: "yes", False: "no"})
-    if column:
-        table.loc[1, column] = "maybe" if column == "invert" else table.loc[1, column] + 0.01
-    text = table.to_csv(index=False, float_format="%.4f")
-    run.asked("make_air_table", {"tables/air.csv": text}, AIR)
-    found = {finding.artifact: finding.why for finding in audited(run).findings}
-    assert set(found) == ({"tables/air.csv"} if column else set())
-    assert not column or f"is not what {AIR[1]} says ({column})" in found["tables/air.csv"]
+
+    def named_for(table):
+        text = table.to_csv(index=False, float_format="%.4f")
+        run.asked("make_air_table", {"tables/air.csv": text}, AIR)
+        return {finding.artifact: finding.why for finding in audited(run).findings}
+
+    assert named_for(table) == {}
+    for place, column, value in [(0, "invert", "maybe"), (1, "air_after", 9.0)]:
+        table.loc[place, column] = value
+        assert f"is not what {AIR[place]} says ({column})" in named_for(table)["tables/air.csv"]
 
 
 def test_a_mean_in_the_table_of_all_metrics_that_its_volumes_do_not_give_is_named(run, forge):

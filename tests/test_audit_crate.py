@@ -111,7 +111,7 @@ def test_no_volume_no_weights_and_no_picture_of_a_scan_is_packed(tree):
         rows = [line.split("\t") for line in archive.read("manifest.tsv").decode().splitlines()]
     place = "results/slices/d_T2.safetensors"
     assert [place, "3", files[place].sha256, "no", "medical image"] in rows
-    described = entities(crate)["#results/figures/brains.png"]["description"]
+    described = entities(crate)["#results/report.html"]["description"]
     assert described == "Not included: shows medical images."
     tree.job("new_rule", {"new/thing.xyz": b"?"})  # of an unknown kind
     crate, files = packed(tree, PHANTOM)

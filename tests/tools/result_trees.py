@@ -87,7 +87,7 @@ class ResultTree:
             "inputs": [self.entry(key) for key in inputs],
             "outputs": [self.entry(key) for key in outputs],
             "log": f"results/logs/{rule}/{'/'.join((wildcards or {}).values()) or 'job'}.log",
-            "code": {**CODE, "library_sha256": "3" * 64, "library_files": LIBRARY},
+            "code": {**CODE, "library_files": LIBRARY},
             "environment": ENVIRONMENT,
             "host": {"name": "node", "platform": "Linux", "device": "cpu"},
             "threads": 1,

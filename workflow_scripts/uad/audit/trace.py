@@ -210,8 +210,9 @@ class _Walk:
             return [e for e in inputs if e.key == PUBLISHED or self.own.fullmatch(e.key)]
         if record.rule == "compute_air" and "reference" in record.params:
             # AIR is measured on all test sets, but the reference set alone decides
-            store = f"slices/{record.params['reference']}_"
-            return [e for e in inputs if e.key.startswith(("splits/", store))]
+            makers = {entry.key: self.records.producers.get(entry.key) for entry in inputs}
+            sets = {key: made.wildcards.get("dataset") for key, made in makers.items() if made}
+            return [e for e in inputs if sets.get(e.key) in (None, record.params["reference"])]
         if record.rule not in ("pack_slices", "predict_brain_masks"):
             return inputs
         owners, wanted = self.owners(record), self.wanted(record.wildcards["dataset"])

@@ -87,8 +87,10 @@ def _texts(node: Node, tree: Any, full: bool) -> Iterator[str]:
     yield f"{mark} {short(node.sha256):<12}  {node.rule or ''}".rstrip()
     yield from textwrap.wrap(_words(node.facts, full), WIDTH - 20)
     others = [key for key in node.inputs if not tree.has_edge(node.key, key)]
-    if others:
-        yield from textwrap.wrap(f"also from: {_words(others, full)}", WIDTH - 20)
+    shown = others if full or len(others) <= MOST else others[:FIRST]
+    yield from (f"also from: {key}" for key in shown)
+    if len(others) > len(shown):
+        yield f"also from: {len(others) - len(shown)} more files"
     for problem in node.problems:
         yield f"× {problem}"
 

@@ -208,17 +208,8 @@ def _code_files(rule: str, also: Iterable[str] = ()) -> dict[str, str | None]:
 
 def _code(context: Job) -> dict[str, Any]:
     """State of the repository, and the files of it that the job ran, as they were at its begin."""
-    rule, before = context.snakemake.rule, context.code_before
-    now = _code_files(rule, context.library)
-    files = {**now, **before}
-    changed = [name or f"{rule}.py" for name in before if now.get(name) != before[name]]
-    return {
-        "script_sha256": files.pop(""),
-        **code_state(),
-        "library_sha256": text_digest(files),
-        "library_files": files,
-        "edited_meanwhile": sorted(changed),
-    }
+    files = {**_code_files(context.snakemake.rule, context.library), **context.code_before}
+    return {"script_sha256": files.pop(""), **code_state(), "library_files": files}
 
 
 def code_state() -> dict[str, Any]:
