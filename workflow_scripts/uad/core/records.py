@@ -76,25 +76,21 @@ class Records:
     broken: dict[str, str]
 
     @cached_property
-    def producers(self) -> dict[str, Record]:
-        """The record that has a file among its outputs, by key of the file.
-
-        Where several have, the newest that can be relied on counts: a rule may have been renamed.
-        """
-        by_trust = sorted(
+    def _by_trust(self) -> list[Record]:
+        """Where several list a file, the newest that can be relied on counts, as the last one."""
+        return sorted(
             self.all.values(), key=lambda r: (r.key not in self.broken, r.content["started"])
         )
-        return {output.key: record for record in by_trust for output in record.outputs}
+
+    @cached_property
+    def producers(self) -> dict[str, Record]:
+        """The record that has a file among its outputs, by key of the file."""
+        return {entry.key: record for record in self._by_trust for entry in record.outputs}
 
     @cached_property
     def outputs(self) -> dict[str, Artifact]:
         """Every declared output, by key."""
-        return {
-            entry.key: entry
-            for key, record in self.producers.items()
-            for entry in record.outputs
-            if entry.key == key
-        }
+        return {entry.key: entry for record in self._by_trust for entry in record.outputs}
 
     @cached_property
     def graph(self) -> DiGraph:
