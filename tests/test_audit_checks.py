@@ -23,6 +23,7 @@ from uad.evaluate import evaluate_volume, search_threshold
 from uad.preprocess.slices import read_store, subjects_in, write_store, write_volumes
 from uad.report.metric_files import collect_metrics
 from uad.report.metrics_table import summarise_metrics, with_facts
+from uad.report.table_spec import TableSpec
 from uad.splits import intra_dataset, subjects_of
 
 EXPERIMENT, TEST, METHOD = "intra_FLAIR", "brats21", "thresh"
@@ -133,11 +134,9 @@ class Run(ResultTree):
 
     def table(self):
         from uad.report.metric_files import collect_metrics, read_published
-        from uad.report.not_ready import collect_readiness
-        from uad.report.tables import summarise
+        from uad.report.tables import collect_readiness, summarise
 
-        column = {"experiment": EXPERIMENT, "test": TEST, "label": "BraTS21"}
-        spec = {"name": "table3", "title": "A table", "rows": [METHOD], "columns": [column]}
+        spec = TableSpec("table3", "A table", [METHOD], {(EXPERIMENT, TEST): "BraTS21"}, {})
         frame = collect_metrics([self.path(key) for key in METRICS])
         found = collect_readiness(map(self.path, READINESS))
         published = read_published(self.path(PUBLISHED))
@@ -619,8 +618,7 @@ def test_a_mean_in_the_table_of_all_metrics_that_its_volumes_do_not_give_is_name
     key, names = "tables/metrics_table3.csv", {"table": "table3"}
     metrics = collect_metrics([run.path(path) for path in METRICS])
     people = pd.read_csv(run.path(PEOPLE), sep="\t")
-    column = {"experiment": EXPERIMENT, "test": TEST}
-    table = {"name": "table3", "title": "T", "rows": [METHOD], "columns": [column]}
+    table = TableSpec("table3", "T", [METHOD], {(EXPERIMENT, TEST): "BraTS21"}, {})
     facts = with_facts(metrics, {TEST: people}, 0.001)
     summary = summarise_metrics(facts, table, ["dice", "auprc", "lesion_voxels"], seed=0)
     summary.to_csv(run.path(key), index=False, float_format="%.6g", na_rep="nan")

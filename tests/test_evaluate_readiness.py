@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from test_report_tables import SPEC, make_metrics, one, summary_of, texts_of
@@ -12,11 +11,12 @@ from uad.config import load
 from uad.core.files import write_json
 from uad.core.paths import Tree
 from uad.evaluate.readiness import LIMIT, healthy_errors, means_by_role
-from uad.report.not_ready import COLUMN, collect_readiness
+from uad.report.table_spec import TableSpec
+from uad.report.tables import DSSIM, collect_readiness
 
 QUALITY = {"window": "gaussian", "clamp": True}
 SENTENCE = (
-    "Not trained far enough to rank by an SSIM-based score (healthy DSSIM above .25, "
+    "Not trained far enough to rank by an SSIM-based score (healthy DSSIM above 0.25, "
     "docs/positive-control.md): "
 )
 
@@ -84,21 +84,14 @@ def test_rows_above_the_limit_are_named_below_the_table_in_every_format(tmp_path
     tests = ("brats21", "mslub")
     dssim = {"thresh": (None, None), "pddpm": (0.46, 0.25), "pddpm-iqa": (0.254, 0.1)}
     values = {(m, t): v for m, found in dssim.items() for t, v in zip(tests, found, strict=True)}
-    found = collect_readiness(readiness(tmp_path, values))
-    summary = summary_of(readiness=found)
-    assert one(summary, "pddpm")[COLUMN] == pytest.approx(0.46)
-    assert np.isnan([one(summary, m)[COLUMN] for m in ("thresh", "oracle")]).all()
-    plain = summary_of(make_metrics())
-    pd.testing.assert_frame_equal(summary.drop(columns=COLUMN), plain.drop(columns=COLUMN))
+    summary = summary_of(readiness=collect_readiness(readiness(tmp_path, values)))
+    assert one(summary, "pddpm")[DSSIM] == pytest.approx(0.46)
+    assert np.isnan([one(summary, m)[DSSIM] for m in ("thresh", "oracle")]).all()
     texts = texts_of(tmp_path, summary)
-    said = f"{SENTENCE}pDDPM .46."
     for suffix in ("md", "html", "tex"):
-        assert said in texts[suffix].replace("\\", "")
-        assert texts[suffix].count("Not trained far enough") == 1
-    assert "pddpm,cross_T2,brats21,dice,49.4100" in texts["csv"]
-    assert {line[-7:] for line in texts["csv"].split("\n") if line.startswith("pddpm,")} == {
-        ",0.4600", ",0.2500"
-    }  # fmt: skip
+        assert f"{SENTENCE}pDDPM (0.46)." in texts[suffix].replace("\\", "")
+    lines = [line for line in texts["csv"].split("\n") if line.startswith("pddpm,")]
+    assert {line[-7:] for line in lines} == {",0.4600", ",0.2500"}
 
 
 def test_a_table_whose_rows_are_below_the_limit_says_nothing(tmp_path):
@@ -110,14 +103,14 @@ def test_a_table_whose_rows_are_below_the_limit_says_nothing(tmp_path):
 def test_the_end_of_a_run_says_it_once(tmp_path, content, capsys):
     content["run"] = {"tables": ["table1", "table4"]}
     cfg, tree = load({**content, "results": str(tmp_path)}), Tree(str(tmp_path))
+    (tmp_path / "tables").mkdir()
     for name in cfg.tables_of_run():
-        spec = cfg.tables[name].model_dump() | {"name": name, "labels": cfg.labels}
-        columns = [c for c in spec["columns"] if c["experiment"] == "cross_T2"]
-        spec |= {"columns": columns or SPEC["columns"]}
-        metrics = make_metrics(dict.fromkeys(spec["rows"], 0.5), spec=spec)
+        methods = cfg.tables[name].rows
+        spec = TableSpec(name, "A table", methods, SPEC.places, cfg.labels)
         found = collect_readiness(readiness(tmp_path, {("ddpm-iqa", "brats21"): 0.4}))
+        metrics = make_metrics(dict.fromkeys(methods, 0.5), folds=1, volumes=2, spec=spec)
         summary = summary_of(metrics, spec, readiness=found)
-        (tmp_path / "tables").mkdir(exist_ok=True)
         summary.to_csv(tree.table("csv", name), index=False)
     print_readiness(cfg, tree)
-    assert " ".join(capsys.readouterr().out.split()) == f"{SENTENCE}{cfg.labels['ddpm-iqa']} .40."
+    said = f"{SENTENCE}{cfg.labels['ddpm-iqa']} (0.40)."
+    assert " ".join(capsys.readouterr().out.split()) == said

@@ -178,7 +178,7 @@ def test_the_summary_counts_and_says_phantom_and_n():
     page = summary_page(rows, excluded, 3.5, phantom=True)
     assert "(phantom data)" in page and "n = 20 scans" in page
     assert "overlap with the atlas: 1" in page
-    assert "Left out by a reviewer: ixi s\n(all scans): moved (R)" in page
+    assert "Left out by a reviewer: ixi s (all scans): moved (R)" in page
     page = summary_page(rows, [], 3.5, phantom=False)
     assert "phantom" not in page and "No reviewer has left out a scan" in page
 

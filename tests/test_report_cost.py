@@ -165,12 +165,11 @@ def test_costs_are_in_every_format_with_what_does_not_apply_as_a_dash(tmp_path):
     assert "need not be the sizes of the paper" in phantom["html"]
 
 
-def test_conditions_that_differ_are_columns(tmp_path):
+def test_conditions_that_differ_are_named_together(tmp_path):
     records = [cost("a", machine="host"), cost("b", batch_size=4, device="CPU", machine="host")]
     text = texts_of(tmp_path, records)["md"]
-    assert "Measured with device | Measured with batch size |" in text
-    assert text.count("| NVIDIA A10 | 32 |") == text.count("| CPU | 4 |") == 1
-    assert "Measured on: machine host, threads 4, precision 32-true, image size 96×80." in text
+    assert "Measured on: machine host, device NVIDIA A10 or CPU, threads 4, precision" in text
+    assert "batch size 32 or 4, image size 96x80." in text
 
 
 @pytest.mark.parametrize(
@@ -182,9 +181,7 @@ def test_an_overhead_has_a_sign_unless_it_is_none(tmp_path, number, shown):
 
 
 def test_the_cost_table_fits_the_line(tmp_path):
-    texts_of(
-        tmp_path, [cost("plain_&_simple", label=None), cost("b", batch_size=4, label="B " * 30)]
-    )
+    texts_of(tmp_path, [cost("plain_&_simple"), cost("b", label="B " * 30)])
     assert "Overfull" not in compile_tex([tmp_path / "cost.tex"])
 
 
@@ -196,7 +193,6 @@ def test_every_measured_family_is_a_row(records, tmp_path):
     table = cost_table(rows)
     without = {"adversarial", "control", "thresholding"}
     assert set(table["method"][table["overhead_percent"].isna()]) == without
-    lines = texts_of(tmp_path, rows)["md"].splitlines()
-    assert next(x for x in lines if x.startswith("| adversarial")).count(" / ") == 2
-    assert f"| {BATCH * 4} |" in next(x for x in lines if x.startswith("| sequential"))
-    assert any("a / b" in x for x in lines)
+    text = texts_of(tmp_path, rows)["md"]
+    assert next(x for x in text.splitlines() if x.startswith("| adversarial")).count(" / ") == 2
+    assert "a / b: at the start / at the end" in text

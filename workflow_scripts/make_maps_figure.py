@@ -4,7 +4,9 @@ from uad.air import invert_foreground, stored_decision
 from uad.core.provenance import job
 from uad.evaluate.score import score_volume
 from uad.preprocess.slices import read_volumes
-from uad.report.map_figures import MAP_COLUMNS, MapColumn, figure_maps, map_samples
+from uad.report.map_figures import figure_maps, map_samples
+
+QUALITY_MAPS = {"l1": "ℓ1 map", "ssim": "SSIM map", "fusion": "fusion map"}
 
 with job(snakemake) as context:
     files, params, figure = snakemake.input, snakemake.params, snakemake.params.figure
@@ -24,17 +26,19 @@ with job(snakemake) as context:
             scores = {name: method["score"]}
             if figure["kind"] == "maps":
                 shown |= {"input": seen, "reconstruction": restored}
-                scores = {score: score for score in ("l1", "ssim", "fusion")}
+                scores = {score: score for score in QUALITY_MAPS}
             for key, score in scores.items():
                 shown[key] = mask * score_volume(score, seen, restored, **method["quality"])
         return shown
 
-    # methods with the same measure share a colour scale
-    maps = [MapColumn(n, m["label"], "map", m["score"]) for n, m in params.methods.items()]
-    columns, title = (MAP_COLUMNS[0], *maps, MAP_COLUMNS[-1]), "Anomaly maps by method"
-    if figure["kind"] == "maps":
-        columns, title = MAP_COLUMNS, maps[0].title
     samples = map_samples(files.store, tested, layers)
+    if figure["kind"] == "maps":
+        images, maps = ["input", "reconstruction"], {k: (v, k) for k, v in QUALITY_MAPS.items()}
+        title = next(iter(params.methods.values()))["label"]
+    else:
+        images, maps = ["input"], {n: (m["label"], m["score"]) for n, m in params.methods.items()}
+        title = "Anomaly maps by method"
     title = f"{title}, {figure['experiment']}, {figure['test']}"
-    figure_maps(snakemake.output[0], samples, phantom=params.phantom, title=title, columns=columns)
+    options = {"phantom": params.phantom, "title": title}
+    figure_maps(snakemake.output[0], samples, images, maps, **options)
     context.facts |= {"slices": [[s["subject"], int(s["slice"])] for s in samples]}

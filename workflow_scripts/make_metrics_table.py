@@ -9,11 +9,11 @@ from uad.report.table_spec import TableSpec
 
 with job(snakemake):
     params, files, output = snakemake.params, snakemake.input, snakemake.output
-    table = {**params.table, "name": snakemake.wildcards.table, "labels": params.labels}
+    spec = TableSpec.of(snakemake.wildcards.table, params.table, params.labels)
     participants = dict(zip(params.tests, map(read_tsv, files.participants), strict=True))
     metrics = with_facts(collect_metrics(files.metrics), participants, params.spacing**3 / 1000)
     columns = described(metrics)
-    summary = summarise_metrics(metrics, table, list(columns), seed=params.seed)
+    summary = summarise_metrics(metrics, spec, list(columns), seed=params.seed)
     paths = [output.csv, output.md, output.tex, output.html]
-    write_metrics(summary, table, columns, paths, phantom=params.phantom, seed=params.seed)
-    figure_lesions(output.picture, metrics, TableSpec.of(table), phantom=params.phantom)
+    write_metrics(summary, spec, columns, paths, phantom=params.phantom, seed=params.seed)
+    figure_lesions(output.picture, metrics, spec, phantom=params.phantom)

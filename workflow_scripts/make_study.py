@@ -8,7 +8,7 @@ from uad.report.study_table import summarise_study, write_study
 from uad.report.table_spec import StudySpec
 
 with job(snakemake):
-    params, spec = snakemake.params, StudySpec.of(snakemake.params.spec)
+    params, spec = snakemake.params, StudySpec.of_study(**snakemake.params.spec)
     volumes = pd.concat(map(read_tsv, snakemake.input.cells), ignore_index=True)
     summary = summarise_study(volumes, spec, seed=params.seed)
     facts = {"phantom": params.phantom, "seed": params.seed, "notes": params.notes}

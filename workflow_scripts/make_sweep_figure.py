@@ -18,7 +18,7 @@ with job(snakemake):
     figure_sweep(
         snakemake.output.picture,
         pd.read_csv(files.summary),
-        StudySpec.of(params.spec),
+        StudySpec.of_study(**params.spec),
         phantom=params.phantom,
         baseline_values=params.values,
         trained=points,

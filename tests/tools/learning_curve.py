@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
 from tools.positive_control import POSTPROCESSING, QUALITY, Case, phantom_case
 from uad.air import invert_foreground, paper_rule
@@ -169,8 +168,7 @@ def run(folder: Path, seeds: range = SEEDS, all_steps: tuple[int, ...] = STEPS) 
 def draw(points: pd.DataFrame, path: Path) -> None:
     """AUPRC, Dice and healthy DSSIM over steps: means as lines, seeds as dots."""
     panels = {"auprc": "AUPRC (%)", "dice": "Dice (%)", "healthy_dssim": "DSSIM of healthy tissue"}
-    with style.style():
-        figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+    with style.drawing(path, 7.2, 2.6, colours=64) as figure:
         for axis, (column, title) in zip(
             figure.subplots(1, len(panels)), panels.items(), strict=True
         ):
@@ -188,7 +186,6 @@ def draw(points: pd.DataFrame, path: Path) -> None:
             axis.set_xticks([], minor=True)
             axis.legend()
         figure.suptitle("phantom, FLAIR, 48x48: means and single seeds", fontsize=8)
-        style.save(figure, path, colours=64)
 
 
 if __name__ == "__main__":

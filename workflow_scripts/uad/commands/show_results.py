@@ -9,9 +9,9 @@ import pandas as pd
 from uad.config import Config, load_files
 from uad.core.files import read_json
 from uad.core.paths import Tree
-from uad.report.not_ready import unready
 from uad.report.sanity import check_phantom_run
-from uad.report.tables import terminal_table
+from uad.report.table_spec import TableSpec
+from uad.report.tables import terminal_table, unready
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +42,7 @@ def run(options: argparse.Namespace) -> int:
 def print_tables(cfg: Config, tree: Tree) -> None:
     """Print every table of the run."""
     for name in cfg.tables_of_run():
-        table = cfg.tables[name]
-        spec = {**table.model_dump(), "name": name, "labels": cfg.labels}
+        spec = TableSpec.of(name, cfg.tables[name].model_dump(), cfg.labels)
         print(f"\n{terminal_table(pd.read_csv(tree.table('csv', name)), spec)}")
 
 

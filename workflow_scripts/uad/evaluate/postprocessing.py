@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 from scipy import ndimage
 
 from uad.core.errors import DataError
 from uad.evaluate.metrics import binary
-
-#: Planes per step of the median filter: its lists stay in the processor's cache, and NumPy's cost
-#: of a call is small beside its work.
-_PLANES = 8
 
 
 def postprocess(
@@ -85,126 +79,22 @@ def eroded(mask: np.ndarray, iterations: int = 1, axes: tuple[int, ...] = (0, 1)
 
 
 def median_filter(volume: np.ndarray, size: int) -> np.ndarray:
-    """``scipy.ndimage.median_filter(volume, size)``, the same values, 20 times faster.
+    """``scipy.ndimage.median_filter(volume, size)``, the same values, several times faster.
 
-    All windows at once: their values are sorted by merging lists, and neighbouring windows
-    share the lists of what they have in common (as in A. Adams, "Fast median filters using
-    separable sorting networks", ACM Trans. Graph. 40, 2021). A list holds one array per rank.
-    No value may be NaN.
+    Only windows with anything but zeros are looked at, a plane of them at a time. No NaN.
     """
     if size <= 1:
         return volume.copy()
-    radius = size // 2
-    padded = np.pad(volume, radius, mode="symmetric")
+    middle = size**3 // 2
+    padded = np.pad(volume, size // 2, mode="symmetric")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size,) * 3)
+    wanted = ndimage.maximum_filter(volume != 0, size)
     result = np.zeros_like(volume)
-    for start in range(0, len(volume), _PLANES):
-        slab = padded[start : start + _PLANES + 2 * radius]
-        # With its centre beyond the non-zero voxels most of a window is zero: so is its median.
-        centres = [
-            range(max(side.start - radius, 0), min(side.stop - radius, length - 2 * radius))
-            for side, length in zip(bounding_box(slab != 0), slab.shape, strict=True)
-        ]
-        if all(centres):
-            inside = tuple(slice(c.start, c.stop) for c in centres)
-            around = tuple(slice(c.start, c.stop + 2 * radius) for c in centres)
-            result[start : start + _PLANES][inside] = _medians(slab[around], size)
+    for plane, inside, found in zip(windows, wanted, result, strict=True):
+        values = plane[inside].reshape(-1, size**3)
+        values.partition(middle, axis=1)
+        found[inside] = values[:, middle]
     return result
-
-
-def _medians(block: np.ndarray, size: int) -> np.ndarray:
-    """Medians of all windows that lie within the block."""
-    count, rows, columns = (length - size + 1 for length in block.shape)
-    if count % 2:  # planes go in pairs
-        block = np.concatenate([block, block[-1:]])
-    width = block.shape[2]
-    # Flat arrays: a neighbour is a shift, and what runs over the end of a row is never used.
-    lines = _sorted_windows([block.reshape(-1)], size, 1)
-    layers = _sorted_windows(lines, size, width)
-    length = rows * width - size + 1
-    shape, strides = (len(block), length), (block[0].nbytes, block.itemsize)
-    layers = [np.ndarray(shape, block.dtype, layer, strides=strides) for layer in layers]
-    even, odd = [layer[::2] for layer in layers], [layer[1::2] for layer in layers]
-    # The windows of planes 2k and 2k + 1 share the size - 1 layers between the first and the last.
-    pairs = _merge([layer[:-1] for layer in odd], [layer[1:] for layer in even])
-    steps = (count + 1) // 2
-    parts = [[pair[k : k + steps] for pair in pairs] for k in range(size // 2)]
-    middle, area = size**3 // 2, size**2
-    # one more layer moves the median by at most its area
-    core = functools.reduce(_merge, parts[:-1], [])
-    core = _merge(core, parts[-1], middle - area, middle + 1)
-    result = np.empty((2 * steps, rows * width), block.dtype)
-    last = [layer[size // 2 : size // 2 + steps] for layer in odd]
-    for k, layer in enumerate(([layer[:steps] for layer in even], last)):
-        (result[k::2, :length],) = _merge(core, layer, area, area + 1)
-    return result.reshape(2 * steps, rows, width)[:count, :, :columns]
-
-
-_List = list[np.ndarray]
-
-
-def _sorted_windows(lists: _List, size: int, step: int) -> _List:
-    """At every position the values of it and the next ``size`` - 1, ``step`` apart, rising."""
-    known, width = lists, 1  # of a number of neighbours that is a power of two
-    found: _List = []
-    covered = 0
-    while True:
-        if size & width:
-            found = _merge(found, [values[covered * step :] for values in known])
-            covered += width
-        if covered == size:
-            return found
-        known = _merge(known, [values[width * step :] for values in known])
-        width *= 2
-
-
-def _merge(first: _List, second: _List, low: int = 0, high: int | None = None) -> _List:
-    """Ranks ``low`` to ``high`` - 1 of the values of both lists, at every position."""
-    high = len(first) + len(second) if high is None else high
-    steps, outputs = _network(len(first), len(second), low, high)
-    given = first + second
-    length = min([len(values) for values in given])
-    found = dict(enumerate([values[:length] for values in given]))
-    for number, function, a, b, spent in steps:
-        found[number] = function(found[a], found[b])
-        for old in spent:  # its memory is in the cache: use it again
-            del found[old]
-    return [found[number] for number in outputs]
-
-
-@functools.cache
-def _network(
-    first: int, second: int, low: int, high: int
-) -> tuple[list[tuple[int, np.ufunc, int, int, list[int]]], list[int]]:
-    """Batcher's odd-even merge (Knuth, TAOCP 3, 5.3.4), as far as the ranks asked for need it.
-
-    Values have numbers: those of the first list, of the second, then one for each step. Returned
-    are the steps (number of the new value, minimum or maximum, its two values, and the values that
-    nothing needs after it), and the numbers of the ranks.
-    """
-    size = first + second
-    steps: list[tuple[np.ufunc, int, int]] = []
-
-    def compared(a: int, b: int) -> list[int]:
-        steps.extend([(np.minimum, a, b), (np.maximum, a, b)])
-        return [size + len(steps) - 2, size + len(steps) - 1]
-
-    def merged(left: list[int], right: list[int]) -> list[int]:
-        if not (left and right):
-            return left + right
-        if len(left) == len(right) == 1:
-            return compared(left[0], right[0])
-        even, odd = merged(left[::2], right[::2]), merged(left[1::2], right[1::2])
-        pairs = [compared(a, b) for a, b in zip(odd, even[1:], strict=False)]
-        rest = [*odd[len(pairs) :], *even[1 + len(pairs) :]]  # at most one
-        return [even[0], *(number for pair in pairs for number in pair), *rest]
-
-    outputs = merged(list(range(first)), list(range(first, size)))[low:high]
-    needed, kept = set(outputs), []
-    for number, (function, a, b) in reversed(list(enumerate(steps, size))):
-        if number in needed:
-            kept.append((number, function, a, b, [old for old in (a, b) if old not in needed]))
-            needed |= {a, b}
-    return kept[::-1], outputs
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:

@@ -36,13 +36,10 @@ _SHOWN = {
     "maximising_invert": "larger AIR inverts",
     "choices_differ": "they differ",
     "invert": "inverted here",
-    "violated_priors": "violated priors",
 }
 _NUMBERS = ["mean_normal", "mean_anomalous", "air_before", "air_if_inverted", "air_after"]
 _CHOICES = ["invert", "paper_rule_invert", "maximising_invert", "choices_differ"]
 _KEY = ["experiment", "reference_dataset", "fold"]
-#: Between the sentences about violated priors of one fold.
-_SEPARATOR = " | "
 
 
 def air_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -54,7 +51,11 @@ def air_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     Raises:
         DataError: a fold is there twice.
     """
-    frame = pd.DataFrame(map(_row, records), columns=AIR_COLUMNS)
+    frame = pd.DataFrame(list(records))
+    frame = frame.assign(
+        choices_differ=frame["paper_rule_invert"] != frame["maximising_invert"],
+        violated_priors=frame["violated_priors"].map(lambda found: " | ".join(found) or "none"),
+    )[AIR_COLUMNS]
     check_unique(frame, _KEY, "AIR statistics")
     frame = frame.sort_values(_KEY, ignore_index=True)
     parts = []
@@ -65,13 +66,6 @@ def air_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).astype(dict.fromkeys(_NUMBERS, float))
 
 
-def _row(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the table, from the record of a fold."""
-    differ = bool(record["paper_rule_invert"]) != bool(record["maximising_invert"])
-    violated = _SEPARATOR.join(record["violated_priors"]) or "none"
-    return {**record, "choices_differ": differ, "violated_priors": violated}
-
-
 def _mean_row(part: pd.DataFrame) -> dict[str, Any]:
     """The folds of one experiment in one row: a range or a count where they differ."""
     row = {}
@@ -79,7 +73,7 @@ def _mean_row(part: pd.DataFrame) -> dict[str, Any]:
         low, high = part[column].min(), part[column].max()
         row[column] = str(low) if low == high else f"{low} to {high}"
     for column in _CHOICES:
-        votes = int(part[column].astype(bool).sum())
+        votes = int(part[column].sum())
         row[column] = {0: "no", len(part): "yes"}.get(votes, f"{votes} of {len(part)}")
     violating = int((part["violated_priors"] != "none").sum())
     row["violated_priors"] = f"{violating} of {len(part)} folds" if violating else "none"
@@ -90,25 +84,29 @@ def write_air_table(
     frame: pd.DataFrame, out_paths: Iterable[PathLike], *, phantom: bool, seed: int
 ) -> None:
     """Write the frame of :func:`air_table`, as :func:`uad.report.tables.write_table` does."""
-    rows, violations = [], []
-    for record in frame.to_dict("records"):
-        mean, priors = record["fold"] == "mean", record["violated_priors"]
-        if not mean and priors != "none":
-            sentences = priors.split(_SEPARATOR)
-            place = f"{record['experiment']}, fold {record['fold']}"
-            violations += [f"Prior violated in {place}: {sentence}" for sentence in sentences]
-            record["violated_priors"] = f"{len(sentences)}, see below"
-        record |= {column: f"{record[column]:.3f}" for column in _NUMBERS}
-        differ = {"choices_differ": int(record["choices_differ"] != "no")}
-        cells = [Cell(str(record[column]), differ.get(column, 0)) for column in _SHOWN]
-        rows.append(Row(str(record["experiment"]), cells, apart=mean))
-    heads = [("", head) for head in _SHOWN.values()]
+    texts = frame.assign(**{c: frame[c].map("{:.3f}".format) for c in _NUMBERS})
+    rows = [
+        Row(
+            record["experiment"],
+            [
+                Cell(record[c], rank=int(c == "choices_differ" and record[c] != "no"))
+                for c in _SHOWN
+            ],
+            apart=record["fold"] == "mean",
+        )
+        for record in texts.to_dict("records")
+    ]
+    violated = frame[(frame["fold"] != "mean") & (frame["violated_priors"] != "none")]
     document = Document.of(
         "air",
         phantom=phantom,
-        notes=violations,
-        table={"corner": "Experiment", "heads": heads, "rows": rows},
+        table={
+            "corner": "Experiment",
+            "heads": [("", head) for head in _SHOWN.values()],
+            "rows": rows,
+        },
         seed=seed,
         rules=sorted(set(frame["rule"])),
+        violated=violated.to_dict("records"),
     )
     write_document(out_paths, document, frame)

@@ -18,10 +18,8 @@ COST_COLUMNS = (
     f"method label parameters {' '.join(_NUMBERS)} peak_memory_mb batch_size slices_per_step "
     "slices_per_volume image_size device threads precision machine"
 ).split()
-#: How a run is described: in the caption where it is the same for all methods.
-_CONDITIONS = (
-    "machine device threads precision batch_size slices_per_step slices_per_volume image_size"
-).split()
+#: How a run is described in the caption.
+_CONDITIONS = "machine device threads precision batch_size slices_per_volume image_size".split()
 _HEADS = [
     ("Network", "parameters"),
     ("GFLOP per slice", "inference"),
@@ -50,7 +48,6 @@ def cost_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return frame.assign(
         **{column: frame[column].round().astype("Int64") for column in _COUNTS},
         overhead_percent=100 * longer.where(frame["loss"] != "l1"),
-        label=frame["label"].fillna(frame["method"]),
         image_size=["x".join(map(str, size)) for size in frame["image_size"]],
     )[COST_COLUMNS]
 
@@ -59,49 +56,41 @@ def write_cost_table(
     frame: pd.DataFrame, out_paths: Iterable[PathLike], *, phantom: bool, seed: str
 ) -> None:
     """Write the frame of :func:`cost_table`, as :func:`uad.report.tables.write_table` does."""
-    varying = [c for c in _CONDITIONS if frame[c].astype(str).nunique() > 1]
-    shared = [c for c in _CONDITIONS if c not in varying and not pd.isna(frame[c].iloc[0])]
+    conditions = {
+        condition.replace("_", " "): " or ".join(map(str, frame[condition].dropna().unique()))
+        for condition in _CONDITIONS
+    }
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    heads = [*_HEADS, *(("Measured with", column.replace("_", " ")) for column in varying)]
-    rows = [Row(r["label"], list(map(Cell, _texts(r, varying)))) for r in records]
     document = Document.of(
         "cost",
         phantom=phantom,
-        table={"corner": "Method", "heads": heads, "rows": rows, "panel": len(heads)},
+        table={
+            "corner": "Method",
+            "heads": _HEADS,
+            "rows": [Row(record["label"], list(map(Cell, _texts(record)))) for record in records],
+            "panel": len(_HEADS),
+        },
         seed=seed,
-        measured_on=[f"{c.replace('_', ' ')} {_text(records[0], c)}" for c in shared],
+        conditions=[f"{name} {text}" for name, text in conditions.items() if text],
         staged=bool(frame["seconds_per_step_late"].notna().any()),
         dash=NOTHING,
     )
     write_document(out_paths, document, frame[COST_COLUMNS], "%.6g")
 
 
-def _texts(record: Mapping[str, Any], varying: Sequence[str]) -> list[str]:
+def _texts(record: Mapping[str, Any]) -> list[str]:
     """The cells of a method; None is what does not apply to it."""
-    overhead = record["overhead_percent"]
+    overhead, parameters = record["overhead_percent"], record["parameters"]
     return [
-        _parameters(record["parameters"]),
+        NOTHING if parameters is None else f"{digits(parameters / 1e6)} M",
         digits(record["gflops_per_slice_inference"]),
         _stages(record, "gflops_per_slice_training"),
         _stages(record, "seconds_per_step"),
         digits(record["seconds_per_step_l1"]),
         NOTHING if overhead is None else f"{round(overhead):+d} %".replace("-", "−"),
         digits(record["seconds_per_volume"]),
-        *(_text(record, column) for column in ("peak_memory_mb", *varying)),
+        str(record["peak_memory_mb"]),
     ]
-
-
-def _text(record: Mapping[str, Any], column: str) -> str:
-    text = NOTHING if record[column] is None else str(record[column])
-    return text.replace("x", "×") if column == "image_size" else text
-
-
-def _parameters(value: int | None) -> str:
-    """``14.9 M``, ``310 k`` or the number itself."""
-    for unit, name in ((1_000_000, "M"), (1_000, "k")):
-        if value is not None and value >= unit:
-            return f"{digits(value / unit)} {name}"
-    return NOTHING if value is None else str(value)
 
 
 def _stages(record: Mapping[str, Any], column: str) -> str:

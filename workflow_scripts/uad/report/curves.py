@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from uad.core.errors import DataError
+from uad.report.metric_files import METRICS
 from uad.report.render import titled
-from uad.report.style import CYCLE, GREY, PathLike, grid, save, style
+from uad.report.style import GREY, PathLike, grid, key_line, looks, method_key, panels_and_key
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
-    from matplotlib.lines import Line2D
 
     from uad.report.table_spec import StudySpec, TableSpec
 
@@ -44,13 +42,12 @@ def figure_curves(
     ``prevalence``: of lesion voxels, the precision of a random guess.
     """
     folds = {label: _folds(label, frame) for label, frame in curves.items()}
-    with style():
-        height = max(3.0, 0.8 + 0.17 * (len(curves) + 4))
-        figure, body = _titled(titled(title, phantom), 9.2, height)
+    height = max(3.0, 0.8 + 0.17 * (len(curves) + 4))
+    with panels_and_key(path, titled(title, phantom), 9.2, height) as body:
         left, right = body.subplots(1, 2)
         ranges = [
             _draw_method(left, right, parts, chosen[label], look)
-            for (label, parts), look in zip(folds.items(), _looks(folds), strict=True)
+            for (label, parts), look in zip(folds.items(), looks(folds), strict=True)
         ]
         left.axhline(prevalence, color=GREY, lw=0.9, ls=":", zorder=1)
         left.set(xlabel="recall (all test voxels together)", ylabel="precision")
@@ -60,15 +57,14 @@ def figure_curves(
         right.set_ylim(bottom=0)
         grid(left)
         grid(right)
-        handles = _method_key(list(folds), 1.5, 30)
+        handles = [*method_key(list(folds), 1.5, 30), key_line()]
         if any(len(parts) > 1 for parts in folds.values()):
-            handles.append(_line(color=GREY, lw=1.5, label="mean over folds"))
-            handles.append(_line(color=GREY, lw=0.5, alpha=0.6, label="one fold"))
-        handles.append(_line(ls="", mfc=GREY, **_SPOT, label="threshold from validation"))
+            handles.append(key_line(color=GREY, lw=1.5, label="mean over folds"))
+            handles.append(key_line(color=GREY, lw=0.5, alpha=0.6, label="one fold"))
+        handles.append(key_line(ls="", mfc=GREY, **_SPOT, label="threshold from validation"))
         text = f"prevalence, {100 * prevalence:.2g} %"
-        handles.append(_line(color=GREY, lw=0.9, ls=":", label=text))
+        handles.append(key_line(color=GREY, lw=0.9, ls=":", label=text))
         body.legend(handles=handles, loc="outside right upper", handlelength=2.6)
-        save(figure, path, colours=128)
 
 
 def _draw_method(
@@ -91,40 +87,6 @@ def _draw_method(
         at = np.interp(value, part["threshold"], part["mean_dice"])
         right.plot([value], [at], ls="", mfc=look["color"], zorder=4, **_SPOT)
     return float(thresholds[dice.argmax()]), max(float(good.max()), 1.05 * max(chosen))
-
-
-def _looks(methods: Sequence[str] | Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [CYCLE[number % len(CYCLE)] for number in range(len(methods))]
-
-
-def _method_key(labels: Sequence[str], width: float, characters: int) -> list[Line2D]:
-    """A line per method, and a blank one below."""
-    handles = [
-        _line(**look, lw=width, label=textwrap.fill(label, characters))
-        for look, label in zip(_looks(labels), labels, strict=True)
-    ]
-    return [*handles, _line(ls="", label="")]
-
-
-def _line(**look: Any) -> Line2D:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], **look)
-
-
-def _titled(title: str, width: float, height: float) -> tuple[Figure, SubFigure]:
-    """A figure with a title of its full width, and below it (so high, in inches) all the rest.
-
-    A legend beside the panels would otherwise stand in the title's way.
-    """
-    from matplotlib.figure import Figure
-
-    lines = textwrap.wrap(title, int(11 * width))
-    head = 0.1 + 0.16 * len(lines)
-    figure = Figure(figsize=(width, head + height), facecolor="white", layout="constrained")
-    top, body = figure.subfigures(2, 1, height_ratios=(head, height))
-    top.text(0.01, 0.35, "\n".join(lines), ha="left", va="center", weight="bold", size=9)
-    return figure, body
 
 
 def _folds(label: str, frame: pd.DataFrame) -> list[pd.DataFrame]:
@@ -190,14 +152,13 @@ def figure_lesions(
     """
     title = titled(f"{spec.title}: Dice over lesion volume", phantom)
     size = 1.9 + 3.0 * len(spec.places), 2.1 + 0.2 * len(spec.methods)
-    with style():
-        figure, body = _titled(title, *size)
+    with panels_and_key(path, title, *size) as body:
         panels = body.subplots(1, len(spec.places), squeeze=False, sharey=True).flat
         for axes, (place, name) in zip(panels, spec.places.items(), strict=True):
             here = metrics[(metrics[["experiment", "test_dataset"]] == list(place)).all(axis=1)]
             volumes = here[here["lesion_ml"] > 0].groupby(["method", "lesion_ml", "subject"])
             means = volumes["dice"].mean().dropna().reset_index()
-            for method, look in zip(spec.methods, _looks(spec.methods), strict=True):
+            for method, look in zip(spec.methods, looks(spec.methods), strict=True):
                 mine = means.loc[means["method"] == method, ["lesion_ml", "dice"]]
                 x, y = mine.T.to_numpy()  # by rising volume
                 axes.plot(x, y, ".", color=look["color"], ms=2.5, alpha=0.4)
@@ -207,9 +168,8 @@ def figure_lesions(
             axes.set_title(f"{name}, n = {means['subject'].nunique()}", size=8)
             grid(axes)
         panels[0].set_ylabel("Dice")
-        handles = _method_key([spec.label(method) for method in spec.methods], 1.3, 24)
-        body.legend(handles=handles[:-1], loc="outside right upper", handlelength=2.2)
-        save(figure, path, colours=128)
+        handles = method_key([spec.label(method) for method in spec.methods], 1.3, 24)
+        body.legend(handles=handles, loc="outside right upper", handlelength=2.2)
 
 
 # Sweeps ----------------------------------------------------------------------------------
@@ -239,16 +199,13 @@ def figure_sweep(
 
     summary = summary.assign(value=pd.to_numeric(summary["variant"], errors="coerce"))
     methods = list(dict.fromkeys(summary["method"]))
-    with style():
-        width = 1.6 + 2.5 * len(spec.places) + 1.4
-        figure, body = _titled(titled(spec.title, phantom), width, 4.1)
+    width = 1.6 + 2.5 * len(spec.places) + 1.4
+    with panels_and_key(path, titled(spec.title, phantom), width, 4.1) as body:
         panels = body.subplots(2, len(spec.places), sharex=True, squeeze=False)
-        for line, (metric, name) in zip(
-            panels, (("dice", "DICE [%]"), ("auprc", "AUPRC [%]")), strict=True
-        ):
+        for line, (metric, name) in zip(panels, METRICS.items(), strict=True):
             line[0].set_ylabel(name)
             for axes, place in zip(line, spec.places, strict=True):
-                for method, look in zip(methods, _looks(methods), strict=True):
+                for method, look in zip(methods, looks(methods), strict=True):
                     cell = (*place, method, metric)
                     value = baseline_values[method]
                     lines = summary[(summary[_CELL] == cell).all(axis=1)]
@@ -261,16 +218,15 @@ def figure_sweep(
         for place, above, below in zip(spec.places, *panels, strict=True):
             above.set_title(spec.places[place], size=8)
             below.set_xlabel(spec.sweep)
-        handles = _method_key([spec.labels[method] for method in methods], 1.3, 24)
-        handles.append(_line(color=GREY, lw=0.7, mec=GREY, ls="-", **_RING, label=spec.baseline))
+        handles = [*method_key([spec.labels[method] for method in methods], 1.3, 24), key_line()]
+        handles.append(key_line(color=GREY, lw=0.7, mec=GREY, ls="-", **_RING, label=spec.baseline))
         if (summary["n_chosen"] > 0).any():
             text = "chosen on validation\n(size: number of folds)"
-            handles.append(_line(mec=GREY, ms=5.5, **_CHOSEN, label=text))
+            handles.append(key_line(mec=GREY, ms=5.5, **_CHOSEN, label=text))
         if len(trained):
             text = "also trained\nwith the value"
-            handles.append(_line(color=GREY, mfc=GREY, **_TRAINED, label=text))
+            handles.append(key_line(color=GREY, mfc=GREY, **_TRAINED, label=text))
         body.legend(handles=handles, loc="outside right upper", handlelength=2.2)
-        save(figure, path, colours=128)
 
 
 def _sweep_lines(

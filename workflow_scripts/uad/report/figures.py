@@ -8,13 +8,21 @@ import numpy as np
 
 from uad.core.errors import DataError
 from uad.report.render import titled
-from uad.report.style import BLUE, GREEN, GREY, ORANGE, PathLike, grid, save, style
+from uad.report.style import (
+    BLUE,
+    DASHED,
+    GREEN,
+    GREY,
+    ORANGE,
+    PathLike,
+    drawing,
+    grid,
+    key_line,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-
-_DASHED = {"color": GREY, "lw": 0.7, "ls": (0, (4, 3)), "zorder": 0}
 
 
 def figure_loss(path: PathLike, history: pd.DataFrame, title: str) -> None:
@@ -29,11 +37,10 @@ def figure_loss(path: PathLike, history: pd.DataFrame, title: str) -> None:
     if train.empty and val.empty:
         raise DataError("history of training: no loss was measured.")
 
-    with style():
-        from matplotlib.figure import Figure
+    # small: a run has a hundred of them in its report
+    with drawing(path, 5.2, 3.2, dpi=130, colours=64) as figure:
         from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-        figure = Figure(figsize=(5.2, 3.2), facecolor="white", layout="constrained")
         axes = figure.add_subplot()
         if len(train):
             _draw_training(axes, train)
@@ -51,7 +58,6 @@ def figure_loss(path: PathLike, history: pd.DataFrame, title: str) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         grid(axes, "y")
         axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
-        save(figure, path, dpi=130, colours=64)  # a run has a hundred of them in its report
 
 
 def _draw_training(axes: Axes, train: pd.DataFrame) -> None:
@@ -75,18 +81,21 @@ def _draw_validation(axes: Axes, val: pd.DataFrame) -> None:
     chosen = chosen if len(chosen) else val
     best = chosen.loc[chosen["val_loss"].astype(float).idxmin()]
     text = f"weights: epoch {int(best['epoch'])}, {best['val_loss']:.4g}"
-    axes.axvline(best["step"], **_DASHED)
+    axes.axvline(best["step"], **DASHED)
     ring = {"ms": 7, "mfc": "none", "mec": GREEN, "mew": 1.4, "zorder": 5, "label": text}
     axes.plot([best["step"]], [best["val_loss"]], "o", **ring)
 
 
-#: Column of the AIR table -> its colour, marker, whether it is hollow, and its words in the key.
+#: Column of the AIR table -> its look, and its words in the key.
 _MEANS = {
-    "mean_normal": (BLUE, "o", False, "μn healthy"),
-    "mean_anomalous": (ORANGE, "s", False, "μa lesion"),
+    "mean_normal": {"marker": "o", "mec": BLUE, "mfc": BLUE, "label": "μn healthy"},
+    "mean_anomalous": {"marker": "s", "mec": ORANGE, "mfc": ORANGE, "label": "μa lesion"},
 }
-_RATIOS = {"air_before": (GREY, "o", True, "before"), "air_after": (GREEN, "o", False, "after")}
-_OTHER = {"air_if_inverted": (GREY, "D", True, "other choice")}
+_RATIOS = {
+    "air_before": {"marker": "o", "mec": GREY, "mfc": "white", "label": "before"},
+    "air_after": {"marker": "o", "mec": GREEN, "mfc": GREEN, "label": "after"},
+}
+_OTHER = {"air_if_inverted": {"marker": "D", "mec": GREY, "mfc": "none", "label": "other choice"}}
 
 
 def figure_air(path: PathLike, air_frame: pd.DataFrame, *, phantom: bool = False) -> None:
@@ -97,12 +106,7 @@ def figure_air(path: PathLike, air_frame: pd.DataFrame, *, phantom: bool = False
     """
     folds = air_frame[air_frame["fold"] != "mean"]
     means = air_frame[air_frame["fold"] == "mean"].reset_index(drop=True)
-
-    with style():
-        from matplotlib.figure import Figure
-
-        size = (7.2, 1.5 + 0.5 * len(means))
-        figure = Figure(figsize=size, facecolor="white", layout="constrained")
+    with drawing(path, 7.2, 1.5 + 0.5 * len(means), colours=64) as figure:
         heading = titled("Average intensity ratio", phantom)
         figure.suptitle(heading, x=0.01, ha="left", weight="bold", size=9)
         left, right = figure.subplots(1, 2, sharey=True)
@@ -114,15 +118,17 @@ def figure_air(path: PathLike, air_frame: pd.DataFrame, *, phantom: bool = False
         labels = [f"{m.experiment}\n({m.modality})" for m in means.itertuples()]
         left.set_yticks(range(len(means)), labels)
         left.set_ylim(len(means) - 0.5, -0.6)
-        left.axvline(0.5, **_DASHED)
+        left.axvline(0.5, **DASHED)
         left.set_xlim(0, 1)
         left.set_xlabel("mean intensity before the transform\n(dashed: 0.5, the paper's threshold)")
         _ratio_axis(right, air_frame[[*_RATIOS, *_OTHER]].to_numpy(float))
         for axes, entries in ((left, _MEANS), (right, _RATIOS | _OTHER)):
             grid(axes, "x")
             axes.tick_params(axis="y", length=0)
-            _key(axes, entries)
-        save(figure, path, colours=64)
+            handles = [key_line(ls="", ms=5, **look) for look in entries.values()]
+            place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+            gaps = {"handletextpad": 0.2, "columnspacing": 1.2, "ncols": len(handles)}
+            axes.legend(handles=handles, **place, **gaps)
 
 
 def _draw_ratios(axes: Axes, y: int, folds: pd.DataFrame, mean: pd.Series) -> None:
@@ -134,9 +140,16 @@ def _draw_ratios(axes: Axes, y: int, folds: pd.DataFrame, mean: pd.Series) -> No
     if not np.isclose(inverted, after):
         axes.plot([inverted], [y], "D", ms=5, mfc="none", mec=GREY, mew=0.9, zorder=2)
     _dots(axes, y, folds, mean, _RATIOS)
-    note, warn = _choice(mean, folds)
+    worse = (folds["invert"] != folds["maximising_invert"]).any()
+    note = {"yes": "inverted", "no": "kept"}.get(mean["invert"])
+    note = note or f"inverted in {mean['invert']} folds"
+    if worse:
+        note += "; not the larger AIR"
+    elif mean["choices_differ"] != "no":
+        note += "; against the paper's rule"
     # At the right edge, above the row: the longest note still fits the panel.
-    look = {"ha": "right", "va": "bottom", "size": 6.5, "color": ORANGE if warn else "#30353b"}
+    look = {"ha": "right", "va": "bottom", "size": 6.5}
+    look["color"] = ORANGE if ";" in note else "#30353b"
     axes.text(0.99, y - 0.2, note, transform=axes.get_yaxis_transform(), **look)
 
 
@@ -149,37 +162,11 @@ def _ratio_axis(axes: Axes, ratios: np.ndarray) -> None:
     axes.set_xticks([], minor=True)
 
 
-def _choice(mean: pd.Series, folds: pd.DataFrame) -> tuple[str, bool]:
-    """What was done to an experiment, and whether the other choice had the larger AIR."""
-    inverted = f"inverted in {mean['invert']} folds"
-    note = {"yes": "inverted", "no": "kept"}.get(mean["invert"], inverted)
-    worse = int((folds["invert"] != folds["maximising_invert"]).sum())
-    if worse:
-        where = f" in {worse} of {len(folds)} folds" if len(folds) > 1 else ""
-        return f"{note}; not the larger AIR{where}", True
-    if mean["choices_differ"] != "no":
-        return f"{note}; against the paper's rule", True
-    return note, False
-
-
 def _dots(
     axes: Axes, y: int, folds: pd.DataFrame, mean: pd.Series, entries: dict[str, Any]
 ) -> None:
     """Folds as small dots around a line, their mean as a large one."""
     offsets = np.linspace(-0.1, 0.1, len(folds)) if len(folds) > 1 else np.zeros(1)
-    for column, (color, marker, hollow, _) in entries.items():
-        axes.plot(folds[column], y + 0.22 + offsets, ".", ms=3, color=color, alpha=0.6, mew=0)
-        fill = "white" if hollow else color
-        axes.plot([mean[column]], [y], marker, ms=6, mfc=fill, mec=color, mew=1.2, zorder=3)
-
-
-def _key(axes: Axes, entries: dict[str, Any]) -> None:
-    """A legend in one line above the axes."""
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], ls="", marker=m, ms=5, mfc="none" if hollow else c, mec=c, label=text)
-        for c, m, hollow, text in entries.values()
-    ]
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
-    axes.legend(handles=handles, ncols=len(handles), handletextpad=0.2, columnspacing=1.2, **place)
+    for column, look in entries.items():
+        axes.plot(folds[column], y + 0.22 + offsets, ".", ms=3, color=look["mec"], alpha=0.6, mew=0)
+        axes.plot([mean[column]], [y], ls="", ms=6, mew=1.2, zorder=3, **look)

@@ -71,7 +71,7 @@ def write_healthy_table(
         scans = (
             f"{span(block['n_healthy'], 'healthy scan')}, {block['n_unhealthy'].max()} unhealthy"
         )
-        rows.append(Row(f"{experiment}, {test} ({scans}, {span(block['n_folds'], 'fold')})", []))
+        rows.append(Row(f"{experiment}, {test} ({scans}, {span(block['n_folds'], 'fold')})"))
         for method, line in block.groupby("row", sort=False):
             cells = [Cell(_text(record)) for record in line.itertuples()]
             rows.append(Row(labels[method], cells))

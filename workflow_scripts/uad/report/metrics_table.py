@@ -78,7 +78,7 @@ def described(metrics: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def summarise_metrics(
-    metrics: pd.DataFrame, table: Mapping[str, Any], shown: Sequence[str], *, seed: int
+    metrics: pd.DataFrame, spec: TableSpec, shown: Sequence[str], *, seed: int
 ) -> pd.DataFrame:
     """Every metric of every cell of a table, on all volumes and (Dice and AUPRC) by strata.
 
@@ -88,7 +88,6 @@ def summarise_metrics(
     Returns:
         A frame in long form with :data:`METRICS_COLUMNS`, in the units of the metrics ``shown``.
     """
-    spec = TableSpec.of(table)
     metrics = metrics[metrics["method"].isin(spec.methods)]
     records = []
     for place in spec.places:
@@ -116,7 +115,7 @@ def _numbers(cell: pd.DataFrame, metric: str, seed: int) -> list[float]:
 
 def write_metrics(
     summary: pd.DataFrame,
-    table: Mapping[str, Any],
+    spec: TableSpec,
     described: Mapping[str, Mapping[str, Any]],
     out_paths: Iterable[PathLike],
     *,
@@ -124,45 +123,37 @@ def write_metrics(
     seed: int,
 ) -> None:
     """Write the summary as :func:`uad.report.tables.write_table` does, a block per stratum."""
+    metrics = list(dict.fromkeys(summary["metric"]))
+    shown = {metric: described.get(metric, {}) for metric in metrics}
+    counts = summary[summary["strata"] == WHOLE].groupby(METRICS_COLUMNS[1:3], sort=False)
+    few = {
+        spec.places[place]: counted(volumes, "volume")
+        for place, volumes in counts["n_volumes"].max().items()
+        if volumes < FEW_VOLUMES
+    }
+    facts = {"spec": spec, "seed": seed, "described": shown, "few": few, "limit": FEW_VOLUMES}
     whole = summary[summary["strata"] == WHOLE]  # a page of LaTeX has no room for the strata
     for part, suffixes in ((whole, {".tex"}), (summary, {".csv", ".md", ".html"})):
+        table = {
+            "name": f"metrics-{spec.name}",
+            "corner": "Method",
+            "heads": [("", _heading(metric, about)) for metric, about in shown.items()],
+            "rows": list(_rows(part, spec, metrics)),
+        }
+        document = Document.of("metrics", phantom=phantom, table=table, **facts)
         paths = [path for path in out_paths if Path(path).suffix in suffixes]
-        document = _document(part, TableSpec.of(table), described, phantom, seed)
         write_document(paths, document, summary[METRICS_COLUMNS], "%.6g")
 
 
-def _document(
-    summary: pd.DataFrame, spec: TableSpec, described: Mapping[str, Any], phantom: bool, seed: int
-) -> Document:
-    shown = list(dict.fromkeys(summary["metric"]))
-    rows: list[Row] = []
-    few = {}
+def _rows(summary: pd.DataFrame, spec: TableSpec, metrics: Sequence[str]) -> Iterator[Row]:
     for (*place, strata, stratum), block in summary.groupby(METRICS_COLUMNS[1:5], sort=False):
-        name = spec.places[tuple(place)]
-        where = name if strata == WHOLE else f"{name}, {strata}: {stratum}"
-        volumes = int(block["n_volumes"].max())
-        rows.append(Row(f"{where} ({counted(volumes, 'volume')})", []))
-        if strata == WHOLE and volumes < FEW_VOLUMES:
-            few[name] = counted(volumes, "volume")
+        where, volumes = spec.places[tuple(place)], int(block["n_volumes"].max())
+        where = where if strata == WHOLE else f"{where}, {strata}: {stratum}"
+        yield Row(f"{where} ({counted(volumes, 'volume')})")
         for method, line in block.groupby("row", sort=False):
             records = {record.metric: record for record in line.itertuples()}
-            cells = [_cell(records.get(metric), volumes) for metric in shown]
-            rows.append(Row(spec.label(method), cells))
-    return Document.of(
-        "metrics",
-        phantom=phantom,
-        table={
-            "name": f"metrics-{spec.name}",
-            "corner": "Method",
-            "heads": [("", _heading(metric, described.get(metric, {}))) for metric in shown],
-            "rows": rows,
-        },
-        spec=spec,
-        seed=seed,
-        described={metric: described.get(metric, {}) for metric in shown},
-        few=few,
-        limit=FEW_VOLUMES,
-    )
+            cells = [_cell(records.get(metric), volumes) for metric in metrics]
+            yield Row(spec.label(method), cells)
 
 
 def _cell(record: Any, volumes: int) -> Cell:

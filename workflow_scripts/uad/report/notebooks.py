@@ -73,7 +73,7 @@ def execute(
     """
     import nbformat
     import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from nbclient.exceptions import DeadKernelError
 
     name = Path(source).name
     notebook = nbformat.read(source, as_version=4)
@@ -99,7 +99,7 @@ def execute(
         first = next((f" ('{x.strip()}')" for x in error.source.splitlines() if x.strip()), "")
         cause = f"{error.ename}: {error.evalue}".strip()
         raise DataError(f"{name}: cell {error.cell_index}{first} failed with {cause}") from None
-    except (DeadKernelError, CellTimeoutError) as error:
+    except DeadKernelError as error:
         raise DataError(
             f"{name}: its kernel ended before the notebook did ({error}). Was there too "
             "little memory? The log says more."

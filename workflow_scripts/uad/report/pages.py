@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,34 +12,36 @@ from uad.core.files import read_tsv, write_text
 from uad.qc.gallery import gallery_data
 from uad.qc.measure import MEASURES, MIN_SCANS
 from uad.report.html import render_page
-from uad.report.render import PathLike, counted, titled
+from uad.report.render import (
+    NOTHING,
+    Cell,
+    Document,
+    PathLike,
+    Row,
+    counted,
+    html,
+    titled,
+    write_document,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Roles of a split, in the order of the columns.
-_ROLES = ("train", "val_healthy", "val_unhealthy", "test")
+#: Role of a split -> its heading.
+_ROLES = {
+    "train": "train",
+    "val_healthy": "healthy validation",
+    "val_unhealthy": "unhealthy validation",
+    "test": "test",
+}
 _KINDS = {"phantom": "synthetic phantom", "folder": "as provided by the user"}
 
 
-def write_config_page(path: PathLike, config: Mapping[str, Any], *, phantom: bool) -> None:
-    """Write the merged configuration of a run as a page, a section per key."""
-    import yaml
-
-    class Plain(yaml.SafeDumper):
-        """Without anchors: what two models share is written out for both."""
-
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-    simple = {k: v for k, v in config.items() if not isinstance(v, dict | list)}
-    sections = {"general": simple} if simple else {}
-    sections |= {k: v for k, v in config.items() if k not in simple}
-    # lists of numbers on one line, as people write them
-    look = {"Dumper": Plain, "sort_keys": False, "width": 100, "default_flow_style": None}
-    texts = {name: yaml.dump(content, **look) for name, content in sections.items()}
+def write_config_page(path: PathLike, config: PathLike, *, phantom: bool) -> None:
+    """Write the file with the merged configuration of a run as a page."""
     title = titled("Configuration of this run", phantom)
-    write_text(path, render_page("config.html", title=title, sections=texts))
+    text = Path(config).read_text(encoding="utf-8")
+    write_text(path, render_page("config.html", title=title, text=text))
 
 
 def write_data_page(
@@ -56,39 +58,41 @@ def write_data_page(
     From splits ``<experiment>/fold-<k>.tsv``, and by data set its table of participants, its
     validation (who is not used, and why) and its source (phantom, folder, ...).
     """
-    experiments: dict[str, list[Any]] = {}
+    datasets = []
+    for (name, table), verdict in zip(participants.items(), verdicts, strict=True):
+        scans, judged = read_tsv(table), read_tsv(verdict)
+        by_modality = scans.groupby("modality").size()
+        away = judged[judged["verdict"] == "excluded"].fillna({"why": ""})
+        datasets.append(
+            {
+                "name": name,
+                "kind": _KINDS.get(sources[name], sources[name]),
+                "subjects": counted(scans["subject"].nunique(), "subject"),
+                "scans": ", ".join(f"{number} {m}" for m, number in by_modality.items()),
+                "left_out": [f"{who.name} ({who.why})" for who in away.itertuples(index=False)],
+            }
+        )
+    experiments: dict[str, list[pd.DataFrame]] = {}
     for split in sorted(map(Path, splits)):
         experiments.setdefault(split.parent.name, []).append(read_tsv(split))
-    datasets = []
-    tables = map(read_tsv, participants.values()), map(read_tsv, verdicts)
-    for name, table, judged in zip(participants, *tables, strict=True):
-        subjects = counted(table["subject"].nunique(), "subject")
-        scans = table.groupby("modality").size().to_dict()
-        kind = _KINDS.get(sources[name], sources[name])
-        away = judged[judged["verdict"] == "excluded"]
-        left_out = dict(zip(away["name"], away["why"].fillna(""), strict=True))
-        about = {"subjects": subjects, "scans": scans, "left_out": left_out}
-        datasets.append({"name": name, "kind": kind, **about})
-    page = render_page(
-        "data.html",
-        title=titled("Data sets and volumes", phantom),
-        phantom=phantom,
-        datasets=datasets,
-        experiments={name: _volumes(folds) for name, folds in experiments.items()},
-    )
-    write_text(path, page)
+    rows: list[Row] = []
+    for experiment, folds in experiments.items():
+        rows += [Row(experiment), *_volumes(folds)]
+    heads = [("", head) for head in ("folds", *_ROLES.values())]
+    table = {"corner": "Experiment, data set", "heads": heads, "rows": rows}
+    document = Document.of("data", phantom=phantom, table=table, datasets=datasets)
+    write_document([path], document, None)
 
 
-def _volumes(folds: Sequence[Any]) -> dict[str, list[str]]:
+def _volumes(folds: Sequence[pd.DataFrame]) -> Iterator[Row]:
     """By data set: how many folds, and how many volumes have each role in them."""
-    found = {}
     for dataset in dict.fromkeys(name for fold in folds for name in fold["dataset"]):
-        found[dataset] = [str(len(folds))]
+        counts = [fold.loc[fold["dataset"] == dataset, "role"].value_counts() for fold in folds]
+        texts = [str(len(folds))]
         for role in _ROLES:
-            of = [((fold["dataset"] == dataset) & (fold["role"] == role)).sum() for fold in folds]
-            text = str(min(of)) if min(of) == max(of) else f"{min(of)} to {max(of)}"
-            found[dataset].append("–" if max(of) == 0 else text)
-    return found
+            low, high = (extreme(count.get(role, 0) for count in counts) for extreme in (min, max))
+            texts.append(NOTHING if not high else str(low) if low == high else f"{low} to {high}")
+        yield Row(dataset, list(map(Cell, texts)))
 
 
 def report_style(style: PathLike, picture: PathLike) -> str:
@@ -135,13 +139,25 @@ def summary_page(
     phantom: bool,
 ) -> str:
     """The counts of :func:`uad.qc.measure.summarise`, and whom a reviewer left out."""
-    return render_page(
-        "quality_summary.html",
-        title=titled("Quality control of the scans", phantom),
-        rows=counts,
+    labels = {measure.name: measure.label for measure in MEASURES}
+    rows = []
+    for row in counts:
+        by_measure = sorted(row["by_measure"].items(), key=lambda item: (-item[1], item[0]))
+        texts = [
+            row["scans"],
+            row["flagged"] if row["judged"] else "too few to judge",
+            *(row[verdict] for verdict in ("warned", "keep", "unsure")),
+            "; ".join(f"{labels[name]}: {count}" for name, count in by_measure),
+        ]
+        rows.append(Row(f"{row['dataset']} {row['modality']}", [Cell(str(x)) for x in texts]))
+    heads = ("n", "flagged", "warnings", "keep", "unsure", "flags by measure")
+    document = Document.of(
+        "quality",
+        phantom=phantom,
+        table={"corner": "Scans", "heads": [("", head) for head in heads], "rows": rows},
+        scans=sum(row["scans"] for row in counts),
         excluded=excluded,
-        labels={measure.name: measure.label for measure in MEASURES},
         threshold=threshold,
         least=MIN_SCANS,
-        phantom=phantom,
     )
+    return html(document)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from uad.report.metric_files import METRICS, short
 from uad.report.render import Cell, Document, PathLike, Row, titled, write_document
-from uad.report.style import GREY, ORANGE, save, style
+from uad.report.style import GREY, ORANGE, drawing
 from uad.report.table_spec import TableSpec
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ RANK_COLUMNS = (
 LEVEL = 0.05
 
 
-def rank_methods(metrics: pd.DataFrame, table: Mapping[str, Any]) -> pd.DataFrame:
+def rank_methods(metrics: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
     """Mean rank of each method (1 is the best) over the volumes of each test set, by metric.
 
     A volume's value is the mean over the folds that test it; equal values share their mean rank.
@@ -36,7 +36,6 @@ def rank_methods(metrics: pd.DataFrame, table: Mapping[str, Any]) -> pd.DataFram
     """
     from scipy import stats
 
-    spec = TableSpec.of(table)
     k = len(spec.methods)
     records = []
     for place in spec.places if k > 2 else ():
@@ -61,19 +60,18 @@ def rank_methods(metrics: pd.DataFrame, table: Mapping[str, Any]) -> pd.DataFram
 
 def write_ranks(
     ranks: pd.DataFrame,
-    table: Mapping[str, Any],
+    spec: TableSpec,
     out_paths: Iterable[PathLike],
     *,
     phantom: bool,
 ) -> None:
     """Write the ranks as :func:`uad.report.tables.write_table` does, best on top."""
-    spec = TableSpec.of(table)
     rows: list[Row] = []
     for (*place, metric), block in ranks.groupby(RANK_COLUMNS[:3], sort=False):
         first = block.iloc[0]
         p = "no p" if np.isnan(first.friedman_p) else f"p = {first.friedman_p:.2g}"
         facts = f"n = {first.n_volumes}, Friedman {p}, CD {first.critical_difference:.2f}"
-        rows.append(Row(f"{spec.places[tuple(place)]}, {short(metric)} ({facts})", []))
+        rows.append(Row(f"{spec.places[tuple(place)]}, {short(metric)} ({facts})"))
         for record in block.itertuples():
             names = [spec.label(name) for name in record.different_from.split("; ")]
             cells = [Cell(f"{record.mean_rank:.2f}"), Cell(", ".join(names))]
@@ -92,25 +90,17 @@ def write_ranks(
     write_document(out_paths, document, ranks)
 
 
-def figure_ranks(
-    path: PathLike, ranks: pd.DataFrame, table: Mapping[str, Any], *, phantom: bool
-) -> None:
+def figure_ranks(path: PathLike, ranks: pd.DataFrame, spec: TableSpec, *, phantom: bool) -> None:
     """Critical-difference diagrams: methods on an axis of ranks, a bar over those not different."""
-    spec = TableSpec.of(table)
     blocks = list(ranks.groupby(RANK_COLUMNS[:3], sort=False))
-    tall = 0.95 + 0.1 * len(spec.methods)
-    with style():
-        from matplotlib.figure import Figure
-
-        size = (7.2, 0.45 + tall * max(1, len(blocks)))
-        figure = Figure(figsize=size, facecolor="white", layout="constrained")
+    height = 0.45 + (0.95 + 0.1 * len(spec.methods)) * max(1, len(blocks))
+    with drawing(path, 7.2, height, colours=64) as figure:
         title = titled(f"{spec.title}: mean ranks over volumes", phantom)
         figure.suptitle(title, x=0.01, ha="left", weight="bold", size=9)
         panels = figure.subplots(max(1, len(blocks)), 1, squeeze=False).flat
         for axes, ((*place, metric), block) in zip(panels, blocks, strict=True):
             _diagram(axes, block.reset_index(drop=True), spec)
             axes.set_title(f"{spec.places[tuple(place)]}, {short(metric)}", loc="left", size=7)
-        save(figure, path, colours=64)
 
 
 def _diagram(axes: Axes, block: pd.DataFrame, spec: TableSpec) -> None:

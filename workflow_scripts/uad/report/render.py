@@ -1,4 +1,4 @@
-"""A table in Markdown, HTML, LaTeX and plain text, each by a template from one :class:`Document`.
+"""A table in Markdown, HTML, LaTeX and plain text, each made from one :class:`Document`.
 
 Nothing here knows of metrics or methods; equal documents give equal bytes.
 """
@@ -9,7 +9,7 @@ import math
 import os
 import textwrap
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
@@ -21,8 +21,6 @@ from uad.report.html import environment, paragraphs, render_page
 
 PathLike = str | os.PathLike[str]
 
-#: What stands beside a cell for which the paper has no value.
-NOT_PUBLISHED = "not published"
 #: In place of a number that there is none of.
 NOTHING = "–"
 PHANTOM_WARNING = (
@@ -36,16 +34,10 @@ class Cell:
     """One number of a table as text."""
 
     text: str  # 59.45±0.37
-    rank: int = 0  # 1 for the best of its column, 2 for the second best
-    published: str = ""  # the paper's value, if there is something to compare
+    rank: int = 0  # 1 for the best of its column (bold), 2 for the second best (underlined)
+    published: str = ""  # the paper's value, in tables that have such values
     remark: str = ""  # difference from it and verdict: −1.20, within 2 std
-    mark: str = ""  # a sign behind the value, explained in a footnote
-
-    @property
-    def beside(self) -> str:
-        """``published 59.45±0.37``, ``not published``, or nothing."""
-        known = self.published not in ("", NOT_PUBLISHED)
-        return f"published {self.published}" if known else self.published
+    mark: str = ""  # a sign behind the value, explained in a note
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,7 @@ class Row:
     """A row: its label and its cells; without cells it is the heading of the rows below it."""
 
     label: str
-    cells: list[Cell]
+    cells: Sequence[Cell] = ()
     apart: bool = False  # a mean row, for example
 
 
@@ -65,38 +57,33 @@ class Document:
     title: str  # without a full stop
     caption: str
     corner: str  # heading of the row labels
-    heads: list[tuple[str, str]]  # of each column: its group (or nothing) and its own heading
-    rows: list[Row]
-    notes: list[str] = field(default_factory=list)  # sentences below the table
+    heads: Sequence[tuple[str, str]]  # of each column: its group (or nothing) and its own heading
+    rows: Sequence[Row]
+    notes: Sequence[str] = field(default_factory=list)  # sentences below the table
     warning: str = ""  # before the caption, set apart where the format can
     panel: int = 4  # columns that LaTeX sets side by side before it starts a panel below
 
     @classmethod
     def of(
         cls,
-        name: str,
+        words: str,
         *,
         phantom: bool,
         table: dict[str, Any],
         notes: Iterable[str] = (),
         **facts: Any,
     ) -> Document:
-        """A document whose words are the blocks of ``texts/<name>.txt``, which reads the facts.
+        """A document whose texts are the blocks of ``texts/<words>.txt``, which reads the facts.
 
         ``table`` has the other fields (the name, if it is another); ``notes`` are further ones.
         """
         data = "synthetic phantom" if phantom else "the data sets named in the config"
         facts |= {"phantom": phantom, "phantom_warning": PHANTOM_WARNING, "data": data}
-        words = paragraphs(f"texts/{name}.txt", **facts)
-        title, caption, warning = (" ".join(words[key]) for key in ("title", "caption", "warning"))
-        fields = {"name": name, "warning": warning if phantom else "", **table}
-        notes = [*words["notes"], *notes]
-        return cls(title=titled(title, phantom), caption=caption, notes=notes, **fields)
-
-    @property
-    def compares(self) -> bool:
-        """Whether any cell is compared with a published value."""
-        return any(cell.remark for row in self.rows for cell in row.cells)
+        blocks = paragraphs(f"texts/{words}.txt", **facts)
+        title, caption, warning = (" ".join(blocks[key]) for key in ("title", "caption", "warning"))
+        texts = {"title": titled(title, phantom), "caption": caption}
+        texts |= {"warning": warning if phantom else "", "notes": [*blocks["notes"], *notes]}
+        return cls(**{"name": words, **texts, **table})
 
     @property
     def text(self) -> str:
@@ -120,72 +107,64 @@ class Document:
 
 
 def terminal(document: Document, width: int = 100) -> str:
-    """Render as plain text, at most so many characters wide, published values beside.
+    """Title and numbers as plain text, published values beside; groups of columns below each other.
 
-    Groups of columns stand below each other.
+    ``*`` marks the best value of a column, ``+`` the second best.
     """
     import pandas as pd
 
-    blank = " " if any(cell.mark for row in document.rows for cell in row.cells) else ""
     labels = [textwrap.shorten(row.label, 36, placeholder="...") for row in document.rows]
     parts = []
     for panel in document.panels(2):
         shown = {}
         for place, (group, head) in list(enumerate(document.heads))[panel]:
             cells = [row.cells[place] for row in document.rows]
-            values = [f"{c.text}{' *+'[c.rank]}{c.mark or blank}" for c in cells]
-            shown[place, group, head] = values
+            shown[place, group, head] = [f"{c.text}{' *+'[c.rank]}{c.mark or ' '}" for c in cells]
             shown[place, group, "published"] = [c.published for c in cells]
         frame = pd.DataFrame(shown, index=labels).droplevel(0, axis=1)
         frame.columns.names = ["", document.corner]
         parts.append("\n".join(line.rstrip() for line in frame.to_string().splitlines()))
-    body = f"\n{'-' * width}\n".join(parts)
-    title, below = (
-        "\n".join(textwrap.wrap(part, width))
-        for part in (document.title, " ".join([document.text, *document.notes]).strip())
-    )
-    return f"{title}\n{'=' * width}\n{body}\n{'=' * width}\n{below}\n"
+    return "\n".join([*textwrap.wrap(document.title, width), "=" * width, "\n\n".join(parts)])
 
 
 _SYMBOLS = r"""
     ± \pm × \times · \cdot − - ≤ \leq ≥ \geq ≈ \approx → \rightarrow ↑ \uparrow ↓ \downarrow
     ² ^2 ³ ^3 ⁶ ^6 ⁹ ^9 ℓ \ell ∞ \infty α \alpha β \beta γ \gamma λ \lambda σ \sigma Δ \Delta
-    μ \mu µ \mu < < > > | |""".split()
-#: What pandas' escape leaves, for pdflatex with its own fonts.
+    μ \mu µ \mu < < > > | | \ \backslash ~ \sim ^ \wedge""".split()
+#: Characters that mean something to LaTeX, and symbols that pdflatex's own fonts lack.
 _TEX = {symbol: f"${tex}$" for symbol, tex in zip(_SYMBOLS[::2], _SYMBOLS[1::2], strict=True)}
+_TEX |= {c: f"\\{c}" for c in "&%$#_{}"}
 _TEX |= {"†": r"\textsuperscript{$\dagger$}", '"': "''", "\u00a0": "~", "\u2003": r"\quad "}
 
 
 def _tex_symbol(c: str) -> str:
-    """A symbol as mathematics; what pdflatex cannot set, as a code point."""
+    """A character for LaTeX; what pdflatex cannot set, as a code point."""
     accent = unicodedata.normalize("NFD", c)[1:]  # pdflatex has all but the ogonek
     known = c.isascii() or c in "–—’“”…ßøØæÆłŁ" or (ord(c) < 0x180 and accent not in ("", "\u0328"))
     return _TEX.get(c) or (c if known else rf"\texttt{{U+{ord(c):04X}}}")
 
 
-@cache
 def tex_text(text: str) -> str:
     """Plain text as LaTeX that pdflatex sets without further packages."""
-    import pandas as pd
-
-    style = pd.DataFrame([" ".join(text.split())]).style.format(escape="latex")
-    escaped = style.hide(axis="index").hide(axis="columns").to_string().strip()
-    return "".join(map(_tex_symbol, escaped))
+    return "".join(map(_tex_symbol, " ".join(text.split())))
 
 
-def latex(document: Document) -> str:
-    """Render as LaTeX table floats that need only the packages booktabs and graphicx.
-
-    A table that is wider than the line is scaled down to it. Remarks are a second float:
-    beside the numbers they would leave them too small to read.
-    """
-    # braces are TeX's own
-    marks = {"variable_start_string": "<<", "variable_end_string": ">>"}
+@cache
+def _tex_environment() -> Any:
+    marks = {"variable_start_string": "<<", "variable_end_string": ">>"}  # braces are TeX's own
     marks |= {"block_start_string": "<%", "block_end_string": "%>"}
     marks |= {"comment_start_string": "<#", "comment_end_string": "#>"}
     tex = environment().overlay(**marks)
     tex.filters = {**tex.filters, "tex": tex_text}
-    return tex.get_template("table.tex").render(document=document)
+    return tex
+
+
+def latex(document: Document) -> str:
+    """Render as a LaTeX table float that needs only the packages booktabs and graphicx.
+
+    A table that is wider than the line is scaled down to it.
+    """
+    return _tex_environment().get_template("table.tex").render(document=document)
 
 
 def markdown(document: Document) -> str:
@@ -195,6 +174,11 @@ def markdown(document: Document) -> str:
         return "".join(f"\\{c}" if c in "\\|*_<>`[]" else c for c in text)
 
     return render_page("table.md", document=document, md=escape)
+
+
+def html(document: Document) -> str:
+    """Render as a page of its own."""
+    return render_page("table.html", document=document)
 
 
 # Parts of texts --------------------------------------------------------------------------
@@ -234,9 +218,6 @@ def titled(title: str, phantom: bool) -> str:
     return f"{title} (phantom data)" if phantom else title
 
 
-# Files -----------------------------------------------------------------------------------
-
-
 def write_document(
     out_paths: Iterable[PathLike], document: Document, frame: Any, number: str = "%.4f"
 ) -> None:
@@ -245,11 +226,6 @@ def write_document(
     The CSV is the frame, with ``nan`` rather than an empty cell and floats as ``number`` has them.
     """
     csv = {"index": False, "float_format": number, "na_rep": "nan", "lineterminator": "\n"}
-    renderers = {
-        ".csv": lambda _: frame.to_csv(**csv),
-        ".md": markdown,
-        ".html": lambda document: render_page("table.html", document=document),
-        ".tex": latex,
-    }
+    formats = {".md": markdown, ".html": html, ".tex": latex, ".csv": lambda _: frame.to_csv(**csv)}
     for path in out_paths:
-        write_text(path, renderers[Path(path).suffix](document))
+        write_text(path, formats[Path(path).suffix](document))

@@ -65,8 +65,6 @@ def summarise_study(volumes: pd.DataFrame, spec: StudySpec, *, seed: int = 0) ->
     where = f"study {spec.name}"
     check_metrics(volumes, where, [*_PLACE, "fold", "variant", "role", "subject"])
     volumes = volumes.astype({"variant": str, "subject": str})
-    if "same_as_baseline" not in volumes:
-        volumes = volumes.assign(same_as_baseline=volumes["variant"] == spec.baseline)
     cells = dict(iter(volumes[volumes["variant"].isin(spec.variants)].groupby(_PLACE)))
     places = [(e, method, test) for method in spec.methods for e, test in spec.places]
     parts = [_summarise_cell(cells[p], spec, p, seed) for p in places if p in cells]
@@ -94,9 +92,10 @@ def _summarise_cell(
             f"{where}/fold-{fold}: {metric} is not defined for any volume under variant "
             f"'{variant}'."
         )
-    same = cell[is_test].groupby("variant")["same_as_baseline"].all()
     counts = choice.value_counts()
     order = sorted(counts.index, key=lambda v: (-counts[v], spec.variants.index(v)))
+    chosen = {CHOSEN: ", ".join(f"{variant} ({counts[variant]}x)" for variant in order)}
+    same = cell[is_test].groupby("variant")["same_as_baseline"].all()
     summary = pd.DataFrame(
         {
             "mean": folds.mean(),
@@ -106,23 +105,23 @@ def _summarise_cell(
             "difference": _to_baseline(folds, spec).mean(),
             "validation_mean": known.mean().astype(float),
         }
-    ).rename_axis(["metric", "variant"])
-    variants = summary.index.get_level_values("variant")
-    summary["same_as_baseline"] = [bool(same.get(variant, False)) for variant in variants]
-    summary["chosen"] = np.where(
-        variants == CHOSEN, ", ".join(f"{v} ({counts[v]}x)" for v in order), "none"
     )
+    # variant by variant, its metrics below each other
+    lines = [(m, v) for v in [*spec.variants, CHOSEN] for m in METRICS if (m, v) in summary.index]
+    summary = summary.loc[lines].rename_axis(["metric", "variant"]).reset_index()
+    variants = summary["variant"]
+    summary["chosen"] = [chosen.get(variant, "none") for variant in variants]
     summary["n_chosen"] = [int(counts.get(variant, 0)) for variant in variants]
+    summary["same_as_baseline"] = [bool(same.get(variant, False)) for variant in variants]
     pairs = _to_baseline(test, spec).groupby("subject").mean()
     measured = ~summary["same_as_baseline"] & (variants != spec.baseline)
     limits = [
-        _limits(pairs[column].dropna(), seed) if measured[column] else (np.nan, np.nan)
-        for column in summary.index
+        bootstrap_interval(pairs[column].dropna().to_numpy(), seed=seed)[1:]
+        if is_measured and pairs[column].notna().any()
+        else (np.nan, np.nan)
+        for column, is_measured in zip(lines, measured, strict=True)
     ]
     summary[["ci_low", "ci_high"]] = np.array(limits, float)
-    # variant by variant, its metrics below each other
-    lines = [(m, v) for v in [*spec.variants, CHOSEN] for m in METRICS if (m, v) in summary.index]
-    summary = summary.loc[lines].reset_index()
     return summary.assign(**dict(zip(_PLACE, place, strict=True)))
 
 
@@ -136,13 +135,6 @@ def _wide(part: pd.DataFrame, spec: StudySpec) -> pd.DataFrame:
 def _to_baseline(frame: pd.DataFrame, spec: StudySpec) -> pd.DataFrame:
     parts = {m: frame[m].sub(frame[m, spec.baseline], axis=0) for m in METRICS}
     return pd.concat(parts, axis=1)
-
-
-def _limits(pairs: pd.Series, seed: int) -> tuple[float, float]:
-    if pairs.empty:
-        return np.nan, np.nan
-    interval = bootstrap_interval(pairs.to_numpy(), seed=seed)
-    return interval.low, interval.high
 
 
 def _choose(means: pd.DataFrame, test: pd.DataFrame, where: str) -> pd.Series:
@@ -230,7 +222,7 @@ def _rows(summary: pd.DataFrame, spec: StudySpec, validated: bool) -> list[Row]:
     """Variants down, metrics across, a block per method and test set."""
     rows: list[Row] = []
     for (experiment, method, test), block in summary.groupby(_PLACE, sort=False):
-        rows.append(Row(f"{spec.labels[method]}, {spec.places[experiment, test]}", []))
+        rows.append(Row(f"{spec.labels[method]}, {spec.places[experiment, test]}"))
         for variant, lines in block.groupby("variant", sort=False):
             records = lines.set_index("metric").loc[[*METRICS]]
             label = f"{CHOSEN}: {records['chosen'].iloc[0]}" if variant == CHOSEN else variant

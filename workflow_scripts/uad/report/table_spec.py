@@ -22,14 +22,9 @@ class TableSpec:
     labels: Mapping[str, str]  # names of methods
 
     @classmethod
-    def of(cls, spec: Mapping[str, Any]) -> TableSpec:
-        """A table of the config (or a study), with ``name`` and the ``labels`` of methods."""
-        places = {
-            (c["experiment"], c["test"]): c.get("label") or f"{c['test']} ({c['experiment']})"
-            for c in spec["columns"]
-        }
-        labels = spec.get("labels") or {}
-        return cls(spec["name"], spec["title"], list(spec["rows"]), places, labels)
+    def of(cls, name: str, table: Mapping[str, Any], labels: Mapping[str, str]) -> TableSpec:
+        """A table of the config, with the labels of methods."""
+        return cls(name, table["title"], list(table["rows"]), _places(table["columns"]), labels)
 
     @property
     def cells(self) -> pd.MultiIndex:
@@ -53,8 +48,13 @@ class StudySpec(TableSpec):
     sweep: str | None = None  # the number that the variants sweep
 
     @classmethod
-    def of(cls, spec: Mapping[str, Any]) -> StudySpec:
+    def of_study(cls, columns: Sequence[Mapping[str, Any]], **study: Any) -> StudySpec:
         """A study of the config, whose methods are those that have ``labels``."""
-        table = TableSpec.of({**spec, "rows": list(spec["labels"])})
-        own = {key: spec.get(key) for key in cls.__annotations__}
-        return cls(**vars(table), **own)
+        return cls(methods=list(study["labels"]), places=_places(columns), **study)
+
+
+def _places(columns: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    return {
+        (c["experiment"], c["test"]): c.get("label") or f"{c['test']} ({c['experiment']})"
+        for c in columns
+    }

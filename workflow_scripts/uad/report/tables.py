@@ -6,24 +6,24 @@ config, the numbers are data frames. Everything is in percent, as in the paper.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from uad.core.errors import DataError
+from uad.core.files import read_json
+from uad.evaluate.readiness import LIMIT
 from uad.report.metric_files import (
     CELL,
     METRICS,
     check_metrics,
     fold_means,
     published_for,
-    short,
 )
-from uad.report.not_ready import COLUMN, unready
 from uad.report.render import (
-    NOT_PUBLISHED,
+    NOTHING,
     Cell,
     Document,
     PathLike,
@@ -38,15 +38,16 @@ from uad.report.render import (
 from uad.report.significance_marks import MARK, MARKS, add_marks, test_facts, tests_of_table
 from uad.report.table_spec import TableSpec
 
+#: How far a method is from reconstructing healthy tissue: mean DSSIM over the folds.
+DSSIM = "mean_healthy_dssim"
 SUMMARY_COLUMNS = [
     *"row experiment test_dataset metric mean std n_folds published_mean published_std".split(),
     *"n_volumes published_source difference verdict".split(),
     *MARKS,
-    COLUMN,
+    DSSIM,
 ]
 PHANTOM_VERDICT = "phantom: not comparable"
 _VERDICTS = ("within 1 std", "within 2 std", "outside")
-_NO_STD = "no published std"
 
 #: Below these counts a verdict says how little it stands on. A standard deviation of
 #: two folds means next to nothing; 20 is the smallest test set of the paper (MSLUB).
@@ -56,7 +57,7 @@ FEW_VOLUMES = 20
 
 def summarise(
     metrics: pd.DataFrame,
-    table: Mapping[str, Any],
+    spec: TableSpec,
     published: pd.DataFrame,
     *,
     phantom: bool = False,
@@ -69,7 +70,7 @@ def summarise(
     defined are left out, as the paper's code does); the cell is the mean and the
     sample standard deviation (NaN for one fold) of the folds' values, in percent. Phantoms are
     not compared with the paper; ``significance`` is from :func:`uad.evaluate.test_claims`,
-    ``readiness`` from :func:`uad.report.not_ready.collect_readiness`.
+    ``readiness`` from :func:`collect_readiness`.
 
     Returns:
         A frame in long form with :data:`SUMMARY_COLUMNS`. ``n_volumes`` counts the
@@ -79,10 +80,8 @@ def summarise(
         DataError: a cell has no metrics, a fold has no value, or two methods of one
             column were tested on different volumes.
     """
-    spec = TableSpec.of(table)
     check_metrics(metrics, f"metrics of {spec.name}")
     cells = _cells_of(metrics, spec)
-    _check_same_volumes(cells, spec)
     folds = fold_means(cells)
     if folds.isna().any():
         method, experiment, test, metric, fold = folds.index[folds.isna()][0]
@@ -108,11 +107,11 @@ def summarise(
     summary = add_marks(summary.reset_index(), tests_of_table(significance, spec))
     dssim = pd.Series(dtype=float) if readiness is None else readiness
     keys = pd.MultiIndex.from_frame(summary[CELL[:3]])
-    return summary.assign(**{COLUMN: dssim.reindex(keys).to_numpy()})[SUMMARY_COLUMNS]
+    return summary.assign(**{DSSIM: dssim.reindex(keys).to_numpy()})[SUMMARY_COLUMNS]
 
 
 def _cells_of(metrics: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
-    """The metrics that a table shows; each cell has some."""
+    """The metrics that a table shows: each cell has some, those of a column the same volumes."""
     found = metrics.groupby(["method", "experiment", "test_dataset"]).groups
     wanted = [(method, *place) for method in spec.methods for place in spec.places]
     absent = ["/".join((e, m, t)) for m, e, t in wanted if (m, e, t) not in found]
@@ -121,11 +120,7 @@ def _cells_of(metrics: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
             f"{spec.name}: no metrics for {', '.join(absent)} (experiment/method/test set). "
             "Run their evaluation, or take the row out of the table in the config."
         )
-    return pd.concat([metrics.loc[found[cell]] for cell in wanted])
-
-
-def _check_same_volumes(cells: pd.DataFrame, spec: TableSpec) -> None:
-    """Methods of one column are comparable only on the same volumes, fold by fold."""
+    cells = pd.concat([metrics.loc[found[cell]] for cell in wanted])
     for (experiment, test, fold), part in cells.groupby(["experiment", "test_dataset", "fold"]):
         volumes = part.groupby("method", sort=False)["subject"].agg(set)
         for method, tested in volumes.items():
@@ -135,6 +130,7 @@ def _check_same_volumes(cells: pd.DataFrame, spec: TableSpec) -> None:
                     f"volumes of {experiment}/fold-{fold}/{test} (for example {min(apart)}). "
                     "Evaluate both again with the same splits."
                 )
+    return cells
 
 
 def _verdict(record: Any) -> str:
@@ -143,10 +139,38 @@ def _verdict(record: Any) -> str:
         return "no published value"
     # Without the tolerance, 59.82 against 59.45±0.37 would be outside by float dust.
     distance, std = abs(record.difference) - 1e-9, record.published_std
-    verdict = _NO_STD if np.isnan(std) else _VERDICTS[(distance > std) + (distance > 2 * std)]
+    verdict = _VERDICTS[(distance > std) + (distance > 2 * std)]
     few = [counted(record.n_folds, "fold")] * (record.n_folds < FEW_FOLDS)
     few += [counted(record.n_volumes, "volume")] * (record.n_volumes < FEW_VOLUMES)
+    verdict = "no published std" if np.isnan(std) else verdict
     return f"{verdict} (only {', '.join(few)})" if few else verdict
+
+
+# Methods that reconstruct too poorly -----------------------------------------------------
+
+
+def collect_readiness(paths: Iterable[PathLike]) -> pd.Series:
+    """Mean over folds of the DSSIM in healthy tissue of test volumes, by row and test set.
+
+    The files are those of rule ``score_volumes``; NaN for methods that reconstruct nothing.
+    """
+    found = []
+    for content in map(read_json, paths):
+        place = content["method"], content["experiment"], content["test_dataset"]
+        found.append([*place, content["roles"].get("test", {}).get("dssim")])
+    frame = pd.DataFrame(found, columns=[*CELL[:3], DSSIM]).astype({DSSIM: float})
+    return frame.groupby(CELL[:3])[DSSIM].mean()
+
+
+def unready(summary: pd.DataFrame, label: Callable[[str], str]) -> list[str]:
+    """One sentence that names the rows of a summary above the limit on some test set, if any."""
+    shown = summary[summary[DSSIM].astype(float).round(2) > LIMIT]
+    highest = shown.groupby("row", sort=False)[DSSIM].max()
+    rows = [f"{label(row)} ({value:.2f})" for row, value in highest.items()]
+    return rows and [
+        f"Not trained far enough to rank by an SSIM-based score (healthy DSSIM above {LIMIT}, "
+        f"docs/positive-control.md): {', '.join(rows)}."
+    ]
 
 
 # Showing ---------------------------------------------------------------------------------
@@ -154,7 +178,7 @@ def _verdict(record: Any) -> str:
 
 def write_table(
     summary: pd.DataFrame,
-    table: Mapping[str, Any],
+    spec: TableSpec,
     out_paths: Iterable[PathLike],
     *,
     seed: Any,
@@ -169,21 +193,16 @@ def write_table(
     Raises:
         DataError: the summary lacks a cell of the table.
     """
-    spec = TableSpec.of(table)
-    document = _document("table", summary, spec, notes=notes, seed=seed, significance=significance)
+    document = table_document(summary, spec, notes=notes, seed=seed, significance=significance)
     write_document(out_paths, document, summary[SUMMARY_COLUMNS])
 
 
-def terminal_table(summary: pd.DataFrame, table: Mapping[str, Any], width: int = 100) -> str:
-    """The table as plain text for a terminal, with the published values beside.
-
-    ``*`` marks the best value of a column, ``+`` the second best.
-    """
-    return terminal(_document("terminal", summary, TableSpec.of(table)), width)
+def terminal_table(summary: pd.DataFrame, spec: TableSpec, width: int = 100) -> str:
+    """The table as plain text for a terminal, with the published values beside."""
+    return terminal(table_document(summary, spec), width)
 
 
-def _document(
-    words: str,
+def table_document(
     summary: pd.DataFrame,
     spec: TableSpec,
     *,
@@ -202,23 +221,24 @@ def _document(
         for number, method in enumerate(spec.methods)
     ]
     heads = [(name, metric) for name in spec.places.values() for metric in METRICS.values()]
-    most = summary.groupby(CELL[:3])["n_volumes"].transform("max")
+    sources = summary.loc[summary["published_source"] != "none", "published_source"]
+    judged = (
+        summary.loc[summary["difference"].notna(), "verdict"].str.split(" (", regex=False).str[0]
+    )
     return Document.of(
-        words,
+        "table",
         phantom=bool((summary["verdict"] == PHANTOM_VERDICT).any()),
         notes=notes,
         table={"name": spec.name, "corner": "Method", "heads": heads, "rows": rows},
         spec=spec,
         seed=seed,
-        sizes=sizes(summary.assign(n_volumes=most), spec),
+        sizes=sizes(summary, spec),
         spread=spread(summary),
-        sources=_sources(summary),
-        published_std=summary["published_std"].notna().any(),
-        several_sources=_several_sources(summary, spec),
+        sources=list(sources.unique()),
+        distances=[f"{n} {verdict}" for verdict, n in judged.value_counts().items()],
         uneven=list(_uneven(summary, spec)),
-        distances=_distances(summary),
         unready=unready(summary, spec.label),
-        **test_facts(summary, spec, significance),
+        **test_facts(summary, spec, tests_of_table(significance, spec)),
     )
 
 
@@ -232,7 +252,7 @@ def _cells(summary: pd.DataFrame, spec: TableSpec) -> list[Cell]:
         Cell(
             mean_std(record.mean, record.std),
             int(rank),
-            mean_std(record.published_mean, record.published_std) or NOT_PUBLISHED,
+            mean_std(record.published_mean, record.published_std) or NOTHING,
             "" if np.isnan(record.difference) else f"{signed(record.difference)}, {record.verdict}",
             MARK if record.significant == "yes" else "",
         )
@@ -256,52 +276,14 @@ def spread(summary: pd.DataFrame) -> str:
     return "Mean over the test volumes of one fold, hence no standard deviation."
 
 
-def _sources(summary: pd.DataFrame) -> str:
-    """``arXiv 2408.08228v1, Tables I and II``: where the published values are from."""
-    tables: dict[str, list[str]] = {}
-    for source in summary.loc[summary["published_source"] != "none", "published_source"].unique():
-        paper, _, table = source.partition(", Table ")
-        tables.setdefault(paper, []).extend([table] if table else [])
-    texts = [
-        f"{paper}, Table{'s' * (len(names) > 1)} {' and '.join(sorted(names))}" if names else paper
-        for paper, names in tables.items()
-    ]
-    return "; ".join(texts)
-
-
-def _several_sources(summary: pd.DataFrame, spec: TableSpec) -> list[str]:
-    """Which published values are of which table, where there are several."""
-    given = summary[summary["published_source"] != "none"]
-    if given["published_source"].nunique() < 2:
-        return []
-    return [
-        f"Published values of {', '.join(map(spec.label, part['row'].unique()))} on "
-        f"{spec.places[tuple(place)]}: {source}."
-        for (source, *place), part in given.groupby(["published_source", *CELL[1:3]], sort=False)
-    ]
-
-
 def _uneven(summary: pd.DataFrame, spec: TableSpec) -> Iterable[str]:
-    """Cells that stand on fewer folds or volumes than others of their column."""
-    for place, part in summary.groupby(CELL[1:3], sort=False):
-        for count, noun in (("n_folds", "fold"), ("n_volumes", "volume")):
-            most = part[count].max()
-            for (method, number), cells in part[part[count] < most].groupby(["row", count]):
-                yield (
-                    f"{spec.label(method)} on {spec.places[place]}: "
-                    f"{' and '.join(map(short, cells['metric']))} from "
-                    f"{counted(number, noun)} only (others {most})."
-                )
-
-
-def _distances(summary: pd.DataFrame) -> str:
-    """How many values are how far from the published ones."""
-    verdicts = summary["verdict"].str.replace(r" \(only .*", "", regex=True)
-    counts = verdicts.value_counts().reindex([*_VERDICTS, _NO_STD], fill_value=0)
-    judged, without, parts = int(counts[[*_VERDICTS]].sum()), counts[_NO_STD], []
-    if judged:
-        texts = ", ".join(f"{counts[text]} {text}" for text in _VERDICTS)
-        parts.append(f"of {counted(judged, 'value')} with a published std: {texts}")
-    if without:
-        parts.append(f"{counted(without, 'value')} without a published std, not judged")
-    return "; ".join(parts)
+    """Rows that stand on fewer folds or volumes than others of their column."""
+    counts = summary.groupby([*CELL[1:3], "row"], sort=False)[["n_folds", "n_volumes"]].min()
+    for (*place, method), own in counts.iterrows():
+        most = counts.loc[tuple(place)].max()
+        if (own < most).any():
+            yield (
+                f"{spec.label(method)} on {spec.places[tuple(place)]}: only "
+                f"{counted(own['n_folds'], 'fold')} and {counted(own['n_volumes'], 'volume')} "
+                f"(others {most['n_folds']} and {most['n_volumes']})."
+            )
