@@ -72,7 +72,7 @@ rule extras:
     input:
         checks(),
         part_files("extras"),
-        list(analyses_of_run().values()),
+        analyses_of_run(),
         rules.cost.input,
         rules.healthy.input,
 

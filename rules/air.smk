@@ -32,8 +32,8 @@ rule make_air_table:
     output:
         csv="<results>/tables/air.csv",
         md="<results>/tables/air.md",
-        html=shown("<results>/tables/air.html", "air", "AIR", content="AIR by experiment and fold"),
-        picture=shown("<results>/figures/air.png", "air", "AIR", content="AIR before and after"),
+        html=shown("<results>/tables/air.html", "air", content="AIR by experiment and fold"),
+        picture=shown("<results>/figures/air.png", "air", content="AIR before and after"),
     log:
         "<logs>/make_air_table/job.log",
     localrule: True

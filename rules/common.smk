@@ -58,9 +58,24 @@ def settings(rule):
     return {name: partial(value, cfg) for name, value in rule_params.PARAMS[rule].items()}
 
 
-def shown(path, caption, category, **labels):
-    """An output that the report shows, under a category, with the caption of report/<caption>.rst."""
-    return report(path, caption=f"../report/{caption}.rst", category=category, labels=labels)
+#: Category of the report -> captions (report/<caption>.rst) of what it shows.
+CATEGORIES = {
+    "Tables": ["table"],
+    "Figures": ["maps", "curves"],
+    "AIR": ["air"],
+    "Metrics": ["metrics", "ranks", "healthy"],
+    "Studies": ["study"],
+    "Cost": ["cost"],
+    "Notebooks": ["notebook"],
+    "Run": ["stages", "data", "config", "runtime"],
+}
+CATEGORY = {caption: name for name, captions in CATEGORIES.items() for caption in captions}
+
+
+def shown(path, caption, **labels):
+    """An output that the report shows, with the caption of report/<caption>.rst."""
+    caption_file = f"../report/{caption}.rst"
+    return report(path, caption=caption_file, category=CATEGORY[caption], labels=labels)
 
 
 def plain(part):

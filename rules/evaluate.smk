@@ -148,7 +148,7 @@ rule make_healthy_table:
     output:
         csv="<results>/tables/healthy.csv",
         md="<results>/tables/healthy.md",
-        html=shown("<results>/tables/healthy.html", "healthy", "Metrics", content="healthy scans"),
+        html=shown("<results>/tables/healthy.html", "healthy", content="healthy scans"),
     log:
         "<logs>/make_healthy_table/job.log",
     localrule: True

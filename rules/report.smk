@@ -33,7 +33,7 @@ rule make_table:
         csv="<results>/tables/{table}.csv",
         md="<results>/tables/{table}.md",
         tex="<results>/tables/{table}.tex",
-        html=shown("<results>/tables/{table}.html", "table", "Tables", table="{table}"),
+        html=shown("<results>/tables/{table}.html", "table", table="{table}"),
     log:
         "<logs>/make_table/{table}.log",
     localrule: True
@@ -55,7 +55,7 @@ rule make_maps_figure:
     input:
         unpack(figure_files),
     output:
-        shown("<results>/figures/{figure}.png", "maps", "Figures", figure="{figure}"),
+        shown("<results>/figures/{figure}.png", "maps", figure="{figure}"),
     log:
         "<logs>/make_maps_figure/{figure}.log",
     wildcard_constraints:
@@ -75,7 +75,7 @@ rule make_curves_figure:
     input:
         unpack(figure_files),
     output:
-        shown("<results>/figures/{figure}.png", "curves", "Figures", figure="{figure}"),
+        shown("<results>/figures/{figure}.png", "curves", figure="{figure}"),
     log:
         "<logs>/make_curves_figure/{figure}.log",
     wildcard_constraints:
@@ -102,9 +102,7 @@ rule run_notebook:
         notebook=f"{REPOSITORY}/notebooks/{{notebook}}.ipynb",
     output:
         ipynb="<results>/notebooks/{notebook}.ipynb",
-        html=shown(
-            "<results>/notebooks/{notebook}.html", "notebook", "Notebooks", notebook="{notebook}"
-        ),
+        html=shown("<results>/notebooks/{notebook}.html", "notebook", notebook="{notebook}"),
     log:
         "<logs>/run_notebook/{notebook}.log",
     wildcard_constraints:
@@ -152,14 +150,10 @@ rule describe_run:
         verdicts=expand(tree.validation("tsv"), dataset=cfg.datasets_of_run()),
         config=rules.save_config.output[0],
     output:
-        workflow=shown(
-            "<results>/figures/workflow.svg", "stages", "Run", content="1 workflow by stage"
-        ),
-        data=shown("<results>/report/data.html", "data", "Run", content="2 data sets and volumes"),
-        config=shown("<results>/report/config.html", "config", "Run", content="3 configuration"),
-        runtime=shown(
-            "<results>/cost/runtime.html", "runtime", "Run", content="4 time and memory by rule"
-        ),
+        workflow=shown("<results>/figures/workflow.svg", "stages", content="1 workflow by stage"),
+        data=shown("<results>/report/data.html", "data", content="2 data sets and volumes"),
+        config=shown("<results>/report/config.html", "config", content="3 configuration"),
+        runtime=shown("<results>/cost/runtime.html", "runtime", content="4 time and memory by rule"),
     log:
         "<logs>/describe_run/job.log",
     conda:

@@ -109,17 +109,13 @@ def qualitative_notebook():
 
 def results_notebook():
     """``results``: tables and tests."""
-    tables = {name: cfg.tables[name] for name in cfg.tables_of_run()}
+    tables = cfg.tables_of_run()
     inputs = {
         "tables": expand(tree.table("csv"), table=tables),
         "significance": expand(rules.compare_methods.output, table=tables),
-        **analyses_of_run(".csv"),
     }
-    methods = sorted({row for table in tables.values() for row in table.rows})
-    return inputs, {
-        "titles": {name: table.title for name, table in tables.items()},
-        "labels": {name: cfg.labels[name] for name in methods},
-    }
+    methods = sorted({row for name in tables for row in cfg.tables[name].rows})
+    return inputs, {"labels": {name: cfg.labels[name] for name in methods}}
 
 
 def audit_notebook():
@@ -176,7 +172,7 @@ def what_is_reported():
         *rules.tables.input,
         *rules.air.input,
         *rules.figures.input,
-        *(path for paths in analyses_of_run().values() for path in paths),
+        *analyses_of_run(),
         *(path for part in cfg.run.parts if part != "paper" for path in part_files(part)),
         *([tree.table("html", "cost")] if "extras" in cfg.run.parts else []),
         *(rules.healthy.input if healthy_is_reported() else []),

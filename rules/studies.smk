@@ -30,9 +30,7 @@ rule make_study:
     output:
         csv="<results>/studies/{study}.csv",
         md="<results>/studies/{study}.md",
-        html=shown(
-            "<results>/studies/{study}.html", "study", "Studies", study="{study}", content="table"
-        ),
+        html=shown("<results>/studies/{study}.html", "study", study="{study}", content="table"),
     log:
         "<logs>/make_study/{study}.log",
     conda:
@@ -55,9 +53,7 @@ rule make_sweep_figure:
         summary=rules.make_study.output.csv,
         trained=study_trained,
     output:
-        picture=shown(
-            "<results>/studies/{study}.png", "study", "Studies", study="{study}", content="figure"
-        ),
+        picture=shown("<results>/studies/{study}.png", "study", study="{study}", content="figure"),
         points="<results>/studies/{study}.trained.tsv",
     log:
         "<logs>/make_sweep_figure/{study}.log",
@@ -83,18 +79,10 @@ rule make_metrics_table:
         md="<results>/tables/metrics_{table}.md",
         tex="<results>/tables/metrics_{table}.tex",
         html=shown(
-            "<results>/tables/metrics_{table}.html",
-            "metrics",
-            "Metrics",
-            table="{table}",
-            content="table",
+            "<results>/tables/metrics_{table}.html", "metrics", table="{table}", content="table"
         ),
         picture=shown(
-            "<results>/figures/lesions_{table}.png",
-            "metrics",
-            "Metrics",
-            table="{table}",
-            content="figure",
+            "<results>/figures/lesions_{table}.png", "metrics", table="{table}", content="figure"
         ),
     log:
         "<logs>/make_metrics_table/{table}.log",
@@ -119,16 +107,11 @@ rule make_ranks:
         csv="<results>/studies/ranks_{table}.csv",
         md="<results>/studies/ranks_{table}.md",
         html=shown(
-            "<results>/studies/ranks_{table}.html",
-            "ranks",
-            "Metrics",
-            table="{table}",
-            content="ranks",
+            "<results>/studies/ranks_{table}.html", "ranks", table="{table}", content="ranks"
         ),
         picture=shown(
             "<results>/studies/ranks_{table}.png",
             "ranks",
-            "Metrics",
             table="{table}",
             content="critical differences",
         ),
@@ -172,7 +155,7 @@ rule make_cost_table:
         csv="<results>/tables/cost.csv",
         md="<results>/tables/cost.md",
         tex="<results>/tables/cost.tex",
-        html=shown("<results>/tables/cost.html", "cost", "Cost", content="cost of the methods"),
+        html=shown("<results>/tables/cost.html", "cost", content="cost of the methods"),
     log:
         "<logs>/make_cost_table/job.log",
     localrule: True

@@ -33,17 +33,10 @@ def analysis_files(kind, table):
     return [*files, tree.figure("png", f"lesions_{table}")]
 
 
-def analyses_of_run(*endings):
-    """Analysis -> its files for all tables of this run (with endings only these)."""
-    return {
-        kind: [
-            path
-            for name in cfg.tables_of_run()
-            for path in analysis_files(kind, name)
-            if path.endswith(endings or "")
-        ]
-        for kind in cfg.run.analyses
-    }
+def analyses_of_run():
+    """Files of all analyses of the tables of this run."""
+    tables = cfg.tables_of_run()
+    return [path for kind in cfg.run.analyses for t in tables for path in analysis_files(kind, t)]
 
 
 def part_files(part):

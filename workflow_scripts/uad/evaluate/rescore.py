@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from uad.evaluate.volumes import predict
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Volumes = Callable[[str], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,28 +59,15 @@ class Variant:
         order = self.postprocessing_order if self.erosion and median else "erosion_first"
         return {"erosion": self.erosion, "median": median, "order": order}
 
-    @property
-    def map(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
-        """All that the post-processed anomaly map depends on."""
-        return self.score, self.quality, self.postprocessing
-
     def same_as(self, other: Variant) -> bool:
         """Whether nothing that score, post-processing and search use differs."""
-        parts = ("map", "component_max_size", "threshold_search")
-        return all(getattr(self, part) == getattr(other, part) for part in parts)
-
-
-class _Map(NamedTuple):
-    """The post-processed anomaly map of a volume, its lesion, and means of the raw map."""
-
-    scores: np.ndarray
-    lesion: np.ndarray
-    means: dict[str, float]
+        used = "score quality postprocessing component_max_size threshold_search".split()
+        return all(getattr(self, part) == getattr(other, part) for part in used)
 
 
 def rescore(
     reconstructions: Mapping[str, np.ndarray],
-    volumes: Callable[[str], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    volumes: Volumes,
     variants: Sequence[Variant],
 ) -> pd.DataFrame:
     """Evaluate every variant on the same reconstructions, its threshold from validation alone.
@@ -101,75 +90,50 @@ def rescore(
     """
     import pandas as pd
 
+    rows = [
+        {"variant": variant.name, **row, "same_as_baseline": variant.same_as(variants[0])}
+        for variant in variants
+        for row in _rows(reconstructions, volumes, variant)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _rows(
+    reconstructions: Mapping[str, np.ndarray], volumes: Volumes, variant: Variant
+) -> Iterator[dict[str, Any]]:
+    """The metrics of one variant, volume by volume."""
     validation, test = (
         sorted(key for key in reconstructions if key.startswith(f"{role}/"))
         for role in ("val_unhealthy", "test")
     )
 
-    def map_of(variant: Variant, key: str) -> _Map:
+    def scored(key: str) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+        """The post-processed map of a volume, its lesion, and means of the raw map."""
         subject = key.split("/")[1]
+        scan, brain, lesion = volumes(subject)
         try:
-            return _map(variant, reconstructions[key], *volumes(subject))
+            raw = score_volume(variant.score, scan, reconstructions[key], **variant.quality)
+            scores = postprocess(raw, brain, **variant.postprocessing)
         except DataError as error:
             raise DataError(f"{subject}: {error}") from error
-
-    rows: dict[str, list[dict[str, Any]]] = {variant.name: [] for variant in variants}
-    for alike in _grouped(variants):
-        maps = {key: map_of(alike[0], key) for key in validation}
-        thresholds = {
-            method: search_threshold(
-                [part.scores for part in maps.values()],
-                [part.lesion for part in maps.values()],
-                method=method,
-            ).threshold
-            for method in {variant.threshold_search for variant in alike}
+        regions = {"mean_normal": brain & ~lesion, "mean_anomalous": brain & lesion}
+        means = {
+            name: float(raw[region].mean(dtype=np.float64)) if region.any() else np.nan
+            for name, region in regions.items()
         }
-        for key in [*validation, *test]:
-            found = maps.pop(key) if key in maps else map_of(alike[0], key)
-            for row in _rows(alike, key, found, thresholds):
-                rows[row["variant"]].append(row)
-    frame = pd.DataFrame([row for part in rows.values() for row in part])
-    same = {variant.name: variant.same_as(variants[0]) for variant in variants}
-    return frame.assign(same_as_baseline=frame["variant"].map(same))
+        return scores, lesion, means
 
-
-def _map(
-    variant: Variant,
-    reconstruction: np.ndarray,
-    scan: np.ndarray,
-    mask: np.ndarray,
-    lesion: np.ndarray,
-) -> _Map:
-    raw = score_volume(variant.score, scan, reconstruction, **variant.quality)
-    means = {}
-    for name, region in (("mean_normal", mask & ~lesion), ("mean_anomalous", mask & lesion)):
-        means[name] = float(raw[region].mean(dtype=np.float64)) if region.any() else np.nan
-    return _Map(postprocess(raw, mask, **variant.postprocessing), lesion, means)
-
-
-def _rows(
-    variants: list[Variant], key: str, found: _Map, thresholds: dict[str, float]
-) -> Iterator[dict[str, Any]]:
-    """Metrics of one map for variants that differ in threshold and component filter only."""
-    role, subject = key.split("/")
-    auprc = average_precision(found.scores, found.lesion)
-    for variant in variants:
-        threshold = thresholds[variant.threshold_search]
-        prediction = predict(found.scores, threshold, variant.component_max_size)
+    maps = {key: scored(key) for key in validation}
+    known, lesions = ([part[i] for part in maps.values()] for i in (0, 1))
+    threshold = search_threshold(known, lesions, method=variant.threshold_search).threshold
+    for key in [*validation, *test]:
+        scores, lesion, means = maps.pop(key) if key in maps else scored(key)
+        role, subject = key.split("/")
         yield {
-            "variant": variant.name,
             "role": role,
             "subject": subject,
-            "dice": dice(prediction, found.lesion),
-            "auprc": auprc,
+            "dice": dice(predict(scores, threshold, variant.component_max_size), lesion),
+            "auprc": average_precision(scores, lesion),
             "threshold": threshold,
-            **found.means,
+            **means,
         }
-
-
-def _grouped(variants: Sequence[Variant]) -> list[list[Variant]]:
-    """Variants that share their maps together."""
-    groups: dict[str, list[Variant]] = {}
-    for variant in variants:
-        groups.setdefault(repr(variant.map), []).append(variant)
-    return list(groups.values())
