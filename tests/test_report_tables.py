@@ -245,27 +245,17 @@ def test_tests_of_other_methods_and_columns_change_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda m, p: m[~(p & (m["test_dataset"] == "mslub"))], "cross_T2/pddpm/mslub"),
         (
             lambda m, p: m.assign(auprc=m["auprc"].mask(p & (m["fold"] == 3))),
             "auprc of cross_T2/pddpm/fold-3/brats21",
         ),
         (lambda m, p: m[~(p & (m["subject"] == "case-007"))], "case-007"),
-        (lambda m, p: m.assign(dice=m["dice"].mask(p, 49.41)), "expected a number from 0 to 1"),
-        (lambda m, p: m.assign(dice=m["dice"].mask(p, -0.1)), "expected a number from 0 to 1"),
-        (lambda m, p: pd.concat([m, m.iloc[:1]]), "listed twice"),
     ],
 )
 def test_metrics_that_would_give_wrong_tables_are_refused(change, match):
     metrics = make_metrics()
     with pytest.raises(DataError, match=match):
         summary_of(change(metrics, metrics["method"] == "pddpm"))
-
-
-def test_nothing_is_written_of_an_incomplete_summary(tmp_path):
-    with pytest.raises(DataError, match="thresh/cross_T2/brats21/dice"):
-        texts_of(tmp_path, summary_of().iloc[1:])
-    assert not list(tmp_path.iterdir())
 
 
 # --- reading
@@ -283,8 +273,6 @@ def test_metrics_are_read_sorted_and_subjects_stay_text(tmp_path):
     expected = metrics.sort_values(list(metrics)[:5]).reset_index(drop=True)
     pd.testing.assert_frame_equal(found, expected, check_dtype=False)
     assert found["subject"].iloc[0] == "000"
-    with pytest.raises(DataError, match="No files"):
-        collect_metrics([])
 
 
 # --- formats
@@ -462,8 +450,6 @@ def test_air_has_a_row_per_fold_and_a_mean_row_that_counts_choices():
     assert mean["mean_normal"] == pytest.approx((0.48 + 0.59) / 2)
     assert mean["air_after"] == pytest.approx((1.5 + 4.4) / 2)
     assert (mean["invert"], mean["maximising_invert"]) == ("1 of 2", "yes")
-    with pytest.raises(DataError, match="twice"):
-        air_table([other, other])
 
 
 def test_the_air_table_lists_violated_priors_below_and_marks_differing_rules(tmp_path):

@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from uad.report.metric_files import check_unique
 from uad.report.render import Cell, Document, PathLike, Row, write_document
 
 #: Columns of the CSV.
@@ -47,16 +46,12 @@ def air_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
     ``choices_differ`` tells where the paper's rule and the choice with the larger ratio are not
     the same. In a mean row a choice is ``2 of 5`` where folds disagree.
-
-    Raises:
-        DataError: a fold is there twice.
     """
     frame = pd.DataFrame(list(records))
     frame = frame.assign(
         choices_differ=frame["paper_rule_invert"] != frame["maximising_invert"],
         violated_priors=frame["violated_priors"].map(lambda found: " | ".join(found) or "none"),
     )[AIR_COLUMNS]
-    check_unique(frame, _KEY, "AIR statistics")
     frame = frame.sort_values(_KEY, ignore_index=True)
     parts = []
     for _, part in frame.groupby(_KEY[:2], sort=False):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from uad.core.errors import DataError
 from uad.core.files import read_tsv
 from uad.report.render import PathLike
 
@@ -27,42 +26,10 @@ def collect_metrics(paths: Iterable[PathLike]) -> pd.DataFrame:
     """Read per-volume metrics of many cells into one frame, sorted by their keys.
 
     The files have at least :data:`KEYS`, dice and auprc (in [0, 1], ``n/a`` where not defined).
-
-    Raises:
-        DataError: as :func:`check_metrics`, or no file is given.
     """
     frames = [read_tsv(path) for path in sorted({Path(path) for path in paths})]
-    if not frames:
-        raise DataError("No files of metrics were given.")
     metrics = pd.concat(frames, ignore_index=True)
-    check_metrics(metrics, "metrics")
     return metrics.sort_values(KEYS, kind="stable", ignore_index=True)
-
-
-def check_metrics(metrics: pd.DataFrame, where: str, keys: list[str] = KEYS) -> None:
-    """Refuse a frame of metrics that would give wrong tables: a :class:`DataError`."""
-    if missing := [column for column in (*keys, *METRICS) if column not in metrics.columns]:
-        raise DataError(f"{where}: the columns {', '.join(missing)} are missing.")
-    if metrics.empty:
-        raise DataError(f"{where}: has no rows. No test volume was evaluated.")
-    for metric in METRICS:
-        values = pd.to_numeric(metrics[metric], errors="coerce")
-        bad = (values.isna() & metrics[metric].notna()) | (values < 0) | (values > 1)
-        if bad.any():
-            record = metrics[bad].iloc[0]
-            raise DataError(
-                f"{where}: {metric} of {record['subject']} is {record[metric]}, expected a number "
-                "from 0 to 1."
-            )
-    check_unique(metrics, keys, where)
-
-
-def check_unique(frame: pd.DataFrame, key: list[str], where: str) -> None:
-    """Refuse a frame that has two rows of the same key."""
-    twice = frame.duplicated(key)
-    if twice.any():
-        which = "/".join(map(str, frame.loc[twice, key].iloc[0]))
-        raise DataError(f"{where}: {which} is listed twice.")
 
 
 def fold_means(metrics: pd.DataFrame) -> pd.Series:
@@ -74,9 +41,7 @@ def fold_means(metrics: pd.DataFrame) -> pd.Series:
 
 def read_published(path: PathLike) -> pd.DataFrame:
     """Read the published values (``resources/published/tables.csv``), in percent."""
-    frame = pd.read_csv(path)
-    check_unique(frame, ["table", *CELL], str(path))
-    return frame
+    return pd.read_csv(path)
 
 
 def published_for(published: pd.DataFrame, table: str) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from uad.core.columns import SIGNIFICANCE
-from uad.report.metric_files import CELL, check_unique, short
+from uad.report.metric_files import CELL, short
 from uad.report.render import signed
 from uad.report.table_spec import TableSpec
 
@@ -33,7 +33,6 @@ def tests_of_table(significance: pd.DataFrame | None, spec: TableSpec) -> pd.Dat
     """
     if significance is None or significance.empty:
         return pd.DataFrame(columns=SIGNIFICANCE)
-    check_unique(significance, [*CELL, "against", "unit"], f"significance of {spec.name}")
     tests = significance[significance["unit"] == "volumes"]
     sides = (tests[CELL], tests[["against", *CELL[1:]]])
     row, against = (spec.cells.get_indexer(pd.MultiIndex.from_frame(side)) for side in sides)

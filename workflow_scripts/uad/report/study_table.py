@@ -14,7 +14,7 @@ import pandas as pd
 
 from uad.core.errors import DataError
 from uad.evaluate import bootstrap_interval
-from uad.report.metric_files import CELL, METRICS, check_metrics, fold_means, short
+from uad.report.metric_files import CELL, METRICS, fold_means, short
 from uad.report.render import (
     NOTHING,
     Cell,
@@ -59,11 +59,9 @@ def summarise_study(volumes: pd.DataFrame, spec: StudySpec, *, seed: int = 0) ->
         A variant that is ``same_as_baseline`` for a method was not measured: no interval.
 
     Raises:
-        DataError: a column or the validation volumes are missing, a value is outside [0, 1], or a
-            metric is not defined for any volume of a fold.
+        DataError: there are no validation volumes to choose a variant by, or a metric is not
+            defined for any volume of a fold.
     """
-    where = f"study {spec.name}"
-    check_metrics(volumes, where, [*_PLACE, "fold", "variant", "role", "subject"])
     volumes = volumes.astype({"variant": str, "subject": str})
     cells = dict(iter(volumes[volumes["variant"].isin(spec.variants)].groupby(_PLACE)))
     places = [(e, method, test) for method in spec.methods for e, test in spec.places]
@@ -78,8 +76,6 @@ def _summarise_cell(
     where = f"study {spec.name}: {'/'.join(place)}"
     is_test = cell["role"] == TEST
     test, known = _wide(cell[is_test], spec), _wide(cell[~is_test], spec)
-    if test.empty:
-        raise DataError(f"{where} has no test volumes.")
     known = known.groupby("fold").mean()
     choice = pd.Series(dtype=str)
     if spec.select_on:

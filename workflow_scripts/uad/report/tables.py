@@ -18,7 +18,6 @@ from uad.evaluate.readiness import LIMIT
 from uad.report.metric_files import (
     CELL,
     METRICS,
-    check_metrics,
     fold_means,
     published_for,
 )
@@ -77,10 +76,9 @@ def summarise(
         different volumes with a value.
 
     Raises:
-        DataError: a cell has no metrics, a fold has no value, or two methods of one
-            column were tested on different volumes.
+        DataError: a fold has no value, or two methods of one column were tested on different
+            volumes.
     """
-    check_metrics(metrics, f"metrics of {spec.name}")
     cells = _cells_of(metrics, spec)
     folds = fold_means(cells)
     if folds.isna().any():
@@ -111,16 +109,9 @@ def summarise(
 
 
 def _cells_of(metrics: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
-    """The metrics that a table shows: each cell has some, those of a column the same volumes."""
-    found = metrics.groupby(["method", "experiment", "test_dataset"]).groups
-    wanted = [(method, *place) for method in spec.methods for place in spec.places]
-    absent = ["/".join((e, m, t)) for m, e, t in wanted if (m, e, t) not in found]
-    if absent:
-        raise DataError(
-            f"{spec.name}: no metrics for {', '.join(absent)} (experiment/method/test set). "
-            "Run their evaluation, or take the row out of the table in the config."
-        )
-    cells = pd.concat([metrics.loc[found[cell]] for cell in wanted])
+    """The metrics that a table shows, of the same volumes for all methods of a column."""
+    places = pd.MultiIndex.from_frame(metrics[["experiment", "test_dataset"]])
+    cells = metrics[metrics["method"].isin(spec.methods) & places.isin(list(spec.places))]
     for (experiment, test, fold), part in cells.groupby(["experiment", "test_dataset", "fold"]):
         volumes = part.groupby("method", sort=False)["subject"].agg(set)
         for method, tested in volumes.items():
@@ -189,9 +180,6 @@ def write_table(
 
     Any of ``.csv`` (long form, four decimals), ``.md``, ``.tex`` and ``.html``. The caption has the
     seed; below the table are what the tests of its marks show, and ``notes``.
-
-    Raises:
-        DataError: the summary lacks a cell of the table.
     """
     document = table_document(summary, spec, notes=notes, seed=seed, significance=significance)
     write_document(out_paths, document, summary[SUMMARY_COLUMNS])
@@ -212,9 +200,6 @@ def table_document(
 ) -> Document:
     """Lay out a table as the paper does: a row per method, two columns per test set."""
     summary = summary.set_index(CELL).reindex(spec.cells).reset_index()
-    if (lost := summary["mean"].isna()).any():
-        cell = "/".join(summary.loc[lost, CELL].iloc[0])
-        raise DataError(f"{spec.name}: the summary has no value for {cell}.")
     cells, width = _cells(summary, spec), len(spec.places) * len(METRICS)
     rows = [
         Row(spec.label(method), cells[number * width : (number + 1) * width])
