@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from uad.core.errors import DataError
-from uad.report.notebooks import as_table, execute, page, title_of
+from uad.report.notebooks import as_table, execute, page
 
 NOTEBOOKS = ["air_statistics", "audit", "qualitative", "results"]
 
@@ -40,10 +40,6 @@ def saved(tmp_path):
 # --- as they are committed
 
 
-def test_these_are_the_notebooks(root):
-    assert sorted(path.stem for path in root.glob("notebooks/*")) == NOTEBOOKS
-
-
 @pytest.fixture(params=NOTEBOOKS)
 def committed(root, request):
     return nbformat.read(root / "notebooks" / f"{request.param}.ipynb", as_version=4)
@@ -58,7 +54,7 @@ def trees_of(notebook, tag=None):
 
 def test_a_committed_notebook_is_valid_titled_and_was_never_executed(committed):
     nbformat.validate(committed)
-    assert title_of(committed, "none") != "none"
+    assert committed.cells[0].source.startswith("# ")
     assert set(committed.metadata) <= {"kernelspec", "language_info"}
     assert "version" not in committed.metadata.language_info
     for cell in committed.cells:
@@ -100,7 +96,7 @@ def executed(*outputs):
 
 def test_a_page_has_results_in_full_and_code_folded_and_loads_nothing():
     data = {"text/html": "<table class='dataframe'><tr><td>7</td></tr></table>"}
-    text = page(executed(nbformat.v4.new_output("execute_result", data)), "name")
+    text = page(executed(nbformat.v4.new_output("execute_result", data)))
     assert text.startswith("<!DOCTYPE html>") and "<title>A &amp; B</title>" in text
     assert "<td>7</td>" in text and text.count('<details class="code">') == 2
     assert not re.search(r"(src|href)=[\"']?(https?:)?//|<script|@import", text)
@@ -119,7 +115,7 @@ def test_a_page_has_results_in_full_and_code_folded_and_loads_nothing():
     ],
 )
 def test_every_kind_of_output_is_shown(output, shown):
-    assert shown in page(executed(output), "name")
+    assert shown in page(executed(output))
 
 
 def test_a_table_shows_texts_as_they_are_and_has_a_style_of_its_own():
@@ -145,28 +141,20 @@ def test_two_executions_give_the_same_bytes_in_the_folder_that_was_named(saved, 
     folder.mkdir()
     (folder / "number.txt").write_text("41")
     path = saved(
-        "import os\nimport pandas as pd\nprint(x + int(open('number.txt').read()))",
+        "import os, uad.air\nimport pandas as pd\nprint(x + int(open('number.txt').read()))",
         "pd.DataFrame({'a': [x]}).style.set_uuid('t')",
         "import matplotlib.pyplot as plt\nplt.plot([0, x])\nplt.show()",
     )
-    first, second = (execute(path, {"x": 1}, folder) for _ in range(2))
+    library = {"errors.py"}  # gets the library files that the kernel loaded
+    first, second = (execute(path, {"x": 1}, folder, library) for _ in range(2))
+    assert {"__init__.py", "errors.py", "air.py", "core/errors.py"} <= library
+    assert not {name for name in library if name.startswith(("train", "/"))}
     assert nbformat.writes(first) == nbformat.writes(second)
-    assert page(first, "try") == page(second, "try")
+    assert page(first) == page(second)
     text = nbformat.writes(first)
     assert "42" in text and "image/png" in text
     assert str(tmp_path) not in text and "papermill" not in text and " at 0x" not in text
     nbformat.validate(first)
-
-
-@pytest.mark.slow
-def test_it_tells_which_library_files_the_kernel_loaded_and_keeps_no_trace_of_asking(
-    saved, tmp_path
-):
-    library = {"errors.py"}
-    executed = execute(saved("import uad.air"), {}, tmp_path, library)
-    assert {"__init__.py", "errors.py", "air.py", "core/errors.py"} <= library
-    assert not {name for name in library if name.startswith(("train", "/"))}
-    assert executed.cells[-1].source == "import uad.air"
 
 
 @pytest.mark.slow
@@ -198,12 +186,12 @@ def test_on_real_scans_the_results_are_compared_with_the_published_values(finish
     (tmp_path / "table3.tsv").write_bytes((results / "significance/table3.tsv").read_bytes())
     given = {"tables": ["table3.csv"], "significance": ["table3.tsv"], "phantom": False}
     with_values = execute(root / "notebooks/results.ipynb", given, tmp_path)
-    text = page(with_values, "results")
+    text = page(with_values)
     assert "phantom" not in re.sub(r"<details.*?</details>", "", text, flags=re.S).lower()
     assert "outside: 4 values" in text
     assert text.count('alt="figure"') == 2  # tested differences, distances from the paper
     published = execute(root / "notebooks/results.ipynb", {**given, "phantom": True}, tmp_path)
-    assert "cannot rank methods" in page(published, "results")
+    assert "cannot rank methods" in page(published)
 
 
 # --- of a finished run
@@ -229,4 +217,4 @@ def test_the_audit_notebook_goes_down_to_the_raw_files_and_counts_the_flagged_sc
     for part in ("tables/table3.csv", "train_model", "_flair.nii.gz", "PHANTOM DATA"):
         assert part in text
     assert "Every record has the hash that it was written with." in text
-    assert "records took" in text and "<td" in text.partition("Quality control")[2]
+    assert "<td" in text.partition("Quality control")[2]

@@ -23,4 +23,4 @@ with job(snakemake) as context:
     parameters = {**inputs, **params.parameters, "phantom": params.phantom}
     notebook = execute(source, parameters, folder, context.library)
     write_text(output.ipynb, nbformat.writes(notebook) + "\n")
-    write_text(output.html, page(notebook, snakemake.wildcards.notebook))
+    write_text(output.html, page(notebook))

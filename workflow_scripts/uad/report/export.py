@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,8 +32,7 @@ LAYERS = {
 }
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A method on a test set in one fold."""
 
     experiment: str
@@ -54,23 +52,23 @@ def export(
     Raises:
         DataError: maps or reconstructions were deleted after use; a subject is not tested.
     """
-    tree, place = Tree(str(results)), (cell.experiment, cell.method, cell.fold, cell.test)
+    tree = Tree(str(results))
     modality, method = cfg.experiments[cell.experiment].modality, cfg.methods[cell.method]
-    paths = {s: tree.per_test(s, "safetensors", *place) for s in ("reconstructions", "maps")}
+    paths = {s: tree.per_test(s, "safetensors", *cell) for s in ("reconstructions", "maps")}
     if missing := [path for path in paths.values() if not Path(path).exists()]:
         own = Tree(cfg.results)  # as the workflow calls them
-        again = [own.per_test(stage, "safetensors", *place) for stage in paths]
+        again = [own.per_test(stage, "safetensors", *cell) for stage in paths]
         raise DataError(
             f"{missing[0]}: no such file. Reconstructions and maps are deleted after use: make "
             f"them again with `snakemake --configfile {own.root}/config.resolved.yaml --notemp "
             f"{' '.join(again)}`, or set run.keep_reconstructions."
         )
     store = tree.slices(cell.test, modality)
-    threshold = read_json(tree.per_test("thresholds", "json", *place))["threshold"]
+    threshold = read_json(tree.per_test("thresholds", "json", *cell))["threshold"]
     invert = stored_decision(tree.air(cell.experiment, cell.fold), method.air)
     restored, maps = (read_volumes(path) for path in paths.values())
     folder = out / cell.experiment / cell.method / f"fold-{cell.fold}" / cell.test
-    facts = {**asdict(cell), "threshold": threshold, "inverted": invert}
+    facts = {**cell._asdict(), "threshold": threshold, "inverted": invert}
     shown = []
     for subject in _chosen(store, maps, subjects, cell):
         part, scores = read_store(store, [subject]), maps[f"test/{subject}"]

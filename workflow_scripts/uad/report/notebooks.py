@@ -35,14 +35,6 @@ print(json.dumps([getattr(m, "__file__", None) or "" for m in list(sys.modules.v
 _TABLES = itertools.count(1)
 
 
-def title_of(notebook: NotebookNode, name: str) -> str:
-    """The first heading of a notebook; its file's name if it has none."""
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown" and cell.source.startswith("# "):
-            return cell.source.splitlines()[0].removeprefix("# ").strip()
-    return name
-
-
 def as_table(frame: pd.DataFrame, *, index: bool = False, precision: int = 6) -> Styler:
     """A frame as a notebook shows it: every text as it is, a line break in a heading kept."""
 
@@ -130,11 +122,10 @@ def _without_traces(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def page(notebook: NotebookNode, name: str) -> str:
-    """An executed notebook as one self-contained page, its code folded.
+def page(notebook: NotebookNode) -> str:
+    """An executed notebook, which starts with a heading, as one page, its code folded.
 
-    Nothing is loaded from elsewhere, and the page is a tenth of nbconvert's own. The name is that
-    of the file, used if the notebook has no heading.
+    Nothing is loaded from elsewhere, and the page is a tenth of nbconvert's own.
     """
     from nbconvert import HTMLExporter
     from pygments.formatters import HtmlFormatter
@@ -143,5 +134,5 @@ def page(notebook: NotebookNode, name: str) -> str:
     exporter = HTMLExporter(raw_template=template, exclude_anchor_links=True)
     body, _ = exporter.from_notebook_node(notebook)
     colours = HtmlFormatter(style="default", nobackground=True).get_style_defs(".highlight")
-    title = html.unescape(title_of(notebook, name))
+    title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
     return render_page("notebook.html", title=title, body=body, style=colours)
