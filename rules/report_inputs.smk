@@ -113,6 +113,10 @@ def results_notebook():
     inputs = {
         "tables": expand(tree.table("csv"), table=tables),
         "significance": expand(rules.compare_methods.output, table=tables),
+        **{
+            kind: [path for table in tables for path in analysis_files(kind, table, ".csv")]
+            for kind in cfg.run.analyses
+        },
     }
     methods = sorted({row for name in tables for row in cfg.tables[name].rows})
     return inputs, {"labels": {name: cfg.labels[name] for name in methods}}

@@ -24,13 +24,15 @@ def study_files(names):
     ]
 
 
-def analysis_files(kind, table):
-    """What an analysis of a table consists of; ranks need three methods."""
+def analysis_files(kind, table, ending=""):
+    """What an analysis of a table consists of (with an ending only such); ranks need three methods."""
     if kind == "ranks":
         endings = ["csv", "md", "html", "png"] if len(cfg.tables[table].rows) > 2 else []
-        return expand(tree.study("{ending}", f"ranks_{table}"), ending=endings)
-    files = expand(tree.table("{ending}", f"metrics_{table}"), ending=TABLE_ENDINGS)
-    return [*files, tree.figure("png", f"lesions_{table}")]
+        files = expand(tree.study("{ending}", f"ranks_{table}"), ending=endings)
+    else:
+        files = expand(tree.table("{ending}", f"metrics_{table}"), ending=TABLE_ENDINGS)
+        files.append(tree.figure("png", f"lesions_{table}"))
+    return [path for path in files if path.endswith(ending)]
 
 
 def analyses_of_run():

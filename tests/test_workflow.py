@@ -51,6 +51,8 @@ def paper_jobs(ixi, brats21, mslub, room):
         "evaluate_volumes": cells,
         "compare_methods": 4,
         "make_table": 4,
+        "make_metrics_table": 4,  # for the notebook of the results
+        "make_ranks": 3,
         "make_air_table": 1,
         "make_maps_figure": 2,
         "make_curves_figure": 4,

@@ -99,12 +99,8 @@ def median_filter(volume: np.ndarray, size: int) -> np.ndarray:
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     """The smallest box that has all that is set in a bool array; of size zero if nothing is."""
-    box: list[slice] = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        where = np.flatnonzero(mask[tuple(box)].any(axis=others))
-        box.append(slice(int(where[0]), int(where[-1]) + 1) if where.size else slice(0, 0))
-    return tuple(box)
+    boxes = ndimage.find_objects(mask.astype(np.int8))
+    return boxes[0] if boxes else (slice(0, 0),) * mask.ndim
 
 
 def remove_small_components(prediction: np.ndarray, max_size: int = 7) -> np.ndarray:

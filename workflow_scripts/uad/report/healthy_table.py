@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from uad.core.errors import DataError
-from uad.evaluate.healthy import RATES, STATISTICS
 from uad.report.render import (
     Cell,
     Document,
@@ -22,22 +21,19 @@ from uad.report.render import (
 
 HEALTHY_COLUMNS = "experiment test_dataset row measure mean std n_folds n_healthy n_unhealthy"
 _KEY = ["experiment", "test_dataset", "row"]
-_AT = {"thresholds.searched": "Threshold from validation"}
-_AT |= {f"thresholds.rate_{r:g}": f"{100 * r:g} % of healthy voxels above" for r in RATES}
-_TOLD_APART = {name: f"Healthy or not, by {name.replace('_', ' ')}" for name in STATISTICS}
 #: Measure of :func:`uad.evaluate.healthy.judge_healthy` -> (group, heading) of its column.
 HEADS = {
     "false_positive_ml": ("Healthy scans", "false positives [ml]"),
-    **{
-        f"{key}.{part}": (group, head)
-        for key, group in _AT.items()
-        for part, head in {"threshold": "threshold", "mean_dice": "DICE [%]"}.items()
-    },
-    **{
-        f"{score}_{name}": (group, head)
-        for name, group in _TOLD_APART.items()
-        for score, head in {"auroc": "AUROC [%]", "average_precision": "AP [%]"}.items()
-    },
+    "thresholds.searched.threshold": ("Threshold from validation", "threshold"),
+    "thresholds.searched.mean_dice": ("Threshold from validation", "DICE [%]"),
+    "thresholds.rate_0.01.threshold": ("1 % of healthy voxels above", "threshold"),
+    "thresholds.rate_0.01.mean_dice": ("1 % of healthy voxels above", "DICE [%]"),
+    "thresholds.rate_0.05.threshold": ("5 % of healthy voxels above", "threshold"),
+    "thresholds.rate_0.05.mean_dice": ("5 % of healthy voxels above", "DICE [%]"),
+    "auroc_mean_score": ("Healthy or not, by mean score", "AUROC [%]"),
+    "average_precision_mean_score": ("Healthy or not, by mean score", "AP [%]"),
+    "auroc_maximum_score": ("Healthy or not, by maximum score", "AUROC [%]"),
+    "average_precision_maximum_score": ("Healthy or not, by maximum score", "AP [%]"),
 }
 
 

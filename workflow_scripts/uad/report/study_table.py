@@ -26,7 +26,7 @@ from uad.report.render import (
     write_document,
 )
 from uad.report.table_spec import StudySpec
-from uad.report.tables import sizes, spread
+from uad.report.tables import sizes
 
 #: The variant that takes, in each fold, the one that is best on the validation set.
 CHOSEN = "chosen on validation"
@@ -188,9 +188,7 @@ def write_study(
     notes: Iterable[str] = (),
 ) -> None:
     """Write a study, as :func:`uad.report.tables.write_table` does a table."""
-    validated = bool(summary["validation_mean"].notna().any())
-    parts = ["test", "difference [95 % interval]", *["validation"] * validated]
-    idle = summary["same_as_baseline"] & (summary["variant"] != spec.baseline)
+    parts = ["test", "difference [95 % interval]", "validation"]
     document = Document.of(
         "study",
         phantom=phantom,
@@ -199,22 +197,21 @@ def write_study(
             "name": spec.name,
             "corner": "Variant",
             "heads": [(head, part) for head in METRICS.values() for part in parts],
-            "rows": _rows(summary, spec, validated),
+            "rows": _rows(summary, spec),
             "panel": 6,
         },
         spec=spec,
         seed=seed,
         sizes=sizes(summary, spec),
-        spread=spread(summary),
         select_on=spec.select_on and short(spec.select_on),
         chosen=CHOSEN,
-        no_effect=NO_EFFECT if idle.any() else "",
-        few=FEW_VOLUMES if (summary["n_volumes"] < FEW_VOLUMES).any() else 0,
+        no_effect=NO_EFFECT,
+        few=FEW_VOLUMES,
     )
     write_document(out_paths, document, summary[STUDY_COLUMNS])
 
 
-def _rows(summary: pd.DataFrame, spec: StudySpec, validated: bool) -> list[Row]:
+def _rows(summary: pd.DataFrame, spec: StudySpec) -> list[Row]:
     """Variants down, metrics across, a block per method and test set."""
     rows: list[Row] = []
     for (experiment, method, test), block in summary.groupby(_PLACE, sort=False):
@@ -224,9 +221,9 @@ def _rows(summary: pd.DataFrame, spec: StudySpec, validated: bool) -> list[Row]:
             label = f"{CHOSEN}: {records['chosen'].iloc[0]}" if variant == CHOSEN else variant
             cells: list[Cell] = []
             for record in records.itertuples(index=False):
-                known = record.validation_mean
+                known = mean_std(record.validation_mean, np.nan) or NOTHING
                 cells += [Cell(mean_std(record.mean, record.std)), _difference(record, spec)]
-                cells += [Cell(NOTHING if np.isnan(known) else f"{known:.2f}")] * validated
+                cells.append(Cell(known))
             rows.append(Row(label, cells, apart=variant == CHOSEN))
     return rows
 

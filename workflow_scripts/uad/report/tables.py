@@ -218,7 +218,6 @@ def table_document(
         spec=spec,
         seed=seed,
         sizes=sizes(summary, spec),
-        spread=spread(summary),
         sources=list(sources.unique()),
         distances=[f"{n} {verdict}" for verdict, n in judged.value_counts().items()],
         uneven=list(_uneven(summary, spec)),
@@ -254,21 +253,16 @@ def sizes(frame: pd.DataFrame, spec: TableSpec) -> str:
     return f"{'; '.join(texts)}."
 
 
-def spread(summary: pd.DataFrame) -> str:
-    """What the numbers before and behind the ± are."""
-    if (summary["n_folds"] > 1).any():
-        return "Mean ± sample standard deviation over folds of the mean over test volumes."
-    return "Mean over the test volumes of one fold, hence no standard deviation."
-
-
 def _uneven(summary: pd.DataFrame, spec: TableSpec) -> Iterable[str]:
     """Rows that stand on fewer folds or volumes than others of their column."""
-    counts = summary.groupby([*CELL[1:3], "row"], sort=False)[["n_folds", "n_volumes"]].min()
-    for (*place, method), own in counts.iterrows():
-        most = counts.loc[tuple(place)].max()
-        if (own < most).any():
-            yield (
-                f"{spec.label(method)} on {spec.places[tuple(place)]}: only "
-                f"{counted(own['n_folds'], 'fold')} and {counted(own['n_volumes'], 'volume')} "
-                f"(others {most['n_folds']} and {most['n_volumes']})."
-            )
+    keys = [*CELL[1:3], "row"]
+    counts = summary.groupby(keys, sort=False)[["n_folds", "n_volumes"]].min()
+    most = counts.groupby(CELL[1:3]).transform("max").add_prefix("most_")
+    fewer = "n_folds < most_n_folds | n_volumes < most_n_volumes"
+    for record in counts.join(most).query(fewer).itertuples():
+        experiment, test, method = record.Index
+        yield (
+            f"{spec.label(method)} on {spec.places[experiment, test]}: only "
+            f"{counted(record.n_folds, 'fold')} and {counted(record.n_volumes, 'volume')} "
+            f"(others {record.most_n_folds} and {record.most_n_volumes})."
+        )
