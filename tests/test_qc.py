@@ -143,13 +143,6 @@ def test_preprocessed_scans_have_the_measures_of_the_packed_volume_only(scans):
     assert known == {name for name in NAMES if name.startswith("packed_")}
 
 
-def test_a_file_that_is_no_sidecar_is_named(scans):
-    table, store, paths = scans
-    paths[2][1].write_text("{}")
-    with pytest.raises(DataError, match=r"s02_registered.json: is no sidecar.*Delete it"):
-        measure_modality(table, store, paths, voxel_ml=2.0)
-
-
 def test_a_failed_registration_is_flagged_with_its_value_and_the_median(scans):
     table, store, paths = scans
     bad = {**REGISTERED, "registration": {**REGISTERED["registration"], "overlap_dice": 0.4}}

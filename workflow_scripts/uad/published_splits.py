@@ -74,11 +74,28 @@ def reference_split(
     """
     registry, healthy = read_registry(), next(iter(tables))
     tables = {name: subjects(table) for name, table in tables.items()}
-    lists = _Lists(Path(folder), registry, verify, healthy if modality == "T2" else None)
-    parts = [
-        lists.rows(file, dataset, role, tables[dataset])
-        for (role, dataset), file in _files(list(tables), layouts, fold).items()
-    ]
+    files = _files(list(tables), layouts, fold)
+    lists, digests = {}, {}
+    for file in [*([AVAILABLE] if modality == "T2" else []), *files.values()]:
+        lists[file], digests[file] = _read_list(Path(folder, file), registry, verify)
+    with_t2 = set(lists.get(AVAILABLE, ()))
+    parts, found = [], {}
+    missing, named = defaultdict(set), defaultdict(set)  # by data set
+    for (role, dataset), file in files.items():
+        rows = kept = lists[file]
+        if modality == "T2" and dataset == healthy:
+            kept = [name for name in rows if name in with_t2]
+        part, lacking = _rows_of(kept, dataset, role, tables[dataset], Path(folder, file))
+        parts.append(part)
+        named[dataset] |= set(rows)
+        missing[dataset] |= lacking
+        found[file] = {
+            "rows": len(rows),
+            "subjects": len(set(rows)),
+            "rows_without_t2": len(rows) - len(kept),
+            "rows_used": int(part["listed"].sum()),
+            "missing": sorted(lacking),
+        }
     listed = pd.concat(parts, ignore_index=True)
     split = listed.assign(weight=1) if duplicates == "drop" else listed
     if leaks == "drop_from_train":
@@ -92,12 +109,12 @@ def reference_split(
         "repository": registry["repository"],
         "commit": registry["commit"],
         "verified": bool(verify),
-        "sha256": lists.digests,
+        "sha256": digests,
         "fold": int(fold),
         "modality": modality,
-        "lists": lists.found,
-        "missing": {name: sorted(lists.missing[name]) for name in tables},
-        "not_listed": {n: sorted(set(t["name"]) - lists.named[n]) for n, t in tables.items()},
+        "lists": found,
+        "missing": {name: sorted(missing[name]) for name in tables},
+        "not_listed": {n: sorted(set(t["name"]) - named[n]) for n, t in tables.items()},
         "duplicates": {"handled": duplicates, "subjects": _duplicated(listed)},
         "leaks": {"handled": leaks, "subjects": _leaked(listed)},
         "subjects": {role: int(n) for role, n in sizes["size"].items()},
@@ -119,74 +136,42 @@ def _files(names: list[str], layouts: Mapping[str, str], fold: int) -> dict[tupl
     return files
 
 
-class _Lists:
-    """The published lists of a split, and what was found in them.
-
-    Attributes:
-        digests: SHA-256 by list.
-        found: counts and missing names by list.
-        missing: names that a data set lacks, by data set.
-        named: names of all lists, by data set.
-    """
-
-    def __init__(
-        self, folder: Path, registry: Mapping[str, Any], verify: bool, t2_of: str | None
-    ) -> None:
-        """``t2_of``: the data set of which only subjects with a T2 scan are used."""
-        self._folder, self._registry, self._verify, self._t2_of = folder, registry, verify, t2_of
-        self.digests: dict[str, str] = {}
-        self.found: dict[str, dict[str, Any]] = {}
-        self.missing: dict[str, set[str]] = defaultdict(set)
-        self.named: dict[str, set[str]] = defaultdict(set)
-        self._with_t2 = set(self._read(AVAILABLE)) if t2_of else set()
-
-    def _read(self, file: str) -> list[str]:
-        """The subjects that a list names, in its order."""
-        path, url = self._folder / file, self._registry["url"].format(file=file)
-        if not path.is_file():
-            raise DataError(f"{path}: no such list. Fetch it from {url}")
-        digest, expected = sha256(path), self._registry["files"][file]["sha256"]
-        if self._verify and digest != expected:
-            raise DataError(
-                f"{path}: its SHA-256 is {digest[:12]}..., the published list has "
-                f"{expected[:12]}... . Delete it and fetch it again from {url}"
-            )
-        self.digests[file] = digest
-        # an unnamed first column numbers the rows; avail_t2.csv calls its names "0"
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        column = next((c for c in ("img_name", "0") if c in table), None)
-        if column is None:
-            raise DataError(f"{path}: no column 'img_name'; it is not a published list.")
-        return list(map(subject_of, table[column]))
-
-    def rows(self, file: str, dataset: str, role: str, table: pd.DataFrame) -> pd.DataFrame:
-        """The rows of a split that a list gives, each with how often it is listed as weight."""
-        rows = self._read(file)
-        kept = [n for n in rows if dataset != self._t2_of or n in self._with_t2]
-        labels = dict(zip(table["name"], table["subject"], strict=True))
-        counts = Counter(n for n in kept if n in labels)
-        missing = set(kept) - set(counts)
-        self.named[dataset] |= set(rows)
-        self.missing[dataset] |= missing
-        self.found[file] = {
-            "rows": len(rows),
-            "subjects": len(set(rows)),
-            "rows_without_t2": len(rows) - len(kept),
-            "rows_used": sum(counts.values()),
-            "missing": sorted(missing),
-        }
-        if not counts:
-            raise DataError(
-                f"{self._folder / file}: none of its {len(set(kept))} subjects (such as "
-                f"{kept[0] if kept else 'none'}) is in the data set {dataset}. "
-                "Use splits.kind: clean for other data."
-            )
-        names = sorted(counts)
-        found = {"subject": [labels[n] for n in names], "name": names}
-        listed = [counts[n] for n in names]
-        return pd.DataFrame(
-            {"dataset": dataset, **found, "role": role, "weight": listed, "listed": listed}
+def _read_list(path: Path, registry: Mapping[str, Any], verify: bool) -> tuple[list[str], str]:
+    """The subjects that a list names, in its order, and its SHA-256."""
+    url = registry["url"].format(file=path.name)
+    if not path.is_file():
+        raise DataError(f"{path}: no such list. Fetch it from {url}")
+    digest, expected = sha256(path), registry["files"][path.name]["sha256"]
+    if verify and digest != expected:
+        raise DataError(
+            f"{path}: its SHA-256 is {digest[:12]}..., the published list has {expected[:12]}... . "
+            f"Delete it and fetch it again from {url}"
         )
+    # an unnamed first column numbers the rows; avail_t2.csv calls its names "0"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    column = next((c for c in ("img_name", "0") if c in table), None)
+    if column is None:
+        raise DataError(f"{path}: no column 'img_name'; it is not a published list.")
+    return list(map(subject_of, table[column])), digest
+
+
+def _rows_of(
+    names: list[str], dataset: str, role: str, table: pd.DataFrame, path: Path
+) -> tuple[pd.DataFrame, set[str]]:
+    """The rows of a split for the names of a list, each with how often it is there as weight, and
+    the names that the data set does not have.
+    """
+    labels = dict(zip(table["name"], table["subject"], strict=True))
+    counts = Counter(name for name in sorted(names) if name in labels)
+    if not counts:
+        raise DataError(
+            f"{path}: none of its {len(set(names))} subjects (such as {next(iter(names), None)}) "
+            f"is in the data set {dataset}. Use splits.kind: clean for other data."
+        )
+    found = {"subject": [labels[name] for name in counts], "name": list(counts)}
+    times = list(counts.values())
+    rows = {"dataset": dataset, **found, "role": role, "weight": times, "listed": times}
+    return pd.DataFrame(rows), set(names) - set(counts)
 
 
 def subject_of(image: str) -> str:

@@ -58,17 +58,10 @@ def percentile_scale(
     *,
     name: str = "the volume",
 ) -> np.ndarray:
-    """Map the percentiles of the masked voxels to 0 and 1, clip, and set the rest to 0.
+    """Map two percentiles of the masked voxels to 0 and 1, clip, and set the rest to 0.
 
-    Args:
-        volume: (X, Y, Z), any unit, negative values, too.
-        mask: (X, Y, Z), above 0 in the brain.
-        low: percentile that becomes 0.
-        high: percentile that becomes 1.
-        name: what to call the volume in an error message (its file).
-
-    Returns:
-        (X, Y, Z) float32 in [0, 1].
+    Volume (any unit, negative values, too) and mask (above 0 in the brain) are (X, Y, Z), the
+    result is float32 in [0, 1]; ``name`` is for messages (the file).
 
     Raises:
         DataError: the mask is empty, or the masked voxels are constant between the percentiles.
@@ -164,16 +157,12 @@ def resample_grid(volume: np.ndarray, shape: Sequence[int], order: int) -> np.nd
 
 
 class Packing(NamedTuple):
-    """How a registered scan becomes what the networks see.
+    """How a scan with voxels of ``spacing`` mm becomes what the networks see: ``field_of_view``
+    (mm) in ``shape`` voxels, smoothed first (:func:`curvature_flow`), percentiles of the masked
+    voxels mapped to 0 and 1 (None: the image is scaled).
 
-    Attributes:
-        spacing: isotropic voxel size of the scan in millimetres.
-        field_of_view: extent (mm) that is kept.
-        shape: voxels of the result.
-        percentiles: of the masked voxels, mapped to 0 and 1; None: the image is scaled.
-        smooth: apply :func:`curvature_flow` first.
-        stack: whose percentiles scale the slices of :func:`pack_tumour_free`, ``stack`` or
-            ``scan``; None: nobody is trained on them.
+    ``stack``: whose percentiles scale the slices of :func:`pack_tumour_free`, ``stack`` or
+    ``scan``; None: nobody is trained on them.
     """
 
     spacing: float

@@ -60,17 +60,13 @@ class RegisterOutputs:
 
 @dataclass(frozen=True)
 class RegisterOptions:
-    """How :func:`register_scan` works.
+    """How :func:`register_scan` works: voxels of ``spacing`` mm, as the atlas was prepared; the
+    seed of the metric's sampling; ITK threads (only 1 gives the same bytes in every run).
 
-    Attributes:
-        spacing: isotropic voxel size in millimetres; the atlas must have been prepared at it.
-        seed: seed of the metric's sampling.
-        threads: ITK threads; only 1 gives the same bytes in every run.
-        lesion_interpolation: ``nearest``, or ``linear``, then above 0: what the authors ran, by
-            which lesions grow.
-        lesion_labels: values of a lesion mask that count; None: any above 0.
-        n4: correct the bias field, at most ``n4_iterations`` per level, to ``n4_tolerance``.
-        n4_shrink: subsampling of N4 at 1 mm; less at coarser voxels: N4 sees the same resolution.
+    Lesions, of which ``lesion_labels`` count (None: above 0), are interpolated ``nearest``, or
+    ``linear`` and then above 0, as the authors did, by which they grow. N4 takes at most
+    ``n4_iterations`` per level to ``n4_tolerance``; ``n4_shrink`` is its subsampling at 1 mm, less
+    at coarser voxels: N4 sees the same resolution.
     """
 
     spacing: float
@@ -210,11 +206,8 @@ def _to_atlas(
     options: RegisterOptions,
     folder: Path,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, Any], str]:
-    """Register a scan and warp it with its masks; ``folder`` takes the files of ANTs.
-
-    Returns:
-        ``image``, ``mask`` and, if given, ``lesion`` on the atlas' grid, cropped to the box of the
-        brain mask; their affine; what the sidecar says of them; the file of the transform.
+    """Image, mask and lesion, if any, on the atlas' grid, cropped to the box of the brain mask;
+    their affine; what the sidecar says of them; the file of the transform, in ``folder``.
     """
     import ants
 

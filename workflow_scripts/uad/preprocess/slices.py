@@ -33,13 +33,8 @@ _DTYPES = {"float16": "F16", "float32": "F32"}
 
 @dataclass(frozen=True)
 class Volumes:
-    """Some volumes of a slice store.
-
-    Attributes:
-        subjects: their BIDS labels.
-        volumes: float32 ``(N, X, Y, Z)``, about [0, 1], background 0.
-        masks: bool, the brain.
-        lesions: bool, the anomaly (all false for healthy subjects).
+    """Volumes of some subjects (BIDS labels): float32 ``(N, X, Y, Z)``, about [0, 1], background 0;
+    bool masks of the brain and of the anomaly (all false for healthy subjects).
     """
 
     subjects: list[str]
@@ -61,11 +56,7 @@ def write_store(path: str | os.PathLike[str], subjects: Sequence[str], arrays: I
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """A safetensors file, open for reading.
-
-    Raises:
-        DataError: the file is damaged or absent.
-    """
+    """A safetensors file, open for reading; DataError where it is damaged or absent."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -146,16 +137,11 @@ def _places(path: str | os.PathLike[str], subjects: Sequence[str]) -> list[int]:
 def eligible_slices(
     lesions: np.ndarray, *, tumour_free: bool, central: bool = False
 ) -> list[np.ndarray]:
-    """Which axial slices of each volume training may draw.
+    """Axial slices that training may draw, by number, for each of bool ``(N, X, Y, Z)`` lesions.
 
-    Args:
-        lesions: bool ``(N, X, Y, Z)``.
-        tumour_free: leave out slices that touch the lesion (intra-dataset setting).
-        central: of the slices that remain keep the central half of the volume's depth,
-            as the authors do after stacking them (the protocol's ``central_stack``).
-
-    Returns:
-        One array of slice numbers per volume.
+    ``tumour_free`` leaves out slices that touch the lesion (intra-dataset setting); ``central``
+    keeps of the others the central half of the volume's depth, as the authors do after stacking
+    them (the protocol's ``central_stack``).
     """
     depth = lesions.shape[-1]
     chosen = []
@@ -175,11 +161,8 @@ def training_slices(
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """What a training may draw: volumes and masks ``(N, X, Y, Z)``, slice numbers of each.
 
-    Args:
-        path: the store.
-        subjects: whom to read, repeated as often as they are drawn.
-        data: ``setting`` of the experiment; for ``intra`` also ``intra_slices`` and
-            ``intra_scaling`` (absent: ``scan``) of the protocol.
+    Subjects are repeated as often as they are drawn. ``data`` has the ``setting`` of the
+    experiment; for ``intra`` also ``intra_slices`` and ``intra_scaling`` (absent: ``scan``).
 
     Raises:
         DataError: as :func:`read_store`; or a volume has no tumour-free slice.
@@ -226,14 +209,9 @@ def volume_writer(
     The library writes only what is all in memory. The format is the length of the header in 8
     bytes, the header in JSON and the arrays, little-endian, each at the place that it says.
 
-    Args:
-        path: the file; it is there when the last volume is written and the block ends.
-        names: ``<role>/<subject>`` of all volumes.
-        shape: of each volume.
-        dtype: float16 or float32, to which volumes are converted.
-
-    Yields:
-        A function that writes a volume, given its name and itself.
+    ``names`` (``<role>/<subject>``) are of all volumes, ``shape`` of each, which becomes float16 or
+    float32. Yields a function that writes a volume, given its name and itself; the file is there
+    when the block ends.
 
     Raises:
         ValueError: a volume has another shape, was not announced, is written twice or is missing.

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from uad.core.errors import DataError
 from uad.core.files import read_json
 from uad.data.layouts import bids_label
 
@@ -70,27 +69,12 @@ NAMES = tuple(measure.name for measure in MEASURES)
 
 def _sidecar_measures(paths: Sequence[str | Path]) -> tuple[dict[str, float], list[str]]:
     """Measures and warnings in the sidecars of skull stripping and of registration."""
-    found, warnings = {}, []
-    for path, measure in zip(paths, (_mask_measures, _registration_measures), strict=True):
-        sidecar = read_json(path)
-        try:
-            found |= measure(sidecar)
-            warnings += sidecar["warnings"]
-        except (KeyError, TypeError) as error:
-            raise DataError(
-                f"{path}: is no sidecar of this version ({error!r}). Delete it and run again."
-            ) from error
-    return found, warnings
-
-
-def _mask_measures(sidecar: Mapping[str, Any]) -> dict[str, float]:
-    return {"mask_ml": sidecar["brain_ml"], "islands": sidecar["island_voxels_dropped"]}
-
-
-def _registration_measures(sidecar: Mapping[str, Any]) -> dict[str, float]:
+    mask, sidecar = map(read_json, paths)
     found, bias = sidecar["registration"], sidecar["bias_field"]
     low, middle, high = (sidecar["intensity_percentiles"][q] for q in ("1", "50", "99"))
     measures = {
+        "mask_ml": mask["brain_ml"],
+        "islands": mask["island_voxels_dropped"],
         **{k: found[k] for k in ("overlap_dice", "correlation", "mutual_information")},
         "determinant": found["determinant"],
         "translation_mm": float(np.linalg.norm(found["translation_mm"])),
@@ -104,7 +88,7 @@ def _registration_measures(sidecar: Mapping[str, Any]) -> dict[str, float]:
     if bias:
         measures |= {"bias_min": bias["min"], "bias_max": bias["max"]}
         measures["bias_range"] = bias["p99"] / bias["p01"]
-    return measures
+    return measures, [*mask["warnings"], *sidecar["warnings"]]
 
 
 def _packed_measures(
@@ -138,7 +122,7 @@ def measure_modality(
         A row per scan: ``subject``, ``name``, ``site``, ``modality``, the measures, ``warnings``.
 
     Raises:
-        DataError: a sidecar is no sidecar, or the store lacks a subject.
+        DataError: the store lacks a subject.
     """
     import pandas as pd
 
@@ -188,14 +172,11 @@ def modified_z_scores(values: np.ndarray) -> np.ndarray:
 def outliers(
     values: np.ndarray, threshold: float = 3.5, *, side: str = "both", logarithmic: bool = False
 ) -> np.ndarray:
-    """Which values are outliers among the others; none below :data:`MIN_SCANS` measured ones.
+    """Which values (N; NaN: not measured) are outliers; none below :data:`MIN_SCANS` measured ones.
 
-    Args:
-        values: ``(N,)``; NaN: not measured, and never an outlier.
-        threshold: of the modified z-score; 3.5 is what Iglewicz and Hoaglin recommend.
-        side: ``low``, ``high`` or ``both``: which deviation is a fault.
-        logarithmic: judge the logarithm, for volumes and brightness, whose spread grows with
-            their size; 0 is then far below all others.
+    The threshold of the modified z-score is what Iglewicz and Hoaglin recommend; ``side`` says
+    which deviation is a fault (``low``, ``high``, ``both``). Volumes and brightness, whose spread
+    grows with their size, are judged by their logarithm; 0 is then far below all others.
     """
     values = np.asarray(values, dtype=np.float64)
     if np.count_nonzero(~np.isnan(values)) < MIN_SCANS:
