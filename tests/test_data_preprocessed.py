@@ -1,8 +1,5 @@
 """``source: preprocessed``: the tree that the authors of pDDPM share, entered after N4."""
 
-import os
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 import pytest
@@ -13,8 +10,6 @@ from uad.data.preprocessed import load_preprocessed, scan_preprocessed
 from uad.preprocess.intensity import Packing, pack_volume
 from uad.qc.verdicts import give_verdicts, refuse_unusable, validate_tree
 
-DATA = Path(os.environ.get("UAD_REAL_DATA", Path(__file__).parents[1] / "../shared/data")).resolve()
-REAL = DATA / "mslub" / "mni"
 #: 4 mm, so that the tests are fast; the shared set has 1 mm.
 SPACING = 4.0
 LPS = np.diag([-SPACING, -SPACING, SPACING, 1.0])
@@ -202,27 +197,3 @@ def test_unusable_scans_are_refused_with_the_reason(tree):
         nib.save(nib.Nifti1Image(data, LPS), row["mask"])
         with pytest.raises(DataError, match=message):
             load_preprocessed(row, spacing=SPACING)
-
-
-@pytest.mark.real
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real scans at {REAL}; set UAD_REAL_DATA")
-def test_real_scans_arranged_like_the_shared_tree_pass_and_are_packed(tmp_path):
-    for folder in sorted(REAL.glob("patient*")):
-        name, place = folder.name, tmp_path / "Test/MSLUB"
-        stored = nib.load(folder / f"{name}_T2W.nii.gz")
-        image = np.asanyarray(stored.dataobj)
-        hit = np.argwhere(image != 0)
-        box = tuple(slice(a, b) for a, b in zip(hit.min(axis=0), hit.max(axis=0), strict=True))
-        lesion = np.asanyarray(nib.load(folder / f"{name}_consensus_gt.nii.gz").dataobj)
-        # the scripts crop the voxels and keep the header of the whole volume
-        for kind, data in (("t2", image), ("mask", image != 0), ("seg", lesion)):
-            save(place / f"{kind}/{name}_{kind}.nii.gz", data[box].astype("f4"), stored.affine)
-    table = index_preprocessed(tmp_path, "mslub", ["T2"]).table
-    assert give_verdicts(validate_tree("mslub", table)).counts["used"] == 2
-    scan = load_preprocessed(table.iloc[1].to_dict())
-    volume, mask, lesion = map(
-        scan.to_ras, pack_volume(scan.image, scan.mask, scan.lesion, Packing(1.0))
-    )
-    assert volume.shape == (96, 96, 50)
-    sick, healthy = lesion > 0, (mask > 0) & (lesion == 0)
-    assert volume[sick].astype(float).mean() > volume[healthy].astype(float).mean() + 0.1

@@ -1,8 +1,5 @@
 """From SRI24 back to the scan's own grid: the inverse of registration and packing."""
 
-import os
-from pathlib import Path
-
 import ants
 import nibabel as nib
 import numpy as np
@@ -10,14 +7,10 @@ import pytest
 from scipy.io import savemat
 
 from uad.core.errors import DataError
-from uad.core.masks import dice
-from uad.core.nifti import read_scan, read_volume, write_volume
-from uad.preprocess.atlas import prepare_atlas
+from uad.core.nifti import read_scan, write_volume
 from uad.preprocess.intensity import Packing, pack_volume
 from uad.preprocess.native import atlas_to_scan, packed_affine, to_own_grid
-from uad.preprocess.register import RegisterOptions, RegisterOutputs, register_scan
 
-REAL = Path(os.environ.get("UAD_REAL_DATA", "../shared/data")) / "tcga_lgg"
 FIELD, PACKED = (192.0, 192.0, 100.0), (96, 96, 50)
 
 
@@ -97,28 +90,3 @@ def test_a_mask_taken_there_and_back_is_the_same_in_any_orientation(axes, tmp_pa
     assert np.abs(where - expected).max() < 0.5  # of voxels of 0.9 to 3 mm
     scores = to_own_grid(volume.astype(np.float32), atlas_affine, scan, tmp_path / "xfm.mat")
     np.testing.assert_array_equal(scores > 0.5, found)
-
-
-@pytest.mark.real
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real scans at {REAL}; set UAD_REAL_DATA")
-@pytest.mark.parametrize("subject", ["sub-TCGACS4942", "sub-TCGACS5396", "sub-TCGACS6290"])
-def test_real_lesions_there_and_back_overlap(subject, tmp_path):
-    """Registered at 1 mm, packed at 2 mm, taken back to slices of 6 mm."""
-    image = next((REAL / subject / "anat").glob("*_FLAIR.nii.gz"))
-    lesion = next((REAL / subject / "anat").glob("*_mask.nii.gz"))
-    scan = read_scan(image)
-    prepare_atlas(tmp_path / "atlas", 1.0)
-    write_volume(
-        tmp_path / "brain.nii.gz", scan.to_raw(scan.data > 0.2 * scan.data.max()), scan.raw_affine
-    )
-    names = {"image": "image.nii.gz", "brain_mask": "mask.nii.gz", "lesion": "lesion.nii.gz"}
-    names |= {"transform": "affine.mat", "sidecar": "image.json"}
-    out = RegisterOutputs(**{key: tmp_path / name for key, name in names.items()})
-    options = RegisterOptions(spacing=1.0, seed=1, n4=False)
-    register_scan(image, tmp_path / "brain.nii.gz", lesion, tmp_path / "atlas", out, options)
-    registered, affine = read_volume(out.image)
-    masks = read_volume(out.brain_mask)[0] > 0, read_volume(out.lesion)[0] > 0
-    *_, packed = pack_volume(registered, *masks, Packing(1.0, FIELD, PACKED, smooth=False))
-    placed = packed_affine(registered.shape, affine, FIELD, PACKED)
-    found = to_own_grid(packed > 0, placed, scan, out.transform)
-    assert dice(found, read_volume(lesion)[0] > 0) >= 0.9

@@ -1,8 +1,5 @@
 """Atlas, registration, bias field and pictures, on the atlas itself moved by a known affine."""
 
-import os
-import subprocess
-import sys
 from unittest.mock import ANY
 
 import numpy as np
@@ -218,44 +215,6 @@ def test_a_broken_file_is_named_and_nothing_is_left(make, reason, scan_dir, atla
         with pytest.raises(DataError, match=r"bad\.nii\.gz"):
             skull_strip(bad, out / "m.nii.gz", "foreground", None)
     assert list(out.iterdir()) == []
-
-
-@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 3])
-def test_itk_works_with_the_threads_of_its_job(threads):
-    """While a registration and N4 run, the process has so many threads more (it waits itself)."""
-    code = f"""
-import os, threading
-import numpy as np
-from uad.preprocess.ants_images import import_ants, to_ants
-
-most, done = 0, threading.Event()
-
-def watch():
-    global most
-    while not done.wait(0.002):
-        most = max(most, len(os.listdir("/proc/self/task")))
-
-watcher = threading.Thread(target=watch)
-watcher.start()
-before = len(os.listdir("/proc/self/task"))
-ants = import_ants({threads})
-before = max(before, len(os.listdir("/proc/self/task")))
-data = np.random.default_rng(0).random((32, 32, 32), dtype=np.float32) + 1
-data[8:24, 8:24, 8:24] += 2
-image = to_ants(data, np.eye(4))
-ants.registration(fixed=image, moving=image, type_of_transform="Affine", aff_iterations=(5,),
-                  aff_shrink_factors=(1,), aff_smoothing_sigmas=(0,))
-ants.n4_bias_field_correction(image, shrink_factor=1, convergence={{"iters": [5], "tol": 0}})
-done.set()
-watcher.join()
-print(most - before)
-"""
-    # one thread of the libraries behind numpy: only ITK's are counted
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert int(done.stdout) == threads
 
 
 @pytest.mark.slow

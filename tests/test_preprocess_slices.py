@@ -1,7 +1,5 @@
 """Tables and the slice store."""
 
-import tracemalloc
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -106,24 +104,6 @@ def test_volumes_are_read_when_they_are_asked_for(tmp_path):
         volumes["test/c"]
     write_volumes(path, {"test/a": np.full((2, 2), 7.0), "test/b": np.zeros((2, 2))})
     assert (volumes["test/a"] == 7).all()
-
-
-def test_memory_does_not_grow_with_the_number_of_volumes(tmp_path):
-    shape, size = (32, 32, 16), 32 * 32 * 16 * 4
-
-    def peak(count):
-        names = [f"test/{number:03d}" for number in range(count)]
-        tracemalloc.start()
-        with volume_writer(tmp_path / "v.safetensors", names, shape, np.float16) as write:
-            for name in names:
-                write(name, np.ones(shape, np.float32))
-        assert all(volume.all() for volume in read_volumes(tmp_path / "v.safetensors").values())
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return most
-
-    assert peak(2)  # imports
-    assert peak(60) < peak(4) + size / 2 < 5 * size
 
 
 def test_patients_are_drawn_from_their_stack_or_from_the_slices_of_the_scan(tmp_path):

@@ -37,10 +37,8 @@ def orthogonal(affine: np.ndarray) -> np.ndarray:
 
 
 def to_ants(data: np.ndarray, affine: np.ndarray) -> Any:
-    """Make an ANTs image (float32, LPS+ world) of a volume with a RAS+ affine.
-
-    ITK needs orthogonal axes: a sheared affine gets the closest ones (polar
-    decomposition), exact for every affine without shear.
+    """Make an ANTs image (float32, LPS+ world) of a volume with a RAS+ affine; a sheared one gets
+    the closest orthogonal axes, as in :func:`orthogonal`.
     """
     import ants
 

@@ -11,6 +11,7 @@ from uad.core.errors import ConfigError, DataError
 from uad.core.files import read_json, sha256, write_json
 from uad.core.masks import dice
 from uad.core.nifti import Scan, read_scan, write_volume
+from uad.data.sri24 import atlas_source
 from uad.preprocess.ants_images import import_ants, to_ants
 
 LICENCE = "CC BY-SA 3.0"
@@ -46,8 +47,6 @@ def prepare_atlas(
     if spacing <= 0:
         raise ConfigError(f"the voxel size must be positive, not {spacing}")
     import_ants()
-    from uad.data.sri24 import atlas_source
-
     atlas = atlas_source(source, record)
     head, brain = read_scan(atlas.head), read_scan(atlas.brain)
     # the affines of the two files differ by a flip of the stored axis; turned, they must agree
@@ -125,8 +124,6 @@ def require_sri24(head: Scan, brain: Scan) -> dict[str, float]:
             f"{head.path}: is no head around the brain of {brain.path.name}. {WHEEL_HELPS}"
         )
     try:
-        from uad.data.sri24 import atlas_source
-
         known = read_scan(atlas_source().brain).data
     except ConfigError as error:
         raise ConfigError(

@@ -63,13 +63,11 @@ def atlas_to_scan(transform: str | os.PathLike[str]) -> np.ndarray:
 def to_own_grid(
     volume: np.ndarray, affine: np.ndarray, scan: Scan, transform: str | os.PathLike[str]
 ) -> np.ndarray:
-    """A volume in SRI24 resampled to the grid of the scan, on the axes of its file.
+    """A volume in SRI24 resampled to the grid of the scan, on the axes of its file: float32,
+    linearly interpolated, 0 outside; a mask (bool) is where that is above one half.
 
-    ``volume`` (bool for a mask) has an affine to RAS+ mm of SRI24 (for packed volumes
-    :func:`packed_affine`); ``transform`` is the ``.mat`` of the scan's registration.
-
-    Returns:
-        float32, linearly interpolated, 0 outside ``volume``; a mask is bool: above one half.
+    The affine goes to RAS+ mm of SRI24 (for packed volumes :func:`packed_affine`); ``transform`` is
+    the ``.mat`` of the scan's registration.
     """
     from scipy import ndimage
 

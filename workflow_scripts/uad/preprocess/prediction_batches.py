@@ -15,10 +15,8 @@ SCANS_PER_BATCH = 9
 
 
 def count_for(scans: int) -> int:
-    """How many batches a data set has: a power of two, so that few other sizes mean others.
-
-    Args:
-        scans: scans of one modality that the data set should have.
+    """How many batches so many scans of one modality make: a power of two, so that few other sizes
+    mean others.
     """
     return 2 ** max(0, round(math.log2(max(scans, 1) / SCANS_PER_BATCH)))
 

@@ -88,14 +88,13 @@ def measure_scans(
 ) -> pd.DataFrame:
     """Measure the scans of some subjects, ``threads`` subjects at the same time.
 
-    ``rows`` are those of a participants table, all of a subject in one call. What the ``backend``
-    of skull stripping is for goes before what the layout says.
+    ``rows`` are those of a participants table, all of a subject in one call; they come back with
+    :data:`TEXTS` and :data:`NUMBERS`. What the ``backend`` of skull stripping is for goes before
+    what the layout says.
 
-    Returns:
-        The rows with :data:`TEXTS` and :data:`NUMBERS`. Volumes are in millilitres, distances in
-        millimetres, ``lesion_off`` and ``mask_off`` in voxels of the image, contrasts in standard
-        deviations of the foreground. What concerns a file that cannot be used stands in
-        ``error``, ``mask_error`` and ``lesion_error``.
+    Volumes are in millilitres, distances in millimetres, ``lesion_off`` and ``mask_off`` in voxels
+    of the image, contrasts in standard deviations of the foreground. What concerns a file that
+    cannot be used stands in ``error``, ``mask_error`` and ``lesion_error``.
     """
     promise = promise_of(layout, rows, backend)
     subjects = [part for _, part in rows.groupby("subject", sort=False)]
@@ -154,12 +153,9 @@ def _reason(error: Exception, path: str) -> str:
 class Image:
     """An image with its foreground on a coarse grid.
 
-    Attributes:
-        volume: the file.
-        data: float32 (X, Y, Z), not finite values as 0.
-        stripped: without skull: the foreground is what differs from the background.
-        filled: bool, the foreground without holes, every ``stride``-th voxel.
-        sd: standard deviation of the foreground's values.
+    ``data`` is float32 (X, Y, Z), not finite values as 0; ``filled`` (bool) is the foreground
+    without holes, every ``stride``-th voxel, and ``sd`` the standard deviation of its values. Where
+    the image is ``stripped``, the foreground is what differs from the background.
     """
 
     def __init__(self, volume: Volume, stripped: bool | None) -> None:
@@ -403,9 +399,8 @@ def support(subject: pd.DataFrame) -> tuple[str, float] | None:
 def match_masks(measures: pd.DataFrame) -> pd.DataFrame:
     """Try lesion masks that their own images do not support on each other's images.
 
-    Returns:
-        The measures with ``lesion_fits`` filled in: the name of the subject whose image shows
-        the lesion. At most :data:`MATCHED` masks are tried, each file is read once more.
+    In ``lesion_fits`` is then the name of the subject whose image shows the lesion. At most
+    :data:`MATCHED` masks are tried, each file is read once more.
     """
     table = measures.reset_index(drop=True)
     suspects = {}
