@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +44,32 @@ def add_ages(
     path = demographics_file(layout, root)
     if path is None:
         return participants, {"file": None}
-    if path.name == PARTICIPANTS:
-        participants = _with_sites(participants, layout, path)
-    published = None if path.name == PARTICIPANTS else layout_of(layout).ages
-    listed = _ages(path, published)
+    patterns = layout_of(layout)
+    published = None if path.name == PARTICIPANTS else patterns.ages
+    has_ages, listed = _read(path, published)
     names = participants["name"].drop_duplicates()
     # a published table knows the first part of IXI002-Guys-0828
     first = published and len(published.prefix) + published.digits
     keys = {name: name[:first] if published else f"sub-{bids_label(name)}" for name in names}
-    if listed is not None and not set(listed) & set(keys.values()):
-        example = f" (such as {min(listed)})" if listed else ""
+    people = {who for who, *_ in listed}
+    if has_ages and not people & set(keys.values()):
+        example = f" (such as {min(people)})" if people else ""
         raise DataError(
-            f"{path}: none of its {len(listed)} subjects{example} is in this data set (such as "
+            f"{path}: none of its {len(people)} subjects{example} is in this data set (such as "
             f"{min(keys.values())}). Correct or remove the file."
         )
-    ages = {name: (listed or {}).get(key, []) for name, key in keys.items()}
-    contradicting = [n for n, a in ages.items() if a and max(a) - min(a) > TOLERANCE]
-    known = {n: a[0] for n, a in ages.items() if a and n not in contradicting}
+    sites = {who: site for who, _, site in listed if site.lower() not in _EMPTY}
+    told = patterns.site or any("{site}" in pattern for _, pattern in patterns.patterns)
+    if sites and not told:
+        found = participants["name"].map(lambda name: sites.get(keys[name]))
+        participants = participants.assign(site=found.fillna(participants["site"]))
+    ages: dict[str, list[float]] = defaultdict(list)
+    for who, age, _ in listed:
+        if age is not None:
+            ages[who].append(age)
+    aged = {name: ages[key] for name, key in keys.items() if ages[key]}
+    contradicting = [name for name, found in aged.items() if max(found) - min(found) > TOLERANCE]
+    known = {name: found[0] for name, found in aged.items() if name not in contradicting}
     facts = {
         "file": str(path),
         "known": len(known),
@@ -73,22 +83,8 @@ def add_ages(
     return table, facts
 
 
-def _with_sites(participants: pd.DataFrame, layout: AnyLayout, path: Path) -> pd.DataFrame:
-    """The sites of the column ``site`` of a table of BIDS, where no name tells them."""
-    (head, *rows), *_ = _sheets(path) or [[[]]]
-    patterns = layout_of(layout)
-    told = patterns.site or any("{site}" in pattern for _, pattern in patterns.patterns)
-    if told or not {"participant_id", "site"} <= set(head):
-        return participants
-    cells = (dict(zip(head, row, strict=False)) for row in rows)
-    sites = {_key(row.get("participant_id", ""), None): row.get("site", "") for row in cells}
-    found = participants["name"].map(lambda name: sites.get(f"sub-{bids_label(name)}"))
-    known = found.notna() & ~found.isin(_EMPTY)
-    return participants.assign(site=participants["site"].mask(known, found))
-
-
-def _ages(path: Path, published: Ages | None) -> dict[str, list[float]] | None:
-    """The known ages of each listed subject (none: an empty list); None without ages at all."""
+def _read(path: Path, published: Ages | None) -> tuple[bool, list[tuple[str, float | None, str]]]:
+    """Whether a table has ages, and for each of its rows the subject, the age and the site."""
     person, age = (published.subject, published.age) if published else ("participant_id", "age")
     needed = [person, age] if published else [person]  # BIDS asks for nothing but the name
     for sheet in _sheets(path):  # a workbook has others, with the meaning of codes
@@ -101,9 +97,7 @@ def _ages(path: Path, published: Ages | None) -> dict[str, list[float]] | None:
             f"{path}: no column {' and '.join(needed)} in its first row, which should name the "
             "columns. Correct or remove the file."
         )
-    if age.lower() not in head:
-        return None
-    ages: dict[str, list[float]] = {}
+    listed = []
     for number, row in enumerate(rows, start=2):
         cells = dict(zip(head, row, strict=False))
         who, text = cells.get(person.lower(), ""), cells.get(age.lower(), "")
@@ -115,10 +109,10 @@ def _ages(path: Path, published: Ages | None) -> dict[str, list[float]] | None:
                 f"{path}: row {number}: '{who}' names no subject; expected is {form}. Correct or "
                 "remove the file."
             )
-        known = ages.setdefault(key, [])
-        if text.lower() not in _EMPTY:
-            known.append(_age(text, f"{path}: row {number} ({key})"))
-    return ages
+        unknown = text.lower() in _EMPTY
+        found = None if unknown else _age(text, f"{path}: row {number} ({key})")
+        listed.append((key, found, cells.get("site", "")))
+    return age.lower() in head, listed
 
 
 def _sheets(path: Path) -> list[list[list[str]]]:
