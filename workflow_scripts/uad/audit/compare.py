@@ -14,6 +14,7 @@ import pandas as pd
 
 from uad.audit.compare_contents import CLOSE, DIFFERENT, SAME, TOLERANCES, Tolerance, compare_files
 from uad.audit.compared_run import CODE, RAW, UNKNOWN, Run, open_run
+from uad.core.errors import first_of
 from uad.core.records import Record
 from uad.report.html import render_page
 
@@ -32,8 +33,6 @@ PRESENTATIONS = (".html", ".ipynb", ".md", ".tex", ".png", ".webp", ".svg", ".pd
 #: Folders of the tables whose cells are compared, and the columns that say which row a line is.
 TABLES = ("tables/", "studies/")
 ROW = "row method variant experiment modality reference_dataset test_dataset fold strata stratum"
-#: What is told of one reason; the rest is counted.
-MOST = 5
 
 
 def compare(
@@ -160,8 +159,7 @@ def _reason(key: str, here: Run, there: Run) -> str:
         if kind in ("inputs", "code"):  # a hash says nothing
             found = [text.partition(" ")[0] for text in found]
         if found:
-            more = f" and {len(found) - MOST} more" if len(found) > MOST else ""
-            return f"other {kind}: {', '.join(found[:MOST])}{more}"
+            return f"other {kind}: {first_of(found)}"
     return "same inputs, params, code: not deterministic here"
 
 

@@ -146,12 +146,14 @@ def wrong_subjects(
     split: pd.DataFrame, dataset: str, role: str, used: Iterable[str]
 ) -> Iterator[str]:
     """What is wrong with the subjects that a file has of a data set, each of a role once."""
-    rows, counts = split[split["dataset"] == dataset], Counter(used)
-    roles = rows.groupby("subject")["role"].agg(", ".join).to_dict()
-    wanted = set(rows.loc[rows["role"] == role, "subject"])
-    for subject in sorted(wanted | set(counts)):
-        if subject not in wanted:
-            place = roles.get(subject, "no set")
+    roles: dict[str, list[str]] = defaultdict(list)
+    for row in split[split["dataset"] == dataset].itertuples():
+        roles[row.subject].append(row.role)
+    counts = Counter(used)
+    for subject in sorted({*roles, *counts}):
+        is_wanted = role in roles[subject]
+        if subject in counts and not is_wanted:
+            place = ", ".join(roles[subject]) or "no set"
             yield f"used {subject}, whom the split has in {place}, not in {role}"
-        elif counts[subject] != 1:
+        elif is_wanted and counts[subject] != 1:
             yield f"has {subject} of {role} {counts[subject]} times"

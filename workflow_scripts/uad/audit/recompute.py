@@ -288,14 +288,14 @@ def _compare_cells(
     wanted: pd.DataFrame,
     close: float | pd.DataFrame = ROUNDED,
 ) -> None:
-    for column in wanted:
-        there = said[column].reindex(wanted.index)
-        should = wanted[column].astype(float).fillna(0 if column.startswith("n_") else math.nan)
-        most = close if isinstance(close, float) else close[column]
-        wrong = ~((there - should).abs() <= most) & ~(there.isna() & should.isna())
-        for cell in wanted.index[wrong]:
-            why = f"{column} is {there[cell]:g}, it should be {should[cell]:.4f}"
-            _fail(tree, name, f"Cell {'/'.join(cell)}: {why}.")
+    there = said.reindex(index=wanted.index, columns=wanted.columns).astype(float)
+    counts = {column: 0 for column in wanted if column.startswith("n_")}
+    should = wanted.astype(float).fillna(counts)
+    wrong = ~((there - should).abs() <= close) & ~(there.isna() & should.isna())
+    for *cell, column in wrong.stack().loc[lambda found: found].index:
+        value, right = there.loc[tuple(cell), column], should.loc[tuple(cell), column]
+        why = f"Cell {'/'.join(cell)}: {column} is {value:g}, it should be {right:.4f}."
+        _fail(tree, name, why)
 
 
 def _published(tree: AuditedTree, record: Record) -> pd.DataFrame | None:

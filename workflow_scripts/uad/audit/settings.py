@@ -6,12 +6,13 @@ import json
 import re
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from uad.audit.tree import CONFIG, AuditedTree
 from uad.config.model import Config
 from uad.config.params import PARAMS
+from uad.core.errors import first_of
 from uad.core.files import sha256
 from uad.core.provenance import LOCK
 from uad.core.records import REPOSITORY, Record
@@ -24,12 +25,6 @@ INDEXED = ("layout", "source", "modalities", "exclude", "limit")
 LOCKED = f"{REPOSITORY}{LOCK.name}"
 #: Params that name scans or describe a raw tree, and hence differ from job to job.
 OWN = ("subjects", "listing")
-
-
-def _first_three(texts: Iterable[str], separator: str = "; ") -> str:
-    found = sorted(texts)
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return separator.join(found[:3]) + more
 
 
 def versions(tree: AuditedTree) -> None:
@@ -51,7 +46,7 @@ def versions(tree: AuditedTree) -> None:
                 f"{what} ({version[:8]}, where {len(found[usual])} other records have {usual[:8]})"
             )
     for artifact, lines in different.items():
-        why = f"It was made with another version of {_first_three(lines)}."
+        why = f"It was made with another version of {first_of(sorted(lines), 3)}."
         advice = "Delete it and run again, so that all is made by one version; or make all anew."
         tree.fail(artifact, "other code", why, advice)
 
@@ -93,7 +88,7 @@ def locked_versions(tree: AuditedTree) -> None:
             continue
         why = (
             f"It has {name} {' or '.join(locked[name]) or 'no such package'}; "
-            f"{counted(len(ran), 'job')} ran with {version}: {_first_three(ran, ', ')}."
+            f"{counted(len(ran), 'job')} ran with {version}: {first_of(sorted(ran), 3)}."
         )
         advice = "Run 'make env', unset PYTHONPATH, leave conda, and run these jobs again."
         tree.fail(LOCKED, "other packages", why, advice)

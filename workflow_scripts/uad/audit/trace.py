@@ -20,6 +20,7 @@ from uad.audit.cells import csv_of, find_cell
 from uad.audit.leaks import wrong_subjects
 from uad.audit.recompute import PUBLISHED, ROUNDED
 from uad.audit.tree import owners_of_raw_files, participants_key, short, split_key
+from uad.core.errors import first_of
 from uad.core.files import read_json, read_tsv, sha256_of_all
 from uad.core.paths import Tree
 from uad.core.provenance import SUFFIX
@@ -217,7 +218,7 @@ class _Walk:
             return inputs
         owners, wanted = self.owners(record), self.wanted(record.wildcards["dataset"])
         if record.rule == "pack_slices" and (lost := sorted(wanted - set(owners.values()))):
-            node.note(f"was not packed from scans of {', '.join(lost[:3])}, whom the split names")
+            node.note(f"was not packed from scans of {first_of(lost, 3)}, whom the split names")
         return [e for e in inputs if e.key not in owners or owners[e.key] in wanted]
 
     def wanted(self, dataset: str) -> set[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from uad.audit import check, leaks, recompute, settings
 from uad.audit.tree import AuditedTree, Finding, is_raw
-from uad.core.errors import DataError
+from uad.core.errors import DataError, first_of
 from uad.core.files import write_json, write_text
 from uad.core.records import REPOSITORY, is_temporary, load_records
 from uad.report.html import render_page
@@ -164,10 +164,8 @@ def audit(
         look(tree)
     absent = [name for name in sorted(tree.known) if tree.digest(name) is None]
     if raw := [name for name in absent if is_raw(name) and tree.omitted(name)]:
-        more = ", ..." if len(raw) > 3 else ""
-        tree.notes.add(
-            f"{len(raw)} raw files are not here and were not looked at: {', '.join(raw[:3])}{more}"
-        )
+        listed = first_of(raw, 3)
+        tree.notes.add(f"{len(raw)} raw files are not here and were not looked at: {listed}")
     commits = Counter(r.content["code"].get("commit") or "none" for r in records.all.values())
     return Verdict(
         phantom=tree.phantom,
