@@ -11,14 +11,13 @@ import pytest
 from rocrate.rocrate import ROCrate
 
 from tools.result_trees import Forge, ResultTree, uad
-from uad.audit.crate import About, about_run, pack
+from uad.audit.crate import pack
 from uad.audit.crate_contents import Choice, code_files
 from uad.audit.crate_verify import unpack, verify
 from uad.core.errors import DataError
 from uad.core.provenance import SCRIPTS
 from uad.core.records import Records
 
-ABOUT = About("A run", "Of a test.")
 REAL, PHANTOM = Choice(phantom=False), Choice(phantom=True)
 
 
@@ -71,7 +70,7 @@ def tree(tmp_path):
 def packed(tree, choice=REAL, name="crate.zip"):
     """Pack a tree; returns the zip file and the files by place."""
     out = tree.root / name
-    files = pack(tree.root, out, choice, ABOUT, tree.repository)
+    files = pack(tree.root, out, choice, tree.repository, {})
     return out, {file.place: file for file in files}
 
 
@@ -332,12 +331,12 @@ def test_it_is_a_valid_provenance_run_crate(tree, tmp_path):
 
 def test_the_description_says_phantom_or_names_licences_and_nobody_unless_asked(tree):
     assert "agent" not in entities(packed(tree)[0])["#run"]
-    about = about_run({"d": "ixi"}, REAL, agent="Ada Lovelace")
-    pack(tree.root, tree.root / "crate.zip", REAL, about, tree.repository)
-    found = entities(tree.root / "crate.zip")
+    assert "PHANTOM" in entities(packed(tree, PHANTOM)[0])["./"]["name"]
+    crate = tree.root / "crate.zip"
+    pack(tree.root, crate, REAL, tree.repository, {"d": "ixi"}, "Ada Lovelace")
+    found = entities(crate)
     assert found[found["#run"]["agent"]["@id"]]["name"] == "Ada Lovelace"
-    assert "PHANTOM" not in about.name and about.sources["d"].licence == "CC BY-SA 3.0"
-    assert "PHANTOM" in about_run({"ixi": "ixi"}, PHANTOM).name
+    assert found["#raw/d"]["license"] == "CC BY-SA 3.0" and "PHANTOM" not in found["./"]["name"]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from tools.result_trees import Forge, uad
 from tools.workflow import snakemake
 from uad.audit.compare import compare
-from uad.audit.crate import about_run, pack
+from uad.audit.crate import pack
 from uad.audit.crate_contents import Choice
 from uad.audit.trace import trace
 from uad.audit.verdict import audit
@@ -194,7 +194,7 @@ def test_a_changed_config_value_is_named_where_it_is_read_first(root, finished, 
 def test_a_crate_is_verified_from_an_empty_folder(root, finished, tmp_path, monkeypatch, tampered):
     """Down to the cell that its metrics do not give."""
     crate, choice = tmp_path / "crate.zip", Choice(phantom=True)
-    pack(finished / "results", crate, choice, about_run({}, choice), root)
+    pack(finished / "results", crate, choice, root, {})
     if tampered != "no":
         with zipfile.ZipFile(crate) as archive:
             archive.extractall(tmp_path / "unpacked")

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from uad.audit.crate import about_run, pack
+from uad.audit.crate import pack, sources_of
 from uad.audit.crate_contents import Choice
 from uad.audit.crate_verify import verify
 from uad.core.errors import DataError
@@ -13,9 +13,9 @@ from uad.core.provenance import SCRIPTS, job
 with job(snakemake) as context:
     params = snakemake.params
     choice = Choice(params.phantom, images=params.images, models=params.models)
-    about = about_run(params.datasets, choice, params.agent)
-    if about.sources and (choice.images or choice.models):
-        lines = [f"  {name}: {source.licence}" for name, source in about.sources.items()]
+    sources = sources_of(params.datasets, choice)
+    if sources and (choice.images or choice.models):
+        lines = [f"  {name}: {source.licence}" for name, source in sources.items()]
         said = "images" if choice.images else "weights"
         print(f"This crate holds {said}. Before you pass it on, mind the terms of the data:")
         print("\n".join(lines))
@@ -23,8 +23,9 @@ with job(snakemake) as context:
         Path(snakemake.input.config).parent,
         snakemake.output[0],
         choice,
-        about,
         os.environ.get("UAD_REPOSITORY") or SCRIPTS.parent,
+        params.datasets,
+        params.agent,
     )
     left_out = Counter(file.left_out for file in files if file.left_out)
     context.facts = {"files": len(files) - left_out.total(), "left_out": dict(left_out)}

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import zipfile
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from uad.audit.crate_contents import Choice, File, collect
@@ -26,45 +26,42 @@ DESCRIPTION = (
 )
 
 
-@dataclass(frozen=True)
-class About:
-    """What the records do not say; ``sources`` are public data sets by their name in the config."""
-
-    name: str
-    description: str
-    sources: dict[str, DataSet] = field(default_factory=dict)
-    agent: str | None = None
-
-
-def about_run(datasets: dict[str, str], choice: Choice, agent: str | None = None) -> About:
-    """Name, description and sources of a crate, from the layout of each data set by its name."""
+def sources_of(datasets: dict[str, str], choice: Choice) -> dict[str, DataSet]:
+    """The public data sets of a run by their name in the config, from the layout of each."""
     known = {} if choice.phantom else load_registry().datasets
-    sources = {name: known[layout] for name, layout in datasets.items() if layout in known}
-    data = "a synthetic phantom" if choice.phantom else ", ".join(sorted(datasets))
-    return About(
-        name=f"{'PHANTOM results: ' if choice.phantom else ''}{TITLE}",
-        description=f"{DESCRIPTION}, on {data}: tables, metrics, the record of every job, "
-        "configuration, environment and code. Medical images: "
-        f"{'included' if choice.images else 'not included'}. Weights of models: "
-        f"{'included' if choice.models else 'not included'}.",
-        sources=sources,
-        agent=agent,
-    )
+    return {name: known[layout] for name, layout in datasets.items() if layout in known}
 
 
 def pack(
-    results: str | Path, out: str | Path, choice: Choice, about: About, repository: str | Path
+    results: str | Path,
+    out: str | Path,
+    choice: Choice,
+    repository: str | Path,
+    datasets: dict[str, str],
+    agent: str | None = None,
 ) -> list[File]:
     """Write the crate of a finished run as a zip file; packed again, it has the same bytes.
 
-    Whether the tree is as its records say is for ``crate_verify.verify`` to find.
+    Whether the tree is as its records say is for ``crate_verify.verify`` to find. ``datasets``:
+    layouts of the run's data sets by their names; ``agent``: who ran it, if to be named.
 
     Returns:
         All files of the run and of the code in ``repository``, packed or left out.
 
     Raises:
-        DataError: the tree has no records, or git does not say which files are of the code.
+        DataError: the tree has no records, a file of it is missing, or git does not say which
+            files are of the code.
     """
+    data = "a synthetic phantom" if choice.phantom else ", ".join(sorted(datasets))
+    about = {
+        "name": f"{'PHANTOM results: ' if choice.phantom else ''}{TITLE}",
+        "description": f"{DESCRIPTION}, on {data}: tables, metrics, the record of every job, "
+        "configuration, environment and code. Medical images: "
+        f"{'included' if choice.images else 'not included'}. Weights of models: "
+        f"{'included' if choice.models else 'not included'}.",
+        "sources": sources_of(datasets, choice),
+        "agent": agent,
+    }
     records = load_records(results, repository)
     # an older crate is no part of the new one
     older = Path(f"{out}{SUFFIX}").resolve()
@@ -78,8 +75,14 @@ def pack(
     }
     own = [(name, str(len(text.encode())), _digest(text)) for name, text in texts.items()]
     rows = [(*row, "yes", "") for row in own] + [
-        (f.place, str(f.bytes or ""), f.sha256 or "", "no" if f.left_out else "yes", f.left_out)
-        for f in files
+        (
+            file.place,
+            "" if file.bytes is None else str(file.bytes),
+            file.sha256 or "",
+            "no" if file.left_out else "yes",
+            file.left_out,
+        )
+        for file in files
     ]
     texts[MANIFEST] = "".join("\t".join(row) + "\n" for row in (COLUMNS, *rows))
     packed = [(place, digest) for place, _, digest, included, _ in rows if included == "yes"]

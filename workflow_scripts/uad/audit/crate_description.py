@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from rocrate.model import ContextEntity
@@ -21,9 +21,6 @@ from rocrate.rocrate import ROCrate
 from uad.audit.crate_contents import CODE_FOLDER, RESULTS_FOLDER, File, place_of
 from uad.audit.tree import CONFIG
 from uad.core.records import EXTERNAL, Record, Records
-
-if TYPE_CHECKING:
-    from uad.audit.crate import About
 
 #: https://www.researchobject.org/workflow-run-crate/profiles/
 PROFILES = {
@@ -41,8 +38,14 @@ TERMS = (
 )
 
 
-def describe(records: Records, files: Iterable[File], about: About, own: Iterable[str]) -> str:
-    """Text of ``ro-crate-metadata.json``; ``own`` are the crate's own lists and its README."""
+def describe(
+    records: Records, files: Iterable[File], about: dict[str, Any], own: Iterable[str]
+) -> str:
+    """Text of ``ro-crate-metadata.json``.
+
+    ``about`` has what the records do not say (``name``, ``description``, ``sources``, ``agent``);
+    ``own`` are the crate's own lists and its README.
+    """
     crate = _Description(records, {file.place: file for file in files}, about)
     for place in own:
         crate.add(DataFile(crate, dest_path=place, properties={"name": place}))
@@ -69,9 +72,9 @@ def _one_or_many(entities: Iterable[Any]) -> Any:
 class _Description(ROCrate):
     """A crate whose entities are made from records and files, each once."""
 
-    def __init__(self, records: Records, files: dict[str, File], about: About) -> None:
+    def __init__(self, records: Records, files: dict[str, File], about: dict[str, Any]) -> None:
         super().__init__(version="1.1")
-        self.records, self.files, self.about = records, files, about
+        self.records, self.files, self.sources = records, files, about["sources"]
         self.outputs = Counter(record.rule for record in records.producers.values())
         #: data set by key of each of its raw files
         self.raw = {
@@ -82,7 +85,7 @@ class _Description(ROCrate):
             and entry.key.startswith(("raw/", EXTERNAL))
             and entry.key not in records.producers
         }
-        self.name, self.description = about.name, about.description
+        self.name, self.description = about["name"], about["description"]
         # the end of the last job: packed again, a crate is the same
         self.datePublished = max(map(_end, records.all.values())).isoformat()
         self.root_dataset["conformsTo"] = [
@@ -91,8 +94,8 @@ class _Description(ROCrate):
         ]
         self.license = self.thing("#terms", "CreativeWork", name=LICENCE, description=TERMS)
         self.agent = {}
-        if about.agent:
-            person = self.thing(f"#{quote(about.agent)}", "Person", name=about.agent)
+        if name := about["agent"]:
+            person = self.thing(f"#{quote(name)}", "Person", name=name)
             self.agent, self.root_dataset["author"] = {"agent": person}, person
 
     # Files and data
@@ -126,7 +129,7 @@ class _Description(ROCrate):
     def raw_data(self, dataset: str) -> Any:
         text = f"{list(self.raw.values()).count(dataset)} files, see manifest.tsv."
         known: dict[str, str] = {}
-        if source := self.about.sources.get(dataset):
+        if source := self.sources.get(dataset):
             known = {"alternateName": source.title, "url": str(source.home)}
             known |= {"license": source.licence, "citation": source.citation}
         else:
