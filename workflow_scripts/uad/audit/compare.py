@@ -17,6 +17,7 @@ from uad.audit.compared_run import CODE, RAW, UNKNOWN, Run, open_run
 from uad.core.errors import first_of
 from uad.core.records import Record
 from uad.report.html import render_page
+from uad.report.render import counted
 
 #: Version of the layout of the JSON.
 FORMAT = 5
@@ -266,4 +267,4 @@ def count_sentence(files: Iterable[dict[str, Any]]) -> str:
     """``203 files: 200 identical, 3 different``."""
     counts = Counter(file["state"] for file in files)
     parts = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-    return f"{counts.total()} files: {parts or 'none'}"
+    return f"{counted(counts.total(), 'file')}: {parts or 'none'}"
