@@ -37,8 +37,9 @@ with job(snakemake) as context:
     if verified.failures:
         named = [f"{place} {'; '.join(why)}" for place, why in sorted(verified.failures.items())]
         print("\n".join(f"FAIL {text}" for text in named))
+        reasons = "; ".join(named[:5]).rstrip(".")
         raise DataError(
-            f"{snakemake.output[0]}: does not pass its own verification: {'; '.join(named[:5])}. "
+            f"{snakemake.output[0]}: does not pass its own verification: {reasons}. "
             "'make audit' tells what is wrong with the results; the crate is not kept."
         )
     print(f"{snakemake.output[0]}: packed and verified")
