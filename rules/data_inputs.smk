@@ -38,8 +38,8 @@ def raw_root(wildcards):
 
 def raw_listing(wildcards):
     """Param: a digest of a raw tree that is not ours, so that changes in it are seen."""
-    if cfg.datasets[wildcards.dataset].source == "phantom":
-        return None  # its manifest is an input
+    if cfg.datasets[wildcards.dataset].source == "phantom" or planned_table(wildcards.dataset):
+        return None  # a phantom's manifest is an input
     try:
         return listing_digest(raw_root(wildcards))
     except DataError as error:
@@ -54,6 +54,8 @@ def raw_tree(wildcards):
         return tree.manifest(wildcards.dataset)
     if dataset.source == "download":
         return tree.downloaded(wildcards.dataset)
+    if planned_table(wildcards.dataset):
+        return []
     needed = {name: cfg.datasets[name] for name in cfg.datasets_of_run()}
     problem = missing_data({wildcards.dataset: dataset}) and missing_data(
         {**needed, wildcards.dataset: dataset}

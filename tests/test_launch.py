@@ -14,7 +14,6 @@ from uad.run.launch import (
     LaunchError,
     cancel_unattended,
     copy_overlays,
-    overlays_of,
     readable_sacct,
     register_run,
     snapshot,
@@ -69,14 +68,12 @@ def test_overlays_are_copied_so_that_edits_do_not_reach_a_run(tmp_path):
     mine.write_text("seed: 1\n")
     other.write_text("seed: 2\n")
     given = ["--nolock", "--configfile", str(mine), str(other), "--config", "a=1", "--", "paper"]
-    where = overlays_of(given)
-    assert where == [2, 3]
-    copied = copy_overlays(given, where, tmp_path / "code")
+    copied = copy_overlays(given, tmp_path / "copies")
     mine.write_text("seed: 3\n")
-    assert [Path(copied[n]).read_text() for n in where] == ["seed: 1\n", "seed: 2\n"]
+    assert [Path(copied[n]).read_text() for n in (2, 3)] == ["seed: 1\n", "seed: 2\n"]
     assert copied[:2] + copied[4:] == given[:2] + given[4:]
     with pytest.raises(LaunchError, match=r"none\.yaml: there is no such config file"):
-        overlays_of(["--configfile", str(tmp_path / "none.yaml")])
+        copy_overlays(["--configfile", str(tmp_path / "none.yaml")], tmp_path / "copies")
 
 
 class TestARunOnAnotherLoginNode:

@@ -1,11 +1,12 @@
 """Plan before you spend: Snakemake's jobs, known costs, and nothing touched or locked."""
 
+import contextlib
 import json
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,9 +21,8 @@ from uad.config import load, load_files
 from uad.core.errors import DataError
 from uad.core.files import write_json
 from uad.methods.base import Setup
+from uad.run.dry_run import Job, parse, refusal, scheduler_of
 from uad.run.estimates import Estimator, finished_jobs, load_costs
-from uad.run.jobs import Command, Job, local_rules, parse_jobs, refusal, submissions
-from uad.run.mirror import Mirror
 from uad.run.plan import make_plan, render
 
 DRY_RUN = """\
@@ -103,38 +103,32 @@ def reconstruction(method, test="mslub", gpus=1):
 
 
 class TestADryRun:
-    def test_is_read_job_by_job(self):
-        index, strip, paper = parse_jobs(DRY_RUN)
+    def test_is_read_job_by_job_without_the_targets(self):
+        (index, strip), submissions = parse(DRY_RUN)
         assert (index.rule, index.wildcards, index.gpus) == ("index_dataset", {"dataset": "ixi"}, 0)
         assert (strip.threads, strip.gpus, len(strip.inputs)) == (3, 1, 2)
         assert strip.wildcards == {"dataset": "ixi", "subject": "A", "suffix": "T2w"}
-        assert not paper.outputs
-        assert parse_jobs("Building DAG of jobs...\nNothing to be done.\n") == []
+        assert submissions == 1  # the index is local
+        assert parse("Building DAG of jobs...\nNothing to be done.\n") == ([], 0)
 
-    def test_is_read_with_its_groups(self):
+    def test_counts_a_group_as_one_submission(self):
         start = DRY_RUN.index("rule skullstrip_scan:")
         end = DRY_RUN.index("[Sun", start)
-        grouped = "".join(f"    {line}\n" for line in DRY_RUN[start:end].splitlines())
+        member = "".join(f"    {line}\n" for line in DRY_RUN[start:end].splitlines())
         header = "[Sun Nov 22 08:19:57 2026] Group job skullstrip (jobs in lexicogr. order):\n\n"
-        jobs = parse_jobs(DRY_RUN[:start] + header + grouped + DRY_RUN[end:])
-        assert [job.group for job in jobs] == [None, 1, None]
-        assert [replace(job, group=None) for job in jobs] == parse_jobs(DRY_RUN)
+        output = DRY_RUN[:start] + header + member + "\n" + member + DRY_RUN[end:]
+        jobs, submissions = parse(re.sub("(total +)3", r"\g<1>4", output))
+        assert jobs == [*parse(DRY_RUN)[0], jobs[-1]] and submissions == 1
 
     def test_that_is_not_understood_is_no_plan(self):
         with pytest.raises(ValueError, match="2 jobs read, but Snakemake counts"):
-            parse_jobs(DRY_RUN.replace("rule skullstrip_scan:", "RULE skullstrip_scan:"))
+            parse(DRY_RUN.replace("rule skullstrip_scan:", "RULE skullstrip_scan:"))
 
     def test_that_snakemake_refuses_is_its_own_message_and_short(self):
         output = "Using profile x\nBuilding DAG\nMissingRuleException:\nNo rule to produce tabel1\n"
         output += "Using workflow specific profile y\n"
         assert refusal(output) == "MissingRuleException:\nNo rule to produce tabel1"
         assert len(refusal("x\n" * 100).splitlines()) <= 24
-
-    def test_a_submission_is_a_group_or_a_job_that_is_not_local(self):
-        assert {"index_dataset", "check_disk_space"} <= local_rules()
-        assert not {"train_model", "skullstrip_scan"} & local_rules()
-        jobs = [Job("index_dataset"), *[Job("register_scan", group=1)] * 2, Job("train_model")]
-        assert submissions(jobs) == (1, 1)
 
 
 class TestStoredCosts:
@@ -228,7 +222,7 @@ class TestSeconds:
     def test_without_a_gpu_are_those_of_the_cpu_and_threads_help(self, estimate):
         one = estimate().seconds(training("ddpm", gpus=0))[0]
         assert one > 10 * 24 * 3600
-        assert estimate().seconds(replace(training("ddpm", gpus=0), threads=8))[0] < one / 4
+        assert estimate().seconds(training("ddpm", gpus=0)._replace(threads=8))[0] < one / 4
 
     def test_of_an_unknown_rule_or_network_are_none(self, content, estimate):
         content["models"]["ae"]["options"] = {"channels": [16, 32, 32], "latent": 32}
@@ -260,48 +254,45 @@ class TestSeconds:
         assert finished_jobs(tmp_path) == [(Job("r", {"a": "b"}, ("in",)), 7.0)]
 
 
-def row(rule, to_do, done, core_hours, gpu_hours, derived, sources):
-    return {
-        "rule": rule, "to_do": to_do, "done": done, "core_hours": core_hours,
-        "gpu_hours": gpu_hours, "derived_core_hours": core_hours * derived,
-        "derived_gpu_hours": gpu_hours * derived, "sources": sources,
-    }  # fmt: skip
+def row(rule, to_do, done, core_hours, gpu_hours, sources):
+    hours = {"core_hours": core_hours, "gpu_hours": gpu_hours}
+    return {"rule": rule, "to_do": to_do, "done": done, **hours, "sources": sources}
 
 
 def printed(*rows, **changes):
     sums = {name: sum(r[name] for r in rows) for name in rows[0] if name not in ("rule", "sources")}
+    sums["sources"] = sum((Counter(r["sources"]) for r in rows), Counter())
     plan = {
         "targets": ["paper"], "rows": list(rows), "totals": sums, "tflops": 10, "bytes_kept": 5e9,
         "bytes_peak": 6e9, "bytes_free": 1e12, "bytes_raw": {}, "scheduler": None,
-        "submissions": (0, 0), "notes": [],
+        "submissions": 0, "notes": [],
     }  # fmt: skip
     return render(plan | changes)
 
 
 class TestInPrint:
-    def test_derived_hours_are_never_printed_as_measured(self):
+    def test_each_rule_says_where_its_hours_are_from(self):
         rows = (
-            row("train_model", 5, 2, 10, 10, True, {"derived": 5}),
-            row("score_volumes", 1, 0, 3, 0, False, {"measured": 1}),
+            row("train_model", 5, 2, 10, 10, {"derived": 5}),
+            row("score_volumes", 1, 0, 3, 0, {"measured": 1}),
         )
         text = printed(*rows, notes=["ixi is not there."])
-        assert "Not measured but derived: 10.0 of the 10.0 GPU-hours" in text
         assert re.search(r"^train_model +5 +2 +10\.0 +10\.0 +derived$", text, re.M)
-        assert re.search(r"^total +6 +2 +13\.0 +10\.0$", text, re.M)
-        assert "10 TFLOP/s" in text and "ixi is not there." in text
-        assert "5.0 GB kept, at most 6.0 GB at peak" in text
+        assert re.search(r"^total +6 +2 +13\.0 +10\.0 *$", text, re.M)
+        assert "derived: not measured" in text and "10 TFLOP/s" in text
+        assert "ixi is not there." in text and "5.0 GB kept, at most 6.0 GB at peak" in text
         assert "raw data" not in text and "Submissions" not in text and "Not in the" not in text
 
     def test_what_is_not_in_the_figures_is_said(self):
         raw = {"ixi": 8_700_000_000, "mslub": None}
-        unknown = row("train_model", 5, 0, 0, 0, False, {"unknown": 5})
-        text = printed(unknown, bytes_raw=raw, scheduler="slurm", submissions=(2, 5))
+        unknown = row("train_model", 5, 0, 0, 0, {"unknown": 5})
+        text = printed(unknown, bytes_raw=raw, scheduler="slurm", submissions=7)
         assert "Not in the hours: 5 jobs" in text and re.search(r"^  unknown: no cost", text, re.M)
         assert "not there yet: ixi 8.7 GB, mslub unknown, not included." in text
-        assert "Submissions to slurm: 7 (2 groups, 5 jobs)" in text
+        assert "Submissions to slurm: 7." in text
 
     def test_a_finished_target_says_so(self):
-        text = printed(row("make_table", 0, 1, 0, 0, False, {}))
+        text = printed(row("make_table", 0, 1, 0, 0, {}))
         assert "Nothing is to do." in text and "derived" not in text
 
 
@@ -309,16 +300,17 @@ class TestInPrint:
 def plan(root):
     """Plans a target; dry runs start with Snakemake loaded."""
 
-    def run(command, **_):
+    def run(command, env, **_):
         assert command[:3] == [sys.executable, "-m", "snakemake"]
-        return forked(command[3:])
+        return forked(command[3:], environment=env)
 
     def plan(overlay, directory, target="table3", profile=None):
         cfg = load_files([root / "config.yaml", overlay])
-        return make_plan(cfg, Command((overlay,), profile), [target], directory=directory)
+        with contextlib.chdir(directory):
+            return make_plan(cfg, [target], [overlay], profile)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("uad.run.jobs.subprocess", SimpleNamespace(run=run))
+        patch.setattr("uad.run.dry_run.subprocess", SimpleNamespace(run=run))
         yield plan
 
 
@@ -328,8 +320,9 @@ def to_do(plan):
 
 
 def files_of(folder):
-    """All that can change in a folder without leaving a trace in a file's content."""
-    return {p: (p.lstat().st_mtime_ns, p.lstat().st_size) for p in Path(folder).rglob("*")}
+    """All files of a folder with their times and sizes, but for what Snakemake keeps for itself."""
+    files = [p for p in Path(folder).rglob("*") if ".snakemake" not in p.parts]
+    return {p: (p.lstat().st_mtime_ns, p.lstat().st_size) for p in files}
 
 
 @pytest.fixture
@@ -350,10 +343,10 @@ def test_data_that_are_not_there_are_stood_in_for(plan, tmp_path, overlay):
     assert counts["pack_slices"] == 1 and "predict_brain_masks" not in counts
     assert any("brats21 is not there: planned with the 10 subjects" in n for n in found["notes"])
     assert rows["train_model"]["sources"] == {"derived": 20}
-    assert rows["train_model"]["gpu_hours"] == rows["train_model"]["derived_gpu_hours"] > 0
+    assert rows["train_model"]["gpu_hours"] > 0
     assert found["bytes_peak"] > found["bytes_kept"] > 8.6e9 + 13e9  # with the raw data
     assert found["bytes_raw"]["mslub"] is None and found["bytes_raw"]["brats21"] == 13e9
-    assert not list(tmp_path.iterdir())  # nothing was left behind
+    assert not files_of(tmp_path)  # nothing was left behind
 
 
 @pytest.fixture(scope="module")
@@ -378,20 +371,15 @@ def test_data_that_are_there_are_counted_without_whom_a_reviewer_excluded(review
     assert not reviewed[0]["notes"] and reviewed[0]["scheduler"] is None
 
 
-def test_on_a_cluster_grouped_jobs_are_counted_and_so_are_submissions(reviewed, root):
+def test_on_a_cluster_the_submissions_are_counted(reviewed, root):
     alone, found = reviewed
     jobs = to_do(found)
-    assert jobs == to_do(alone)
-    groups, single = found["submissions"]
-    grouped = (
-        "skullstrip_scan register_scan score_volumes search_threshold evaluate_volumes".split()
-    )
-    local = "check_disk_space index_dataset make_splits make_table save_config".split()
-    assert jobs["score_volumes"] < groups < sum(jobs[rule] for rule in grouped)
-    assert single == sum(jobs.values()) - sum(jobs[rule] for rule in [*grouped, *local])
-    assert found["scheduler"] == "slurm"
+    assert jobs == to_do(alone) and found["scheduler"] == "slurm"
+    # scans come in groups, and score, threshold and metrics of a cell are one
+    assert jobs["train_model"] + jobs["score_volumes"] < found["submissions"]
+    assert found["submissions"] < sum(jobs.values()) - 2 * jobs["score_volumes"]
     with pytest.raises(DataError, match=r"sulrm: there is no .*profile\.yaml"):
-        Command((), root / "profiles/sulrm").executor()
+        scheduler_of(root / "profiles/sulrm")
 
 
 def test_absolute_paths_are_stood_in_for_without_being_written(plan, tmp_path, overlay):
@@ -407,11 +395,15 @@ def test_absolute_paths_are_stood_in_for_without_being_written(plan, tmp_path, o
     assert not nowhere.exists() and not (tmp_path / "results").exists()
 
 
-def test_a_preprocessed_tree_cannot_be_stood_in_for(content, tmp_path):
-    content["datasets"]["ixi"]["source"] = "preprocessed"
-    mirror = Mirror(tmp_path / "mirror", tmp_path, load(content))
-    with pytest.raises(DataError, match=r"ixi: no folder 'data/ixi'.*source to folder"):
-        mirror.index(["ixi"])
+def test_data_of_unknown_size_are_asked_for(plan, tmp_path, overlay):
+    content = yaml.safe_load(overlay.read_text())
+    own = {"image": "{subject}_{modality}.nii.gz", "modalities": {"T1": "t1", "T2": "t2"}}
+    own["healthy"] = True
+    content["datasets"]["ixi"] = {"layout": own, "path": "data/mine", "expected": None}
+    overlay.write_text(yaml.safe_dump(content))
+    message = r"ixi: no folder 'data/mine'.*set datasets\.ixi\.expected"
+    with pytest.raises(DataError, match=message):
+        plan(overlay, tmp_path)
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from uad.core.errors import ConfigError
 from uad.run.launch import (
     cancel_unattended,
     copy_overlays,
-    overlays_of,
     readable_sacct,
     register_run,
     snapshot,
@@ -33,14 +32,13 @@ def run(options: argparse.Namespace) -> int:
     here = Path.cwd()
     state = here / ".uad"
     lock_directory()
-    overlays = overlays_of(arguments)
     register_run(here, state / "run.json")
+    arguments = copy_overlays(arguments, state / "overlays")
     cancelled = cancel_unattended(here)
     if cancelled:
         message = f"Ended {len(cancelled)} job(s) of an earlier run that nobody watched any more."
         print(message, flush=True)  # exec would drop what is buffered
     snakefile = snapshot(ROOT, state / "code")
-    arguments = copy_overlays(arguments, overlays, snakefile.parent / "overlays")
     os.environ["UAD_REPOSITORY"] = str(ROOT)
     os.environ["PATH"] = readable_sacct(state / "bin")
     library = str(snakefile.parent / "workflow_scripts")

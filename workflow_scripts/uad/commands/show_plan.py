@@ -5,7 +5,7 @@ from pathlib import Path
 
 from uad.config import load_files
 from uad.core.files import write_json
-from uad.run.jobs import ROOT, Command
+from uad.run.dry_run import ROOT
 from uad.run.plan import make_plan, render
 
 
@@ -23,8 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the plan."""
     cfg = load_files([ROOT / "config.yaml", *options.overlay])
-    command = Command(tuple(options.overlay), options.profile)
-    found = make_plan(cfg, command, options.targets, tflops=options.tflops)
+    found = make_plan(cfg, options.targets, options.overlay, options.profile, options.tflops)
     if options.json:
         write_json(options.json, found)
     print(render(found))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import yaml
 from uad.config import Config
 from uad.config.params import predicts_in_batches
 from uad.core.files import read_json
-from uad.run.jobs import ROOT, Job
+from uad.run.dry_run import ROOT, Job
 from uad.run.room import ATLAS_MM3, HEAD_MM3, model_bytes, scan_bytes
 from uad.splits import cross_dataset, intra_dataset
 
@@ -23,8 +22,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Bytes per voxel of a stored reconstruction (float16) and anomaly map (float32).
-_RESULT_BYTES = {"reconstruct_volumes": 2, "score_volumes": 4}
-_RESULT_BYTES |= {"reconstruct_healthy": 2, "score_healthy": 4}
+_RESULT_BYTES = {
+    "reconstruct_volumes": 2,
+    "reconstruct_healthy": 2,
+    "score_volumes": 4,
+    "score_healthy": 4,
+}
 _SCAN_PARTS = {"make_phantom": "raw", "register_scan": "registered", "pack_slices": "packed"}
 _OF_NETWORKS = ("train_model", "reconstruct_volumes", "reconstruct_healthy")
 #: Volumes that a job of a table cell works on, by their role in the split; default: both.
@@ -116,14 +119,14 @@ class Estimator:
             slices = self.volumes(names["experiment"], ["train"]) * loop.samples_per_volume
             steps = loop.epochs * (slices // loop.batch_size)  # whole batches
             return {"step": steps * loop.batch_size / 32 * self.area}
-        if job.rule == "compute_air" or "test" in names:
-            roles = _ROLES.get(job.rule, ["val_unhealthy", "test"])
-            dataset = None if roles == ["test_healthy"] else names.get("test")
-            count = self.volumes(names["experiment"], roles, dataset)
-            if job.rule == "rescore_volumes":
-                count *= len(cfg.variants_of(names["study"], names["method"]))
-            return {"volume": count * self.size}
-        return {}
+        if job.rule != "compute_air" and "test" not in names:
+            return {}
+        roles = _ROLES.get(job.rule, ["val_unhealthy", "test"])
+        dataset = None if roles == ["test_healthy"] else names.get("test")
+        count = self.volumes(names["experiment"], roles, dataset)
+        if job.rule == "rescore_volumes":
+            count *= len(cfg.variants_of(names["study"], names["method"]))
+        return {"volume": count * self.size}
 
     def _units_of_scans(self, job: Job) -> dict[str, float]:
         cfg, names = self.cfg, job.wildcards
@@ -159,7 +162,7 @@ class Estimator:
 
     def _work(self, job: Job) -> float:
         """How much work a job is, in stored seconds of one core, to compare with its like."""
-        return self._stored(replace(job, threads=1, gpus=0))[0]
+        return self._stored(job._replace(threads=1, gpus=0))[0]
 
     def _stored(self, job: Job) -> tuple[float, str]:
         """Seconds from the unit costs, and ``measured``, ``derived`` or ``unknown``.
@@ -168,8 +171,7 @@ class Estimator:
         """
         kind, units, costs = self.kind(job), self.units(job), self.costs["costs"]
         fitting = (c for c in costs if c["rule"] == job.rule and c.get("kind") in (None, kind))
-        cost = next(fitting, None)
-        if cost is None:
+        if (cost := next(fitting, None)) is None:
             return 1.0, "unknown"
         amount, operations = units.get(cost.get("unit"), 0), self._operations(job, units)
         if operations is None:

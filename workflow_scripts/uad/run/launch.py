@@ -53,30 +53,23 @@ def snapshot(root: Path, into: Path) -> Path:
     return into / "Snakefile"
 
 
-def overlays_of(arguments: Sequence[str]) -> list[int]:
-    """Where the config files stand among the arguments of Snakemake.
+def copy_overlays(arguments: Sequence[str], folder: Path) -> list[str]:
+    """Snakemake's arguments with copies of the config files: jobs read these when they start.
 
     Raises:
         LaunchError: one of them is not there.
     """
-    found, taking = [], False
+    copied, taking = list(arguments), False
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     for number, argument in enumerate(arguments):
         if argument.startswith("-"):
             taking = argument in ("--configfile", "--configfiles")
         elif taking:
-            found.append(number)
             if not Path(argument).is_file():
                 raise LaunchError(f"{argument}: there is no such config file.")
-    return found
-
-
-def copy_overlays(arguments: Sequence[str], where: Sequence[int], folder: Path) -> list[str]:
-    """Snakemake's arguments with copies of the config files: jobs read these when they start."""
-    copied = list(arguments)
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in where:
-        copy = folder / f"{number}-{Path(arguments[number]).name}"
-        copied[number] = str(shutil.copy2(arguments[number], copy))
+            copy = folder / f"{number}-{Path(argument).name}"
+            copied[number] = str(shutil.copy2(argument, copy))
     return copied
 
 

@@ -132,29 +132,16 @@ class Trainer:
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value.float() * len(images)
             samples += len(images)
-            self.stop.count_batch()
         return {name: float(total / samples) for name, total in sums.items()}
 
     def validate_untrained(self) -> None:
-        """The first row of the history; a signal ends the training at once."""
-        message = "Stopped by a signal before the first epoch; run the same command again."
-        self.stop.start_epoch(len(self.validation), message)
-        loss = self.validate()
-        if self.stop.received:
-            raise StoppedError(message)
-        self.history.append({"epoch": 0, "step": 0, "train_loss": None, "val_loss": loss})
+        """The first row of the history."""
+        row = {"epoch": 0, "step": 0, "train_loss": None, "val_loss": self.validate()}
+        self.history.append(row)
 
-    def run_epoch(self, saved: int) -> None:
-        """Train, validate if it is time, and add a row to the history; ``saved`` is the epoch of
-        the last checkpoint, of which a StoppedError speaks.
-        """
+    def run_epoch(self) -> None:
+        """Train, validate if it is time, and add a row to the history."""
         validates = (self.epoch + 1) % self.loop.validate_every == 0
-        self.stop.start_epoch(
-            len(self.training) + validates * len(self.validation),
-            f"Stopped by a signal in epoch {self.epoch + 1} of {self.loop.epochs}, whose end was "
-            "not near; the same command "
-            + (f"goes on after epoch {saved}." if saved else "begins again."),
-        )
         self.network.train()
         losses = self._mean(self.training_step, self.training)
         loss = self.validate() if validates else None
@@ -173,11 +160,15 @@ class Trainer:
 
     def run(self, checkpoint: Path) -> None:
         """Train from where this is to the last epoch, with checkpoints."""
-        loop, total, saved = self.loop, self.loop.epochs, self.epoch
+        loop, total, first = self.loop, self.loop.epochs, self.epoch
         started = printed = written = time.monotonic()
-        first = saved
         while self.epoch < total:
-            self.run_epoch(saved)
+            if self.stop.received:
+                raise StoppedError(
+                    f"Stopped by a signal after epoch {self.epoch} of {total}; the same command "
+                    "goes on from there."
+                )
+            self.run_epoch()
             epoch, row, now = self.epoch, self.history[-1], time.monotonic()
             if not np.isfinite(row["train_loss"]):
                 raise DataError(
@@ -194,12 +185,7 @@ class Trainer:
             due = epoch % loop.checkpoint_every == 0 and now - written >= loop.checkpoint_seconds
             if due or self.stop.received:
                 self.save(checkpoint)
-                saved, written = epoch, time.monotonic()
-            if self.stop.received and epoch < total:
-                raise StoppedError(
-                    f"Stopped by a signal after epoch {epoch} of {total}; the same command goes on "
-                    "from there."
-                )
+                written = time.monotonic()
 
     def save(self, path: Path) -> None:
         """Write all that :meth:`load` needs to go on from here."""
