@@ -16,7 +16,8 @@ from uad.core.errors import ConfigError
 from uad.core.files import sha256
 from uad.phantom import subject_names, write_dataset, write_subject
 
-SEED, SPACING, SUBJECTS = 20240815, 3.0, 6
+SEED, SPACING = 20240815, 3.0
+SUBJECTS = {"ixi": 1, "brats21": 6, "mslub": 6}
 ALL = ("T1", "T1CE", "T2", "FLAIR")
 MODALITIES = {"ixi": ("T1", "T2"), "brats21": ALL, "mslub": ALL}
 
@@ -67,12 +68,12 @@ class Scan:
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    """``scans(layout)``: six subjects of a layout, written once."""
+    """``scans(layout)``: subjects of a layout, written once."""
     root = tmp_path_factory.mktemp("phantom")
 
     @cache
     def write(layout: str) -> list[Scan]:
-        names = subject_names(layout, SUBJECTS, SEED)
+        names = subject_names(layout, SUBJECTS[layout], SEED)
         return [Scan(root / layout, layout, name) for name in names]
 
     return write

@@ -446,11 +446,6 @@ def test_no_rule_script_or_table_code_names_a_method(root, content):
             assert f'"{name}"' not in code and f"'{name}'" not in code, f"{path} names {name}"
 
 
-def test_the_library_never_imports_snakemake(root):
-    for path in root.glob("workflow_scripts/uad/**/*.py"):
-        assert not re.search(r"^\s*(import|from) snakemake", path.read_text(), re.M), path
-
-
 def test_every_rule_with_a_script_has_one_of_its_own_name(root):
     for path in root.glob("rules/*.smk"):
         for rule, body in re.findall(
