@@ -3,14 +3,12 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from test_workflow import job_counts
+from tools.workflow import forked, job_counts
 
 COPIED = ("Snakefile", "rules", "workflow_scripts", "resources", "notebooks", "report", "envs")
 
@@ -45,8 +43,7 @@ def run(folder: Path, command: str) -> tuple[int, str]:
     program, *arguments = command.removeprefix("$ ").split()
     assert program == "snakemake"
     environment = {**os.environ, "PYTHONPATH": str(folder / "workflow_scripts")}
-    command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "2"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = forked([*arguments, "--cores", "2"], cwd=folder, environment=environment)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -391,6 +391,7 @@ def planned(trained, changes, *arguments):
     return snakemake(code, folder, "-n", *arguments, "--configfile", overlay, "--", *models)
 
 
+@pytest.mark.slow
 def test_snakemake_starts_as_many_jobs_as_the_gpu_has_room_for_and_none_that_waits(trained):
     folder, _, models = trained
     for path in models:
@@ -399,11 +400,13 @@ def test_snakemake_starts_as_many_jobs_as_the_gpu_has_room_for_and_none_that_wai
         assert told["waited"] < 0.9 * devices.PAUSE
 
 
+@pytest.mark.slow
 def test_how_many_jobs_share_a_gpu_changes_no_result(trained):
     alone = {"run": {"jobs_per_gpu": 1}, "models": {"ae": {"share_gpu": False}}}
     assert "Nothing to be done" in planned(trained, alone)
 
 
+@pytest.mark.slow
 def test_a_scheduler_is_asked_for_one_gpu_for_each_job_whoever_shares(trained):
     changes = {"run": {"jobs_per_gpu": 2}, "train": {"epochs": 7}}
     output = planned(trained, changes, "--workflow-profile", trained[1] / "profiles/slurm")

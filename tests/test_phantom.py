@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
+from uad.config import load
 from uad.config.inputs import Dataset
 from uad.core.errors import ConfigError
 from uad.core.files import sha256
@@ -135,12 +136,20 @@ def test_the_config_refuses_what_cannot_be_drawn(change, message):
         Dataset.model_validate(fine | change)
 
 
-@pytest.mark.parametrize(("layout", "n"), [("ixi", 999), ("mslub", 100), ("mslub", -1)])
-def test_more_subjects_than_names_are_refused(layout, n):
-    with pytest.raises(ConfigError, match="allow 0 to"):
-        subject_names(layout, n, SEED)
-    with pytest.raises(ConfigError, match="unknown layout 'oasis'"):
-        subject_names("oasis", 1, SEED)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"phantom": {"subjects": 999}},
+            "ixi.phantom.subjects: .* names for 998 subjects",
+        ),
+        ({"layout": "bids"}, "datasets.ixi.layout: no phantom has this layout"),
+    ],
+)
+def test_what_no_phantom_has_is_refused(content, change, message):
+    content["datasets"]["ixi"] |= {"source": "phantom", **change}
+    with pytest.raises(ConfigError, match=message):
+        load(content)
 
 
 # ------------------------------------------------------------------ reproducibility

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 
-from uad.core.errors import ConfigError
 from uad.core.patterns import BRAIN, LESION, layout_of
 from uad.core.seeds import derive_seed
 from uad.phantom.anatomy import (
@@ -40,14 +39,9 @@ def subject_names(layout: str, n: int, seed: int) -> list[str]:
     """Names of the first ``n`` subjects, in the data set's own style.
 
     The list for a smaller ``n`` is the beginning of the list for a larger one. The seed chooses
-    IXI's site and scan number; the other layouts only count.
-
-    Raises:
-        ConfigError: unknown layout, or more subjects than its names can count.
+    IXI's site and scan number; the other layouts only count. How many names a layout has is
+    ``LAYOUTS[layout].subject_limit``.
     """
-    limit = _layout(layout).subject_limit
-    if not 0 <= n <= limit:
-        raise ConfigError(f"phantom {layout}: n is {n}, its file names allow 0 to {limit}.")
     if layout == "ixi":
         return [_ixi_name(number, seed) for number in range(2, n + 2)]
     if layout == "brats21":
@@ -88,25 +82,16 @@ def write_subject(
     ``spacing`` is the isotropic voxel size in mm, drawn sensibly from 0.5 to 6.
 
     Raises:
-        ConfigError: unknown layout.
         DataError: nilearn's template files are not installed.
     """
-    kind, patterns = _layout(layout), layout_of(layout)
     from uad.core.nifti import write_volume
 
-    volumes, affine = _make_subject(
-        kind, modalities, float(spacing), derive_seed(seed, layout, subject)
-    )
+    own_seed, patterns = derive_seed(seed, layout, subject), layout_of(layout)
+    volumes, affine = _make_subject(LAYOUTS[layout], modalities, float(spacing), own_seed)
     paths = {role: Path(out_dir) / patterns.path(subject, role) for role in volumes}
     for role, data in volumes.items():
         write_volume(paths[role], data, affine)
     return list(paths.values())
-
-
-def _layout(name: str) -> Layout:
-    if name not in LAYOUTS:
-        raise ConfigError(f"phantom: unknown layout {name!r}, expected one of {sorted(LAYOUTS)}.")
-    return LAYOUTS[name]
 
 
 def _ixi_name(number: int, seed: int) -> str:
