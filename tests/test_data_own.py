@@ -97,14 +97,14 @@ def bids(n):
 
 #: Files as documented; modalities; subjects; and the image of the first subject that is taken.
 READY = {
-    "brats20": (brats20(369), ["T1CE", "FLAIR"], 369, "BraTS20_Training_001_t1ce.nii"),
+    "brats20": (brats20(9), ["T1CE", "FLAIR"], 9, "BraTS20_Training_001_t1ce.nii"),
     "brats23": (brats23(9, ["000", "001"]), ["T2"], 9, "BraTS-GLI-00000-000-t2w.nii.gz"),
     "brats24": (brats23(9, ["101", "100"]), ["T2"], 9, "BraTS-GLI-00000-100-t2w.nii.gz"),
-    "mslesseg": (mslesseg(53), ["T2", "FLAIR"], 53, "P1_T1_T2.nii.gz"),
+    "mslesseg": (mslesseg(9), ["T2", "FLAIR"], 9, "P1_T1_T2.nii.gz"),
     "isbi15": (isbi15(), ["T1"], 5, "training01_01_mprage_pp.nii"),
     "atlas2": (atlas2(12), ["T1"], 12, "sub-r000s000_ses-1_space-MNI152NLin2009aSym_T1w.nii.gz"),
     "wmh": (wmh(), ["FLAIR"], 12, "FLAIR.nii.gz"),
-    "isles22": (isles22(250), ["FLAIR"], 250, "sub-strokecase0001_ses-0001_FLAIR.nii.gz"),
+    "isles22": (isles22(9), ["FLAIR"], 9, "sub-strokecase0001_ses-0001_FLAIR.nii.gz"),
     "bids": (bids(4), ["FLAIR"], 4, "sub-01_ses-b_FLAIR.nii.gz"),
     "bids-healthy": (bids(4), ["T1CE"], 4, "sub-01_ses-a_ce-gad_T1w.nii.gz"),
 }

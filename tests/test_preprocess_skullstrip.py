@@ -38,17 +38,6 @@ def test_ants_finds_the_brain(head, atlas_dir, tmp_path):
     assert facts["versions"]["antspyx"]
 
 
-@pytest.mark.slow
-def test_ants_finds_the_same_brain_in_another_orientation(head, atlas_dir, tmp_path):
-    skull_strip(head[0], tmp_path / "ras.nii.gz", "ants", atlas_dir, seed=3)
-    mask = read_volume(tmp_path / "ras.nii.gz")[0]
-    turned = reorient(head[0], tmp_path / "head_asr.nii.gz", "ASR")
-    skull_strip(turned, tmp_path / "asr.nii.gz", "ants", atlas_dir, seed=3)
-    back = read_scan(tmp_path / "asr.nii.gz")
-    assert read_volume(tmp_path / "asr.nii.gz")[0].shape == read_volume(turned)[0].shape
-    assert dice(back.data > 0, mask > 0) > 0.999
-
-
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PSR", "ILA"])
 def test_foreground_is_the_same_world_mask_in_any_orientation(codes, scan_dir, tmp_path):
     turned = reorient(scan_dir / "ras_image.nii.gz", tmp_path / "scan.nii.gz", codes)
