@@ -1,6 +1,7 @@
 """Studies: stored reconstructions scored again under variants, with the workflow's numbers."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -12,7 +13,6 @@ from uad.core.errors import DataError
 from uad.evaluate import evaluate_volume, postprocess, search_threshold
 from uad.evaluate.rescore import Variant, rescore
 from uad.evaluate.score import score_volume
-from uad.preprocess.slices import read_store, read_volumes, write_store, write_volumes
 
 torch.set_num_threads(1)
 
@@ -45,78 +45,48 @@ def scan(subject):
     return volume.astype(np.float16), mask.astype(np.uint8), lesion.astype(np.uint8)
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    path = tmp_path_factory.mktemp("store") / "slices.safetensors"
-    subjects = [subject for part in SUBJECTS.values() for subject in part]
-    write_store(path, subjects, map(scan, subjects))
-    return path
+@functools.cache
+def volumes(subject):
+    """A scan as the network saw it, its brain and its lesion."""
+    volume, mask, lesion = scan(subject)
+    return volume, mask > 0, lesion > 0
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Stored reconstructions: the scan without its lesion, and noise."""
-    path = tmp_path_factory.mktemp("reconstructions") / "fold-0.safetensors"
+def reconstructions():
+    """The scan without its lesion, and noise."""
     restored = {}
     for role, subjects in SUBJECTS.items():
         for subject in subjects:
             volume, mask, lesion = (array.astype(np.float32) for array in scan(subject))
             noise = np.random.default_rng(1000 + ord(subject)).standard_normal(SHAPE)
-            restored[f"{role}/{subject}"] = np.abs(volume - 0.25 * lesion + 0.04 * mask * noise)
-    write_volumes(path, {key: value.astype(np.float16) for key, value in restored.items()})
-    return path
+            image = np.abs(volume - 0.25 * lesion + 0.04 * mask * noise)
+            restored[f"{role}/{subject}"] = image.astype(np.float16)
+    return restored
 
 
-@pytest.fixture(scope="module")
-def reconstructions(files):
-    return dict(read_volumes(files))
-
-
-@pytest.fixture(scope="module")
-def volumes(store):
-    subjects = [subject for part in SUBJECTS.values() for subject in part]
-    part = read_store(store, subjects)
-    arrays = zip(part.volumes, part.masks, part.lesions, strict=True)
-    return dict(zip(subjects, arrays, strict=True)).__getitem__
-
-
-def workflow(variant, files, store, folder):
-    """What score_volumes, search_threshold and evaluate_volumes do, files included."""
+def workflow(variant, reconstructions):
+    """What score_volumes, search_threshold and evaluate_volumes do."""
     maps = {}
-    for key, reconstruction in read_volumes(files).items():
-        part = read_store(store, [key.split("/")[1]])
-        residual = score_volume(variant.score, part.volumes[0], reconstruction, **variant.quality)
-        maps[key] = postprocess(
-            residual,
-            part.masks[0],
-            erosion=variant.erosion,
-            median=variant.median,
-            order=variant.postprocessing_order,
-        ).astype(np.float32)
-    write_volumes(folder / "maps.safetensors", maps)
-
-    validation = read_volumes(folder / "maps.safetensors", "val_unhealthy/")
-    labels = read_store(store, [key.split("/")[1] for key in validation]).lesions
-    result = search_threshold(
-        list(validation.values()), list(labels), method=variant.threshold_search
-    )
-    threshold = json.loads(json.dumps(result.threshold))
-
+    for key, reconstruction in reconstructions.items():
+        volume, mask, _ = volumes(key.split("/")[1])
+        residual = score_volume(variant.score, volume, reconstruction, **variant.quality)
+        order, erosion, median = variant.postprocessing_order, variant.erosion, variant.median
+        maps[key] = postprocess(residual, mask, erosion=erosion, median=median, order=order)
+    known = [key for key in maps if key.startswith("val_unhealthy/")]
+    lesions = [volumes(key.split("/")[1])[2] for key in known]
+    result = search_threshold([maps[k] for k in known], lesions, method=variant.threshold_search)
+    threshold = json.loads(json.dumps(result.threshold))  # it goes through a file
     rows = {}
-    for role in SUBJECTS:
-        for key, scores in read_volumes(folder / "maps.safetensors", f"{role}/").items():
-            part = read_store(store, [key.split("/")[1]])
-            rows[key] = evaluate_volume(
-                scores, part.lesions[0], part.masks[0], threshold, variant.component_max_size
-            )
+    for key, scores in maps.items():
+        _, mask, lesion = volumes(key.split("/")[1])
+        rows[key] = evaluate_volume(scores, lesion, mask, threshold, variant.component_max_size)
     return rows
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_the_numbers_are_exactly_those_of_the_three_rules(
-    variant, files, store, reconstructions, volumes, tmp_path
-):
-    expected = workflow(variant, files, store, tmp_path)
+def test_the_numbers_are_exactly_those_of_the_three_rules(variant, reconstructions):
+    expected = workflow(variant, reconstructions)
     found = rescore(reconstructions, volumes, [variant])
     assert len(found) == len(expected) == 7
     for row in found.itertuples():
@@ -125,7 +95,7 @@ def test_the_numbers_are_exactly_those_of_the_three_rules(
             assert getattr(row, field) == reference[field]
 
 
-def test_rows_are_in_the_order_of_variants_roles_and_subjects(reconstructions, volumes):
+def test_rows_are_in_the_order_of_variants_roles_and_subjects(reconstructions):
     backwards = dict(reversed(list(reconstructions.items())))
     rows = rescore(backwards, volumes, VARIANTS[:2])
     columns = "variant role subject dice auprc threshold mean_normal mean_anomalous "
@@ -139,7 +109,7 @@ def test_rows_are_in_the_order_of_variants_roles_and_subjects(reconstructions, v
     assert [*rows[["variant", "role", "subject"]].itertuples(index=False, name=None)] == expected
 
 
-def test_means_are_of_the_raw_score_by_region_within_the_brain(reconstructions, volumes):
+def test_means_are_of_the_raw_score_by_region_within_the_brain(reconstructions):
     def changed(subject):
         volume, mask, lesion = volumes(subject)
         return volume, mask, {"d": lesion & False, "e": mask}.get(subject, lesion)
@@ -174,7 +144,7 @@ def test_variants_that_cannot_differ_are_known(baseline, change, same):
     assert dataclasses.replace(baseline, name="other", **change).same_as(baseline) == same
 
 
-def test_the_threshold_is_from_the_validation_set_alone(reconstructions, volumes):
+def test_the_threshold_is_from_the_validation_set_alone(reconstructions):
     changed = {k: v * 0.5 if k.startswith("test/") else v for k, v in reconstructions.items()}
     before, after = (
         rescore(stored, volumes, VARIANTS[:3]) for stored in (reconstructions, changed)
@@ -195,7 +165,7 @@ def test_the_defaults_of_a_variant_are_the_reference_protocol():
 @pytest.mark.parametrize(
     ("bad", "message"), [(np.zeros((3, 3, 3)), "grid"), (np.full(SHAPE, np.inf), "infinite")]
 )
-def test_an_error_names_the_volume(role, bad, message, reconstructions, volumes):
+def test_an_error_names_the_volume(role, bad, message, reconstructions):
     subject = SUBJECTS[role][0]
     stored = {**reconstructions, f"{role}/{subject}": bad}
     with pytest.raises(DataError, match=f"{subject}: .*{message}"):
