@@ -2,6 +2,7 @@
 
 from uad.core.files import read_json, write_json, write_tsv
 from uad.core.provenance import job
+from uad.evaluate import cell_of
 from uad.evaluate.healthy import judge_healthy
 from uad.preprocess.slices import read_store, read_volumes
 
@@ -22,12 +23,7 @@ with job(snakemake) as context:
         params.component_max_size,
         params.voxel_mm,
     )
-    cell = {
-        "experiment": names.experiment,
-        "method": names.method,
-        "fold": int(names.fold),
-        "test_dataset": names.test,
-    }
+    cell = cell_of(names)
     write_tsv(snakemake.output.scans, frame.assign(**cell)[[*cell, *frame.columns]])
     write_json(snakemake.output.summary, {**cell, **summary})
     context.facts |= {"scans": len(frame)}

@@ -4,18 +4,13 @@ import pandas as pd
 
 from uad.core.files import read_json, write_json, write_tsv
 from uad.core.provenance import job
-from uad.evaluate import described_columns, evaluate_volume, threshold_curve
+from uad.evaluate import cell_of, described_columns, evaluate_volume, threshold_curve
 from uad.preprocess.slices import read_lesion, read_store, read_volumes
 
 with job(snakemake):
     names, files, params = snakemake.wildcards, snakemake.input, snakemake.params
     threshold = read_json(files.threshold[0])["threshold"]
-    cell = {
-        "experiment": names.experiment,
-        "method": names.method,
-        "fold": int(names.fold),
-        "test_dataset": names.test,
-    }
+    cell = cell_of(names)
     maps = read_volumes(files.maps, "test/")
     subjects = [name.split("/")[1] for name in maps]
     rows = []

@@ -3,6 +3,7 @@
 from uad.air import invert_foreground, stored_decision
 from uad.core.files import write_tsv
 from uad.core.provenance import job
+from uad.evaluate import cell_of
 from uad.evaluate.rescore import Variant, rescore
 from uad.preprocess.slices import read_store, read_volumes
 
@@ -18,12 +19,6 @@ with job(snakemake) as context:
 
     variants = [Variant(**variant) for variant in params.variants]
     rows = rescore(read_volumes(files.reconstructions[0]), volume, variants)
-    cell = {
-        "experiment": names.experiment,
-        "method": names.method,
-        "fold": int(names.fold),
-        "test_dataset": names.test,
-        "study": names.study,
-    }
+    cell = {**cell_of(names), "study": names.study}
     write_tsv(snakemake.output[0], rows.assign(**cell)[[*cell, *rows.columns]])
     context.facts |= {"variants": len(variants)}

@@ -5,7 +5,7 @@ import numpy as np
 from uad.air import invert_foreground, stored_decision
 from uad.core.files import write_json
 from uad.core.provenance import job
-from uad.evaluate import postprocess
+from uad.evaluate import cell_of, postprocess
 from uad.evaluate.readiness import healthy_errors, means_by_role
 from uad.evaluate.score import score_volume
 from uad.preprocess.slices import read_shape, read_store, read_volumes, volume_writer
@@ -26,11 +26,6 @@ with job(snakemake) as context:
             if params.dssim is not None:
                 pair = reference, reconstruction
                 errors[name] = healthy_errors(*pair, mask, part.lesions[0], params.dssim)
-    cell = {
-        "experiment": names.experiment,
-        "method": names.method,
-        "fold": int(names.fold),
-        "test_dataset": names.test,
-    }
+    cell = cell_of(names)
     write_json(snakemake.output.readiness, {**cell, "roles": means_by_role(errors)})
     context.facts |= {"volumes": len(reconstructions)}

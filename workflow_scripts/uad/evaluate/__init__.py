@@ -10,6 +10,7 @@ from typing import Any
 _HOME = {
     "average_precision": "metrics",
     "bootstrap_interval": "significance",
+    "cell_of": "volumes",
     "described_columns": "volumes",
     "dice": "metrics",
     "evaluate_volume": "volumes",

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+def cell_of(names: Any) -> dict[str, Any]:
+    """The first columns of a cell's files, from the wildcards of its job."""
+    place = {"experiment": names.experiment, "method": names.method, "fold": int(names.fold)}
+    return {**place, "test_dataset": names.test}
+
+
 def predict(scores: np.ndarray, threshold: float, component_max_size: int) -> np.ndarray:
     """The voxels that are called lesion: above the threshold, and not in a small component."""
     return remove_small_components(np.asarray(scores) > threshold, component_max_size)
