@@ -1,4 +1,4 @@
-"""What is measured on: phantom volumes, training sets, a method, sizes; clocks and entries."""
+"""What is measured on: phantom volumes, training sets, a method, sizes; clocks and machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,8 +25,6 @@ from uad.methods import load
 from uad.methods.base import Method, Setup
 from uad.preprocess.intensity import crop_or_pad
 from uad.train.batches import TrainingSet
-
-Entry = tuple[str, dict[str, Any]]
 
 SEED = 3141
 #: Options of the quality maps, as config.yaml has them for the reference protocol.
@@ -53,12 +51,12 @@ class Sizes:
     matmul: int = 8192  # side of the square matrices of the ceiling
     restored: int = 1151  # volumes
     slices_per_pass: tuple[int, ...] = (50, 200, 400)
-    # of the training loop; the last is that of config.fast.yaml
-    settings: tuple[dict[str, Any], ...] = (
-        {"precision": "32-true"},
-        {"precision": "tf32"},
-        {"precision": "bf16-mixed"},
-        {"precision": "bf16-mixed", "deterministic": False, "compile": "default"},
+    # of the training loop: each is tried in turn, beside the best of those before it
+    choices: tuple[tuple[str, tuple[Any, ...]], ...] = (
+        ("compile", ("off", "default", "max-autotune")),
+        ("layout", ("contiguous", "channels_last")),
+        ("deterministic", (True, False)),
+        ("precision", ("bf16-mixed", "tf32", "32-true")),
     )
     epochs_of_curves: int = 42  # 500 steps
 
@@ -94,7 +92,7 @@ TINY = Sizes(
     matmul=128,
     restored=3,
     slices_per_pass=(12, 24),
-    settings=({"precision": "tf32"}, {"precision": "bf16-mixed"}),
+    choices=(("layout", ("contiguous", "channels_last")), ("precision", ("bf16-mixed", "tf32"))),
     epochs_of_curves=2,
 )
 
@@ -179,26 +177,6 @@ def synchronise(device: str) -> None:
     """Wait for the GPU, if that is the device."""
     if device == "cuda":
         torch.cuda.synchronize()
-
-
-def pair(what: str, reference: Sequence[float], ours: Sequence[float]) -> Entry:
-    """Seconds of both sides, and how many times as long the reference takes (of medians)."""
-    theirs, own = (float(np.median(times)) for times in (reference, ours))
-    entry = {"what": what, "reference_s": theirs, "ours_s": own, "ratio": theirs / own}
-    if len(reference) == len(ours) > 1:
-        entry["quartiles"] = np.quantile(np.divide(reference, ours), (0.25, 0.75)).tolist()
-    return "pairs", entry
-
-
-def value(what: str, number: float, unit: str) -> Entry:
-    """A number by itself."""
-    return "values", {"what": what, "value": float(number), "unit": unit}
-
-
-def limit(text: str, number: float, at_least: float = -np.inf, at_most: float = np.inf) -> Entry:
-    """What has to hold, and whether it does."""
-    holds = bool(at_least <= number <= at_most)
-    return "limits", {"text": text, "value": float(number), "holds": holds}
 
 
 def conditions(device: str) -> dict[str, Any]:

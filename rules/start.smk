@@ -55,7 +55,7 @@ except UadError as error:
 
 if workflow.is_main_process:  # asked once, not by every job
     os.environ[CODE_STATE] = json.dumps(git_state())
-    progress.RUN.watch(workflow)
+    progress.RUN.watch(workflow, cfg.labels)
 
 tree = Tree(cfg.results)
 

@@ -68,7 +68,7 @@ def arguments(tmp_path):
 def test_a_download_that_failed_is_not_tried_again_by_the_workflow(root, home, tmp_path, arguments):
     (tmp_path / "shelf" / "IXI-T1.tar").unlink()
     shown = snakemake(root, tmp_path, *arguments, "--retries", "2", check=False)
-    assert shown.count("FAILED: ") == 1 and "FAILED: download_dataset: " in shown
+    assert shown.count("FAILED: ") == 1 and "(rule download_dataset)" in shown
     assert shown.count("the server answered 404") == 1
 
 

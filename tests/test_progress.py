@@ -12,7 +12,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from tools.workflow import forked
 from uad.run import progress
-from uad.run.progress import Job, Progress, last_line, message_in
+from uad.run.progress import WORDS, Job, Progress, in_words, last_line, message_in
 
 TOY = '''
 import threading, time
@@ -75,7 +75,7 @@ def test_a_failed_job_is_reported_once_at_the_end(toy, tmp_path):
     report = done.stderr[done.stderr.rindex("FAILED") :]
     assert done.stderr.count("x.nii: bad.") == 1 and "bad." in report
     assert all(done.stderr.count(f"logs/{i}.log") == 1 for i in (7, 9))
-    assert "FAILED: make: 7" in done.stderr and "FAILED: make: 9" in done.stderr
+    assert "make 7 (rule make)" in done.stderr and "make 9 (rule make)" in done.stderr
     assert not re.search("Error|Exception|non-zero", done.stderr)
     assert done.stderr.splitlines()[-1].startswith("8 of 11 jobs are done")
 
@@ -95,6 +95,22 @@ def test_a_dry_run_prints_its_plan_and_an_unknown_target_its_error(toy):
     assert plan.returncode == 0 and re.search(r"^make +60$", plan.stdout + plan.stderr, re.M)
     unknown = toy("nothing")
     assert unknown.returncode == 1 and "No rule to produce nothing" in unknown.stderr
+
+
+def test_every_script_has_its_words(root):
+    named = {}
+    for path in (root / "rules").glob("*.smk"):
+        for block in re.split(r"^(?=(?:rule|checkpoint|use rule) )", path.read_text(), flags=re.M):
+            if match := re.match(r"(use )?(?:rule|checkpoint)(?: \w+ as)? (\w+)(?: with)?:", block):
+                named[match[2]] = bool(match[1]) or "\n    script:" in block
+    assert set(WORDS) == {name for name, script in named.items() if script}
+
+
+def test_a_job_is_called_by_the_labels_of_the_config():
+    wildcards = {"experiment": "cross_T2", "method": "p", "fold": "2"}
+    said = in_words("train_model", wildcards, {"p": "pDDPM"})
+    assert said == "training pDDPM on cross_T2, fold 2"
+    assert in_words("my_rule", {"a": "1"}, {}) == "my rule 1"
 
 
 def test_a_resumed_run_starts_where_it_was():
@@ -144,7 +160,7 @@ def terminal(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(progress.RUN, "counts", lambda: (Counter(a=1), 4))
+    monkeypatch.setattr(progress, "RUN", progress.Run({"p": "pDDPM"}, lambda: (Counter(a=1), 4)))
     flags = "printshellcmds nocolor debug_dag verbose show_failed_logs stdout dryrun".split()
     settings = SimpleNamespace(quiet=set(), **dict.fromkeys(flags, False))
     handler = LogHandler(settings, None)
@@ -174,7 +190,7 @@ def test_a_terminal_has_one_line_with_warnings_above(terminal):
     assert "4 jobs, 3 of them done before." in shown
     assert "Beware.\n" in shown and "Select jobs" not in shown
     line = shown.rsplit("\r", 1)[1]
-    assert " 3/4 " in line and "train_model: cross_T2, p, 2" in line and "\n" not in line
+    assert " 3/4 " in line and "training pDDPM on cross_T2, fold 2" in line and "\n" not in line
 
 
 def scheduler(selected, limit=100):

@@ -173,9 +173,8 @@ def test_masks_are_predicted_in_batches_and_a_bad_scan_fails_alone(bright_scans)
     whole = bad.read_bytes()
     bad.write_bytes(whole[:300])
     output = snakemake(code, bright_scans, *arguments, *bright_masks(*range(4)), check=False)
-    failed = "FAILED: skullstrip_scan: ixi, .*\n  data/ixi/IXI-T1/IXI003-HH-0003-T1.nii.gz: "
-    assert re.search(failed, output)
-    assert "Traceback" not in output and "FAILED: predict_brain_masks" not in output
+    assert "(rule skullstrip_scan)\n  data/ixi/IXI-T1/IXI003-HH-0003-T1.nii.gz: " in output
+    assert "Traceback" not in output and "(rule predict_brain_masks)" not in output
     there = [path for path in bright_masks(*range(4)) if (bright_scans / path).exists()]
     assert there == bright_masks(0, 1, 2)
     record = json.loads(

@@ -179,7 +179,7 @@ class LogHandler(LogHandlerBase):
     def job_starts(self, record: LogRecord) -> None:
         """A job begins, or is sent to the cluster."""
         self.failures.again(record.jobid)
-        words = in_words(record.rule_name, record.wildcards or {})
+        words = in_words(record.rule_name, record.wildcards or {}, told().labels)
         logs = list(record.log or [])
         self.progress.start(record.jobid, Job(record.rule_name, words, logs, record.created))
         if record.rule_name not in self.rules:

@@ -61,7 +61,8 @@ class Failures:
             parts = [str(info["rule_msg"] or ""), said]
             message = "\n".join(part for part in parts if part) or "It left no message."
         job = running.get(info["jobid"])
-        words = job.words if job else in_words(info["rule_name"], {})
+        words = job.words if job else in_words(info["rule_name"], {}, told().labels)
+        words = f"{words} (rule {info['rule_name']})"
         self.found[info["jobid"]] = Failure(words, message, logs, time.time())
 
     def add_message(self, kind: str, message: str) -> None:

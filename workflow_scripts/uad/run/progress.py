@@ -1,29 +1,38 @@
-"""How far a run is: what its jobs do, how many are done, what is left, what failed."""
+"""How far a run is, in words: what its jobs do, how many are done, what is left, what failed."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import os
+import string
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import yaml
 
 from uad.core.provenance import ERROR_IN_RULE
 
+#: Rule -> what its jobs do, with the values of its wildcards.
+WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
 #: Rules whose log says in its last line how far a job is.
 TELLING = {"download_atlas", "download_dataset", "fetch_split_list", "train_model"}
 
 
+@dataclass
 class Run:
-    """What the Snakefile tells about the run; one that tells nothing has no ``counts``."""
+    """What the Snakefile tells about the run; as it is for one that tells nothing."""
 
+    #: how the methods are called in print
+    labels: Mapping[str, str] = field(default_factory=dict)
     #: gives the jobs of this run by rule, and how many all jobs of the targets are
     counts: Callable[[], tuple[Counter[str], int]] | None = None
 
-    def watch(self, workflow: Any) -> None:
+    def watch(self, workflow: Any, labels: Mapping[str, str]) -> None:
         """Count the jobs of Snakemake's workflow, again only when there are others."""
 
         @functools.lru_cache(maxsize=1)
@@ -31,6 +40,7 @@ class Run:
             jobs = itertools.chain(workflow.dag.needrun_jobs(), workflow.dag.finished_jobs)
             return Counter(job.rule.name for job in jobs), of_targets
 
+        self.labels = labels
         self.counts = lambda: count(len(workflow.dag), len(workflow.dag.jobs))
 
 
@@ -38,9 +48,15 @@ class Run:
 RUN = Run()
 
 
-def in_words(rule: str, wildcards: Mapping[str, str]) -> str:
-    """A job for a person: "train_model: cross_T2, pddpm-iqa, 2"."""
-    return ": ".join(filter(None, [rule, ", ".join(wildcards.values())]))
+def in_words(rule: str, wildcards: Mapping[str, str], labels: Mapping[str, str]) -> str:
+    """What a job does, for a person."""
+    values = defaultdict(lambda: "?", wildcards)
+    if "method" in values:
+        values["method"] = labels.get(values["method"], values["method"])
+    words = WORDS.get(rule)
+    if words is None:
+        return f"{rule.replace('_', ' ')} {', '.join(wildcards.values())}".strip()
+    return string.Formatter().vformat(words, (), values)
 
 
 def span(seconds: float) -> str:
@@ -80,7 +96,8 @@ def message_in(logs: Iterable[str], since: float = 0) -> str | None:
     return None
 
 
-class Job(NamedTuple):
+@dataclass
+class Job:
     """A job that was started."""
 
     rule: str
@@ -153,7 +170,7 @@ class Progress:
         return f"{'more than' if unknown else 'about'} {span(seconds)} left"
 
     def stage(self) -> str:
-        """What is being done."""
+        """What is being done, in words."""
         if not self.running:
             return ""
         job = next(reversed(self.running.values()))
