@@ -38,10 +38,7 @@ def postprocess(
 
     Raises:
         DataError: the shapes differ, are not 3D, or the map has NaN or infinite values.
-        ValueError: there is no such ``order``.
     """
-    if order not in ("erosion_first", "median_first"):
-        raise ValueError(f"order must be 'erosion_first' or 'median_first', got {order!r}")
     residual, brain_mask = np.asarray(residual), np.asarray(brain_mask)
     if residual.ndim != 3 or residual.shape != brain_mask.shape:
         raise DataError(

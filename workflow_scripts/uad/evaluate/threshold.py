@@ -46,10 +46,7 @@ def search_threshold(
     Raises:
         DataError: no voxel is labelled as lesion, a score is NaN or infinite, or the shapes
             do not match.
-        ValueError: there is no such ``method``.
     """
-    if method not in ("halving", "exact"):
-        raise ValueError(f"method must be 'halving' or 'exact', got {method!r}")
     if isinstance(scores, np.ndarray):
         scores, labels = [scores], [labels]
     if len(scores) != len(labels):
