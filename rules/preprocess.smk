@@ -9,7 +9,7 @@ include: "preprocess_inputs.smk"
 
 rule predict_brain_masks:
     input:
-        images_of_batch,
+        lambda wildcards: list(scans_of_batch(wildcards).values()),
     output:
         temp(tree.brain_masks()),
     log:
@@ -24,14 +24,14 @@ rule predict_brain_masks:
         runtime=prediction_minutes,
     params:
         **settings("predict_brain_masks"),
-        subjects=subjects_of_batch,
+        subjects=lambda wildcards: list(scans_of_batch(wildcards)),
     script:
         f"{SCRIPTS}/predict_brain_masks.py"
 
 
 rule skullstrip_scan:
     input:
-        image=raw_image,
+        image=lambda wildcards: raw_scan(wildcards).image,
         atlas=rules.prepare_atlas.output,
         prediction=prediction,
     output:
@@ -56,8 +56,8 @@ rule skullstrip_scan:
 
 rule register_scan:
     input:
-        image=raw_image,
-        lesion=raw_lesion,
+        image=lambda wildcards: raw_scan(wildcards).image,
+        lesion=lambda wildcards: raw_scan(wildcards).lesion or [],
         brain_mask=rules.skullstrip_scan.output.mask,
         atlas=rules.prepare_atlas.output,
     output:

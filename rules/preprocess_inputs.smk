@@ -35,19 +35,9 @@ def batch_of(stage):
     return name
 
 
-def participant(wildcards):
-    """The row of one scan."""
+def raw_scan(wildcards):
+    """The raw files of a scan: a row with image and lesion, which is empty without one."""
     return participants(wildcards.dataset)[wildcards.subject, MODALITY[wildcards.suffix]]
-
-
-def raw_image(wildcards):
-    """Raw image of a scan."""
-    return participant(wildcards).image
-
-
-def raw_lesion(wildcards):
-    """Raw lesion mask of a scan, if the data set has one."""
-    return participant(wildcards).lesion or []
 
 
 def is_predicted(wildcards):
@@ -82,16 +72,6 @@ def scans_of_batch(wildcards):
     """Raw images of a batch by subject."""
     found = _batches(*index_of(wildcards.dataset), batches_of(wildcards.dataset))
     return found[MODALITY[wildcards.suffix], int(wildcards.batch)]
-
-
-def images_of_batch(wildcards):
-    """Raw images of a batch."""
-    return list(scans_of_batch(wildcards).values())
-
-
-def subjects_of_batch(wildcards):
-    """Their subjects, in the same order."""
-    return list(scans_of_batch(wildcards))
 
 
 def prediction_minutes(wildcards, input, attempt):
