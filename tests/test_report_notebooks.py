@@ -130,11 +130,6 @@ def test_a_table_shows_texts_as_they_are_and_has_a_style_of_its_own():
 # --- executed
 
 
-def test_an_undeclared_parameter_is_refused_before_a_kernel_starts(saved, tmp_path):
-    with pytest.raises(DataError, match=r"try\.ipynb: .*'parameters'.*does not declare y, z"):
-        execute(saved(), {"x": 1, "z": 2, "y": 3}, tmp_path)
-
-
 @pytest.mark.slow
 def test_two_executions_give_the_same_bytes_in_the_folder_that_was_named(saved, tmp_path):
     folder = tmp_path / "results"

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
     from pandas.io.formats.style import Styler
 
-#: Tag of the cell that declares the parameters, and of the one that papermill adds.
-PARAMETERS, INJECTED = "parameters", "injected-parameters"
+#: Tag of the cell that papermill adds below the one that declares the parameters.
+INJECTED = "injected-parameters"
 #: A last cell that is executed and not kept: the library files that the kernel loaded.
 _LOADED = """\
 import json, sys
@@ -60,8 +60,7 @@ def execute(
     library files that the notebook loaded.
 
     Raises:
-        DataError: a cell failed, a parameter is not declared, or the kernel ended; the message
-            names the cell. The traceback is printed on standard error.
+        DataError: a cell failed, or the kernel ended; the message names the cell. The traceback is printed on standard error.
     """
     import nbformat
     import papermill
@@ -69,13 +68,6 @@ def execute(
 
     name = Path(source).name
     notebook = nbformat.read(source, as_version=4)
-    # papermill only warns of a parameter that is not declared
-    tagged = [c.source for c in notebook.cells if PARAMETERS in c.metadata.get("tags", [])]
-    declared = re.findall(r"^(\w+)\b[^=\n]*=", "\n".join(tagged), re.MULTILINE)
-    if unknown := sorted(set(parameters) - set(declared)):
-        raise DataError(
-            f"{name}: its cell tagged '{PARAMETERS}' does not declare {', '.join(unknown)}."
-        )
     notebook.cells.append(nbformat.v4.new_code_cell(_LOADED))
     os.environ |= {
         "PYTHONPATH": str(LIBRARY.parent),  # the library that its job reads
