@@ -60,7 +60,8 @@ def execute(
     library files that the notebook loaded.
 
     Raises:
-        DataError: a cell failed, or the kernel ended; the message names the cell. The traceback is printed on standard error.
+        DataError: a cell failed, or the kernel ended; the message names the cell. The traceback is
+            printed on standard error.
     """
     import nbformat
     import papermill
