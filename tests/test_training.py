@@ -134,7 +134,7 @@ def guarded():
 
 
 def test_outputs_are_whole_and_readable(whole):
-    folder = whole("pddpm")
+    folder = whole("dae")
     names = ["config.json", "history.csv", "model.safetensors"]
     assert sorted(p.name for p in folder.iterdir()) == names
     history = pd.read_csv(folder / "history.csv")
@@ -359,7 +359,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 
 def test_weights_of_another_network_are_refused(whole):
     with pytest.raises(DataError, match=r"model\.safetensors: not the weights"):
-        load_network(make("dae"), whole("pddpm") / "model.safetensors")
+        load_network(make("pddpm"), whole("dae") / "model.safetensors")
 
 
 # Slices and checkpoints
