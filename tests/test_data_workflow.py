@@ -104,6 +104,7 @@ def test_the_atlas_from_its_home_outlives_its_host(root, home, shelved_atlas, tm
     assert again == before  # which is what the atlas is prepared from
 
 
+@pytest.mark.slow
 def test_a_download_ends_in_an_indexed_raw_tree_and_outlives_its_host(
     root, home, tmp_path, arguments
 ):

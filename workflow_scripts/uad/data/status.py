@@ -103,6 +103,14 @@ def table(statuses: Iterable[Status]) -> str:
         if s.next_step:
             steps.append(f"{s.name}: {s.next_step}")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room = WIDTH - sum(widths[:3]) - 6
+    if widths[3] > room:  # both ends of a path tell something
+        start = room // 3
+        rows = [
+            (*cells, w if len(w) <= room else f"{w[:start]}...{w[3 + start - room :]}")
+            for *cells, w in rows
+        ]
+        widths[3] = room
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     wrapper = textwrap.TextWrapper(
         WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
