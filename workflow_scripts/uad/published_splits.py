@@ -72,31 +72,13 @@ def reference_split(
     Raises:
         DataError: a list is missing or another than the published one, or a set would be empty.
     """
-    registry, healthy = read_registry(), next(iter(tables))
+    registry = read_registry()
     tables = {name: subjects(table) for name, table in tables.items()}
     files = _files(list(tables), layouts, fold)
     lists, digests = {}, {}
     for file in [*([AVAILABLE] if modality == "T2" else []), *files.values()]:
         lists[file], digests[file] = _read_list(Path(folder, file), registry, verify)
-    with_t2 = set(lists.get(AVAILABLE, ()))
-    parts, found = [], {}
-    missing, named = defaultdict(set), defaultdict(set)  # by data set
-    for (role, dataset), file in files.items():
-        rows = kept = lists[file]
-        if modality == "T2" and dataset == healthy:
-            kept = [name for name in rows if name in with_t2]
-        part, lacking = _rows_of(kept, dataset, role, tables[dataset], Path(folder, file))
-        parts.append(part)
-        named[dataset] |= set(rows)
-        missing[dataset] |= lacking
-        found[file] = {
-            "rows": len(rows),
-            "subjects": len(set(rows)),
-            "rows_without_t2": len(rows) - len(kept),
-            "rows_used": int(part["listed"].sum()),
-            "missing": sorted(lacking),
-        }
-    listed = pd.concat(parts, ignore_index=True)
+    listed, found, missing, named = _listed(Path(folder), tables, files, lists)
     split = listed.assign(weight=1) if duplicates == "drop" else listed
     if leaks == "drop_from_train":
         rank = split["role"].map(ROLES.index)
@@ -120,6 +102,37 @@ def reference_split(
         "subjects": {role: int(n) for role, n in sizes["size"].items()},
         "rows": {role: int(n) for role, n in sizes["sum"].items()},
     }
+
+
+def _listed(
+    folder: Path,
+    tables: Mapping[str, pd.DataFrame],
+    files: Mapping[tuple[str, str], str],
+    lists: Mapping[str, list[str]],
+) -> tuple[pd.DataFrame, dict[str, Any], dict[str, set[str]], dict[str, set[str]]]:
+    """Rows of all lists, what there is to say of each, and the names that each data set lacks, and
+    has in a list. Where :data:`AVAILABLE` is read, healthy subjects without T2 are left out.
+    """
+    healthy, with_t2 = next(iter(tables)), lists.get(AVAILABLE)
+    parts, found = [], {}
+    missing, named = defaultdict(set), defaultdict(set)
+    for (role, dataset), file in files.items():
+        rows = kept = lists[file]
+        if with_t2 is not None and dataset == healthy:
+            available = set(with_t2)
+            kept = [name for name in rows if name in available]
+        part, lacking = _rows_of(kept, dataset, role, tables[dataset], folder / file)
+        parts.append(part)
+        named[dataset] |= set(rows)
+        missing[dataset] |= lacking
+        found[file] = {
+            "rows": len(rows),
+            "subjects": len(set(rows)),
+            "rows_without_t2": len(rows) - len(kept),
+            "rows_used": int(part["listed"].sum()),
+            "missing": sorted(lacking),
+        }
+    return pd.concat(parts, ignore_index=True), found, missing, named
 
 
 def _files(names: list[str], layouts: Mapping[str, str], fold: int) -> dict[tuple[str, str], str]:
