@@ -105,7 +105,7 @@ def trained_to(steps: int, seed: int, name: str, checkpoint: Path) -> Trainer:
     if checkpoint.exists():
         trainer.load(checkpoint)
     while trainer.steps < steps:
-        trainer.run_epoch(0)
+        trainer.run_epoch()
         if trainer.steps % 100 == 0 or trainer.steps >= steps:
             trainer.save(checkpoint)
     return trainer
