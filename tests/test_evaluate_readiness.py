@@ -42,6 +42,8 @@ def test_errors_are_those_of_the_healthy_brain(scan):
     healthy = brain & ~lesion
     assert found["l1"] == pytest.approx(np.abs(content - half)[healthy].mean(), rel=1e-6)
     assert found["contrast_ratio"] == pytest.approx(0.5, rel=1e-6)
+    as_stored = (mask.astype(np.uint8) for mask in (brain, lesion))
+    assert healthy_errors(content, half, *as_stored, QUALITY) == found
 
 
 def test_a_grey_image_and_an_inverted_one_are_above_the_limit(scan):

@@ -27,9 +27,9 @@ def healthy_errors(
 
     Mean DSSIM per axial slice (``quality``: its window and clamp); mean l1; standard deviation of
     the reconstruction over that of the scan, ``(x, y, z)`` as the network saw it. NaN where there
-    is no such tissue; the ratio also where the scan is constant. Brain and lesion are bool.
+    is no such tissue; the ratio also where the scan is constant. Brain and lesion: above 0.
     """
-    healthy = brain & ~lesion
+    healthy = (brain > 0) & (lesion == 0)
     if not healthy.any():
         return dict.fromkeys(MEASURES, float("nan"))
     errors = {
