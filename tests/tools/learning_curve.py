@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import time
 from functools import cache
+from itertools import chain, count, islice
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,10 @@ def cases_of(seed: int) -> tuple[list[Case], list[Case], list[Case]]:
     """FLAIR phantoms with a glioma, for training, validation and test."""
     cases = [phantom_case(1000 * seed + n) for n in range(TRAINING + VALIDATION + TEST)]
     middle = TRAINING + VALIDATION
-    return cases[:TRAINING], cases[TRAINING:middle], cases[middle:]
+    # whose tumour reaches through all slices has none to train on; the next phantom takes its place
+    more = (phantom_case(1000 * seed + n) for n in count(len(cases)))
+    usable = (case for case in chain(cases[:TRAINING], more) if not case.lesion.any((0, 1)).all())
+    return list(islice(usable, TRAINING)), cases[TRAINING:middle], cases[middle:]
 
 
 def inverts(seed: int) -> bool:

@@ -17,7 +17,7 @@ from uad.data.layouts import index_dataset
 #: at 2 mm; without pictures 0.61 for MSLUB at 1 mm.
 DERIVATIVE_BYTES_PER_VOXEL = 1.0
 RAW_BYTES_PER_VOXEL = 2.0
-#: float16 volume, uint8 mask and lesion; stacks of patients who are trained on: half as many voxels.
+#: float16 volume, uint8 mask and lesion; stacks of training patients: half as many voxels.
 STORE_BYTES_PER_VOXEL = 5.5
 #: Weights of the paper's U-Nets: 37.5 M floats at channels 128, 256, 256.
 BYTES_PER_SQUARED_CHANNEL = 1020
