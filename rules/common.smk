@@ -42,13 +42,6 @@ def _participants(path, modified):
     return {(row.subject, row.modality): row for row in table.itertuples()}
 
 
-def planned_table(dataset):
-    """The participants table that a plan has in place of an index that is to be made, if any."""
-    folder = os.environ.get("UAD_PLANNED_TABLES")
-    path = Path(folder or "") / f"{dataset}.tsv"
-    return path if folder and path.exists() else None
-
-
 def index_of(dataset):
     """A data set's participants table and when it was written; waits for its index."""
     path = planned_table(dataset) or checkpoints.index_dataset.get(dataset=dataset).output[0]

@@ -64,3 +64,10 @@ def raw_tree(wildcards):
         # not an exception that Snakemake would wrap: the message is for a person
         sys.exit(f"\n{problem}\n")
     return []
+
+
+def planned_table(dataset):
+    """The participants table that a plan has in place of an index that is to be made, if any."""
+    folder = os.environ.get("UAD_PLANNED_TABLES")
+    path = Path(folder or "") / f"{dataset}.tsv"
+    return path if folder and path.exists() else None
