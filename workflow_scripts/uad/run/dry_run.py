@@ -15,7 +15,7 @@ import yaml
 from uad.core.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[3]
-#: Names the folder of tables that stand for indexes of data sets (rules/common.smk).
+#: Names the folder of tables that stand for indexes of data sets (rules/data_inputs.smk).
 PLANNED_TABLES = "UAD_PLANNED_TABLES"
 
 #: A job in the text; those of a group stand further to the right, below a line of the group.
